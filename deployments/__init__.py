@@ -1,0 +1,1 @@
+"""The flows as deployments of a running Prefect server, and recipes for them."""

@@ -1,0 +1,241 @@
+"""Collects forecasts, scores all models on the same windows, and chooses the adapter on validation alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluation.config import EvaluationConfig
+from evaluation.contracts import (
+    ADAPTERS,
+    DECIDING_METRIC,
+    DRIFT,
+    FORECAST_COLUMNS,
+    MODELS,
+    PERSISTENCE,
+    SPLITS,
+    EvalReport,
+    Floats,
+    MetricRow,
+    Significance,
+    Split,
+    SplitSummary,
+    in_display_order,
+)
+from evaluation.errors import EvaluationError, ForecastsError
+from evaluation.labels import model_label
+from evaluation.metrics import scaled_errors, score, skill
+from evaluation.panels import Answers, Truth, answers_of, session_calendar, truth_of
+from evaluation.significance import diebold_mariano, independent_rows
+from features.config import FeatureConfig
+from features.prompts import Chat, parse, render
+from features.units import CLIP, to_prices
+
+Generate = Callable[[list[Chat], int], Sequence[Sequence[str]]]
+
+
+def select_windows(windows: pd.DataFrame, *, config: EvaluationConfig) -> pd.DataFrame:
+    """The validation and test windows that are scored: all, or `max_windows` per split evenly spaced in time.
+
+    Returns:
+        Rows of `windows`, sorted by origin within each split; selecting from the result again changes nothing.
+    """
+    chosen = []
+    for split in SPLITS:
+        rows = windows[windows["split"] == split].sort_values("origin")
+        if config.max_windows is not None and len(rows) > config.max_windows:
+            rows = rows.iloc[np.linspace(0, len(rows) - 1, config.max_windows).round().astype(int)]
+        chosen.append(rows)
+    return pd.concat(chosen, ignore_index=True)
+
+
+def collect_forecasts(
+    windows: pd.DataFrame, generate: Generate, *, model: str, config: FeatureConfig, n_samples: int
+) -> pd.DataFrame:
+    """Ask a model for every window and read its answers as prices.
+
+    The forecast is the median of the valid answers, taken in the units the model writes, so that answers which cancel
+    give exactly no move. Values beyond ±300 model units are cut to that, as in prompts. A window without a valid answer
+    gets persistence and `n_valid = 0`.
+
+    Args:
+        windows: Windows frame, or the one row of `latest_window`; its `split` is carried over where there is one.
+        generate: Takes the prompts and how many answers each should get; returns that many texts per prompt.
+        model: The name the forecasts go by.
+        config: Units, prompt style and horizon.
+        n_samples: Answers per window.
+
+    Returns:
+        Forecasts frame, one row per window; `median` (horizon,) and `samples` (n_valid, horizon) in USD.
+
+    Raises:
+        ForecastsError: `generate` returned another number of prompts or of texts.
+    """
+    records = [{str(name): value for name, value in row.items()} for row in windows.to_dict("records")]
+    texts = generate([render(record, config=config) for record in records], n_samples)
+    if [len(answers) for answers in texts] != [n_samples] * len(records):
+        raise ForecastsError(f"model {model}: {len(records)} prompts must get {n_samples} answers each")
+    read = [_read(record, answers, config=config) for record, answers in zip(records, texts, strict=True)]
+    frame = windows[[column for column in ("ticker", "origin", "split") if column in windows]].assign(
+        model=model,
+        median=pd.Series([median.tolist() for median, _ in read], index=windows.index, dtype=object),
+        samples=pd.Series([valid.tolist() for _, valid in read], index=windows.index, dtype=object),
+        n_samples=n_samples,
+        n_valid=[len(valid) for _, valid in read],
+    )
+    return frame[[column for column in FORECAST_COLUMNS if column in frame]].reset_index(drop=True)
+
+
+def _read(record: Mapping[str, Any], answers: Sequence[str], *, config: FeatureConfig) -> tuple[Floats, Floats]:
+    """Median (h,) and valid samples (m, h) of one window, in USD."""
+    parsed = [values for text in answers if (values := parse(text, horizon=config.horizon)) is not None]
+    written = np.array(parsed, dtype=float).reshape(-1, config.horizon)
+    origin_price = float(record["history"][-1])
+
+    def prices(values: Floats) -> Floats:
+        if config.units == "train_standard":
+            return np.asarray(record["train_mean"] + values * record["train_std"])
+        return to_prices(np.clip(values, -CLIP, CLIP), origin_price=origin_price, sigma=record["sigma"])
+
+    written = written[(prices(written) > 0).all(axis=1)]
+    if not len(written):
+        return np.full(config.horizon, origin_price), np.empty((0, config.horizon))
+    return prices(np.median(written, axis=0)), prices(written)
+
+
+def choose(losses: Mapping[str, float]) -> str | None:
+    """The adapter with the smallest validation loss; the earlier stage where two are equal; `None` without any."""
+    adapters = [model for model in ADAPTERS if model in losses]
+    return min(adapters, key=lambda model: losses[model]) if adapters else None
+
+
+def compare(
+    windows: pd.DataFrame, forecasts: pd.DataFrame, *, config: EvaluationConfig, n_candidates: int | None = None
+) -> EvalReport:
+    """Score every model on the same validation and test windows, and choose an adapter on validation alone.
+
+    Args:
+        windows: Windows frame of one ticker; the train split may be in it and is not scored.
+        forecasts: Forecasts frame with persistence, drift and any of the other models; every model must answer every
+            selected window of both splits.
+        config: Which windows are selected, and the band.
+        n_candidates: Variants among which the choice was made, where they are more than the adapters in `forecasts`.
+
+    Raises:
+        EvaluationError: More than one ticker, or a split without windows.
+        ForecastsError: A model is unknown, a baseline is missing, or forecasts do not fit the windows.
+    """
+    ticker = _only_ticker(windows)
+    models = _models(forecasts, ticker=ticker)
+    selected = select_windows(windows, config=config)
+    calendar = session_calendar(windows)
+    summaries: list[SplitSummary] = []
+    rows: list[MetricRow] = []
+    tests: list[Significance] = []
+    notes: list[str] = []
+    chosen = None
+    for split in SPLITS:
+        if not (selected["split"] == split).any():
+            raise EvaluationError(f"{ticker}: no {split} windows to score; the price history is too short")
+        truth = truth_of(selected, split=split, calendar=calendar)
+        answers = [answers_of(forecasts, model=model, truth=truth) for model in models]
+        losses = {
+            each.model: scaled_errors(truth.target, each.median, sigma=truth.sigma).mean(axis=1) for each in answers
+        }
+        summaries.append(_summary(truth, available=int((windows["split"] == split).sum())))
+        rows += _metric_rows(truth, answers, interval=config.interval)
+        tests += [_test(truth, losses, model=model, against=PERSISTENCE) for model in models if model != PERSISTENCE]
+        notes += [*_silence(truth, answers), *_untested(split, tests)]
+        if split == "validation":
+            chosen = choose({model: float(loss.mean()) for model, loss in losses.items()})
+    return EvalReport(
+        ticker=ticker,
+        horizon=truth.horizon,
+        interval=config.interval,
+        models=models,
+        chosen=chosen,
+        n_candidates=n_candidates or sum(model in ADAPTERS for model in models),
+        splits=tuple(summaries),
+        metrics=tuple(rows),
+        significance=tuple(tests),
+        notes=tuple(notes),
+    )
+
+
+def _only_ticker(windows: pd.DataFrame) -> str:
+    tickers = list(windows["ticker"].unique())
+    if len(tickers) != 1:
+        raise EvaluationError(f"a comparison takes the windows of one ticker, not of {len(tickers)}: {tickers[:5]}")
+    return str(tickers[0])
+
+
+def _models(forecasts: pd.DataFrame, *, ticker: str) -> tuple[str, ...]:
+    found = set(forecasts["model"])
+    if unknown := found - set(MODELS):
+        raise ForecastsError(f"{ticker}: unknown models {sorted(unknown)}; known are {', '.join(MODELS)}")
+    if missing := {PERSISTENCE, DRIFT} - found:
+        raise ForecastsError(f"{ticker}: every comparison holds persistence and drift; {sorted(missing)} is missing")
+    return in_display_order(found)
+
+
+def _summary(truth: Truth, *, available: int) -> SplitSummary:
+    return SplitSummary(
+        split=truth.split,
+        windows=len(truth.origins),
+        available=available,
+        independent=len(independent_rows(truth.positions, horizon=truth.horizon)),
+        first_origin=truth.origins[0].item(),
+        last_origin=truth.origins[-1].item(),
+        last_target=truth.target_dates[-1, -1].item(),
+    )
+
+
+def _metric_rows(truth: Truth, answers: Sequence[Answers], *, interval: float) -> list[MetricRow]:
+    scores = {each.model: score(truth, each, interval=interval) for each in answers}
+    for name, loss in (("skill", DECIDING_METRIC), ("skill_published", "mse")):
+        reference = scores[PERSISTENCE][loss] or 0.0
+        for values in scores.values():
+            values[name] = skill(values[loss] or 0.0, reference)
+    rows = [
+        MetricRow(split=truth.split, metric=metric, horizon=None, values={m: scores[m][metric] for m in scores})
+        for metric in scores[PERSISTENCE]
+    ]
+    ahead = {each.model: scaled_errors(truth.target, each.median, sigma=truth.sigma).mean(axis=0) for each in answers}
+    return rows + [
+        MetricRow(
+            split=truth.split,
+            metric=DECIDING_METRIC,
+            horizon=step + 1,
+            values={model: float(errors[step]) for model, errors in ahead.items()},
+        )
+        for step in range(truth.horizon)
+    ]
+
+
+def _test(truth: Truth, losses: Mapping[str, Floats], *, model: str, against: str) -> Significance:
+    test = diebold_mariano(losses[model], losses[against], positions=truth.positions, horizon=truth.horizon)
+    return Significance(split=truth.split, model=model, against=against, **asdict(test))
+
+
+def _untested(split: Split, tests: Sequence[Significance]) -> list[str]:
+    """Why some models have no significance test."""
+    models: dict[str, list[str]] = {}
+    for test in tests:
+        if test.split == split and test.note:
+            models.setdefault(test.note, []).append(model_label(test.model))
+    return [f"On {split} p is set to 1 for {', '.join(names)}: {note}." for note, names in models.items()]
+
+
+def _silence(truth: Truth, answers: Sequence[Answers]) -> list[str]:
+    """What a reader should know about windows that a model left unanswered."""
+    notes = []
+    for each in answers:
+        silent = int(np.sum((each.n_samples > 0) & (each.n_valid == 0)))
+        if silent:
+            notes.append(
+                f"{model_label(each.model)} gave no valid answer in {silent} of {len(truth.origins)} {truth.split} "
+                "windows; they are scored as persistence."
+            )
+    return notes

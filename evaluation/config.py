@@ -1,0 +1,35 @@
+"""Configuration of the comparison and of the promotion rule."""
+
+from pydantic import Field
+
+from features.config import FrozenModel
+
+
+class EvaluationConfig(FrozenModel):
+    """What is compared and how it is shown."""
+
+    max_windows: int | None = Field(
+        default=None,
+        ge=2,
+        description="Most windows per split, evenly spaced in time and the same for every model; none: all of them.",
+    )
+    interval: float = Field(default=0.8, gt=0, lt=1, description="Nominal coverage of the forecast band.")
+    examples: int = Field(default=6, ge=1, le=12, description="Test windows drawn one by one in the report.")
+
+
+class GateConfig(FrozenModel):
+    """What an adapter must show before it becomes the champion."""
+
+    min_skill: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share by which the squared error must lie below persistence's and drift's; it must exceed this.",
+    )
+    max_p_value: float = Field(
+        default=0.05, gt=0, le=1, description="Largest one-sided Diebold-Mariano p-value against persistence on test."
+    )
+    min_valid_rate: float = Field(default=0.99, ge=0, le=1, description="Smallest share of answers that parse.")
+    min_windows: int = Field(
+        default=5, ge=2, description="Fewest independent test windows; below it the evidence is called too little."
+    )

@@ -1,0 +1,140 @@
+"""What the comparison hands on: names of forecasters, the report and the verdict."""
+
+from collections.abc import Iterable
+from datetime import date
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from features.config import FrozenModel
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Split = Literal["validation", "test"]
+
+SPLITS: tuple[Split, ...] = ("validation", "test")
+PERSISTENCE, DRIFT, WINDOW_MEAN = "persistence", "drift", "window_mean"
+BASELINES = (PERSISTENCE, DRIFT, WINDOW_MEAN)
+BASE = "base"
+ADAPTERS = ("grpo_1st", "sft", "grpo_2nd")
+CHAMPION = "champion"
+MODELS = (*BASELINES, BASE, *ADAPTERS, CHAMPION)
+
+FORECAST_COLUMNS = ("ticker", "origin", "split", "model", "median", "samples", "n_samples", "n_valid")
+DECIDING_METRIC = "scaled_mse"
+
+
+class SplitSummary(FrozenModel):
+    """Which windows of a split were scored; dates are sessions."""
+
+    split: Split
+    windows: int
+    available: int
+    independent: int
+    first_origin: date
+    last_origin: date
+    last_target: date
+
+
+class MetricRow(FrozenModel):
+    """One metric of every model; `horizon` is the session ahead, or none for the whole path."""
+
+    split: Split
+    metric: str
+    horizon: int | None
+    values: dict[str, float | None]
+
+
+class Significance(FrozenModel):
+    """One Diebold-Mariano test; see `evaluation.significance`.
+
+    `mean_difference` is the model's mean scaled loss minus the reference's (daily variances): negative is better.
+    """
+
+    split: Split
+    model: str
+    against: str
+    mean_difference: float
+    statistic: float | None
+    p_value: float
+    lag: int
+    windows: int
+    independent: int
+    note: str
+
+
+class EvalReport(FrozenModel):
+    """All that is known about the forecasters of one ticker, as plain numbers that survive JSON."""
+
+    ticker: str
+    horizon: int
+    interval: float
+    models: tuple[str, ...]
+    chosen: str | None
+    n_candidates: int
+    splits: tuple[SplitSummary, ...]
+    metrics: tuple[MetricRow, ...]
+    significance: tuple[Significance, ...]
+    notes: tuple[str, ...]
+
+    def value(self, model: str, *, split: Split, metric: str) -> float | None:
+        """One model's figure over the whole path, or `None` where the metric does not apply to it.
+
+        Raises:
+            KeyError: The report holds no such metric.
+        """
+        for row in self.metrics:
+            if row.split == split and row.metric == metric and row.horizon is None:
+                return row.values.get(model)
+        raise KeyError(f"the report of {self.ticker} has no {metric!r} on {split}")
+
+    def summary(self, split: Split) -> SplitSummary:
+        """The windows behind the figures of a split."""
+        return next(summary for summary in self.splits if summary.split == split)
+
+    def test_of(self, model: str, *, split: Split) -> Significance | None:
+        """The model's test against persistence, or `None` for persistence itself."""
+        return next((test for test in self.significance if test.model == model and test.split == split), None)
+
+    def metrics_frame(self) -> pd.DataFrame:
+        """The long table: one row per (ticker, split, metric, horizon), one column per model.
+
+        Returns:
+            Columns `ticker split metric horizon` (nullable integer, missing for the whole path), then the models.
+        """
+        rows = [
+            [self.ticker, row.split, row.metric, row.horizon, *(row.values.get(model) for model in self.models)]
+            for row in self.metrics
+        ]
+        frame = pd.DataFrame(rows, columns=["ticker", "split", "metric", "horizon", *self.models])
+        return frame.astype({"horizon": "Int64"} | dict.fromkeys(self.models, "float64"))
+
+
+class Reason(FrozenModel):
+    """One condition of the gate, in words with its figure."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+class Verdict(FrozenModel):
+    """Whether the chosen adapter becomes the champion, and why or why not."""
+
+    ticker: str
+    promoted: bool
+    model: str | None
+    headline: str
+    reasons: tuple[Reason, ...]
+
+    @property
+    def failures(self) -> tuple[Reason, ...]:
+        """The conditions that were not met."""
+        return tuple(reason for reason in self.reasons if not reason.passed)
+
+
+def in_display_order(models: Iterable[str]) -> tuple[str, ...]:
+    """Sort model names as tables show them: baselines, base model, adapters by stage, champion."""
+    return tuple(sorted(set(models), key=MODELS.index))

@@ -1,0 +1,156 @@
+"""Names, definitions and number formats of forecasters and metrics, as every table and picture shows them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+MODEL_LABELS: dict[str, str] = {
+    "persistence": "Persistence",
+    "drift": "Drift",
+    "window_mean": "Mean of window",
+    "base": "Base model",
+    "grpo_1st": "First GRPO",
+    "sft": "SFT",
+    "grpo_2nd": "Second GRPO",
+    "champion": "Current champion",
+}
+
+MODEL_DEFINITIONS: dict[str, str] = {
+    "persistence": "the last close, repeated: what a random walk would have you say",
+    "drift": "the last close plus the mean daily change over the train rows, in USD",
+    "window_mean": "the mean of the closes in the window, repeated",
+    "base": "the language model before any training here",
+    "grpo_1st": "its adapter after the first reinforcement stage",
+    "sft": "its adapter after fine-tuning on the best of its own sampled answers",
+    "grpo_2nd": "that adapter after a second reinforcement stage",
+    "champion": "the adapter that holds the champion alias now",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown; `best` names the better direction, or nothing where no row is marked."""
+
+    label: str
+    unit: str
+    best: Literal["low", "high", ""]
+    definition: str
+    percent: bool = False
+    decimals: int = 4
+    signed: bool = False
+
+    @property
+    def header(self) -> str:
+        """Label and unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def write(self, value: float | None) -> str:
+        """The figure as text; an en dash where there is none."""
+        if value is None or value != value:
+            return "–"
+        if self.label == "p" and value < 10**-self.decimals:
+            return f"< {10**-self.decimals:g}"
+        sign = "+" if self.signed else ""
+        text = f"{100 * value if self.percent else value:{sign},.{self.decimals}f}"
+        text = text.lstrip("+-") if float(text.replace(",", "")) == 0 else text
+        return text.replace("-", "−") + (" %" if self.percent else "")
+
+
+METRICS: dict[str, Metric] = {
+    "skill": Metric(
+        "Skill",
+        "",
+        "high",
+        "1 − scaled MSE / persistence's scaled MSE. Above zero is better than doing nothing. It decides.",
+        percent=True,
+        decimals=1,
+        signed=True,
+    ),
+    "p_value": Metric(
+        "p",
+        "",
+        "",
+        "chance of such an advantage over persistence if there were none: Diebold-Mariano test, one-sided, "
+        "for overlapping windows.",
+        decimals=3,
+    ),
+    "scaled_mse": Metric(
+        "Scaled MSE",
+        "daily variances",
+        "low",
+        "mean of (ln(price / forecast) / σ)², σ being the standard deviation of daily log returns over the 60 sessions "
+        "before the forecast; the verdict calls it the squared error.",
+        decimals=3,
+    ),
+    "mse": Metric(
+        "MSE",
+        "z",
+        "low",
+        "published protocol: mean squared error of Adj Close, standardised by the "
+        "mean and standard deviation of the train rows.",
+    ),
+    "mae": Metric("MAE", "z", "low", "published protocol: mean absolute error of the same."),
+    "skill_published": Metric(
+        "Skill", "z", "high", "published protocol: 1 − MSE / persistence's MSE.", percent=True, decimals=1, signed=True
+    ),
+    "rmse_usd": Metric("RMSE", "USD", "low", "root mean squared error in dollars of Adj Close.", decimals=2),
+    "mae_usd": Metric("MAE", "USD", "low", "mean absolute error in dollars of Adj Close.", decimals=2),
+    "directional_accuracy": Metric(
+        "Direction",
+        "",
+        "high",
+        "share of windows whose move to the last session had the forecast sign; no move counts one half.",
+        percent=True,
+        decimals=1,
+    ),
+    "coverage": Metric(
+        "In band",
+        "",
+        "",
+        "share of prices inside the forecast band; good is near the band's nominal share.",
+        percent=True,
+        decimals=1,
+    ),
+    "crps": Metric(
+        "CRPS",
+        "σ",
+        "low",
+        "continuous ranked probability score of the sampled answers, in daily standard deviations; for a baseline its "
+        "absolute error.",
+        decimals=3,
+    ),
+    "valid_rate": Metric(
+        "Valid",
+        "",
+        "",
+        "share of sampled answers that parse; a window without any is scored as persistence.",
+        percent=True,
+        decimals=1,
+    ),
+    "answered": Metric(
+        "Answered", "", "", "share of windows with at least one valid answer.", percent=True, decimals=1
+    ),
+}
+
+
+def model_label(model: str) -> str:
+    """The name a reader sees."""
+    return MODEL_LABELS.get(model, model)
+
+
+def percent(value: float, *, decimals: int = 1, against: float | None = None) -> str:
+    """A share as text, without a sign; with more decimals where it would otherwise look equal to `against`."""
+    if against is not None and value != against:
+        limit = decimals + 3
+        while decimals < limit and f"{100 * value:.{decimals}f}" == f"{100 * against:.{decimals}f}":
+            decimals += 1
+    return f"{100 * value:.{decimals}f} %"
+
+
+def p_text(value: float, *, against: float | None = None) -> str:
+    """A p-value as readers write it; with more decimals where it would otherwise look equal to `against`."""
+    written = METRICS["p_value"].write(value)
+    if written.startswith("<"):
+        return f"p {written}"
+    if against is not None and value != against and written == METRICS["p_value"].write(against):
+        written = f"{value:.6f}"
+    return f"p = {written}"

@@ -1,0 +1,233 @@
+"""Writes the report of one comparison: a self-contained HTML page, Markdown, the figures and the numbers."""
+
+import base64
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from evaluation.compare import select_windows
+from evaluation.config import EvaluationConfig
+from evaluation.contracts import BASE, DRIFT, SPLITS, EvalReport, Split, Verdict
+from evaluation.curves import error_by_horizon, has_curves, learning_curves, skill_bars
+from evaluation.labels import METRICS, MODEL_DEFINITIONS, model_label
+from evaluation.panels import answers_of, session_calendar, truth_of
+from evaluation.plots import forecast_panels, price_series
+from evaluation.tables import COLUMNS, GROUPS, written_rows
+from evaluation.theme import DARK, LIGHT, Theme
+from evaluation.wording import evidence, picture_words, split_words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The files of a report."""
+
+    html: Path
+    markdown: Path
+    metrics: Path
+    figures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: its file name without suffix, a heading that states the finding, and what it shows in words."""
+
+    name: str
+    heading: str
+    text: str
+    draw: Callable[[Theme], "Figure"]
+
+
+def write_report(
+    report: EvalReport,
+    verdict: Verdict,
+    *,
+    windows: pd.DataFrame,
+    forecasts: pd.DataFrame,
+    training_metrics: pd.DataFrame | None,
+    out_dir: Path,
+    config: EvaluationConfig,
+    provenance: Mapping[str, str] | None = None,
+) -> ReportPaths:
+    """Write `report.html`, `report.md`, `metrics.parquet` and `figures/*.png`, each whole or not at all.
+
+    Args:
+        report: From `evaluation.compare.compare`.
+        verdict: From `evaluation.gate.decide`.
+        windows: The windows frame the report was made from.
+        forecasts: The forecasts frame the report was made from.
+        training_metrics: Columns `stage step reward valid_rate loss`, in the order of the stages; `None` or empty where
+            nothing was trained.
+        out_dir: Folder for the files; made where it is missing.
+        config: The configuration the report was made with.
+        provenance: What was run, by label: data, versions, seeds, command.
+
+    Raises:
+        ForecastsError: `forecasts` do not fit `windows` under `config`.
+        OSError: The files cannot be written.
+    """
+    pictures = _pictures(report, windows, forecasts, training_metrics=training_metrics, config=config)
+    figure_dir = out_dir / "figures"
+    figure_dir.mkdir(parents=True, exist_ok=True)
+    images: dict[str, dict[str, bytes]] = {}
+    for picture in pictures:
+        images[picture.name] = {theme.name: _png(picture.draw(theme)) for theme in (LIGHT, DARK)}
+        _write(figure_dir / f"{picture.name}.png", images[picture.name]["light"])
+    paths = ReportPaths(
+        html=out_dir / "report.html",
+        markdown=out_dir / "report.md",
+        metrics=out_dir / "metrics.parquet",
+        figures=tuple(figure_dir / f"{picture.name}.png" for picture in pictures),
+    )
+    _write(paths.metrics, report.metrics_frame().to_parquet(index=False))
+    markdown = render_markdown(report, verdict, pictures=pictures, provenance=provenance or {})
+    _write(paths.markdown, markdown.encode())
+    page = _render_html(report, verdict, pictures=pictures, images=images, provenance=provenance or {})
+    _write(paths.html, page.encode())
+    return paths
+
+
+def _pictures(
+    report: EvalReport,
+    windows: pd.DataFrame,
+    forecasts: pd.DataFrame,
+    *,
+    training_metrics: pd.DataFrame | None,
+    config: EvaluationConfig,
+) -> list[Picture]:
+    """The figures in reading order; the forecasts drawn are those of the chosen adapter, or of the base model."""
+    model = report.chosen or (BASE if BASE in report.models else DRIFT)
+    truth = truth_of(select_windows(windows, config=config), split="test", calendar=session_calendar(windows))
+    answers = answers_of(forecasts, model=model, truth=truth)
+    interval = report.interval
+    draws: dict[str, Callable[[Theme], Figure]] = {
+        "skill": lambda theme: skill_bars(report, theme=theme),
+        "forecasts": lambda theme: forecast_panels(
+            windows, truth, answers, interval=interval, count=config.examples, theme=theme
+        ),
+        "series": lambda theme: price_series(windows, truth, answers, interval=interval, theme=theme),
+        "horizon": lambda theme: error_by_horizon(report, theme=theme),
+    }
+    if training_metrics is not None and has_curves(training_metrics):
+        curves = training_metrics
+        draws["training"] = lambda theme: learning_curves(curves, ticker=report.ticker, theme=theme)
+    words = picture_words(report, model=model)
+    return [Picture(name, *words[name], draw) for name, draw in draws.items()]
+
+
+def render_markdown(
+    report: EvalReport,
+    verdict: Verdict,
+    *,
+    pictures: list[Picture] | None = None,
+    provenance: Mapping[str, str] | None = None,
+) -> str:
+    """The report as Markdown; the pictures are linked as `figures/NAME.png`."""
+    marks = {True: "✓", False: "✗"}
+    lines = [f"# {report.ticker}: {'promoted' if verdict.promoted else 'not promoted'}", "", verdict.headline, ""]
+    lines += [evidence(report), ""]
+    lines += [f"- {marks[reason.passed]} {reason.text}" for reason in verdict.reasons]
+    for split in reversed(SPLITS):
+        lines += [
+            "",
+            f"## {split.capitalize()} split",
+            "",
+            split_words(report, split),
+            "",
+            *_markdown_table(report, split),
+        ]
+    for picture in pictures or []:
+        lines += [
+            "",
+            f"## {picture.heading}",
+            "",
+            f"![{picture.heading}](figures/{picture.name}.png)",
+            "",
+            picture.text,
+        ]
+    lines += ["", "## How to read this", ""]
+    lines += [f"- **{model_label(model)}**: {MODEL_DEFINITIONS[model]}." for model in report.models]
+    lines += [f"- **{METRICS[column].header}**: {METRICS[column].definition}" for column in COLUMNS]
+    lines += [f"- {note}" for note in report.notes]
+    if provenance:
+        lines += ["", "## What was run", "", *(f"- {label}: `{value}`" for label, value in provenance.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(report: EvalReport, split: Split) -> list[str]:
+    lines = [
+        "| Model | " + " | ".join(METRICS[column].header for column in COLUMNS) + " |",
+        "|---|" + "---:|" * len(COLUMNS),
+    ]
+    for row in written_rows(report, split):
+        cells = [f"**{text}**" if best else text for text, best in row.cells]
+        lines.append(f"| {row.label}{' (chosen)' if row.chosen else ''} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _render_html(
+    report: EvalReport,
+    verdict: Verdict,
+    *,
+    pictures: list[Picture],
+    images: Mapping[str, Mapping[str, bytes]],
+    provenance: Mapping[str, str],
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_keep_units_together
+    )
+    template = environment.from_string(files("evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    return template.render(
+        report=report,
+        verdict=verdict,
+        evidence=evidence(report),
+        tables=[
+            (f"{split.capitalize()} split", split_words(report, split), written_rows(report, split))
+            for split in reversed(SPLITS)
+        ],
+        groups=GROUPS,
+        columns=COLUMNS,
+        metrics=METRICS,
+        models=[(model_label(model), MODEL_DEFINITIONS[model]) for model in report.models],
+        pictures=[
+            {
+                "heading": picture.heading,
+                "text": picture.text,
+                **{theme: base64.b64encode(image).decode() for theme, image in images[picture.name].items()},
+            }
+            for picture in pictures
+        ],
+        provenance=provenance,
+    )
+
+
+def _keep_units_together(value: object) -> object:
+    """No line break between a figure and its percent sign."""
+    return value.replace(" %", "\N{NO-BREAK SPACE}%") if isinstance(value, str) else value
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,75 @@
+"""The comparison as a table: numbers in display order, the same as text, and which figure is the best."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from evaluation.contracts import EvalReport, Split
+from evaluation.labels import METRICS, model_label
+
+GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Decides", ("skill", "p_value", "scaled_mse")),
+    ("Published protocol", ("mse", "mae", "skill_published")),
+    ("Price", ("rmse_usd", "mae_usd")),
+    ("Direction and distribution", ("directional_accuracy", "coverage", "crps")),
+    ("Answers", ("valid_rate",)),
+)
+COLUMNS: tuple[str, ...] = tuple(column for _, columns in GROUPS for column in columns)
+
+
+def comparison_table(report: EvalReport, split: Split) -> pd.DataFrame:
+    """Every model's figures on one split, in display order.
+
+    Returns:
+        Index `model`, one float column per entry of `COLUMNS`; shares and skills are fractions, `nan` where a metric
+        does not apply (`evaluation.labels.METRICS` has units and definitions).
+    """
+    rows = []
+    for model in report.models:
+        test = report.test_of(model, split=split)
+        figures = {column: report.value(model, split=split, metric=column) for column in COLUMNS if column != "p_value"}
+        rows.append(figures | {"p_value": test.p_value if test else None})
+    index = pd.Index(report.models, name="model")
+    return pd.DataFrame(rows, index=index, columns=list(COLUMNS)).astype("float64")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model as readers see it; a cell is its text and whether it is the best of its column."""
+
+    model: str
+    label: str
+    chosen: bool
+    cells: tuple[tuple[str, bool], ...]
+
+
+def written_rows(report: EvalReport, split: Split) -> list[Row]:
+    """`comparison_table` as text, cells in the order of `COLUMNS`; what reads like the best is marked as such."""
+    table = comparison_table(report, split)
+    best = best_models(table)
+    columns = []
+    for column in COLUMNS:
+        texts = dict(
+            zip(report.models, (METRICS[column].write(value) for value in table[column].to_numpy(float)), strict=True)
+        )
+        records = {texts[model] for model in best[column]}
+        columns.append({model: (text, text in records) for model, text in texts.items()})
+    return [
+        Row(model, model_label(model), model == report.chosen, tuple(cells[model] for cells in columns))
+        for model in report.models
+    ]
+
+
+def best_models(table: pd.DataFrame) -> dict[str, frozenset[str]]:
+    """For each column of a comparison table the models with the best figure; all of them where several are equal."""
+    best = {}
+    for column in table.columns:
+        values = table[column].to_numpy(float)
+        direction = METRICS[column].best
+        if not direction or np.isnan(values).all():
+            best[column] = frozenset[str]()
+            continue
+        record = np.nanmin(values) if direction == "low" else np.nanmax(values)
+        best[column] = frozenset(str(model) for model in table.index[np.isclose(values, record, rtol=1e-9, atol=0)])
+    return best

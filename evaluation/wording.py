@@ -1,0 +1,104 @@
+"""What the report says in sentences: the evidence, the splits, and each picture's finding."""
+
+from evaluation.contracts import PERSISTENCE, EvalReport, Split
+from evaluation.labels import METRICS, model_label, p_text, percent
+
+
+def evidence(report: EvalReport) -> str:
+    """What the test split allows one to say, in one or two sentences."""
+    model = report.chosen
+    if model is None:
+        return "No trained adapter was compared; the table holds the baselines and the base model only."
+    gain = report.value(model, split="test", metric="skill") or 0.0
+    label = model_label(model)
+    among = f", chosen on validation among {report.n_candidates}," if report.n_candidates > 1 else ""
+    test = report.test_of(model, split="test")
+    if test is None or test.note:
+        why = test.note if test else "no test was made"
+        skill = METRICS["skill"].write(gain)
+        return f"On test {label}{among} shows a skill of {skill}, and chance cannot be judged: {why}."
+    if gain <= 0:
+        return (
+            f"On test {label}{among} is no better than repeating the last close: its squared error is "
+            f"{percent(abs(gain))} above persistence's."
+        )
+    often = "fewer than 1 of 100" if test.p_value < 0.01 else f"{100 * test.p_value:.0f} of 100"
+    return (
+        f"On test {label}{among} has a squared error {percent(gain)} below persistence's ({p_text(test.p_value)}). "
+        f"A forecaster without any advantage would look as good in {often} such test splits."
+    )
+
+
+def split_words(report: EvalReport, split: Split) -> str:
+    """Which windows a split's figures rest on."""
+    summary = report.summary(split)
+    thinned = "" if summary.windows == summary.available else f" of {summary.available}, evenly spaced"
+    return (
+        f"{summary.windows} windows{thinned}, forecast from {summary.first_origin:%-d %B %Y} to "
+        f"{summary.last_origin:%-d %B %Y}, the last target on {summary.last_target:%-d %B %Y}. They overlap, and "
+        f"hold no more evidence than {summary.independent} separate ones."
+    )
+
+
+def picture_words(report: EvalReport, *, model: str) -> dict[str, tuple[str, str]]:
+    """For each picture a heading that states its finding and a text that stands in for it."""
+    label = model_label(model)
+    return {
+        "skill": (_skill_heading(report), _skill_text(report)),
+        "forecasts": (
+            f"Test windows one by one: {label} against what came",
+            f"Test windows evenly spaced in time. Dots: the adjusted close before and after the origin. Coloured: the "
+            f"median forecast of {label} and the band that should hold {percent(report.interval, decimals=0)} of the "
+            "prices. Dashed: persistence.",
+        ),
+        "series": (
+            _coverage_heading(report, model=model),
+            f"Above, the adjusted close with the train, validation and test splits. Below, the test split with every "
+            f"forecast of {label} that does not overlap the one before.",
+        ),
+        "horizon": (
+            _horizon_heading(report, model=model),
+            "Left: root mean squared error of the log return for each session ahead, in daily standard deviations; a "
+            "random walk's grows with the square root of the distance. Right: the skill against persistence at each "
+            "distance; lines that leave the picture at the bottom are worse still.",
+        ),
+        "training": (
+            "What training did, step by step",
+            "Reward of each GRPO stage and loss of SFT by step, and the share of sampled answers that parse. Thin: as "
+            "logged. Thick: a running mean.",
+        ),
+    }
+
+
+def _skill_heading(report: EvalReport) -> str:
+    gains = {m: report.value(m, split="test", metric="skill") or 0.0 for m in report.models if m != PERSISTENCE}
+    better = [model_label(model) for model, gain in gains.items() if gain > 0]
+    if not better:
+        return "Nothing beats persistence on test"
+    names = " and ".join([", ".join(better[:-1]), better[-1]] if len(better) > 1 else better)
+    return f"{names} {'have' if len(better) > 1 else 'has'} a smaller squared error than persistence on test"
+
+
+def _skill_text(report: EvalReport) -> str:
+    skill = METRICS["skill"]
+    figures = [
+        f"{model_label(model)} {skill.write(report.value(model, split='validation', metric='skill'))} and "
+        f"{skill.write(report.value(model, split='test', metric='skill'))}"
+        for model in report.models
+        if model != PERSISTENCE
+    ]
+    return "Skill against persistence on validation and on test: " + "; ".join(figures) + "."
+
+
+def _coverage_heading(report: EvalReport, *, model: str) -> str:
+    inside = report.value(model, split="test", metric="coverage")
+    nominal = percent(report.interval, decimals=0)
+    if inside is None:
+        return "The series and its forecasts"
+    return f"{percent(inside)} of the test prices fall inside the {nominal} band"
+
+
+def _horizon_heading(report: EvalReport, *, model: str) -> str:
+    rows = [row for row in report.metrics if row.split == "test" and row.horizon is not None]
+    better = sum((row.values[model] or 0.0) < (row.values[PERSISTENCE] or 0.0) for row in rows)
+    return f"{model_label(model)} beats persistence at {better} of {len(rows)} distances"

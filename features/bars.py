@@ -1,0 +1,209 @@
+"""Daily bars: read from CSV, validated with errors that name row, column and value, and adjusted for splits."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from features import csvfile
+from features.errors import BarsError, TickerNameError
+from features.schemas import BAR_COLUMNS, FAULTS, first_violation
+
+YAHOO_COLUMNS = ("Date", "Open", "High", "Low", "Close", "Adj Close", "Volume")
+LONGEST_TICKER = 32
+
+_TICKER = re.compile(r"[A-Za-z0-9_^=-][A-Za-z0-9._^=-]*", re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
+_DATE = re.compile(r"\s*(\d{4}-\d{2}-\d{2})(?:[T ][\d:.,+-]*Z?)?\s*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where values come from, for messages: a name, the row shown for each position, the columns' own names."""
+
+    name: str
+    rows: Sequence[int]
+    labels: dict[str, str]
+
+    def error(self, position: int, column: str, value: object, *, fault: str, cure: str) -> BarsError:
+        shown = repr(value) if isinstance(value, str) else str(value)
+        return BarsError(
+            f"{self.name}, row {self.rows[position]}, column {self.labels[column]}: {shown} {fault}; {cure}"
+        )
+
+
+def validate_ticker(name: str) -> str:
+    """Return `name` where it is safe as part of a file name.
+
+    Raises:
+        TickerNameError: Empty, longer than 32 characters, starting with a dot, or with a character other than ASCII
+            letters, digits, `.`, `-`, `_`, `^`, `=`.
+    """
+    if isinstance(name, str) and len(name) <= LONGEST_TICKER and _TICKER.fullmatch(name):
+        return name
+    shown = repr(name) if len(repr(name)) <= 60 else f"{repr(name)[:57]}..."
+    raise TickerNameError(
+        f"{shown} is not a ticker name: use 1 to {LONGEST_TICKER} ASCII letters, digits and . - _ ^ =, "
+        "not starting with a dot (for example AAPL, BRK-A, ^GSPC)"
+    )
+
+
+def read_csv(path: str | Path, *, ticker: str) -> pd.DataFrame:
+    """Read the daily bars of one ticker from a CSV file with Yahoo's columns.
+
+    Args:
+        path: File with the columns `Date, Open, High, Low, Close, Adj Close, Volume` in any order and case; others are
+            ignored. Dates are `YYYY-MM-DD`, a time of day after it is dropped.
+        ticker: Name of the ticker, for messages.
+
+    Returns:
+        Columns `date` (datetime64[s], midnight), `open high low close adj_close` (USD) and `volume` (shares), float64,
+        one row a session, oldest first.
+
+    Raises:
+        BarsError: The file is missing, unreadable, lacks a column, or holds a value that breaks the schema of bars; the
+            message names file, row as a text editor shows it, column, value and what to do.
+        TickerNameError: `ticker` is not a valid name.
+    """
+    name = f"{validate_ticker(ticker)}: {path}"
+    try:
+        table = csvfile.read_text(path, error=BarsError)
+    except BarsError as fault:
+        raise BarsError(f"{ticker}: {fault}") from fault
+    labels = _locate(table.header, name=name)
+    source = _Source(name, table.lines, labels)
+    columns = list(zip(*table.rows, strict=True))
+    cells = {column: columns[table.header.index(label)] for column, label in labels.items()}
+    return _checked(
+        {
+            column: _dates(cells[column], source) if column == "date" else _numbers(cells[column], column, source)
+            for column in BAR_COLUMNS
+        },
+        source,
+    )
+
+
+def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
+    """Validate bars that come as a frame, by the rules of `read_csv`.
+
+    Args:
+        frame: Columns as in a CSV file (`Adj Close`) or as `read_csv` returns them (`adj_close`), in any case; dates
+            may be the index, and may be strings, dates or timestamps (the local date of a zoned timestamp counts).
+        source: What to call the frame in messages.
+
+    Returns:
+        A new frame as `read_csv` returns it.
+
+    Raises:
+        BarsError: A column is missing, there are no rows, or a value breaks the schema; rows are counted from 1.
+    """
+    if isinstance(frame.index, pd.DatetimeIndex) and "date" not in {_canonical(str(name)) for name in frame.columns}:
+        frame = frame.rename_axis("Date").reset_index()
+    if frame.empty:
+        raise BarsError(f"{source}: the frame has no rows; it needs one row a session")
+    labels = _locate([str(name) for name in frame.columns], name=source)
+    shown = _Source(source, range(1, len(frame) + 1), labels)
+    values: dict[str, NDArray] = {}
+    for column, label in labels.items():
+        series = frame[label]
+        if column == "date" and isinstance(series.dtype, (np.dtype, pd.DatetimeTZDtype)) and series.dtype.kind == "M":
+            series = series if series.dt.tz is None else series.dt.tz_localize(None)
+            missing = np.flatnonzero(series.isna())
+            if len(missing):
+                raise shown.error(int(missing[0]), "date", "NaT", fault="is not a date", cure="fill in the date")
+            values[column] = series.to_numpy(dtype="datetime64[D]")
+        elif column != "date" and pd.api.types.is_numeric_dtype(series.dtype):
+            values[column] = series.to_numpy(dtype=np.float64, na_value=np.nan)
+        else:
+            cells = ["" if missing else str(cell) for cell, missing in zip(series, series.isna(), strict=True)]
+            values[column] = _dates(cells, shown) if column == "date" else _numbers(cells, column, shown)
+    return _checked(values, shown)
+
+
+def adjust(bars: pd.DataFrame) -> pd.DataFrame:
+    """Scale open, high and low by Adj Close / Close, so that splits and dividends are no jumps.
+
+    Args:
+        bars: As `read_csv` returns them.
+
+    Returns:
+        Columns `date open high low close volume`; `close` is the adjusted close, USD.
+    """
+    factor = bars["adj_close"] / bars["close"]
+    return pd.DataFrame(
+        {
+            "date": bars["date"],
+            **{column: bars[column] * factor for column in ("open", "high", "low")},
+            "close": bars["adj_close"],
+            "volume": bars["volume"],
+        }
+    )
+
+
+def _canonical(name: str) -> str:
+    return name.strip().lower().replace(" ", "_")
+
+
+def _locate(header: Sequence[str], *, name: str) -> dict[str, str]:
+    """The header's own name of each bar column."""
+    labels: dict[str, str] = {}
+    for label in header:
+        column = _canonical(label)
+        if column in labels:
+            raise BarsError(f"{name}: column {label} appears twice in the header; keep one of them")
+        if column in BAR_COLUMNS:
+            labels[column] = label
+    for column, yahoo in zip(BAR_COLUMNS, YAHOO_COLUMNS, strict=True):
+        if column not in labels:
+            hint = " (download prices unadjusted, with an Adj Close beside the Close)" if column == "adj_close" else ""
+            raise BarsError(
+                f"{name}: column {yahoo} is missing{hint}; the header reads {', '.join(header)[:200]!r} and must have "
+                f"{','.join(YAHOO_COLUMNS)}, separated by commas"
+            )
+    return {column: labels[column] for column in BAR_COLUMNS}
+
+
+def _numbers(cells: Sequence[str], column: str, source: _Source) -> NDArray[np.float64]:
+    if not all(map(_NUMBER.fullmatch, cells)):
+        position = next(row for row, cell in enumerate(cells) if not _NUMBER.fullmatch(cell))
+        cell = cells[position]
+        fault = "is not a number" if cell.strip() else "is an empty cell"
+        cure = "write a plain number such as 101.25 or delete the row"
+        if cell.strip() == "null":
+            cure = "Yahoo writes null where it has no price: delete the row"
+        raise source.error(position, column, cell, fault=fault, cure=cure)
+    return np.array(list(map(float, cells)))
+
+
+def _dates(cells: Sequence[str], source: _Source) -> NDArray[np.datetime64]:
+    matches = map(_DATE.fullmatch, cells)
+    texts = [match[1] if match else "unreadable" for match in matches]
+    try:
+        return np.array(texts, dtype="datetime64[D]")
+    except ValueError as fault:
+        position = next(row for row, text in enumerate(texts) if not _is_day(text))
+        cure = "write dates as YYYY-MM-DD, for example 2017-09-01"
+        raise source.error(position, "date", cells[position], fault="is not a date", cure=cure) from fault
+
+
+def _is_day(text: str) -> bool:
+    try:
+        np.datetime64(text, "D")
+    except ValueError:
+        return False
+    return True
+
+
+def _checked(values: dict[str, NDArray], source: _Source) -> pd.DataFrame:
+    frame = pd.DataFrame({**values, "date": values["date"].astype("datetime64[s]")})[list(BAR_COLUMNS)]
+    violation = first_violation(frame)
+    if violation is None:
+        return frame
+    position, column, rule = violation
+    value = frame[column].iloc[position]
+    shown = str(value.date()) if column == "date" else float(value)
+    raise source.error(position, column, shown, fault=FAULTS[rule].fault, cure=FAULTS[rule].cure)

@@ -1,0 +1,64 @@
+"""Configuration of windows, indicators, units and prompts, and of the synthetic market."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class FrozenModel(BaseModel):
+    """Immutable configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FeatureConfig(FrozenModel):
+    """What a window holds and how a prompt shows it."""
+
+    context: int = Field(default=10, ge=2, le=60, description="Sessions of price history in a prompt.")
+    horizon: int = Field(default=10, ge=1, le=60, description="Sessions to forecast.")
+    indicator_scope: Literal["series", "window"] = Field(
+        default="series",
+        description="series: TA-Lib on the whole causal series; window: inside each window, as in the published CSVs.",
+    )
+    units: Literal["sigma", "train_standard"] = Field(
+        default="sigma",
+        description="sigma: integers, 10 = one daily standard deviation; train_standard: the published z-scores.",
+    )
+    prompt_style: Literal["prices", "full"] = Field(
+        default="full", description="prices: the relative prices alone; full: with indicators and statistics."
+    )
+    sigma_window: int = Field(default=60, ge=5, description="Sessions behind the volatility estimate.")
+    sigma_min: int = Field(default=20, ge=2, description="Fewest sessions the volatility estimate may use.")
+    train_fraction: float = Field(default=0.7, gt=0, lt=1, description="Share of rows in the train split.")
+    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Share of rows in the test split.")
+
+    @model_validator(mode="after")
+    def _values_fit_together(self) -> Self:
+        if self.train_fraction + self.test_fraction >= 1:
+            raise ValueError("train_fraction + test_fraction must stay below 1: the rest is the validation split")
+        if self.sigma_min > self.sigma_window:
+            raise ValueError("sigma_min must not exceed sigma_window")
+        if self.indicator_scope == "window" and self.context < 10:
+            raise ValueError(
+                "indicator_scope = 'window' needs a context of at least 10: ADX takes twice its period of 5"
+            )
+        return self
+
+    @property
+    def embargo(self) -> int:
+        """Rows given up at the end of the train and validation splits: one horizon."""
+        return self.horizon
+
+
+class SyntheticConfig(FrozenModel):
+    """A seeded synthetic market with known dynamics."""
+
+    ticker: str = Field(default="DEMO", description="Name the synthetic series goes by.")
+    process: Literal["random_walk", "mean_reverting", "momentum"] = Field(
+        default="mean_reverting", description="Dynamics of the log price."
+    )
+    phi: float = Field(default=0.8, gt=-1, lt=1, description="AR(1) coefficient: log price or, for momentum, return.")
+    sessions: int = Field(default=1500, ge=100, le=100_000, description="Number of sessions.")
+    volatility: float = Field(default=0.016, gt=0, lt=0.5, description="Standard deviation of one daily shock.")
+    tail: float = Field(default=5.0, gt=2, description="Degrees of freedom of the Student-t shocks.")
+    seed: int = Field(default=7, ge=0, description="Seed of the generator.")

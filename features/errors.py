@@ -1,0 +1,28 @@
+"""Errors of the features package.
+
+FeaturesError (ValueError)
+├── BarsError                  a price file breaks the schema: file, row, column, value and cure
+├── TickerNameError            a ticker name that could not name a file safely
+├── PublishedLayoutError       a CSV of the published layout cannot be read
+└── InsufficientHistoryError   too few sessions for one window or one split
+"""
+
+
+class FeaturesError(ValueError):
+    """Any fault in the data that the features package was given."""
+
+
+class BarsError(FeaturesError):
+    """A price file or frame that breaks the schema of bars."""
+
+
+class TickerNameError(FeaturesError):
+    """A ticker name with characters that are not allowed."""
+
+
+class PublishedLayoutError(FeaturesError):
+    """A CSV file that does not follow the published layout."""
+
+
+class InsufficientHistoryError(FeaturesError):
+    """Too few sessions to build a window or a split."""

@@ -1,0 +1,132 @@
+"""What the model reads and what it writes: `render` and `parse` side by side, so that they cannot drift apart."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+
+from features.config import FeatureConfig
+from features.units import CLIP, UNITS_PER_SIGMA, to_model_units
+
+
+class ChatMessage(TypedDict):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+Chat = list[ChatMessage]
+
+SYSTEM_PROMPT = (
+    "You forecast daily closing prices of one stock. All prices are integers relative to the last close: 10 is one "
+    "daily standard deviation of log returns, 0 is the last close itself. Think briefly inside <think></think>, then "
+    "answer with exactly the requested number of integers, one per coming session: <answer>[v1, v2, ...]</answer>"
+)
+STANDARDISED_SYSTEM_PROMPT = (
+    "You forecast daily closing prices of one stock. All prices are standardised by the mean and standard deviation "
+    "of the training period. Think briefly inside <think></think>, then answer with exactly the requested number of "
+    "decimals, one per coming session: <answer>[v1, v2, ...]</answer>"
+)
+
+# Label in the prompt, feature columns behind it, and how a value is written: "distance" and "move" are USD turned into
+# model units (a level relative to the last close, or a difference); "plain" is rounded; "percent" is ×100, rounded.
+FULL_LINES: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("averages", ("sma_20", "sma_60", "ema_20"), "distance"),
+    ("bands", ("bb_upper", "bb_middle", "bb_lower"), "distance"),
+    ("range", ("min", "max", "mean", "median"), "distance"),
+    ("rsi", ("rsi_14",), "plain"),
+    ("stoch", ("stoch_k", "stoch_d"), "plain"),
+    ("willr", ("willr_14",), "plain"),
+    ("cci", ("cci_14",), "plain"),
+    ("adx", ("adx_14",), "plain"),
+    ("momentum", ("mom_10", "macd", "trend"), "move"),
+    ("lags", ("lag_1", "lag_2", "lag_3"), "percent"),
+)
+FEATURE_COLUMNS: tuple[str, ...] = tuple(column for _, columns, _ in FULL_LINES for column in columns)
+
+_ANSWER = re.compile(
+    r"\s*<think>(?P<think>.*?)</think>\s*<answer>\s*\[(?P<values>[^\[\]<>]*)\]\s*</answer>\s*", re.DOTALL
+)
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_LARGEST = 1e6
+
+
+def answer_pattern(horizon: int) -> str:
+    """Regular expression of every valid answer in integer units, for constrained decoding.
+
+    It has no capturing groups and no look-around, so that guided decoders accept it.
+    """
+    number = r"-?[0-9]{1,3}"
+    return rf"<think>[^<]*</think><answer>\[{number}(, {number}){{{horizon - 1}}}\]</answer>"
+
+
+def _integers(values: Sequence[float] | np.ndarray) -> str:
+    return " ".join(str(int(value)) for value in values)
+
+
+def _feature_values(window: Mapping[str, Any], columns: tuple[str, ...], kind: str) -> np.ndarray:
+    raw = np.array([float(window[column]) for column in columns])
+    origin = float(window["history"][-1])
+    unit = float(window["sigma"]) / UNITS_PER_SIGMA
+    match kind:
+        case "distance":
+            # A lower band can lie below zero after a jump: as far below the last close as can be written.
+            positive = np.maximum(raw, np.finfo(np.float64).tiny)
+            return to_model_units(positive, origin_price=origin, sigma=window["sigma"])
+        case "move":
+            scaled = raw / (origin * unit)
+        case "percent":
+            scaled = raw * 100.0
+        case _:
+            scaled = raw
+    return np.clip(np.rint(scaled), -CLIP, CLIP).astype(np.int64)
+
+
+def render(window: Mapping[str, Any], *, config: FeatureConfig) -> Chat:
+    """The chat that asks for one window's forecast.
+
+    Args:
+        window: One row of the windows frame: `history` (USD, shape `(context,)`), `sigma` and the feature columns; for
+            `units="train_standard"` also `train_mean` and `train_std`.
+        config: Units and prompt style.
+
+    Returns:
+        A system and a user message. Nothing in them depends on data after the window's origin.
+    """
+    if config.units == "train_standard":
+        z = (np.asarray(window["history"], float) - window["train_mean"]) / window["train_std"]
+        system, lines = STANDARDISED_SYSTEM_PROMPT, ["prices " + " ".join(f"{value:.4f}" for value in z)]
+    else:
+        history = np.asarray(window["history"], float)
+        relative = to_model_units(history, origin_price=history[-1], sigma=window["sigma"])
+        system, lines = SYSTEM_PROMPT, ["prices " + _integers(relative)]
+    if config.prompt_style == "full":
+        lines += [f"{label} {_integers(_feature_values(window, columns, kind))}" for label, columns, kind in FULL_LINES]
+    lines.append(f"forecast {config.horizon}")
+    return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(lines)}]
+
+
+def render_answer(values: Sequence[float] | np.ndarray, *, think: str = "", decimals: int = 0) -> str:
+    """The answer a model should have written for `values` (model units, shape `(horizon,)`)."""
+    written = ", ".join(f"{value:.{decimals}f}" if decimals else str(round(float(value))) for value in values)
+    return f"<think>{think}</think><answer>[{written}]</answer>"
+
+
+def parse(text: str, *, horizon: int) -> tuple[float, ...] | None:
+    """The numbers of an answer, or `None` where it is not exactly an answer.
+
+    Rejected: a missing or repeated tag, anything before `<think>` or after `</answer>`, another number of values than
+    `horizon`, anything that is not a plain decimal number (`nan`, `inf`, `1e5`, words), and values beyond ±1e6.
+    """
+    match = _ANSWER.fullmatch(text)
+    if match is None or any(tag in match["think"] for tag in _TAGS):
+        return None
+    cells = [cell.strip() for cell in match["values"].split(",")]
+    if len(cells) != horizon or not all(_NUMBER.fullmatch(cell) for cell in cells):
+        return None
+    values = tuple(float(cell) for cell in cells)
+    return values if all(math.isfinite(value) and abs(value) <= _LARGEST for value in values) else None

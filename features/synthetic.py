@@ -1,0 +1,80 @@
+"""Seeded synthetic bars whose dynamics are known: random walk, mean reversion, momentum."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from features.config import SyntheticConfig
+
+FIRST_SESSION = "2015-01-02"
+START_PRICE = 100.0
+OPEN_NOISE = 0.25
+RANGE_NOISE = 0.35
+
+
+def log_prices(
+    process: str, *, phi: float, sessions: int, volatility: float, tail: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Simulate log prices around zero, shape `(sessions,)`.
+
+    `random_walk`: x_t = x_{t-1} + ε_t. `mean_reverting`: x_t = φ x_{t-1} + ε_t. `momentum`: r_t = φ r_{t-1} + ε_t and
+    x_t = x_{t-1} + r_t. ε_t is Student-t with `tail` degrees of freedom, scaled to the standard deviation `volatility`.
+    """
+    from scipy.signal import lfilter
+
+    shocks = rng.standard_t(tail, size=sessions) * volatility / np.sqrt(tail / (tail - 2))
+    match process:
+        case "random_walk":
+            return np.cumsum(shocks)
+        case "mean_reverting":
+            return np.asarray(lfilter([1.0], [1.0, -phi], shocks))
+        case "momentum":
+            return np.cumsum(lfilter([1.0], [1.0, -phi], shocks))
+    raise ValueError(f"unknown process {process!r}: use random_walk, mean_reverting or momentum")
+
+
+def bars_from_log_prices(log_price: NDArray[np.float64], *, rng: np.random.Generator) -> pd.DataFrame:
+    """Dress log closes as bars: open near the last close, high and low around both, volume log-normal.
+
+    Args:
+        log_price: Natural logarithms of the closes relative to the start price, shape `(sessions,)`.
+        rng: Source of the intraday noise.
+
+    Returns:
+        Bars with the columns `date open high low close adj_close volume`; close and adj_close are equal.
+    """
+    sessions = len(log_price)
+    daily = float(np.std(np.diff(log_price))) or 0.01
+    close = START_PRICE * np.exp(log_price)
+    previous = np.concatenate([close[:1], close[:-1]])
+    open_ = previous * np.exp(rng.normal(0.0, OPEN_NOISE * daily, sessions))
+    reach = np.abs(rng.normal(0.0, RANGE_NOISE * daily, (2, sessions)))
+    return pd.DataFrame(
+        {
+            "date": pd.bdate_range(FIRST_SESSION, periods=sessions).astype("datetime64[s]"),
+            "open": open_,
+            "high": np.maximum(open_, close) * np.exp(reach[0]),
+            "low": np.minimum(open_, close) * np.exp(-reach[1]),
+            "close": close,
+            "adj_close": close,
+            "volume": np.rint(np.exp(rng.normal(14.0, 0.3, sessions))),
+        }
+    )
+
+
+def market(config: SyntheticConfig) -> pd.DataFrame:
+    """Bars of one synthetic ticker, the same for the same configuration.
+
+    Returns:
+        A frame as `features.bars.read_csv` returns it, on business days from 2015-01-02.
+    """
+    rng = np.random.default_rng(config.seed)
+    path = log_prices(
+        config.process,
+        phi=config.phi,
+        sessions=config.sessions,
+        volatility=config.volatility,
+        tail=config.tail,
+        rng=rng,
+    )
+    return bars_from_log_prices(path, rng=rng)

@@ -1,0 +1,1 @@
+"""Prefect flows over the tasks, and the command line that calls them."""

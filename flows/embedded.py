@@ -1,0 +1,121 @@
+"""Prefect's API for one command: the server that `PREFECT_API_URL` names, or an embedded one that ends with it."""
+
+import atexit
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from flows.errors import PrefectUnavailable
+from flows.logs import send_to_prefect
+from tasks.disk import os_errors_as_store_error
+from tasks.paths import Workspace
+
+logger = logging.getLogger(__name__)
+
+API_VARIABLE = "PREFECT_API_URL"
+STARTUP_VARIABLE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+LOG_FILE = "server.log"
+STOP_SECONDS = 5
+PENDING_CONNECTIONS = 64
+
+
+class EmbeddedServer:
+    """A Prefect server in a process of its own, on a free port of the loopback interface.
+
+    Prefect can start such a server by itself. That one shares the terminal's process group, so that Ctrl-C ends it
+    before the run could be reported as stopped; it outlives a parent that was killed; and it starts only after
+    everything else has been imported. This one does none of the three.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        with socket.socket() as listener, log.open("wb") as output:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(PENDING_CONNECTIONS)
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "flows.embedded_server", str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                pass_fds=[listener.fileno()],
+            )
+
+    def wait(self, *, timeout: float) -> None:
+        """Return as soon as the server answers.
+
+        Raises:
+            PrefectUnavailable: If it ended or did not answer within `timeout` seconds.
+        """
+        started = time.monotonic()
+        try:
+            # The socket listens already: the request waits in its queue until the server is up.
+            with urllib.request.urlopen(f"{self.url}/health", timeout=timeout):
+                logger.debug("the embedded Prefect answered after %.1f s more", time.monotonic() - started)
+        except OSError as error:
+            raise PrefectUnavailable(
+                f"the embedded Prefect server did not start ({self._last_words() or error}). Its log is {self._log}. "
+                f"Check the free disk and your rights there, wait longer with {STARTUP_VARIABLE}=300, or start one "
+                f"with `prefect server start` and set {API_VARIABLE}=http://127.0.0.1:4200/api."
+            ) from error
+
+    def stop(self) -> None:
+        """End the server; where it does not end within seconds it will do so by itself."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.debug("the embedded Prefect is still busy; it ends by itself")
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.is_file() else []
+        told = [line.strip() for line in lines if "Error" in line]
+        return told[-1] if told else ""
+
+
+_server: EmbeddedServer | None = None
+
+
+def start_prefect() -> None:
+    """Begin to start the embedded server, unless there is an API already; `wait_for_prefect` waits for it.
+
+    Call it before Prefect is imported, and import what the command needs meanwhile. The server ends with this process.
+
+    Raises:
+        StoreError: If its folder cannot be made.
+    """
+    global _server
+    send_to_prefect()
+    if os.environ.get(API_VARIABLE) or "prefect" in sys.modules:
+        return
+    workspace = Workspace.current()
+    first = "" if workspace.prefect_db.exists() else "; the first start takes up to a minute"
+    logger.info("starting the embedded Prefect%s", first)
+    with os_errors_as_store_error(workspace.root, doing="starting the embedded Prefect"):
+        workspace.prefect_home.mkdir(parents=True, exist_ok=True)
+        _server = EmbeddedServer(workspace.prefect_home / LOG_FILE)
+    # Registered before Prefect registers its own, so it runs after Prefect has sent its last log lines and events.
+    atexit.register(_server.stop)
+    os.environ[API_VARIABLE] = _server.url
+
+
+def wait_for_prefect() -> None:
+    """Return as soon as the embedded server answers; at once where it is not ours.
+
+    Raises:
+        PrefectUnavailable: If it does not start.
+    """
+    if _server is not None:
+        _server.wait(timeout=float(os.environ.get(STARTUP_VARIABLE, "120")))
+
+
+def is_embedded() -> bool:
+    """Whether this process talks to its own embedded server."""
+    return _server is not None

@@ -1,0 +1,103 @@
+"""The options that several commands share, with the names of the published pipeline where it had them."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Given = dict[str, Any]
+
+
+class Backend(StrEnum):
+    """Who trains."""
+
+    AUTO = "auto"
+    TRANSFORMERS = "transformers"
+    UNSLOTH = "unsloth"
+
+
+class Stage(StrEnum):
+    """A stage that can run alone."""
+
+    GRPO1 = "grpo1"
+    SFT_DATA = "sft-data"
+    SFT = "sft"
+    GRPO2 = "grpo2"
+    COMPARE = "compare"
+
+
+Stock = Annotated[str | None, typer.Option(help="Ticker.", show_default="AAPL", metavar="TICKER")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder with one {STOCK}.csv a ticker, in Yahoo's columns.", metavar="FOLDER"),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Base model: a Hugging Face name or folder, or tiny.", show_default="tiny", metavar="MODEL"),
+]
+MaxSeqLength = Annotated[
+    int | None, typer.Option(help="Longest prompt plus answer, in tokens.", show_default="2048", metavar="TOKENS")
+]
+LoraRank = Annotated[int | None, typer.Option(help="Rank of the adapters.", show_default="32", metavar="RANK")]
+GpuMemoryUtilization = Annotated[
+    float | None, typer.Option(help="Share of GPU memory that vLLM may take.", show_default="0.4", metavar="SHARE")
+]
+CudaDevices = Annotated[str | None, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES.", metavar="0,1,...")]
+BackendName = Annotated[Backend | None, typer.Option("--backend", help="Who trains.", show_default="auto")]
+Recipe = Annotated[Path | None, typer.Option(help="Settings from a TOML file.", metavar="FILE.toml")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Any other setting, repeatable; wins over flags, and these over the recipe.",
+        metavar="key.path=value",
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of every stage.", show_default="0", metavar="N")]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", help="Show everything that is logged, and tracebacks.", envvar="TICKERFORGE_DEBUG"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _file(description: str) -> typer.models.OptionInfo:
+    return typer.Option(help=description, metavar="PATH")
+
+
+TrainX = Annotated[Path | None, _file("Histories to train on, {STOCK}_train_x.csv.")]
+TrainY = Annotated[Path | None, _file("Targets to train on, {STOCK}_train_y.csv.")]
+TestX = Annotated[Path | None, _file("Histories to test on, {STOCK}_test_x.csv.")]
+TestY = Annotated[Path | None, _file("Targets to test on, {STOCK}_test_y.csv.")]
+FullX = Annotated[Path | None, _file("All histories, {STOCK}_full_x.csv: grpo1 and grpo2 forecast them.")]
+FullY = Annotated[Path | None, _file("All targets, {STOCK}_full_y.csv.")]
+Lora1st = Annotated[Path | None, _file("Adapter of grpo1: written by it, read by sft-data and compare.")]
+SftLora = Annotated[Path | None, _file("Adapter of sft: written by it, read by grpo2 and compare.")]
+Lora2nd = Annotated[Path | None, _file("Adapter of grpo2: written by it, read by compare.")]
+SftData = Annotated[Path | None, _file("Accepted answers as CSV: written by sft-data, read by sft.")]
+ResultsDir = Annotated[Path | None, _file("Folder for the records of the stage.")]
+
+
+def flags(
+    *,
+    stock: str | None = None,
+    data: Path | None = None,
+    model: str | None = None,
+    max_seq_length: int | None = None,
+    lora_rank: int | None = None,
+    gpu_memory_utilization: float | None = None,
+    backend: Backend | None = None,
+    seed: int | None = None,
+) -> Given:
+    """Named flags as dotted keys of the configuration; `None` stands for a flag that was not given."""
+    return {
+        "stock": stock,
+        "data": data,
+        "seed": seed,
+        "training.model": model,
+        "training.max_seq_length": max_seq_length,
+        "training.lora_rank": lora_rank,
+        "training.gpu_memory_utilization": gpu_memory_utilization,
+        "training.backend": None if backend is None else backend.value,
+    }

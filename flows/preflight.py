@@ -1,0 +1,106 @@
+"""Checks that cost little and spare a long wait: bad input is refused before anything is started or written."""
+
+import shutil
+from pathlib import Path
+
+from features.bars import read_csv, validate_ticker
+from features.export import published_sigma, read_published
+from features.synthetic import market
+from features.windows import build_windows
+from flows.config import PipelineConfig, check_source
+from flows.errors import ConfigError
+from flows.files import READ_ADAPTERS, StageFiles, check_pairs
+from tasks.adapters import adapter_folder
+from tasks.errors import StoreError
+from training.backends import select
+from training.base_model import check_model
+
+LEAST_FREE_BYTES = 64_000_000
+
+
+def check_run(config: PipelineConfig, *, home: Path) -> None:
+    """Refuse a run that could not succeed: stock, prices, history, base model, backend, disk.
+
+    Prefect is not imported for it, so that a mistake shows within two seconds.
+
+    Args:
+        config: What is to be run.
+        home: Folder of the store and the databases.
+
+    Raises:
+        ConfigError: If the stock has no prices.
+        FeaturesError: If the prices are faulty or too few.
+        MarketDataError: If the data folder holds nothing for the stock.
+        BaseModelError: If the base model cannot be used.
+        BackendUnavailable: If the backend cannot run here.
+        StoreError: If the disk is full.
+    """
+    check_prices(config)
+    _check_machine(config, home=home)
+
+
+def check_stage(stage: str, config: PipelineConfig, files: StageFiles, *, home: Path) -> None:
+    """Refuse a single stage that could not succeed; errors as in `check_run`.
+
+    Args:
+        stage: `grpo1`, `sft-data`, `sft`, `grpo2` or `compare`.
+        config: What is to be run.
+        files: The explicit files.
+        home: Folder of the store and the databases.
+
+    Raises:
+        AdapterError: If a folder that the stage reads is no adapter.
+    """
+    check_pairs(files)
+    train, test, full = files.pair("train"), files.pair("test"), files.pair("full")
+    if train is None:
+        check_prices(config)
+    else:
+        sigma = published_sigma(train[0])
+        for pair in (train, test, full):
+            if pair is not None:
+                read_published(*pair, ticker=config.stock, split="train", sigma=sigma)
+    for name in READ_ADAPTERS.get(stage, ()):
+        adapter_folder(files.saved_adapter(name))
+    if stage == "sft" and files.sft_data_path is not None and not files.sft_data_path.is_file():
+        raise ConfigError(f"no file {files.sft_data_path}: --sft-data-path names the accepted answers that sft reads")
+    _check_machine(config, home=home)
+
+
+def _check_machine(config: PipelineConfig, *, home: Path) -> None:
+    check_model(config.training.model, features=config.features)
+    select(config.training.backend, model=config.training.model)
+    check_disk(home)
+    check_disk(Path.cwd())
+
+
+def check_prices(config: PipelineConfig) -> None:
+    """Refuse prices that no windows can be cut from; errors as in `check_run`."""
+    check_source(config)
+    ticker = validate_ticker(config.stock)
+    if config.data is None:
+        bars = market(config.synthetic)
+    else:
+        path = config.data / f"{ticker}.csv"
+        if not path.is_file():
+            from tasks.market_data import csv_path
+
+            path = csv_path(config.data, ticker)
+        bars = read_csv(path, ticker=ticker)
+    build_windows(bars, ticker=ticker, config=config.features)
+
+
+def check_disk(folder: Path) -> None:
+    """Refuse to start on a disk that is as good as full.
+
+    Raises:
+        StoreError: Fewer than `LEAST_FREE_BYTES` are free there.
+    """
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < LEAST_FREE_BYTES:
+        raise StoreError(
+            f"the disk is full: {free / 1e6:.1f} MB are free at {existing}, a run needs "
+            f"{LEAST_FREE_BYTES / 1e6:.0f} MB and more. Free some space, or set TICKERFORGE_HOME "
+            "to a folder on a larger disk."
+        )

@@ -1,0 +1,57 @@
+"""Preprocessing of many stocks: each one's windows as artifacts, and the published CSV layout on request."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from features.config import FeatureConfig, FrozenModel
+from features.errors import FeaturesError
+from tasks.errors import MarketDataError, PublishError
+from tasks.market_data import FolderSource, fetch_bars, list_tickers
+from tasks.preprocess import build_windows, export_published
+from tasks.store import ArtifactRef, Store
+
+logger = logging.getLogger(__name__)
+
+
+class Preprocessed(FrozenModel):
+    """One stock's windows, or why there are none."""
+
+    stock: str
+    windows: ArtifactRef | None = None
+    published: tuple[Path, ...] = ()
+    error: str = ""
+
+
+def preprocess(
+    root: Path, stocks: Sequence[str], *, features: FeatureConfig, store: Store, output: Path | None = None
+) -> list[Preprocessed]:
+    """Preprocess stocks one after the other; the faults of one leave the others alone.
+
+    Args:
+        root: Folder with one `{STOCK}.csv` a stock.
+        stocks: Which ones; none means all of the folder's.
+        features: Windows, indicators and splits.
+        store: Where the artifacts go.
+        output: Folder for the published CSV layout, one sub-folder a stock; without it none is written.
+
+    Raises:
+        MarketDataError: If the folder holds no CSV file at all.
+    """
+    names = list(dict.fromkeys(stocks)) or list_tickers(root)
+    if not names:
+        raise MarketDataError(f"{root} holds no CSV files: put one STOCK.csv per ticker there")
+    return [_preprocess_one(root, stock, features=features, store=store, output=output) for stock in names]
+
+
+def _preprocess_one(
+    root: Path, stock: str, *, features: FeatureConfig, store: Store, output: Path | None
+) -> Preprocessed:
+    try:
+        bars = fetch_bars.fn(FolderSource(folder=root), stock, store=store)
+        windows = build_windows.fn(bars, config=features, store=store)
+        written = export_published(bars, output / stock, config=features) if output is not None else []
+    except (FeaturesError, MarketDataError, PublishError) as error:
+        logger.info("%s: %s", stock, error, extra={"terminal": False})
+        return Preprocessed(stock=stock, error=str(error))
+    return Preprocessed(stock=stock, windows=windows, published=tuple(written))

@@ -1,0 +1,96 @@
+"""What commands show: tables and sentences for people, built here and printed by the command line."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from evaluation.contracts import EvalReport, Verdict
+    from flows.doctor import Check
+    from flows.forecast import Forecast
+    from flows.preprocess import Preprocessed
+
+SHOWN_METRICS = ("skill", "p_value", "scaled_mse", "mse", "mae", "directional_accuracy", "valid_rate")
+
+
+def comparison(report: "EvalReport", verdict: "Verdict") -> RenderableType:
+    """The comparison on the test split, and the verdict in words."""
+    from evaluation.labels import METRICS
+    from evaluation.tables import COLUMNS, written_rows
+
+    shown = [place for place, column in enumerate(COLUMNS) if column in SHOWN_METRICS]
+
+    summary = report.summary("test")
+    sessions = f"{summary.first_origin} to {summary.last_target}"
+    table = Table(title=f"{report.ticker}: test split, {summary.windows} windows, {sessions}", title_justify="left")
+    table.add_column("Model")
+    for place in shown:
+        table.add_column(METRICS[COLUMNS[place]].header, justify="right")
+    for row in written_rows(report, "test"):
+        cells = (Text(text, style="green" if best else "") for text, best in (row.cells[place] for place in shown))
+        table.add_row(f"{row.label} (chosen)" if row.chosen else row.label, *cells, style="bold" if row.chosen else "")
+    mark = Text("promoted" if verdict.promoted else "not promoted", style="green" if verdict.promoted else "yellow")
+    lines = [Text(f"  {'+' if reason.passed else '-'} {reason.text}") for reason in verdict.reasons]
+    return Group(table, Text("Verdict: ").append_text(mark), Text(verdict.headline), *lines)
+
+
+def paths(named: Iterable[tuple[str, Path | str]]) -> RenderableType:
+    """Where things are, one a line."""
+    here = Path.cwd()
+    rows = [(name, _from(here, path) if isinstance(path, Path) else path) for name, path in named]
+    width = max((len(name) for name, _ in rows), default=0)
+    return Group(*(Text(f"{name:<{width}}  {path}", no_wrap=True, overflow="ignore") for name, path in rows))
+
+
+def _from(folder: Path, path: Path) -> Path:
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
+
+
+def forecast(result: "Forecast") -> RenderableType:
+    """The forecast as a table of prices."""
+    band = f"{result.interval:.0%} band"
+    known = f"after {result.origin}, closed at {result.last_close:,.2f} (adjusted)"
+    table = Table(title=f"{result.ticker}: {known}; {result.adapter}", title_justify="left")
+    table.add_column("Session")
+    table.add_column("Median", justify="right")
+    table.add_column(f"{band}, low", justify="right")
+    table.add_column(f"{band}, high", justify="right")
+    for session in result.sessions:
+        prices = (f"{price:,.2f}" for price in (session.median, session.lower, session.upper))
+        table.add_row(session.date.isoformat(), *prices)
+    return table
+
+
+def preprocessed(results: Sequence["Preprocessed"]) -> RenderableType:
+    """How many windows each stock has, or what is wrong with it."""
+    table = Table()
+    table.add_column("Stock")
+    for split in ("train", "validation", "test"):
+        table.add_column(split, justify="right")
+    table.add_column("Windows", overflow="fold")
+    for result in results:
+        if result.windows is None:
+            table.add_row(result.stock, "", "", "", Text(result.error, style="red"))
+        else:
+            counts = (str(result.windows.meta[split]) for split in ("train", "validation", "test"))
+            table.add_row(result.stock, *counts, str(result.windows.path))
+    return table
+
+
+def diagnosis(checks: Sequence["Check"]) -> RenderableType:
+    """The diagnosis as a table; a failed check has its cure below it."""
+    marks = {True: Text("ok", style="green"), False: Text("FAILED", style="bold red"), None: Text("")}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column()
+    table.add_column(overflow="fold")
+    for check in checks:
+        text = Text(check.value)
+        if check.cure:
+            text.append(f"\n→ {check.cure}", style="yellow")
+        table.add_row(marks[check.ok], check.name, text)
+    return table

@@ -1,0 +1,138 @@
+"""Adapters and base models as tasks name them, and the card beside an adapter that says how to use it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from features.config import FeatureConfig, FrozenModel
+from tasks.disk import combined_sha256, file_sha256
+from tasks.errors import TasksError
+from tasks.paths import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FOLDER,
+    ADAPTER_WEIGHTS_FILE,
+    BASE_MODEL_FOLDER,
+    CARD_FILE,
+    MANIFEST_FILE,
+)
+from tasks.store import ArtifactRef
+from training.config import TrainingConfig
+from training.errors import AdapterError
+
+ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
+BASE_PATH_SETTING = "base_model_name_or_path"
+MODEL_SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"})
+HASHED_BYTES = 64 * 1024 * 1024
+
+
+class BaseModelRef(FrozenModel):
+    """A base model ready to load.
+
+    `model` is what the user asked for, `location` the Hugging Face name or folder to load, `identity` what stands for
+    its content in artifact keys. `cached` is false only where this very call built it.
+    """
+
+    model: str
+    location: str
+    identity: str
+    cached: bool = True
+
+
+def base_model_identity(model: str) -> str:
+    """What stands for a base model in artifact keys: a Hugging Face name itself, or a hash for a local folder.
+
+    The hash covers configuration, tokenizer and small weights by content, and weights of more than 64 MB by name and
+    size, since hashing tens of gigabytes would take longer than a stage.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return model
+    hashes = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in MODEL_SUFFIXES and path.name != MANIFEST_FILE:
+            size = path.stat().st_size
+            hashes[path.name] = file_sha256(path) if size <= HASHED_BYTES else f"{size} bytes"
+    return combined_sha256(hashes)
+
+
+def adapter_folder(adapter: ArtifactRef | Path | None) -> Path | None:
+    """The PEFT folder of an adapter given as an artifact, as a folder, or not at all.
+
+    Raises:
+        AdapterError: If the folder is not one.
+    """
+    if adapter is None:
+        return None
+    folder = adapter.path / ADAPTER_FOLDER if isinstance(adapter, ArtifactRef) else adapter.expanduser()
+    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise AdapterError(
+            f"{folder} is no adapter folder: {' and '.join(missing)} missing. Give a PEFT folder such as "
+            "models/{MODEL}/{STOCK}/grpo_lora_2nd."
+        )
+    return folder
+
+
+def adapter_identity(adapter: ArtifactRef | Path | None) -> str | None:
+    """What stands for an adapter's content in artifact keys: a hash of its weights and configuration.
+
+    The place of the base model is left out: it differs between machines, and keys hold the base model's own identity.
+
+    Raises:
+        AdapterError: If a folder is no adapter.
+    """
+    folder = adapter_folder(adapter)
+    if folder is None:
+        return None
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{folder / ADAPTER_CONFIG_FILE} cannot be read as an adapter's configuration") from error
+    settings = {name: value for name, value in config.items() if name != BASE_PATH_SETTING}
+    content = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    weights = folder / ADAPTER_WEIGHTS_FILE
+    return combined_sha256({ADAPTER_CONFIG_FILE: content, ADAPTER_WEIGHTS_FILE: file_sha256(weights)})
+
+
+class AdapterCard(FrozenModel):
+    """How an adapter was made and how it must be asked; written as `tickerforge.json` into its folder."""
+
+    ticker: str
+    stage: str
+    base_model: str
+    base_model_identity: str
+    features: FeatureConfig
+    training: TrainingConfig
+    seed: int
+    windows_sha256: str
+    git_revision: str
+
+    def base_model_location(self, folder: Path) -> str:
+        """The base model to load: the one that lies in the adapter's folder, else the recorded name or path."""
+        inside = folder / BASE_MODEL_FOLDER
+        return str(inside) if inside.is_dir() else self.base_model
+
+
+def write_card(folder: Path, card: AdapterCard) -> None:
+    """Put the card into an adapter's folder."""
+    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """The card in an adapter's folder.
+
+    Raises:
+        TasksError: If there is none, or it was written by another version.
+    """
+    path = folder / CARD_FILE
+    try:
+        return AdapterCard.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise TasksError(
+            f"{folder} holds no {CARD_FILE}, so it is unknown which base model and prompts the adapter was trained "
+            "with. Use a folder that `tickerforge run` or `tickerforge pull` wrote."
+        ) from error
+    except ValidationError as error:
+        raise TasksError(f"{path} cannot be read; it may come from another version of TickerForge: {error}") from error

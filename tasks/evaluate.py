@@ -1,0 +1,194 @@
+"""Forecasts of every model as stored artifacts, and the comparison with its report and verdict."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from prefect import task
+
+from evaluation.baselines import baseline_forecasts
+from evaluation.compare import collect_forecasts, compare, select_windows
+from evaluation.config import EvaluationConfig, GateConfig
+from evaluation.contracts import EvalReport, Verdict
+from evaluation.gate import decide
+from features.config import FeatureConfig
+from tasks.adapters import BaseModelRef, adapter_folder
+from tasks.metrics import read_metrics
+from tasks.paths import FORECASTS_FILE, METRICS_FILE, REPORT_DATA_FILE, VERDICT_FILE
+from tasks.preprocess import read_train_rows, read_windows
+from tasks.progress import progress_reporter
+from tasks.retries import TASK_OPTIONS
+from tasks.store import ArtifactRef, Scalar, Store, code_version, read_manifest
+from tasks.train import MODEL_LIBRARIES, MODEL_MODULES, stage_inputs
+from training.config import TrainingConfig
+
+
+@task(name="forecast-model", task_run_name="forecast {model}", **TASK_OPTIONS)
+def forecast_model(
+    windows: ArtifactRef,
+    base_model: BaseModelRef,
+    *,
+    model: str,
+    adapter: ArtifactRef | Path | None,
+    config: TrainingConfig,
+    features: FeatureConfig,
+    evaluation: EvaluationConfig,
+    seed: int,
+    store: Store,
+) -> ArtifactRef:
+    """Ask one model for the validation and test windows and store the answers as `forecasts.parquet`.
+
+    Args:
+        windows: Artifact of `build_windows`.
+        base_model: From `prepare_base_model`.
+        model: Name in tables: `base`, `grpo_1st`, `sft` or `grpo_2nd`.
+        adapter: The adapter to load, as in `train_grpo`; `None` asks the base model itself.
+        config: Backend and sampling.
+        features: How windows become prompts.
+        evaluation: Which windows are asked.
+        seed: Seed of the sampling.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact of the stage `forecasts`; its meta holds `model`, `windows` and `valid_rate`.
+    """
+    from training.stages import answer_generator
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        selected = select_windows(read_windows(windows), config=evaluation)
+        with progress_reporter() as report:
+            generate = answer_generator(
+                base_model=base_model.location,
+                adapter=adapter_folder(adapter),
+                config=config,
+                horizon=features.horizon,
+                seed=seed,
+                stage=f"forecast {model}",
+                on_progress=report,
+            )
+            frame = collect_forecasts(
+                selected, generate, model=model, config=features, n_samples=config.sampling.samples
+            )
+        frame.to_parquet(folder / FORECASTS_FILE, index=False)
+        return {
+            "model": model,
+            "base_model": base_model.model,
+            "windows": len(frame),
+            "valid_rate": float(frame["n_valid"].sum() / frame["n_samples"].sum()),
+        }
+
+    inputs = stage_inputs(base_model, adapter, config, {"sampling"}) | {
+        "windows": windows,
+        "features": features,
+        "model": model,
+        "max_windows": evaluation.max_windows,
+    }
+    code = code_version(*MODEL_MODULES, "evaluation.compare", libraries=MODEL_LIBRARIES)
+    return store.build("forecasts", inputs, build, code=code, seed=seed)
+
+
+@task(name="compare-models", **TASK_OPTIONS)
+def compare_models(
+    windows: ArtifactRef,
+    forecasts: Sequence[ArtifactRef],
+    *,
+    stages: Mapping[str, ArtifactRef],
+    evaluation: EvaluationConfig,
+    gate: GateConfig,
+    store: Store,
+) -> ArtifactRef:
+    """Score the models against the baselines, decide by the gate, and write the report.
+
+    Args:
+        windows: Artifact of `build_windows`.
+        forecasts: Artifacts of `forecast_model`, one a model.
+        stages: Artifacts of the training stages by name; their `metrics.jsonl` give the report's curves.
+        evaluation: How forecasts are compared.
+        gate: When a challenger becomes champion.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact of the stage `comparison` with `report.html`, `report.md`, `metrics.parquet`, figures, `report.json`
+        and `verdict.json`; its meta holds `chosen`, `promoted` and `headline`.
+    """
+    from evaluation.report import write_report
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        frame = read_windows(windows)
+        selected = select_windows(frame, config=evaluation)
+        asked = [pd.read_parquet(ref.path / FORECASTS_FILE) for ref in forecasts]
+        baselines = baseline_forecasts(selected, train=read_train_rows(windows))
+        answers = pd.concat([baselines, *asked], ignore_index=True)
+        report = compare(frame, answers, config=evaluation)
+        verdict = decide(report, gate)
+        write_report(
+            report,
+            verdict,
+            windows=frame,
+            forecasts=answers,
+            training_metrics=training_curves(stages),
+            out_dir=folder,
+            config=evaluation,
+            provenance=_provenance(windows, forecasts, stages),
+        )
+        (folder / REPORT_DATA_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
+        (folder / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2), encoding="utf-8")
+        return {"chosen": report.chosen, "promoted": verdict.promoted, "headline": verdict.headline}
+
+    inputs = {
+        "windows": windows,
+        "forecasts": {str(ref.meta["model"]): ref for ref in forecasts},
+        "stages": stages,
+        "evaluation": evaluation,
+        "gate": gate,
+    }
+    code = code_version("evaluation", libraries=("pandas", "numpy", "scipy", "matplotlib"))
+    return store.build("comparison", inputs, build, code=code)
+
+
+def read_report(comparison: ArtifactRef) -> EvalReport:
+    """The numbers of an artifact of `compare_models`."""
+    return EvalReport.model_validate_json((comparison.path / REPORT_DATA_FILE).read_bytes())
+
+
+def read_verdict(comparison: ArtifactRef) -> Verdict:
+    """The gate's verdict of an artifact of `compare_models`."""
+    return Verdict.model_validate_json((comparison.path / VERDICT_FILE).read_bytes())
+
+
+def named_scores(report: EvalReport) -> dict[str, dict[str, float]]:
+    """For each model its figures over the whole path, named `split/metric`, as they are logged."""
+    named: dict[str, dict[str, float]] = {model: {} for model in report.models}
+    for row in report.metrics:
+        for model, value in row.values.items():
+            if row.horizon is None and value is not None:
+                named[model][f"{row.split}/{row.metric}"] = value
+    return named
+
+
+def training_curves(stages: Mapping[str, ArtifactRef]) -> pd.DataFrame:
+    """What the stages logged, in the order given: columns `stage step reward valid_rate loss`, some of them missing."""
+    rows = [
+        {"stage": stage, "step": step, **metrics}
+        for stage, ref in stages.items()
+        for step, metrics in read_metrics(ref.path / METRICS_FILE)
+    ]
+    return pd.DataFrame(rows).reindex(columns=["stage", "step", "reward", "valid_rate", "loss"])
+
+
+def _provenance(
+    windows: ArtifactRef, forecasts: Sequence[ArtifactRef], stages: Mapping[str, ArtifactRef]
+) -> dict[str, str]:
+    """What the report says about its own making, by label."""
+    manifest = read_manifest(forecasts[0] if forecasts else windows)
+    libraries = ("tickerforge", "torch", "transformers", "trl", "peft", "pandas")
+    trained = [f"{stage} {ref.key[:12]} (seed {read_manifest(ref).seed})" for stage, ref in stages.items()]
+    sessions = ", ".join(f"{windows.meta[split]} {split}" for split in ("train", "validation", "test"))
+    return {
+        "Base model": ", ".join(sorted({str(ref.meta["base_model"]) for ref in forecasts})),
+        "Windows": sessions,
+        "Data": f"windows {windows.sha256[:16]}",
+        "Stages": ", ".join(trained),
+        "Code": manifest.git_revision,
+        "Versions": ", ".join(f"{name} {manifest.packages[name]}" for name in libraries if name in manifest.packages),
+    }

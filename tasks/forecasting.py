@@ -1,0 +1,99 @@
+"""The one way to the next forecast: latest bars in, median and band of the coming sessions out."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from features.config import FeatureConfig
+from training.config import TrainingConfig
+from training.contracts import OnProgress
+
+INTERVAL = 0.8
+EXCHANGE = "XNYS"
+SESSIONS_COMPARED = 80
+SLACK = pd.Timedelta(days=30)
+
+
+def forecast_next(
+    bars: pd.DataFrame,
+    *,
+    ticker: str,
+    base_model: str,
+    adapter: Path | None,
+    features: FeatureConfig,
+    training: TrainingConfig,
+    seed: int,
+    on_progress: OnProgress | None = None,
+) -> pd.DataFrame:
+    """Forecast the next `features.horizon` sessions after the last bar.
+
+    Args:
+        bars: Columns `date open high low close adj_close volume`, USD; a user's own frame is validated by the rules
+            of `features.bars.read_csv`.
+        ticker: Name that errors use.
+        base_model: Hugging Face name or folder.
+        adapter: PEFT folder, or `None` for the bare base model.
+        features: How the adapter was trained to see the market.
+        training: Sampling settings, backend and lengths.
+        seed: Seed of the sampling; the same seed and bars give the same forecast.
+        on_progress: Told how many answers are drawn.
+
+    Returns:
+        `horizon` rows: `date` (datetime64[s]), `median`, `lower`, `upper` (USD; bounds of the central 80 %). Where no
+        answer was valid all three are the last close.
+
+    Raises:
+        FeaturesError: If the bars are not acceptable or too few.
+        TrainingError: If the model or the adapter cannot be used.
+    """
+    from evaluation.compare import collect_forecasts
+    from features.bars import validate_frame
+    from features.windows import latest_window
+    from training.stages import answer_generator
+
+    checked = validate_frame(bars, source=ticker)
+    window = latest_window(checked, ticker=ticker, config=features)
+    generate = answer_generator(
+        base_model=base_model,
+        adapter=adapter,
+        config=training,
+        horizon=features.horizon,
+        seed=seed,
+        on_progress=on_progress,
+    )
+    answers = collect_forecasts(
+        window, generate, model="forecast", config=features, n_samples=training.sampling.samples
+    ).iloc[0]
+    median = np.asarray(answers["median"], float)
+    samples = np.asarray(answers["samples"], float).reshape(-1, features.horizon)
+    tail = (1 - INTERVAL) / 2
+    lower, upper = np.quantile(samples, [tail, 1 - tail], axis=0) if len(samples) else (median, median)
+    dates = next_sessions(checked["date"], count=features.horizon)
+    return pd.DataFrame({"date": dates, "median": median, "lower": lower, "upper": upper})
+
+
+def next_sessions(dates: pd.Series, *, count: int) -> pd.DatetimeIndex:
+    """The next `count` sessions after the last of `dates`, oldest first.
+
+    The calendar is read off the dates: sessions of the New York Stock Exchange where the latest 80 dates all are that,
+    else every day where some of them fall on a weekend, else business days.
+    """
+    latest = pd.DatetimeIndex(dates)[-SESSIONS_COMPARED:].as_unit("s")
+    last = latest[-1]
+    exchange = _exchange_sessions(latest[0], last + pd.Timedelta(days=2 * count) + SLACK)
+    if latest.isin(exchange).all():
+        return exchange[exchange > last][:count]
+    daily = bool((latest.day_of_week >= 5).any())
+    return pd.date_range(last, periods=count + 1, freq="D" if daily else "B", unit="s")[-count:]
+
+
+def _exchange_sessions(first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
+    import exchange_calendars
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        calendar = exchange_calendars.get_calendar(EXCHANGE, start=first - SLACK, end=last)
+    sessions = calendar.sessions.as_unit("s")
+    return sessions[sessions >= first]

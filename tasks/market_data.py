@@ -1,0 +1,106 @@
+"""Bars of one ticker, from a folder of CSV files or from the synthetic market, as a stored artifact."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from prefect import task
+from pydantic import Field
+
+from features.bars import read_csv, validate_ticker
+from features.config import FrozenModel, SyntheticConfig
+from features.synthetic import market
+from tasks.disk import file_sha256
+from tasks.errors import MarketDataError
+from tasks.paths import BARS_FILE
+from tasks.retries import TASK_OPTIONS
+from tasks.store import ArtifactRef, Scalar, Store, code_version
+
+NAMED_TICKERS = 8
+
+
+class FolderSource(FrozenModel):
+    """A folder with one `{STOCK}.csv` a ticker, in Yahoo's columns."""
+
+    kind: Literal["folder"] = "folder"
+    folder: Path
+
+
+class SyntheticSource(FrozenModel):
+    """The seeded synthetic market; any ticker's name yields the series that the configuration describes."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    config: SyntheticConfig = SyntheticConfig()
+
+
+MarketSource = Annotated[FolderSource | SyntheticSource, Field(discriminator="kind")]
+
+
+def list_tickers(folder: Path) -> list[str]:
+    """Tickers that a folder holds a CSV file for, sorted.
+
+    Raises:
+        MarketDataError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise MarketDataError(f"no folder {folder}: --data names a folder with one STOCK.csv per ticker")
+    return sorted(path.stem for path in folder.glob("*.csv"))
+
+
+@task(
+    name="fetch-bars",
+    task_run_name="fetch-bars {stock}",
+    **TASK_OPTIONS,
+)
+def fetch_bars(source: MarketSource, stock: str, *, store: Store) -> ArtifactRef:
+    """Read and validate one ticker's bars and store them as `bars.parquet`.
+
+    Returns:
+        Artifact of the stage `bars`; its meta holds `ticker`, `rows`, `first` and `last` session.
+
+    Raises:
+        FeaturesError: If the ticker's name or its prices are not acceptable.
+        MarketDataError: If the source holds nothing for the ticker.
+    """
+    ticker = validate_ticker(stock)
+    if isinstance(source, SyntheticSource):
+        config = source.config.model_copy(update={"ticker": ticker})
+        inputs: dict[str, object] = {"synthetic": config}
+        path = None
+    else:
+        path = csv_path(source.folder, ticker)
+        inputs = {"csv": _content(path), "ticker": ticker}
+
+    def build(folder: Path) -> dict[str, Scalar]:
+        bars = market(config) if path is None else read_csv(path, ticker=ticker)
+        bars.to_parquet(folder / BARS_FILE, index=False)
+        first, last = bars["date"].iloc[[0, -1]].dt.date
+        return {"ticker": ticker, "rows": len(bars), "first": first.isoformat(), "last": last.isoformat()}
+
+    code = code_version("features.bars", "features.synthetic", libraries=("pandas", "numpy", "pyarrow"))
+    return store.build("bars", inputs, build, code=code)
+
+
+def csv_path(folder: Path, stock: str) -> Path:
+    """The CSV file of one ticker in a folder.
+
+    Raises:
+        TickerNameError: If the name could lead out of the folder.
+        MarketDataError: If folder or file is missing; names some tickers that are there.
+    """
+    ticker = validate_ticker(stock)
+    there = list_tickers(folder)
+    path = folder / f"{ticker}.csv"
+    if path.is_file():
+        return path
+    if not there:
+        raise MarketDataError(f"{folder} holds no CSV files: put one STOCK.csv per ticker there")
+    more = f" and {len(there) - NAMED_TICKERS} more" if len(there) > NAMED_TICKERS else ""
+    named = ", ".join(there[:NAMED_TICKERS])
+    raise MarketDataError(f"no prices for {ticker} in {folder}: {ticker}.csv is missing. There are {named}{more}.")
+
+
+def _content(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise MarketDataError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error

@@ -1,0 +1,156 @@
+"""Windows of one ticker as a stored artifact, and the published CSV layout on request."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from prefect import task
+
+from features.config import FeatureConfig
+from features.splits import split_borders
+from tasks.disk import file_sha256, os_errors_as_publish_error
+from tasks.errors import MarketDataError
+from tasks.paths import BARS_FILE, TRAIN_ROWS_FILE, WINDOWS_FILE
+from tasks.retries import TASK_OPTIONS
+from tasks.store import ArtifactRef, Scalar, Store, code_version
+
+LIBRARIES = ("pandas", "numpy", "pyarrow", "ta-lib")
+
+
+@task(
+    name="build-windows",
+    **TASK_OPTIONS,
+)
+def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> ArtifactRef:
+    """Cut one ticker's bars into windows with features and store them as `windows.parquet`.
+
+    Args:
+        bars: Artifact of `fetch_bars`.
+        config: Windows, indicators and splits. Units and prompt style do not change the windows.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact of the stage `windows`; its meta holds `ticker` and the counts `train`, `validation` and `test`.
+
+    Raises:
+        InsufficientHistoryError: If the ticker has too few sessions.
+    """
+    from features.windows import build_windows as cut
+
+    ticker = str(bars.meta["ticker"])
+    relevant = config.model_dump(mode="json", exclude={"units", "prompt_style"})
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        prices = read_bars(bars)
+        train_end = split_borders(len(prices), config).train_end
+        return _write(folder, cut(prices, ticker=ticker, config=config), prices.iloc[:train_end], ticker=ticker)
+
+    inputs = {"bars": bars, "ticker": ticker, "config": relevant}
+    return store.build("windows", inputs, build, code=_code())
+
+
+def import_published(
+    train: tuple[Path, Path], test: tuple[Path, Path] | None, *, ticker: str, config: FeatureConfig, store: Store
+) -> ArtifactRef:
+    """Store the windows of published CSV files; ask about them with `prompt_style="prices"`.
+
+    A published train file holds the validation windows too, behind its train windows. They are told apart where the
+    windows stop overlapping, or else by the fractions of `config`; the last `embargo` train windows are given up.
+
+    Args:
+        train: `{STOCK}_train_x.csv` and `{STOCK}_train_y.csv`.
+        test: `{STOCK}_test_x.csv` and `{STOCK}_test_y.csv`; without them there is no test split.
+        ticker: Name of the ticker.
+        config: Fractions and embargo.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact as `build_windows` returns it.
+
+    Raises:
+        PublishedLayoutError: If a file cannot be read.
+    """
+    from features.export import published_sigma, read_published
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        sigma = published_sigma(train[0])
+        windows = read_published(*train, ticker=ticker, split="train", sigma=sigma)
+        border, given_up = _published_border(windows, config)
+        rows = _joined(windows.iloc[:border])
+        windows.loc[windows.index >= border, "split"] = "validation"
+        kept = [windows.drop(index=windows.index[max(border - given_up, 0) : border])]
+        if test is not None:
+            kept.append(read_published(*test, ticker=ticker, split="test", sigma=sigma))
+        return _write(folder, pd.concat(kept, ignore_index=True), rows, ticker=ticker)
+
+    try:
+        files = [file_sha256(path) for path in (*train, *(test or ()))]
+    except OSError as error:
+        raise MarketDataError(f"cannot read {error.filename}: {error.strerror}. Check the path.") from error
+    fractions = config.model_dump(mode="json", include={"train_fraction", "test_fraction", "horizon"})
+    return store.build("windows", {"files": files, "ticker": ticker, "config": fractions}, build, code=_code())
+
+
+def export_published(bars: ArtifactRef, out_dir: Path, *, config: FeatureConfig) -> list[Path]:
+    """Write one ticker's bars in the published layout, `{STOCK}_{train,test,full}_{x,y}.csv`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FeaturesError: If the ticker has too few sessions.
+        PublishError: If the folder cannot be written.
+    """
+    from features.export import published_tables, write_published
+
+    ticker = str(bars.meta["ticker"])
+    tables = published_tables(read_bars(bars), ticker=ticker, config=config)
+    with os_errors_as_publish_error(out_dir, doing=f"writing the published layout of {ticker}"):
+        return write_published(tables, out_dir, ticker=ticker)
+
+
+def read_bars(bars: ArtifactRef) -> pd.DataFrame:
+    """The bars of an artifact of `fetch_bars`."""
+    return pd.read_parquet(bars.path / BARS_FILE)
+
+
+def read_windows(windows: ArtifactRef, *, splits: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The windows of an artifact of `build_windows`, of all splits or of those named, with a fresh index."""
+    frame = pd.read_parquet(windows.path / WINDOWS_FILE)
+    return frame[frame["split"].isin(splits)].reset_index(drop=True) if splits else frame
+
+
+def read_train_rows(windows: ArtifactRef) -> pd.DataFrame:
+    """The prices of exactly the train split, `date` and `adj_close`, for baselines that are fitted on them."""
+    return pd.read_parquet(windows.path / TRAIN_ROWS_FILE)
+
+
+def _write(folder: Path, windows: pd.DataFrame, train_rows: pd.DataFrame, *, ticker: str) -> dict[str, Scalar]:
+    windows.to_parquet(folder / WINDOWS_FILE, index=False)
+    train_rows[["date", "adj_close"]].to_parquet(folder / TRAIN_ROWS_FILE, index=False)
+    counts = windows["split"].value_counts()
+    return {"ticker": ticker} | {split: int(counts.get(split, 0)) for split in ("train", "validation", "test")}
+
+
+def _published_border(windows: pd.DataFrame, config: FeatureConfig) -> tuple[int, int]:
+    """Index of the first validation window in a published train file, and how many train windows before it to drop."""
+    history = np.stack(list(windows["history"]))
+    jumps = np.flatnonzero(~np.isclose(history[1:, :-1], history[:-1, 1:]).all(axis=1)) + 1
+    if len(jumps) == 1:
+        return int(jumps[0]), config.embargo
+    share = config.train_fraction / (1 - config.test_fraction)
+    return int(len(windows) * share), config.embargo + config.horizon - 1
+
+
+def _joined(windows: pd.DataFrame) -> pd.DataFrame:
+    """The price series behind windows that follow each other session by session."""
+    first, last = windows.iloc[0], windows.iloc[-1]
+    between = [history[-1] for history in windows["history"].iloc[1:]]
+    prices = np.concatenate([first["history"], between, last["target"]])
+    dates = pd.bdate_range(end=pd.Timestamp(last["target_dates"][-1]), periods=len(prices)).as_unit("s")
+    return pd.DataFrame({"date": dates, "adj_close": prices})
+
+
+def _code() -> str:
+    return code_version("features", libraries=LIBRARIES)

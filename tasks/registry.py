@@ -1,0 +1,246 @@
+"""The registry: adapters as MLflow models with the aliases challenger and champion, and how they come back to disk."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from evaluation.contracts import SPLITS
+from features.bars import validate_ticker
+from features.config import FrozenModel
+from tasks.adapters import AdapterCard
+from tasks.disk import check_replaceable, locked, replace_folder
+from tasks.errors import TrackingError
+from tasks.evaluate import named_scores, read_report, read_verdict
+from tasks.logs import run_logger
+from tasks.packaging import log_adapter, unpack
+from tasks.paths import CARD_FILE
+from tasks.preprocess import read_bars
+from tasks.retries import TASK_OPTIONS
+from tasks.store import ArtifactRef
+from tasks.tracking import LONGEST_TAG, PipelineRun, Tracking, as_tracking_error, client_of, start_nested_run
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+TAGGED_METRICS = ("mse", "mae", "scaled_mse", "skill", "valid_rate")
+
+
+class RegisteredModel(FrozenModel):
+    """One version of a registered model; `reused` says that it was registered before with the same content."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    reused: bool = False
+
+    @property
+    def uri(self) -> str:
+        """What `mlflow.pyfunc.load_model` takes."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def model_name(ticker: str) -> str:
+    """Name of a ticker's registered model: `tickerforge-{TICKER}`.
+
+    Raises:
+        TickerNameError: If the ticker is not a valid name.
+    """
+    return f"tickerforge-{validate_ticker(ticker)}"
+
+
+@task(name="register-adapter", **TASK_OPTIONS)
+def register_adapter(
+    run: PipelineRun,
+    adapter: ArtifactRef,
+    *,
+    card: AdapterCard,
+    bars: ArtifactRef,
+    comparison: ArtifactRef,
+    report_path: Path | None = None,
+) -> RegisteredModel:
+    """Register the chosen adapter; alias `challenger` always, `champion` only where the verdict promotes it.
+
+    The version is created last and together with its tags, so that an interrupted registration leaves no half version.
+    An adapter that was registered before with the same data and comparison is not registered again.
+
+    Args:
+        run: The pipeline's parent run; the model is logged in a nested run of it.
+        adapter: Artifact of the chosen stage.
+        card: How the adapter must be asked.
+        bars: Artifact of `fetch_bars`; its latest sessions are the input example.
+        comparison: Artifact of `compare_models`: verdict and scores become tags.
+        report_path: Where people find the report.
+
+    Raises:
+        TrackingError: If MLflow does not answer.
+    """
+    verdict = read_verdict(comparison)
+    aliases = (CHALLENGER, CHAMPION) if verdict.promoted else (CHALLENGER,)
+    name = model_name(card.ticker)
+    tags = _tags(adapter, card=card, bars=bars, comparison=comparison, report_path=report_path)
+    with as_tracking_error(run.tracking.uri):
+        known = _same_version(run.tracking, name, tags)
+        version = known or _create_version(run, name, adapter, card=card, bars=bars, tags=tags)
+        for alias in aliases:
+            client_of(run.tracking).set_registered_model_alias(name, alias, version)
+    run_logger(__name__).info("%s version %s is %s", name, version, " and ".join(aliases))
+    return RegisteredModel(name=name, version=version, aliases=aliases, reused=known is not None)
+
+
+def set_alias(tracking: Tracking, model: RegisteredModel, *, alias: str) -> RegisteredModel:
+    """Point an alias at a version.
+
+    Raises:
+        TrackingError: If MLflow does not answer or the version does not exist.
+    """
+    with as_tracking_error(tracking.uri):
+        client_of(tracking).set_registered_model_alias(model.name, alias, model.version)
+    return model.model_copy(update={"aliases": tuple(dict.fromkeys((*model.aliases, alias)))})
+
+
+def parse_spec(spec: str) -> tuple[str, str]:
+    """Ticker and alias or version number of `AAPL`, `AAPL@challenger` or `AAPL@3`; without one the champion is meant.
+
+    Raises:
+        TickerNameError: If the ticker is not a valid name.
+        TrackingError: If nothing follows the `@`.
+    """
+    ticker, separator, alias = spec.partition("@")
+    if separator and not re.fullmatch(r"[A-Za-z0-9_-]+", alias):
+        raise TrackingError(f"{spec!r} names no version: write {ticker}@champion, {ticker}@challenger or {ticker}@3")
+    return validate_ticker(ticker), alias or CHAMPION
+
+
+def pull_adapter(tracking: Tracking, spec: str, *, dest: Path) -> Path:
+    """Download a registered adapter as a folder for PEFT, with card, README and, for tiny, its base model.
+
+    Args:
+        tracking: From `tasks.tracking.connect`.
+        spec: `AAPL`, `AAPL@challenger` or `AAPL@3`.
+        dest: New or empty folder, or one that was pulled before, which is replaced in one step.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TrackingError: If nothing is registered under that name and alias; says what is.
+        PublishError: If `dest` holds something else or cannot be written.
+    """
+    check_replaceable(dest, marker=CARD_FILE)
+    ticker, alias = parse_spec(spec)
+    return _download(tracking, find_version(tracking, model_name(ticker), alias=alias), dest)
+
+
+def fetch_registered(tracking: Tracking, spec: str, *, cache: Path) -> Path:
+    """The registered adapter's folder as `pull_adapter` writes it, downloaded once per model version below `cache`.
+
+    Raises:
+        TrackingError: As `pull_adapter`.
+        StoreError: If the cache cannot be written.
+    """
+    ticker, alias = parse_spec(spec)
+    version = find_version(tracking, model_name(ticker), alias=alias)
+    folder = cache / version.name / f"{version.version}-{version.creation_timestamp}"
+    with locked(cache / f".{version.name}.lock", waiting_for=f"fetching {spec}"):
+        return folder if (folder / CARD_FILE).is_file() else _download(tracking, version, folder)
+
+
+def _download(tracking: Tracking, version: Any, dest: Path) -> Path:
+    import mlflow
+
+    uri = f"models:/{version.name}/{version.version}"
+    final = dest.resolve()
+
+    def fill(fresh: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="tickerforge-") as temporary:
+            with as_tracking_error(tracking.uri):
+                path = mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{uri}/artifacts", dst_path=temporary, tracking_uri=tracking.uri
+                )
+            unpack(Path(path), fresh, final=final, source=uri)
+
+    return replace_folder(dest, fill, marker=CARD_FILE)
+
+
+def find_version(tracking: Tracking, name: str, *, alias: str) -> Any:
+    """MLflow's record of the version that an alias or a version number names.
+
+    Raises:
+        TrackingError: If there is none; says which there are.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = client_of(tracking)
+    with as_tracking_error(tracking.uri):
+        try:
+            if alias.isdigit():
+                return client.get_model_version(name, alias)
+            return client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                raise
+            raise TrackingError(_what_there_is(client, name, alias)) from error
+
+
+def _what_there_is(client: Any, name: str, alias: str) -> str:
+    found = client.search_registered_models(filter_string=f"name = '{name}'")
+    ticker = name.removeprefix("tickerforge-")
+    if not found:
+        return f"nothing is registered for {ticker}: train it first with `tickerforge run --stock {ticker}`"
+    known = ", ".join(f"{ticker}@{known}" for known in sorted(found[0].aliases))
+    why = "; its adapters have not passed the gate yet" if alias == CHAMPION else ""
+    return f"{ticker} has no {alias}{why}. There is {known or 'no alias at all'}: name that instead."
+
+
+def _same_version(tracking: Tracking, name: str, tags: Mapping[str, str]) -> str | None:
+    identity = ("adapter_key", "comparison_key", "data_sha256")
+    for version in client_of(tracking).search_model_versions(f"name = '{name}'"):
+        if all(version.tags.get(tag) == tags[tag] for tag in identity):
+            return str(version.version)
+    return None
+
+
+def _create_version(
+    run: PipelineRun, name: str, adapter: ArtifactRef, *, card: AdapterCard, bars: ArtifactRef, tags: Mapping[str, str]
+) -> str:
+    from mlflow.exceptions import MlflowException
+
+    client = client_of(run.tracking)
+    nested = start_nested_run(run, "register", tags={"stage": "register", "store_key": adapter.key})
+    logged = log_adapter(nested, adapter, card=card, bars=read_bars(bars))
+    try:
+        client.create_registered_model(name, tags={"ticker": card.ticker})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return str(
+        client.create_model_version(
+            name, logged.model_uri, run_id=nested, tags=dict(tags), model_id=logged.model_id
+        ).version
+    )
+
+
+def _tags(
+    adapter: ArtifactRef, *, card: AdapterCard, bars: ArtifactRef, comparison: ArtifactRef, report_path: Path | None
+) -> dict[str, str]:
+    verdict = read_verdict(comparison)
+    figures = named_scores(read_report(comparison)).get(card.stage, {})
+    wanted = {f"{split}/{metric}" for split in SPLITS for metric in TAGGED_METRICS}
+    tags = {
+        "ticker": card.ticker,
+        "stage": card.stage,
+        "base_model": card.training.model,
+        "data_sha256": bars.sha256,
+        "adapter_key": adapter.key,
+        "comparison_key": comparison.key,
+        "git_revision": card.git_revision,
+        "seed": str(card.seed),
+        "verdict": verdict.headline,
+        "promoted": str(verdict.promoted).lower(),
+        "report": str((report_path or comparison.path).resolve()),
+        **{name: f"{value:.6g}" for name, value in figures.items() if name in wanted},
+    }
+    return {name: value[:LONGEST_TAG] for name, value in tags.items()}

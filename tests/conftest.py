@@ -1,0 +1,79 @@
+"""What all tests share: an environment of their own, set before Prefect and MLflow are imported, and their servers."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HOME = Path(tempfile.mkdtemp(prefix="tickerforge-tests-"))
+SERVERS = ("PREFECT_API_URL", "PREFECT_API_KEY", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+
+for _name in (*SERVERS, "TICKERFORGE_DEBUG", "CUDA_VISIBLE_DEVICES"):
+    os.environ.pop(_name, None)
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_"))]:
+    del os.environ[_name]
+os.environ["TICKERFORGE_HOME"] = str(HOME)
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Models this small are slower on two threads than on one, and many times slower where the cores are busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MLFLOW_CONFIGURE_LOGGING"] = "false"
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+
+
+def _set_defaults() -> None:
+    from tasks.environment import set_embedded_defaults
+    from tasks.paths import Workspace
+
+    set_embedded_defaults(Workspace(HOME))
+
+
+_set_defaults()
+
+
+def pytest_sessionfinish() -> None:
+    """Remove the tests' home."""
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stocknet() -> Path:
+    """The folder with the StockNet daily prices beside the repository; tests that need it are skipped without it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "stocknet"
+    if not folder.is_dir():
+        pytest.skip("the StockNet prices are not there")
+    return folder
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder with a TICKERFORGE_HOME of its own, `home`, that does not exist yet."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TICKERFORGE_HOME", str(tmp_path / "home"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server with a temporary database, for tests that run flows."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def quiet_logging() -> Iterator[None]:
+    """Undo what a test does to the root logger."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(False)

@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import pytest
+
+from flows.config import PipelineConfig, build_config, check_source, load_recipe, with_overrides
+from flows.errors import ConfigError
+
+
+def recipe(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    config = load_recipe(recipe(tmp_path, 'stock = "MSFT"\n[training.grpo_1st]\nsteps = 7\n'))
+    assert config.stock == "MSFT"
+    assert config.training.grpo_1st.steps == 7
+    assert config.training.grpo_2nd == PipelineConfig().training.grpo_2nd
+    assert config.training.grpo_1st.group_size == PipelineConfig().training.grpo_1st.group_size
+
+
+def test_set_wins_over_flags_and_flags_over_the_recipe_and_it_over_defaults(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "seed = 1\n[training]\nlora_rank = 8\nmax_seq_length = 512\n")
+    config = build_config(
+        recipe=path, flags={"training.lora_rank": 16, "seed": 2, "stock": None}, assignments=["seed=3"]
+    )
+    assert (config.seed, config.training.lora_rank, config.training.max_seq_length) == (3, 16, 512)
+    assert config.stock == "AAPL"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "read", "expected"),
+    [
+        ("training.grpo_1st.steps=20", lambda c: c.training.grpo_1st.steps, 20),
+        ("training.sft.learning_rate=1e-4", lambda c: c.training.sft.learning_rate, 1e-4),
+        ("training.trust_remote_code=true", lambda c: c.training.trust_remote_code, True),
+        ("evaluation.max_windows=null", lambda c: c.evaluation.max_windows, None),
+        ("stock=BRK-A", lambda c: c.stock, "BRK-A"),
+        ("stock=1e5", lambda c: c.stock, "1e5"),
+        ('training.model="Qwen/Qwen3-0.6B"', lambda c: c.training.model, "Qwen/Qwen3-0.6B"),
+        ("data=some/folder", lambda c: c.data, Path("some/folder")),
+    ],
+)
+def test_values_are_read_as_toml_or_json_or_else_as_text(assignment, read, expected) -> None:
+    assert read(with_overrides(PipelineConfig(), [assignment])) == expected
+
+
+def test_two_settings_that_only_fit_together_can_be_given_together() -> None:
+    config = with_overrides(PipelineConfig(), ["features.train_fraction=0.85", "features.test_fraction=0.1"])
+    assert config.features.train_fraction == 0.85
+
+
+@pytest.mark.parametrize(
+    ("assignment", "parts"),
+    [
+        ("training.grpo_1st.step=3", ["training.grpo_1st.step", "did you mean training.grpo_1st.steps"]),
+        ("lora_rank=3", ["lora_rank", "did you mean training.lora_rank"]),
+        ("training.lora_rank=0", ["training.lora_rank = 0", "at least 1 and at most 256"]),
+        ("training.lora_rank=many", ["'many'", "a whole number"]),
+        ("training.grpo_1st.loss_type=ppo", ["'ppo'", "one of dapo, dr_grpo, grpo, bnpo"]),
+        ("training.sft.learning_rate=0", ["above 0"]),
+        ("seed=-1", ["seed = -1", "at least 0"]),
+        ("training=3", ["group of settings", "training.lora_rank"]),
+        ("training.rejection.keep=20", ["keep must not exceed"]),
+        ("seed", ["key.path=value"]),
+        ("=3", ["key.path=value"]),
+        ("stock=../../etc/x", ["'../../etc/x'", "not a ticker name"]),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_is_allowed(assignment: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_overrides(PipelineConfig(), [assignment])
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_every_fault_of_a_recipe_is_told_at_once_with_the_file(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "sed = 1\n[training]\nlora_rank = 0\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert "did you mean seed" in message
+    assert "training.lora_rank = 0" in message
+    assert str(path) in message
+
+
+@pytest.mark.parametrize("content", [b"stock = [", b"\xff\xfe\x00"])
+def test_a_recipe_that_is_no_toml_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"recipe\.toml is not valid TOML"):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.toml"):
+        load_recipe(tmp_path / "gone.toml")
+
+
+def test_a_synthetic_market_must_not_go_by_a_real_tickers_name() -> None:
+    check_source(with_overrides(PipelineConfig(), ["stock=DEMO"]))
+    with pytest.raises(ConfigError, match="--data FOLDER"):
+        check_source(with_overrides(PipelineConfig(), ["stock=AAPL"]))
+
+
+def test_the_form_of_the_ui_offers_choices_bounds_and_descriptions() -> None:
+    schema = PipelineConfig.model_json_schema()
+    training = schema["$defs"]["TrainingConfig"]["properties"]
+    assert training["backend"]["enum"] == ["auto", "transformers", "unsloth"]
+    assert training["lora_rank"]["maximum"] == 256
+    undescribed = [
+        f"{name}.{field}"
+        for name, model in schema["$defs"].items()
+        for field, properties in model["properties"].items()
+        if "description" not in properties and "$ref" not in properties
+    ]
+    assert undescribed == []
+
+
+def test_a_configuration_survives_the_json_that_deployments_keep() -> None:
+    config = with_overrides(PipelineConfig(), ["data=x", "training.grpo_1st.steps=3"])
+    assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_the_demo_recipe_is_valid() -> None:
+    config = load_recipe(Path(__file__).parent.parent / "deployments" / "recipes" / "demo.toml")
+    check_source(config)
+    assert config.training.model == "tiny"

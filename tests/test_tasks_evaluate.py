@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from trained_pieces import EVALUATION, BuiltAgain, FinishedOnly, Pieces, pieces, run_forecast
+
+from evaluation.config import GateConfig
+from tasks.artifacts import artifact_key, comparison_rows
+from tasks.errors import PublishError
+from tasks.evaluate import compare_models, named_scores, read_report, read_verdict, training_curves
+from tasks.paths import ModelFolder, RunFolder
+from tasks.publish import publish_adapter, publish_comparison_folder, publish_sft_data, publish_stage
+
+
+@pytest.fixture(scope="module")
+def made() -> Pieces:
+    return pieces()
+
+
+def test_every_model_is_asked_for_the_same_windows_of_both_splits(made: Pieces) -> None:
+    frames = [pd.read_parquet(ref.path / "forecasts.parquet") for ref in made.forecasts]
+    for frame, ref in zip(frames, made.forecasts, strict=True):
+        assert set(frame["model"]) == {ref.meta["model"]}
+        assert dict(frame["split"].value_counts()) == {"validation": 12, "test": 12}
+        assert list(frame["origin"]) == list(frames[0]["origin"])
+        assert 0 < float(ref.meta["valid_rate"]) <= 1
+    assert [ref.meta["model"] for ref in made.forecasts] == ["base", "grpo_1st", "sft"]
+
+
+def test_forecasts_are_found_again_and_depend_on_adapter_and_sampling(made: Pieces) -> None:
+    again = run_forecast(made.store, made.windows, made.base_model, model="sft", adapter=made.sft)
+    assert again.cached
+    assert again.key == made.forecasts[2].key
+    assert len({ref.key for ref in made.forecasts}) == 3
+
+
+def test_the_comparison_holds_report_figures_numbers_and_verdict(made: Pieces) -> None:
+    folder = made.comparison.path
+    assert {"report.html", "report.md", "metrics.parquet", "report.json", "verdict.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    report, verdict = read_report(made.comparison), read_verdict(made.comparison)
+    assert set(report.models) == {"persistence", "drift", "window_mean", "base", "grpo_1st", "sft"}
+    assert report.chosen in ("grpo_1st", "sft")
+    assert verdict.model == report.chosen
+    assert made.comparison.meta == {
+        "chosen": report.chosen,
+        "promoted": verdict.promoted,
+        "headline": verdict.headline,
+    }
+    page = (folder / "report.html").read_text()
+    assert made.windows.sha256[:16] in page
+    assert made.sft.key[:12] in page
+
+
+def test_scores_are_named_split_and_metric(made: Pieces) -> None:
+    scores = named_scores(read_report(made.comparison))
+    assert scores["persistence"]["test/skill"] == 0
+    assert {"validation/mse", "test/mse", "test/mae", "test/directional_accuracy"} <= set(scores["sft"])
+
+
+def test_the_curves_hold_reward_by_step_in_the_order_of_the_stages(made: Pieces) -> None:
+    curves = training_curves({"grpo_1st": made.grpo_1st, "sft": made.sft})
+    assert list(curves.columns) == ["stage", "step", "reward", "valid_rate", "loss"]
+    assert list(curves["stage"].unique()) == ["grpo_1st", "sft"]
+    assert curves.loc[curves["stage"] == "grpo_1st", "reward"].notna().all()
+    assert curves.loc[curves["stage"] == "sft", "loss"].notna().all()
+
+
+def test_a_stricter_gate_is_a_new_comparison_of_the_same_forecasts(made: Pieces) -> None:
+    arguments: dict = {
+        "stages": {"grpo_1st": made.grpo_1st, "sft": made.sft},
+        "evaluation": EVALUATION,
+        "store": made.store,
+    }
+    assert compare_models.fn(made.windows, made.forecasts, gate=GateConfig(), **arguments).cached
+    arguments["store"] = FinishedOnly(made.store.root)
+    with pytest.raises(BuiltAgain):
+        compare_models.fn(made.windows, made.forecasts, gate=GateConfig(min_skill=0.99), **arguments)
+
+
+def test_the_ui_table_has_one_row_a_model_and_marks_the_chosen_one(made: Pieces) -> None:
+    rows = comparison_rows(read_report(made.comparison))
+    assert len(rows) == 6
+    assert rows[0]["Model"] == "Persistence"
+    assert sum("chosen" in row["Model"] for row in rows) == 1
+    assert all("MSE (z)" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("ticker", "key"), [("BRK.B", "report-brk-b"), ("^GSPC", "report-gspc"), ("A=F_1", "report-a-f-1")]
+)
+def test_artifact_keys_are_lower_case_letters_digits_and_dashes(ticker: str, key: str) -> None:
+    assert artifact_key("report", ticker) == key
+
+
+def test_results_and_adapters_are_published_in_their_folders(made: Pieces, tmp_path: Path) -> None:
+    run, models = RunFolder(tmp_path / "run"), ModelFolder(tmp_path / "models" / "tiny" / "DEMO")
+    publish_stage(made.grpo_1st, run)
+    csv = publish_sft_data(made.sft_data, run, stock="DEMO")
+    publish_comparison_folder(made.comparison, run)
+    folder = publish_adapter(made.sft, models, card=made.card())
+    assert {path.name for path in run.grpo_1st.iterdir()} == {"metrics.jsonl", "manifest.json"}
+    assert csv == run.sft_data / "DEMO_sft_training_data.csv"
+    assert len(pd.read_csv(csv)) == made.sft_data.meta["accepted"]
+    assert (run.comparison / "figures").is_dir()
+    assert folder == models.root / "sft_lora"
+    assert {"adapter_config.json", "adapter_model.safetensors", "tickerforge.json"} <= {
+        p.name for p in folder.iterdir()
+    }
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_published_adapter_replaces_its_predecessor_whole(made: Pieces, tmp_path: Path) -> None:
+    models = ModelFolder(tmp_path / "DEMO")
+    folder = publish_adapter(made.sft, models, card=made.card())
+    (folder / "left-over.txt").write_text("of the former one")
+    publish_adapter(made.sft, models, card=made.card())
+    assert not (folder / "left-over.txt").exists()
+
+
+def test_a_folder_that_is_not_ours_is_not_replaced(made: Pieces, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(PublishError, match="was not written by TickerForge"):
+        publish_adapter(made.sft, tmp_path / "mine", card=made.card())
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"

@@ -1,0 +1,185 @@
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from trained_pieces import Pieces, pieces
+
+from tasks.errors import TrackingError
+from tasks.evaluate import read_report
+from tasks.metrics import read_metrics
+from tasks.paths import Workspace
+from tasks.tracking import (
+    EXPERIMENT,
+    PipelineRun,
+    Tracking,
+    client_of,
+    connect,
+    finish_pipeline,
+    flatten,
+    log_comparison,
+    log_stage,
+    start_pipeline,
+)
+
+
+@pytest.fixture(scope="module")
+def made() -> Pieces:
+    return pieces()
+
+
+@pytest.fixture(scope="module")
+def tracking() -> Tracking:
+    return connect(Workspace.current())
+
+
+@pytest.fixture
+def run(tracking: Tracking) -> PipelineRun:
+    return start_pipeline(tracking, "train DEMO", params={"training": {"lora_rank": 4}}, tags={"ticker": "DEMO"})
+
+
+def children(run: PipelineRun, parent: str) -> list:
+    return client_of(run.tracking).search_runs(
+        [run.tracking.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{parent}'"
+    )
+
+
+def test_the_embedded_database_lies_in_the_workspace_with_its_artifacts(tracking: Tracking) -> None:
+    workspace = Workspace.current()
+    assert workspace.mlflow_db.is_file()
+    experiment = client_of(tracking).get_experiment_by_name(EXPERIMENT)
+    assert experiment.artifact_location == workspace.mlflow_artifacts.as_uri()
+    assert connect(workspace) == tracking
+
+
+def test_a_pipeline_is_a_parent_run_with_dotted_parameters(run: PipelineRun) -> None:
+    stored = client_of(run.tracking).get_run(run.run_id)
+    assert stored.data.params == {"training.lora_rank": "4"}
+    assert stored.data.tags["ticker"] == "DEMO"
+    assert stored.data.tags["git_revision"]
+    finish_pipeline(run, status="FAILED", tags={"verdict": "no"})
+    stored = client_of(run.tracking).get_run(run.run_id)
+    assert stored.info.status == "FAILED"
+    assert stored.data.tags["verdict"] == "no"
+
+
+def test_a_stage_is_a_nested_run_with_every_logged_step(run: PipelineRun, made: Pieces) -> None:
+    cached = made.grpo_1st.model_copy(update={"cached": True})
+    log_stage(run, "grpo_1st", artifact=cached, params={"steps": 2})
+    (stage,) = children(run, run.run_id)
+    assert stage.info.run_name == "grpo_1st"
+    assert stage.info.status == "FINISHED"
+    assert stage.data.params == {"steps": "2"}
+    assert stage.data.tags["cached"] == "true"
+    assert stage.data.tags["store_key"] == made.grpo_1st.key
+    assert stage.data.tags["seed"] == "0"
+    history = client_of(run.tracking).get_metric_history(stage.info.run_id, "reward")
+    logged = read_metrics(made.grpo_1st.path / "metrics.jsonl")
+    assert [(point.step, point.value) for point in history] == [(step, row["reward"]) for step, row in logged]
+    assert len(history) == 2
+
+
+def test_a_comparison_is_logged_by_split_and_metric_for_every_model(run: PipelineRun, made: Pieces) -> None:
+    log_comparison(run, made.comparison)
+    report = read_report(made.comparison)
+    assert report.chosen is not None
+    (comparison,) = children(run, run.run_id)
+    models = {child.data.tags["model"]: child for child in children(run, comparison.info.run_id)}
+    assert set(models) == set(report.models)
+    expected = report.value(report.chosen, split="test", metric="mse")
+    assert models[report.chosen].data.metrics["test/mse"] == expected
+    assert models[report.chosen].data.tags["chosen"] == "true"
+    assert client_of(run.tracking).get_run(run.run_id).data.metrics["test/mse"] == expected
+    names = {item.path for item in client_of(run.tracking).list_artifacts(run.run_id, "model_comparison")}
+    assert "model_comparison/report.html" in names
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_server_that_is_down_is_reported_at_once_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{free_port()}")
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:.*unset it") as caught:
+        connect(Workspace(tmp_path))
+    assert time.monotonic() - began < 10
+    assert "secret" not in str(caught.value)
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A server that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        held: list[socket.socket] = []
+
+        def take() -> None:
+            try:
+                while True:
+                    held.append(listener.accept()[0])
+            except OSError:
+                return
+
+        thread = threading.Thread(target=take, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(timeout=5)
+        for connection in held:
+            connection.close()
+
+
+def test_a_server_that_is_silent_is_given_up_within_seconds(
+    silent_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", silent_server)
+    monkeypatch.setattr("tasks.tracking.CONNECT_SECONDS", 0.5)
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match="timed out"):
+        connect(Workspace(tmp_path))
+    assert time.monotonic() - began < 10
+
+
+def test_mlflow_failing_on_the_way_is_a_warning_and_no_more(
+    made: Pieces, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    gone = PipelineRun(Tracking(f"http://127.0.0.1:{free_port()}", "1"), "0" * 32)
+    caplog.set_level(logging.WARNING)
+    log_stage(gone, "grpo_1st", artifact=made.grpo_1st, params={})
+    log_comparison(gone, made.comparison)
+    finish_pipeline(gone)
+    warnings = [record.message for record in caplog.records if record.name == "tasks.tracking"]
+    assert [message.split("(")[0].split(";")[0].strip() for message in warnings] == [
+        "MLflow could not log the stage grpo_1st",
+        "MLflow could not log the comparison",
+        "MLflow could not close the run",
+    ]
+    assert str(made.grpo_1st.path) in warnings[0]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    with pytest.raises(TrackingError, match="Check that the folder can be written"):
+        connect(Workspace(tmp_path))
+
+
+def test_metrics_are_read_up_to_a_line_cut_short_and_without_what_is_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"stage": "sft", "step": 1, "total": 9, "loss": 2.5}\n{"step": 2, "loss": NaN, "reward": 1}\n{"st')
+    assert read_metrics(path) == [(1, {"loss": 2.5}), (2, {"reward": 1.0})]
+    assert read_metrics(tmp_path / "missing.jsonl") == []
+
+
+def test_parameters_are_flattened_to_texts() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}) == {"a.b": "1", "a.c.d": "None", "e": "[1, 2]"}

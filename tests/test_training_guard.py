@@ -1,0 +1,33 @@
+"""The collapse guard: what stops a run, and what does not."""
+
+from training.config import GuardConfig
+from training.guard import CollapseGuard
+
+
+def verdicts(rows: list[tuple[float, float]], **config: float) -> list[str | None]:
+    guard = CollapseGuard(GuardConfig(patience=5, **config))
+    return [guard.observe(reward=reward, valid_rate=valid) for reward, valid in rows]
+
+
+def test_a_run_that_answers_nothing_is_stopped_within_its_patience() -> None:
+    found = verdicts([(-1.0, 1.0)] * 10 + [(-5.0, 0.0)] * 5)
+    assert found[:10] == [None] * 10
+    stopped = next(index for index, reason in enumerate(found) if reason)
+    assert stopped < 15
+    assert "valid" in (found[stopped] or "") or "reward" in (found[stopped] or "")
+
+
+def test_a_falling_reward_is_stopped_although_answers_stay_valid() -> None:
+    found = verdicts([(-0.5, 1.0)] * 6 + [(-3.0, 1.0)] * 6)
+    assert any(reason and "mean reward fell" in reason for reason in found)
+
+
+def test_noise_and_a_single_bad_step_do_not_stop_a_run() -> None:
+    rows = [(-1.0 + 0.3 * (-1) ** step, 0.97) for step in range(40)]
+    rows[20] = (-3.0, 0.4)
+    assert verdicts(rows) == [None] * 40
+
+
+def test_replaying_the_steps_gives_the_same_decision() -> None:
+    rows = [(-1.0, 0.9)] * 8 + [(-2.0, 0.5)] * 4 + [(-4.0, 0.1)] * 4
+    assert verdicts(rows) == verdicts(rows)

@@ -1,0 +1,79 @@
+"""The protocol that every backend follows, and what a training call is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from features.prompts import Chat
+from training.config import SamplingConfig, TrainingConfig
+from training.contracts import Example, OnProgress
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training run of one stage.
+
+    `adapter` is the adapter to go on from, `None` for a fresh one. `out_dir` holds checkpoints while the job runs and is
+    where a killed job resumes; it ends with `adapter/` and `metrics.jsonl`. `unit` is what one daily standard deviation
+    measures in the units of the targets; `engine_arguments` are what a backend adds to TRL's GRPO configuration.
+    """
+
+    stage: str
+    base_model: str
+    adapter: Path | None
+    config: TrainingConfig
+    out_dir: Path
+    seed: int
+    unit: float = 10.0
+    engine_arguments: dict[str, Any] = field(default_factory=dict)
+    on_progress: OnProgress | None = None
+
+
+class Sampler(Protocol):
+    """Draws answers."""
+
+    name: str
+
+    def generate(
+        self,
+        prompts: Sequence[Chat],
+        *,
+        base_model: str,
+        adapter: Path | None,
+        n: int,
+        sampling: SamplingConfig,
+        seed: int,
+        config: TrainingConfig,
+        horizon: int,
+        on_progress: OnProgress | None = None,
+        stage: str = "sampling",
+    ) -> list[list[str]]:
+        """Draw `n` answers to each prompt, the same ones for the same seed and arguments."""
+        ...
+
+
+class Backend(Sampler, Protocol):
+    """Trains adapters and draws answers."""
+
+    def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
+        """Run (or resume) GRPO; returns the last logged metrics.
+
+        Raises:
+            TrainingDiverged: The guard stopped the run.
+        """
+        ...
+
+    def train_sft(self, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
+        """Run (or resume) supervised fine-tuning on accepted answers; returns the last logged metrics."""
+        ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which backend runs, and why, in words."""
+
+    backend: Backend
+    reason: str

@@ -1,0 +1,227 @@
+"""The backend that runs everywhere: transformers, PEFT and TRL."""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from features.prompts import Chat
+from training.backends.base import TrainingJob
+from training.config import SamplingConfig, TrainingConfig
+from training.contracts import Example, OnProgress, Progress
+from training.errors import AdapterError, BaseModelError
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def quieten() -> None:
+    """Keep the model libraries from drawing bars and warning about what is intended here."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def load_tokenizer(base_model: str, *, trust_remote_code: bool) -> Any:
+    """The tokenizer of a base model, padding on the left.
+
+    Raises:
+        BaseModelError: There is no such model here or on the hub, or it has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    quieten()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_model, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_unreadable_model(base_model, error)) from error
+    if tokenizer.chat_template is None:
+        raise BaseModelError(f"{base_model} has no chat template: choose an instruction-tuned model")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_base(base_model: str, *, trust_remote_code: bool, dtype: str = "auto") -> Any:
+    """The base model, on the GPU where there is one; safetensors only.
+
+    Raises:
+        BaseModelError: There is no such model here or on the hub, or it has no safetensors weights.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    quieten()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base_model, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_unreadable_model(base_model, error)) from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _unreadable_model(base_model: str, error: Exception) -> str:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"cannot load the base model {base_model!r}: {first_line}\n"
+        "Use a local folder, a Hugging Face name that this machine can reach, or `tiny`."
+    )
+
+
+def attach_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
+    """The model with a LoRA adapter on it.
+
+    Raises:
+        AdapterError: The folder is missing, holds no PEFT adapter in safetensors, or one of another base model.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    check_adapter(adapter)
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise AdapterError(
+            f"cannot read the adapter in {adapter}: {first_line}\n"
+            "It must be a PEFT LoRA folder made for this base model; train it again or pull it anew."
+        ) from error
+
+
+def check_adapter(adapter: Path) -> None:
+    """Demand a folder with `adapter_config.json` and `adapter_model.safetensors`.
+
+    Raises:
+        AdapterError: One of them is missing.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise AdapterError(
+                f"no LoRA adapter in {adapter}: {name} is missing. "
+                "Give a folder that `tickerforge run`, `stage` or `pull` wrote (PEFT format, safetensors)."
+            )
+
+
+@lru_cache(maxsize=1)
+def _sampling_model(base_model: str, adapter: str | None, adapter_stamp: int, trust_remote_code: bool) -> Any:
+    import torch
+
+    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+    model = load_base(base_model, trust_remote_code=trust_remote_code, dtype=dtype)
+    if adapter is not None:
+        model = attach_adapter(model, Path(adapter), trainable=False).merge_and_unload()
+    return model.eval()
+
+
+def _draw(model: Any, batch: Any, *, n: int, sampling: SamplingConfig, pad_token_id: int) -> Any:
+    """Token ids of `n` answers to each prompt of a batch; the prompts are read once, not n times."""
+    import torch
+
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    with torch.inference_mode():
+        read = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True, logits_to_keep=1)
+        cache = read.past_key_values
+        cache.batch_repeat_interleave(n)
+        return model.generate(
+            input_ids=ids.repeat_interleave(n, dim=0),
+            attention_mask=mask.repeat_interleave(n, dim=0),
+            past_key_values=cache,
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=0,
+            max_new_tokens=sampling.max_tokens,
+            pad_token_id=pad_token_id,
+        )
+
+
+class TransformersBackend:
+    """Generation by `model.generate`, training by TRL."""
+
+    name = "transformers"
+
+    def generate(
+        self,
+        prompts: Sequence[Chat],
+        *,
+        base_model: str,
+        adapter: Path | None,
+        n: int,
+        sampling: SamplingConfig,
+        seed: int,
+        config: TrainingConfig,
+        horizon: int,
+        on_progress: OnProgress | None = None,
+        stage: str = "sampling",
+    ) -> list[list[str]]:
+        """Draw `n` answers to each prompt; the adapter is merged into the weights.
+
+        Raises:
+            AdapterError: The adapter cannot be read.
+            BaseModelError: The base model cannot be read, or a prompt is longer than the configuration allows.
+        """
+        import torch
+
+        tokenizer = load_tokenizer(base_model, trust_remote_code=config.trust_remote_code)
+        if adapter is not None:
+            check_adapter(adapter)
+        stamp = (adapter / "adapter_model.safetensors").stat().st_mtime_ns if adapter else 0
+        model = _sampling_model(base_model, str(adapter) if adapter else None, stamp, config.trust_remote_code)
+        texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
+        per_batch = max(1, sampling.batch_size // n)
+        answers: list[list[str]] = []
+        torch.manual_seed(seed)
+        for start in range(0, len(texts), per_batch):
+            batch = tokenizer(
+                texts[start : start + per_batch], return_tensors="pt", padding=True, add_special_tokens=False
+            ).to(model.device)
+            length = batch["input_ids"].shape[1]
+            if length + sampling.max_tokens > config.max_seq_length:
+                raise BaseModelError(
+                    f"a prompt of {length} tokens and an answer of {sampling.max_tokens} exceed max_seq_length = "
+                    f"{config.max_seq_length}: raise --max-seq-length"
+                )
+            out = _draw(model, batch, n=n, sampling=sampling, pad_token_id=tokenizer.pad_token_id)
+            decoded = tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
+            answers += [decoded[i : i + n] for i in range(0, len(decoded), n)]
+            if on_progress is not None:
+                on_progress(Progress(stage, len(answers), len(texts)))
+        return answers
+
+    def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
+        """GRPO by TRL; see `Backend.train_grpo`."""
+        from training.backends import trl_
+
+        return trl_.grpo(self._trainable(job), self._tokenizer(job), examples, job=job)
+
+    def train_sft(self, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
+        """SFT by TRL; see `Backend.train_sft`."""
+        from training.backends import trl_
+
+        return trl_.sft(self._trainable(job), self._tokenizer(job), accepted, job=job)
+
+    def _tokenizer(self, job: TrainingJob) -> Any:
+        return load_tokenizer(job.base_model, trust_remote_code=job.config.trust_remote_code)
+
+    def _trainable(self, job: TrainingJob) -> Any:
+        from peft import LoraConfig, get_peft_model
+        from transformers import set_seed
+
+        set_seed(job.seed)
+        model = load_base(job.base_model, trust_remote_code=job.config.trust_remote_code, dtype="float32")
+        if job.adapter is not None:
+            return attach_adapter(model, job.adapter, trainable=True)
+        lora = LoraConfig(
+            r=job.config.lora_rank,
+            lora_alpha=job.config.lora_rank,
+            target_modules=LORA_TARGETS,
+            task_type="CAUSAL_LM",
+        )
+        return get_peft_model(model, lora)

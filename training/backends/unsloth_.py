@@ -1,0 +1,113 @@
+"""Training on a GPU by Unsloth: quantised base model, fused kernels, vLLM rollouts; TRL's trainers on top."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from features.prompts import Chat
+from training.backends.base import TrainingJob
+from training.config import SamplingConfig, TrainingConfig
+from training.contracts import Example, OnProgress
+from training.errors import AdapterError, BaseModelError
+
+
+class UnslothBackend:
+    """Same recipes as the transformers backend, on a model that Unsloth has loaded and patched."""
+
+    name = "unsloth"
+
+    def generate(
+        self,
+        prompts: Sequence[Chat],
+        *,
+        base_model: str,
+        adapter: Path | None,
+        n: int,
+        sampling: SamplingConfig,
+        seed: int,
+        config: TrainingConfig,
+        horizon: int,
+        on_progress: OnProgress | None = None,
+        stage: str = "sampling",
+    ) -> list[list[str]]:
+        """Draw answers by vLLM; see `Sampler.generate`."""
+        from training.backends.vllm_ import VLLMSampler
+
+        return VLLMSampler().generate(
+            prompts,
+            base_model=base_model,
+            adapter=adapter,
+            n=n,
+            sampling=sampling,
+            seed=seed,
+            config=config,
+            horizon=horizon,
+            on_progress=on_progress,
+            stage=stage,
+        )
+
+    def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
+        """GRPO with rollouts by the vLLM engine that shares the model's weights; see `Backend.train_grpo`."""
+        model, tokenizer = _load(job, fast_inference=True)
+        from training.backends import trl_
+
+        engine = {"use_vllm": True, "vllm_mode": "colocate"}
+        return trl_.grpo(model, tokenizer, examples, job=replace(job, engine_arguments=engine))
+
+    def train_sft(self, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
+        """Supervised fine-tuning; see `Backend.train_sft`."""
+        model, tokenizer = _load(job, fast_inference=False)
+        from training.backends import trl_
+
+        return trl_.sft(model, tokenizer, accepted, job=job)
+
+
+def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
+    # Unsloth patches trl, transformers and peft, and must therefore be imported before them.
+    from unsloth import FastLanguageModel
+
+    from training.backends.transformers_ import LORA_TARGETS, check_adapter
+
+    config = job.config
+    try:
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            model_name=job.base_model,
+            max_seq_length=config.max_seq_length,
+            load_in_4bit=config.load_in_4bit,
+            fast_inference=fast_inference,
+            max_lora_rank=config.lora_rank,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            trust_remote_code=config.trust_remote_code,
+            random_state=job.seed,
+        )
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"unsloth cannot load the base model {job.base_model!r}: {error}") from error
+    if tokenizer.chat_template is None:
+        raise BaseModelError(f"{job.base_model} has no chat template: choose an instruction-tuned model")
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=config.lora_rank,
+        lora_alpha=config.lora_rank,
+        target_modules=LORA_TARGETS,
+        use_gradient_checkpointing="unsloth" if config.gradient_checkpointing else False,
+        random_state=job.seed,
+    )
+    if job.adapter is not None:
+        check_adapter(job.adapter)
+        _load_weights(model, job.adapter)
+    return model, tokenizer
+
+
+def _load_weights(model: Any, adapter: Path) -> None:
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    outcome = set_peft_model_state_dict(model, load_file(adapter / "adapter_model.safetensors"))
+    if outcome.unexpected_keys:
+        raise AdapterError(
+            f"the adapter in {adapter} does not fit this base model: it holds {outcome.unexpected_keys[0]}, which the "
+            "model has not"
+        )

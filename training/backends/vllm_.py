@@ -1,0 +1,109 @@
+"""Drawing answers on a GPU by vLLM, with adapters applied on the fly and answers held to their format."""
+
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from features.prompts import Chat, answer_pattern
+from training.backends import why_not
+from training.config import SamplingConfig, TrainingConfig
+from training.contracts import OnProgress, Progress
+from training.errors import BackendUnavailable
+
+CHUNK_PROMPTS = 512
+
+
+@lru_cache(maxsize=1)
+def _engine(
+    base_model: str, *, max_seq_length: int, lora_rank: int, gpu_memory_utilization: float, trust_remote_code: bool
+) -> Any:
+    from vllm import LLM
+
+    return LLM(
+        base_model,
+        enable_lora=True,
+        max_lora_rank=max(8, lora_rank),
+        max_model_len=max_seq_length,
+        gpu_memory_utilization=gpu_memory_utilization,
+        trust_remote_code=trust_remote_code,
+        seed=0,
+    )
+
+
+class VLLMSampler:
+    """Draws answers for rejection sampling, comparison and forecasting; never for GRPO's rollouts.
+
+    A regular expression holds the answers to their format, at no cost in speed. In rollouts it would bias the importance
+    ratio, because the policy's own probabilities know nothing of it.
+    """
+
+    name = "vllm"
+
+    def generate(
+        self,
+        prompts: Sequence[Chat],
+        *,
+        base_model: str,
+        adapter: Path | None,
+        n: int,
+        sampling: SamplingConfig,
+        seed: int,
+        config: TrainingConfig,
+        horizon: int,
+        on_progress: OnProgress | None = None,
+        stage: str = "sampling",
+    ) -> list[list[str]]:
+        """Draw `n` answers to each prompt; see `Sampler.generate`.
+
+        Raises:
+            BackendUnavailable: vLLM or a GPU is missing.
+        """
+        obstacle = why_not("vllm")
+        if obstacle is not None:
+            raise BackendUnavailable(f"the backend vllm cannot run here: {obstacle}")
+        from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import StructuredOutputsParams
+
+        llm = _engine(
+            base_model,
+            max_seq_length=config.max_seq_length,
+            lora_rank=config.lora_rank,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            trust_remote_code=config.trust_remote_code,
+        )
+        request = None
+        if adapter is not None:
+            # vLLM caches adapters by number: derive it from the weights, so that another adapter gets another number.
+            number = zlib.crc32((adapter / "adapter_model.safetensors").read_bytes()) % (2**31 - 1) + 1
+            request = LoRARequest(adapter.name, number, str(adapter))
+        pattern = answer_pattern(horizon) if config_writes_integers(prompts) else None
+        answers: list[list[str]] = []
+        for start in range(0, len(prompts), CHUNK_PROMPTS):
+            params = SamplingParams(
+                n=n,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                seed=seed + start,
+                structured_outputs=StructuredOutputsParams(regex=pattern) if pattern else None,
+            )
+            outputs = llm.chat(
+                [list(prompt) for prompt in prompts[start : start + CHUNK_PROMPTS]],
+                params,
+                use_tqdm=False,
+                lora_request=request,
+            )
+            answers += [[answer.text for answer in output.outputs] for output in outputs]
+            if on_progress is not None:
+                on_progress(Progress(stage, len(answers), len(prompts)))
+        return answers
+
+
+def config_writes_integers(prompts: Sequence[Chat]) -> bool:
+    """Whether these prompts ask for integers (model units), as their system message says."""
+    from features.prompts import SYSTEM_PROMPT
+
+    return bool(prompts) and prompts[0][0]["content"] == SYSTEM_PROMPT

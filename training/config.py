@@ -1,0 +1,107 @@
+"""Configuration of base model, adapters, stages, reward, sampling and guard."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from features.config import FrozenModel
+
+
+class TinyConfig(FrozenModel):
+    """The local base model that `model = "tiny"` builds: a small Qwen3 trained on synthetic markets."""
+
+    hidden_size: int = Field(default=256, ge=32, le=1024, multiple_of=32, description="Width of the model.")
+    layers: int = Field(default=2, ge=1, le=16, description="Number of transformer layers.")
+    steps: int = Field(default=600, ge=1, description="Optimiser steps on synthetic windows.")
+    batch_size: int = Field(default=64, ge=1, description="Windows per step.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Peak of the one-cycle schedule.")
+    seed: int = Field(default=0, ge=0, description="Seed of the synthetic markets and of the weights.")
+
+
+class SamplingConfig(FrozenModel):
+    """How answers are drawn."""
+
+    temperature: float = Field(default=1.0, gt=0, le=2, description="Softmax temperature.")
+    top_p: float = Field(default=0.98, gt=0, le=1, description="Nucleus: cuts the rare far-out value.")
+    samples: int = Field(default=16, ge=1, le=256, description="Answers per window; the forecast is their median.")
+    batch_size: int = Field(default=256, ge=1, description="Answers generated at a time (transformers backend).")
+    max_tokens: int = Field(default=128, ge=8, description="Longest answer in tokens.")
+
+
+class RewardConfig(FrozenModel):
+    """What GRPO rewards; see `training.rewards` for the formulas."""
+
+    kind: Literal["mse", "bounded_skill", "huber", "published"] = Field(
+        default="mse", description="Accuracy term: clipped -MSE, bounded skill, Huber, or the published 5/(1+10 MSE)."
+    )
+    clip: float = Field(default=4.0, gt=0, description="Largest loss, in multiples of what persistence expects.")
+    financial_weight: float = Field(default=0.1, ge=0, le=1, description="Weight of sign(forecast) x move / sigma.")
+    format_weight: float = Field(default=0.1, ge=0, le=1, description="Reward for an answer that parses.")
+
+
+class GuardConfig(FrozenModel):
+    """When a run counts as collapsed."""
+
+    min_valid_rate: float = Field(default=0.5, ge=0, le=1, description="Fewest valid answers, averaged over patience.")
+    max_reward_drop: float = Field(default=1.5, gt=0, description="Largest fall of the mean reward below its best.")
+    patience: int = Field(default=10, ge=1, description="Steps over which the averages are taken.")
+
+
+class GRPOStageConfig(FrozenModel):
+    """Group-relative policy optimisation."""
+
+    steps: int = Field(default=100, ge=1, description="Optimiser steps.")
+    prompts_per_step: int = Field(default=8, ge=1, description="Windows per step.")
+    group_size: int = Field(default=8, ge=2, description="Answers per window and step.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    beta: float = Field(default=0.0, ge=0, description="Weight of the KL term against the stage's first policy.")
+    loss_type: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = Field(default="dapo", description="TRL's loss.")
+    scale_rewards: Literal["none", "batch", "group"] = Field(default="batch", description="Scaling of advantages.")
+    temperature: float = Field(default=1.0, gt=0, le=2, description="Temperature of the rollouts.")
+
+
+class RejectionConfig(FrozenModel):
+    """Best-of-N answers within a window, then windows by quota per time bucket."""
+
+    answers: int = Field(default=16, ge=2, le=256, description="Answers drawn per train window.")
+    keep: int = Field(default=1, ge=1, description="Best answers kept per window.")
+    min_skill: float = Field(default=0.0, lt=1, description="Least skill against persistence of a kept answer.")
+    buckets: int = Field(default=10, ge=1, description="Time buckets over the train split.")
+    max_windows: int = Field(default=1000, ge=1, description="Train windows to draw for, evenly spread in time.")
+
+
+class SFTStageConfig(FrozenModel):
+    """Supervised fine-tuning on the accepted answers."""
+
+    epochs: float = Field(default=2.0, gt=0, description="Passes over the accepted answers.")
+    batch_size: int = Field(default=16, ge=1, description="Answers per step.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+
+
+class TrainingConfig(FrozenModel):
+    """Everything the three stages need."""
+
+    model: str = Field(default="tiny", description="Hugging Face name or path, or `tiny`.")
+    backend: Literal["auto", "transformers", "unsloth"] = Field(default="auto", description="Who trains.")
+    trust_remote_code: bool = Field(default=False, description="Let a base model run code of its own repository.")
+    max_seq_length: int = Field(default=2048, ge=64, description="Longest prompt plus answer, in tokens.")
+    lora_rank: int = Field(default=32, ge=1, le=256, description="Rank of the adapters.")
+    gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1, description="Share of GPU memory vLLM may take.")
+    load_in_4bit: bool = Field(default=True, description="Quantise the base model to 4 bits (unsloth only).")
+    micro_batch_size: int = Field(default=64, ge=1, description="Answers per forward pass; less needs less memory.")
+    gradient_checkpointing: bool = Field(default=False, description="Trade time for memory (large models).")
+    checkpoint_every: int = Field(default=20, ge=1, description="Steps between checkpoints.")
+    tiny: TinyConfig = TinyConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    reward: RewardConfig = RewardConfig()
+    guard: GuardConfig = GuardConfig()
+    grpo_1st: GRPOStageConfig = GRPOStageConfig()
+    rejection: RejectionConfig = RejectionConfig()
+    sft: SFTStageConfig = SFTStageConfig()
+    grpo_2nd: GRPOStageConfig = GRPOStageConfig()
+
+    @model_validator(mode="after")
+    def _rejection_keeps_no_more_than_it_draws(self) -> Self:
+        if self.rejection.keep > self.rejection.answers:
+            raise ValueError("rejection.keep must not exceed rejection.answers")
+        return self

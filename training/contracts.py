@@ -1,0 +1,56 @@
+"""What passes between the stages: examples in, results out, progress on the way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+from features.prompts import Chat
+
+
+@dataclass(frozen=True)
+class Example:
+    """One train window as a trainer sees it.
+
+    `target` is in the units the model writes: model units, or z-scores with `units="train_standard"`.
+    """
+
+    window_id: str
+    ticker: str
+    origin: date
+    prompt: Chat
+    target: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What one stage leaves in its folder."""
+
+    stage: str
+    out_dir: Path
+    steps: int
+    seconds: float
+    summary: dict[str, float]
+
+    @property
+    def adapter_dir(self) -> Path:
+        """PEFT folder with `adapter_config.json` and `adapter_model.safetensors`."""
+        return self.out_dir / "adapter"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line, one line a logged step."""
+        return self.out_dir / "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a long operation stands; `metrics` holds what is known at this step (reward, valid_rate, loss, ...)."""
+
+    stage: str
+    step: int
+    total: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+OnProgress = Callable[[Progress], None]

@@ -1,0 +1,56 @@
+"""Windows to training examples: the prompt a model sees and the target in the units it writes."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from features.config import FeatureConfig
+from features.prompts import render
+from features.units import UNITS_PER_SIGMA, to_model_units
+from training.contracts import Example
+
+
+def window_id(row: dict[str, Any]) -> str:
+    """A window's name: ticker and origin, as `AAPL:2016-03-01`."""
+    return f"{row['ticker']}:{pd.Timestamp(row['origin']).date()}"
+
+
+def build_examples(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Example]:
+    """Examples of the given windows, in the frame's order.
+
+    Args:
+        windows: Rows of the windows frame, with targets in USD.
+        config: Units and prompt style.
+
+    Returns:
+        One example a row; targets in model units, or z-scores of the train split with `units="train_standard"`.
+    """
+    examples = []
+    for row in windows.to_dict("records"):
+        prices = np.asarray(row["target"], float)
+        if config.units == "train_standard":
+            target = (prices - row["train_mean"]) / row["train_std"]
+        else:
+            target = to_model_units(prices, origin_price=row["history"][-1], sigma=row["sigma"])
+        examples.append(
+            Example(
+                window_id=window_id(row),
+                ticker=str(row["ticker"]),
+                origin=pd.Timestamp(row["origin"]).date(),
+                prompt=render(row, config=config),
+                target=tuple(float(value) for value in target),
+            )
+        )
+    return examples
+
+
+def unit_of_sigma(windows: pd.DataFrame, *, config: FeatureConfig) -> float:
+    """What one daily standard deviation measures in the units of the targets.
+
+    10 in model units; with `units="train_standard"` the median over windows of ``σ · p_origin / train_std``.
+    """
+    if config.units == "sigma":
+        return UNITS_PER_SIGMA
+    origin_price = windows["history"].map(lambda history: history[-1])
+    return float(np.median(windows["sigma"] * origin_price / windows["train_std"]))

@@ -1,0 +1,168 @@
+"""What GRPO rewards: accuracy, a small financial term, and a valid format.
+
+Deviation from the textbook: GRPO centres rewards within each group of answers to one window, so anything that is constant
+within a window ("skill against persistence") would cancel; the accuracy term is therefore the loss itself. An invalid
+answer scores below every valid one in each term, or a policy learns to answer nothing.
+
+All losses are in multiples of what persistence expects on a random walk, so that rewards of different windows compare.
+With model units (10 = one daily standard deviation σ) the squared error expected of persistence at session h is 100·h;
+over a horizon of H sessions its mean is 50·(H + 1), which is 550 for H = 10.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.prompts import parse
+from features.units import UNITS_PER_SIGMA
+from training.config import RewardConfig
+
+Completion = str | list[dict[str, str]]
+INVALID_MARGIN = 1.0
+HUBER_DELTA = 2.0
+LARGEST_MOVE = 2.0
+
+
+class RewardTerm(Protocol):
+    """One term: a score per answer, called by TRL with the dataset's columns as keywords."""
+
+    def __call__(
+        self, *, completions: Sequence[Completion], target: Sequence[Sequence[float]], **_: Any
+    ) -> list[float]:
+        """Score each completion against the target of its window."""
+        ...
+
+
+def completion_text(completion: Completion) -> str:
+    """The text of an answer, given as TRL gives it: a string, or a chat of one message."""
+    return completion if isinstance(completion, str) else completion[0]["content"]
+
+
+def expected_square(horizon: int, *, unit: float = UNITS_PER_SIGMA) -> float:
+    """Mean squared error that persistence expects on a random walk: ``unit² · (horizon + 1) / 2`` (model units²)."""
+    return unit**2 * (horizon + 1) / 2
+
+
+def accuracy(
+    forecast: NDArray[np.float64], target: NDArray[np.float64], *, kind: str, clip: float, unit: float
+) -> float:
+    """Accuracy of one valid answer; higher is better, the greatest value is reached by a perfect forecast.
+
+    * ``mse``: ``-min(MSE / E, clip)`` with E = `expected_square`; range [-clip, 0]. Elicits the conditional mean, but for
+      the clipped tail. Example: target all 10, forecast all 0, H = 10: -100/550 = -0.18.
+    * ``bounded_skill``: ``(MSE₀ - MSE) / (MSE₀ + MSE)``, MSE₀ that of persistence in this window; range [-1, 1]. Not a
+      proper score: its optimum lies nearer persistence than the conditional mean does.
+    * ``huber``: mean over sessions of ``-min(ρ(e / √E), clip)`` with ρ quadratic up to δ = 2, linear beyond;
+      range [-clip, 0]. Elicits something between mean and median.
+    * ``published``: ``5 / (1 + 10 · MSE / E)``; range (0, 5]. Elicits near-certain hits: flat where the error is large.
+
+    Args:
+        forecast: Values written, shape `(horizon,)`.
+        target: Values realised, same units and shape.
+        kind: Which formula.
+        clip: Largest loss.
+        unit: What one daily standard deviation measures in these units.
+    """
+    error = forecast - target
+    scale = expected_square(len(target), unit=unit)
+    mse = float(np.mean(error**2))
+    match kind:
+        case "mse":
+            return -min(mse / scale, clip)
+        case "bounded_skill":
+            naive = float(np.mean(target**2))
+            return (naive - mse) / (naive + mse) if naive + mse > 0 else 1.0
+        case "huber":
+            ratio = np.abs(error) / np.sqrt(scale)
+            loss = np.where(ratio <= HUBER_DELTA, ratio**2, HUBER_DELTA * (2 * ratio - HUBER_DELTA))
+            return -float(np.mean(np.minimum(loss, clip)))
+        case "published":
+            return 5.0 / (1.0 + 10.0 * mse / scale)
+    raise ValueError(f"unknown reward kind {kind!r}")
+
+
+def worst_accuracy(kind: str, *, clip: float) -> float:
+    """The lowest value that `accuracy` can take for a valid answer."""
+    return {"mse": -clip, "huber": -clip, "bounded_skill": -1.0, "published": 0.0}[kind]
+
+
+@dataclass(frozen=True)
+class AccuracyReward:
+    """The accuracy of a valid answer; one margin below the worst valid score for an invalid one."""
+
+    kind: str
+    clip: float
+    horizon: int
+    unit: float
+
+    def __call__(
+        self, *, completions: Sequence[Completion], target: Sequence[Sequence[float]], **_: Any
+    ) -> list[float]:
+        """Score each completion; see `accuracy` for formula and range."""
+        invalid = worst_accuracy(self.kind, clip=self.clip) - INVALID_MARGIN
+        scores = []
+        for completion, truth in zip(completions, target, strict=True):
+            values = parse(completion_text(completion), horizon=self.horizon)
+            scores.append(
+                invalid
+                if values is None
+                else accuracy(np.array(values), np.array(truth), kind=self.kind, clip=self.clip, unit=self.unit)
+            )
+        return scores
+
+
+@dataclass(frozen=True)
+class FinancialReward:
+    """``sign(forecast move) · realised move / (σ √H)``, clipped to ±2 and halved: range [-1, 1]; -1 if invalid.
+
+    The move is that of the last session of the horizon. A flat forecast scores 0. Example: forecast up, price rises by two
+    standard deviations of an H-session move: +1.
+    """
+
+    horizon: int
+    unit: float
+
+    def __call__(
+        self, *, completions: Sequence[Completion], target: Sequence[Sequence[float]], **_: Any
+    ) -> list[float]:
+        """Score each completion against the realised move."""
+        scores = []
+        for completion, truth in zip(completions, target, strict=True):
+            values = parse(completion_text(completion), horizon=self.horizon)
+            move = truth[-1] / (self.unit * np.sqrt(self.horizon))
+            scores.append(
+                -1.0 if values is None else float(np.sign(values[-1]) * np.clip(move, -LARGEST_MOVE, LARGEST_MOVE) / 2)
+            )
+        return scores
+
+
+@dataclass(frozen=True)
+class FormatReward:
+    """1 for an answer that parses, 0 for one that does not; its mean is the valid rate."""
+
+    horizon: int
+
+    def __call__(self, *, completions: Sequence[Completion], **_: Any) -> list[float]:
+        """Score each completion by whether it parses."""
+        return [
+            float(parse(completion_text(completion), horizon=self.horizon) is not None) for completion in completions
+        ]
+
+
+def reward_terms(config: RewardConfig, *, horizon: int, unit: float) -> tuple[list[RewardTerm], list[float]]:
+    """The terms and their weights; the reward is the weighted sum.
+
+    Args:
+        config: Kind, clip and weights.
+        horizon: Values in an answer.
+        unit: What one daily standard deviation measures in the units of answers and targets (10 in model units).
+    """
+    terms: list[RewardTerm] = [
+        AccuracyReward(kind=config.kind, clip=config.clip, horizon=horizon, unit=unit),
+        FinancialReward(horizon=horizon, unit=unit),
+        FormatReward(horizon=horizon),
+    ]
+    return terms, [1.0, config.financial_weight, config.format_weight]

@@ -1,0 +1,200 @@
+"""The stages: GRPO, rejection sampling, SFT; each resumes in its folder and ends with the same result."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from features.prompts import Chat
+from training.backends import Backend, sampler_for, select
+from training.backends.base import TrainingJob
+from training.config import TrainingConfig
+from training.contracts import Example, OnProgress, Progress, StageResult
+from training.errors import NoAcceptedAnswers, TrainingError
+from training.rejection import select_answers, spread_evenly
+
+logger = logging.getLogger(__name__)
+
+GRPOStage = Literal["grpo_1st", "grpo_2nd"]
+SFT_DATA = "sft_data.parquet"
+CHUNK_WINDOWS = 64
+
+
+def run_grpo(
+    examples: Sequence[Example],
+    *,
+    stage: GRPOStage,
+    base_model: str,
+    adapter: Path | None,
+    config: TrainingConfig,
+    out_dir: Path,
+    seed: int,
+    unit: float = 10.0,
+    on_progress: OnProgress | None = None,
+) -> StageResult:
+    """Train an adapter by GRPO on train windows.
+
+    Args:
+        examples: Train windows.
+        stage: Which of the two GRPO stages; selects its settings.
+        base_model: Hugging Face name or folder.
+        adapter: Adapter to go on from; `None` starts a fresh one.
+        config: Settings of all stages.
+        out_dir: Where checkpoints and result go; a killed run resumes there.
+        seed: Seed of weights, order and sampling.
+        unit: What one daily standard deviation measures in the units of the targets.
+        on_progress: Told of each step.
+
+    Raises:
+        TrainingDiverged: The guard stopped the run.
+        BackendUnavailable: The backend asked for cannot run here.
+        AdapterError: `adapter` cannot be read.
+    """
+    if not examples:
+        raise TrainingError(f"{stage}: there is no train window to learn from")
+    backend = _backend(config)
+    job = TrainingJob(stage, base_model, adapter, config, _made(out_dir), seed, unit=unit, on_progress=on_progress)
+    return _timed(stage, out_dir, lambda: backend.train_grpo(examples, job=job))
+
+
+def run_sft(
+    sft_data: Path,
+    *,
+    base_model: str,
+    adapter: Path | None,
+    config: TrainingConfig,
+    out_dir: Path,
+    seed: int,
+    on_progress: OnProgress | None = None,
+) -> StageResult:
+    """Fine-tune an adapter on the answers that `run_rejection` accepted; arguments and errors as in `run_grpo`."""
+    accepted = pd.read_parquet(sft_data)
+    if accepted.empty:
+        raise NoAcceptedAnswers(f"{sft_data} holds no answers to fine-tune on")
+    backend = _backend(config)
+    job = TrainingJob("sft", base_model, adapter, config, _made(out_dir), seed, on_progress=on_progress)
+    return _timed("sft", out_dir, lambda: backend.train_sft(accepted, job=job))
+
+
+def run_rejection(
+    examples: Sequence[Example],
+    *,
+    base_model: str,
+    adapter: Path | None,
+    config: TrainingConfig,
+    out_dir: Path,
+    seed: int,
+    decimals: int = 0,
+    on_progress: OnProgress | None = None,
+) -> StageResult:
+    """Draw N answers per train window and keep the best; leaves `sft_data.parquet`.
+
+    Drawn chunk by chunk, each with a seed of its own and kept as soon as it is drawn, so that a killed run resumes at the
+    next chunk.
+
+    Raises:
+        NoAcceptedAnswers: No answer passed.
+    """
+    rejection = config.rejection
+    chosen = [examples[i] for i in spread_evenly(len(examples), at_most=rejection.max_windows)]
+    sampler = sampler_for(_backend(config), model=config.model)
+    began = time.monotonic()
+    answers: list[list[str]] = []
+    chunks = _made(out_dir / "chunks")
+    for start in range(0, len(chosen), CHUNK_WINDOWS):
+        path = chunks / f"{start:08d}.json"
+        part = chosen[start : start + CHUNK_WINDOWS]
+        if not path.exists():
+            drawn = sampler.generate(
+                [example.prompt for example in part],
+                base_model=base_model,
+                adapter=adapter,
+                n=rejection.answers,
+                sampling=config.sampling,
+                seed=seed + start,
+                config=config,
+                horizon=len(part[0].target),
+                stage="rejection",
+            )
+            _write_json(path, drawn)
+        answers += json.loads(path.read_text())
+        if on_progress is not None:
+            on_progress(Progress("rejection", len(answers), len(chosen)))
+    accepted = select_answers(chosen, answers, config=rejection, decimals=decimals)
+    if accepted.empty:
+        raise NoAcceptedAnswers(
+            f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was valid and reached a skill of "
+            f"{rejection.min_skill}: lower rejection.min_skill, draw more answers, or train grpo_1st longer"
+        )
+    temporary = out_dir / f"{SFT_DATA}.tmp"
+    accepted.to_parquet(temporary, index=False)
+    os.replace(temporary, out_dir / SFT_DATA)
+    for path in chunks.iterdir():
+        path.unlink()
+    chunks.rmdir()
+    summary = {
+        "windows": float(len(chosen)),
+        "answers": float(len(chosen) * rejection.answers),
+        "accepted": float(len(accepted)),
+        "mean_skill": float(accepted["skill"].mean()),
+    }
+    return StageResult("rejection", out_dir, len(chosen), time.monotonic() - began, summary)
+
+
+def answer_generator(
+    *,
+    base_model: str,
+    adapter: Path | None,
+    config: TrainingConfig,
+    horizon: int,
+    seed: int,
+    stage: str = "forecast",
+    on_progress: OnProgress | None = None,
+) -> Callable[[Sequence[Chat], int], list[list[str]]]:
+    """A function that draws n answers to each prompt, for evaluation and forecasting."""
+
+    def generate(prompts: Sequence[Chat], n: int) -> list[list[str]]:
+        sampler = sampler_for(_backend(config), model=config.model)
+        return sampler.generate(
+            prompts,
+            base_model=base_model,
+            adapter=adapter,
+            n=n,
+            sampling=config.sampling,
+            seed=seed,
+            config=config,
+            horizon=horizon,
+            stage=stage,
+            on_progress=on_progress,
+        )
+
+    return generate
+
+
+def _backend(config: TrainingConfig) -> Backend:
+    selection = select(config.backend, model=config.model)
+    logger.info("backend %s", selection.reason)
+    return selection.backend
+
+
+def _timed(stage: str, out_dir: Path, train: Callable[[], dict[str, float]]) -> StageResult:
+    began = time.monotonic()
+    summary = train()
+    lines = (out_dir / "metrics.jsonl").read_text().splitlines()
+    return StageResult(stage, out_dir, len(lines), time.monotonic() - began, summary)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_json(path: Path, value: object) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value))
+    os.replace(temporary, path)
