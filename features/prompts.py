@@ -61,7 +61,7 @@ def answer_pattern(horizon: int) -> str:
     It has no capturing groups and no look-around, so that guided decoders accept it.
     """
     number = r"-?[0-9]{1,3}"
-    return rf"<think>[^<]*</think><answer>\[{number}(, {number}){{{horizon - 1}}}\]</answer>"
+    return rf"<think>[^<]*</think><answer>\[{number}(, ?{number}){{{horizon - 1}}}\]</answer>"
 
 
 def _integers(values: Sequence[float] | np.ndarray) -> str:

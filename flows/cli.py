@@ -1,19 +1,15 @@
-"""The command line: reads options, calls flows, prints what came of it; the only place that prints."""
+"""The command line: reads options, calls flows, shows what came of it; prints through `flows.terminal`."""
 
 import json
 import os
 import re
-import signal
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
 
 from flows import options
+from flows.terminal import command, complain, show
 
 if TYPE_CHECKING:
     from flows.config import PipelineConfig
@@ -27,7 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-PIPED_WIDTH = 200
 _DEVICES = re.compile(r"-1|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
 
 
@@ -38,6 +33,7 @@ def main() -> None:
 
 @app.command(epilog="Example: tickerforge run --stock AAPL --data prices/ --model tiny")
 def run(
+    context: typer.Context,
     stock: options.Stock = None,
     data: options.Data = None,
     model: options.Model = None,
@@ -51,25 +47,13 @@ def run(
     seed: options.Seed = None,
     debug: options.Debug = False,
 ) -> None:
-    """Run the whole pipeline for one stock: three training stages, comparison, gate, registry.
+    """Run the whole pipeline for one stock.
 
-    A run that was interrupted resumes where it stopped; what has not changed is not done again.
+    Three training stages, comparison, gate, registry. A run that was interrupted resumes where it stopped; what has
+    not changed is not done again.
     """
-    with _command(debug=debug):
-        config = _config(
-            options.flags(
-                stock=stock,
-                data=data,
-                model=model,
-                max_seq_length=max_seq_length,
-                lora_rank=lora_rank,
-                gpu_memory_utilization=gpu_memory_utilization,
-                backend=backend,
-                seed=seed,
-            ),
-            recipe=recipe,
-            assignments=set_,
-        )
+    with command(debug=debug):
+        config = _config(context)
         _choose_devices(cuda_devices)
         from flows.embedded import start_prefect, wait_for_prefect
         from flows.preflight import check_run
@@ -84,35 +68,40 @@ def run(
         result = train_ticker(config)
         from flows import screen
 
-        _show(screen.comparison(result.report, result.verdict))
+        show(screen.comparison(result.report, result.verdict))
         registered = result.registered
         rows: list[tuple[str, Path | str]] = [("report", result.report_path), ("results", result.results)]
         rows += [(stage, path) for stage, path in result.adapters.items()]
         if registered is not None:
             rows.append(("registered", f"{registered.uri} ({', '.join(registered.aliases)})"))
-        _show(screen.paths(rows))
+        show(screen.paths(rows))
 
 
 @app.command(epilog="Example: tickerforge preprocess --root-path prices/ --stock AAPL --stock BRK-A --output-dir csv/")
 def preprocess(
+    context: typer.Context,
     root_path: Annotated[Path, typer.Option(help="Folder with one {STOCK}.csv a ticker, in Yahoo's columns.")],
     output_dir: Annotated[
         Path | None,
         typer.Option(help="Also write the published layout there: {STOCK}/{STOCK}_{train,test,full}_{x,y}.csv."),
     ] = None,
-    stock: Annotated[
-        list[str] | None, typer.Option(help="Ticker, repeatable.", show_default="all of the folder", metavar="TICKER")
+    stocks: Annotated[
+        list[str] | None,
+        typer.Option("--stock", help="Ticker, repeatable, or all.", show_default="all", metavar="TICKER"),
     ] = None,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     debug: options.Debug = False,
 ) -> None:
-    """Turn price files into windows with indicators and splits, kept in the artifact store."""
-    with _command(debug=debug):
+    """Turn price files into windows.
+
+    They have indicators and splits, and are kept in the artifact store. A faulty file leaves the others alone.
+    """
+    with command(debug=debug):
         from features.bars import validate_ticker
 
-        stocks = [validate_ticker(name) for name in stock or ()]
-        config = _config({}, recipe=recipe, assignments=set_)
+        named = [] if stocks == ["all"] else [validate_ticker(name) for name in stocks or ()]
+        config = _config(context)
         _prepare()
         from flows import screen
         from flows.outcome import BAD_INPUT
@@ -122,15 +111,15 @@ def preprocess(
 
         results = preprocess_stocks(
             root_path,
-            stocks,
+            named,
             features=config.features,
             store=Store(Workspace.current().store),
             output=output_dir,
         )
-        _show(screen.preprocessed(results))
+        show(screen.preprocessed(results))
         failed = [result for result in results if result.error]
         for result in failed:
-            _complain(result.error)
+            complain(result.error)
         if failed:
             raise typer.Exit(BAD_INPUT)
 
@@ -139,6 +128,7 @@ def preprocess(
     epilog="Example: tickerforge stage sft --stock AAPL --data prices/ --sft-data-path sft.csv --sft-saved-lora lora/"
 )
 def stage(
+    context: typer.Context,
     name: Annotated[options.Stage, typer.Argument(metavar="STAGE", help="grpo1, sft-data, sft, grpo2 or compare.")],
     stock: options.Stock = None,
     data: options.Data = None,
@@ -164,42 +154,19 @@ def stage(
     seed: options.Seed = None,
     debug: options.Debug = False,
 ) -> None:
-    """Run one stage alone, from what earlier stages left in the store or from explicit files."""
-    with _command(debug=debug):
-        config = _config(
-            options.flags(
-                stock=stock,
-                data=data,
-                model=model,
-                max_seq_length=max_seq_length,
-                lora_rank=lora_rank,
-                gpu_memory_utilization=gpu_memory_utilization,
-                backend=backend,
-                seed=seed,
-            ),
-            recipe=recipe,
-            assignments=set_,
-        )
-        given = {
-            "train_x_path": train_x_path,
-            "train_y_path": train_y_path,
-            "test_x_path": test_x_path,
-            "test_y_path": test_y_path,
-            "full_x_path": full_x_path,
-            "full_y_path": full_y_path,
-            "grpo_saved_lora_1st": grpo_saved_lora_1st,
-            "sft_saved_lora": sft_saved_lora,
-            "grpo_saved_lora_2nd": grpo_saved_lora_2nd,
-            "sft_data_path": sft_data_path,
-            "results_dir": results_dir,
-        }
+    """Run one stage alone.
+
+    It starts from what earlier stages left in the store, or from explicit files.
+    """
+    with command(debug=debug):
+        config = _config(context)
         _choose_devices(cuda_devices)
         from flows.embedded import start_prefect, wait_for_prefect
         from flows.files import StageFiles
         from flows.preflight import check_stage
         from tasks.paths import home
 
-        files = StageFiles(**given)
+        files = StageFiles.model_validate({name: context.params[name] for name in StageFiles.model_fields})
         check_stage(name.value, config, files, home=home())
         _prepare()
         start_prefect()
@@ -209,12 +176,13 @@ def stage(
         wait_for_prefect()
         outcome = FLOWS[name.value](config, files)
         if outcome.report is not None and outcome.verdict is not None:
-            _show(screen.comparison(outcome.report, outcome.verdict))
-        _show(screen.paths([("results", outcome.results), *(("written", path) for path in outcome.written)]))
+            show(screen.comparison(outcome.report, outcome.verdict))
+        show(screen.paths([("results", outcome.results), *(("written", path) for path in outcome.written)]))
 
 
 @app.command(epilog="Example: tickerforge forecast --stock AAPL --data prices/ --alias challenger")
 def forecast(
+    context: typer.Context,
     stock: options.Stock = None,
     data: options.Data = None,
     adapter: Annotated[
@@ -228,19 +196,19 @@ def forecast(
     backend: options.BackendName = None,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
-    seed: options.Seed = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Forecast the next ten sessions of a stock from its latest prices."""
-    with _command(debug=debug):
+    """Forecast the next ten sessions.
+
+    Median and 80 % band of the closing price, from the latest prices of the stock.
+    """
+    with command(debug=debug):
         from flows.errors import ConfigError
 
         if adapter is not None and alias is not None:
             raise ConfigError("--adapter and --alias exclude each other: give one of them")
-        config = _config(
-            options.flags(stock=stock, data=data, backend=backend, seed=seed), recipe=recipe, assignments=set_
-        )
+        config = _config(context)
         _choose_devices(cuda_devices)
         from tasks.adapters import adapter_folder
 
@@ -253,7 +221,7 @@ def forecast(
         if as_json:
             typer.echo(result.model_dump_json(indent=2))
         else:
-            _show(screen.forecast(result))
+            show(screen.forecast(result))
 
 
 @app.command(epilog="Example: tickerforge pull AAPL@challenger adapters/AAPL")
@@ -264,8 +232,11 @@ def pull(
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="New or empty folder, or one that was pulled before.")],
     debug: options.Debug = False,
 ) -> None:
-    """Fetch a registered adapter as a folder, ready for PEFT and vLLM."""
-    with _command(debug=debug):
+    """Fetch a registered adapter.
+
+    The folder is ready for PEFT and vLLM.
+    """
+    with command(debug=debug):
         from features.bars import validate_ticker
 
         validate_ticker(model.split("@", 1)[0])
@@ -276,13 +247,16 @@ def pull(
         from tasks.tracking import connect
 
         folder = pull_adapter(connect(Workspace.current()), model, dest=dest)
-        _show(screen.paths([("adapter", folder)]))
+        show(screen.paths([("adapter", folder)]))
 
 
 @app.command(epilog="Example: tickerforge doctor --json")
 def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> None:
-    """Say what is installed and what works here, with a cure for everything that does not."""
-    with _command(debug=debug):
+    """Say what works here, and mend the rest.
+
+    Everything that does not work comes with its cure.
+    """
+    with command(debug=debug):
         _prepare()
         from flows import screen
         from flows.doctor import diagnose, is_healthy
@@ -293,15 +267,18 @@ def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> Non
             written = {"healthy": healthy, "checks": [check.model_dump() for check in checks]}
             typer.echo(json.dumps(written, indent=2))
         else:
-            _show(screen.diagnosis(checks))
+            show(screen.diagnosis(checks))
         if not healthy:
             raise typer.Exit(1)
 
 
-def _config(flags: options.Given, *, recipe: Path | None, assignments: list[str] | None) -> "PipelineConfig":
+def _config(context: typer.Context) -> "PipelineConfig":
+    """The configuration that the options of a command describe."""
     from flows.config import build_config
 
-    return build_config(recipe=recipe, flags=flags, assignments=assignments or ())
+    given = context.params
+    flags = {key: given[name] for name, key in options.KEYS.items() if name in given}
+    return build_config(recipe=given["recipe"], flags=flags, assignments=given["set_"] or ())
 
 
 def _choose_devices(cuda_devices: str | None) -> None:
@@ -321,52 +298,6 @@ def _prepare() -> None:
     from tasks.paths import Workspace
 
     set_embedded_defaults(Workspace.current())
-
-
-@contextmanager
-def _command(*, debug: bool) -> Iterator[None]:
-    """Show log lines while a command runs, and end it with the exit code that its outcome stands for."""
-    from flows.logs import show_on_terminal
-
-    show_on_terminal(debug=debug)
-    # Without this a SIGTERM would end the process before Prefect has reported the run as stopped.
-    previous = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except BaseException as error:  # noqa: BLE001 - the one border where every failure becomes an exit code
-        from flows import outcome
-
-        code = outcome.exit_code(error)
-        if code == outcome.INTERRUPTED:
-            _complain("stopped; run the same command again to resume", label="")
-        elif code == outcome.TERMINATED:
-            _complain("terminated; run the same command again to resume", label="")
-        else:
-            if debug:
-                traceback.print_exception(error)
-            _complain(outcome.message(error))
-        raise typer.Exit(code) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _terminate(number: int, frame: object) -> None:
-    from flows.outcome import Terminated
-
-    raise Terminated
-
-
-def _show(what: RenderableType) -> None:
-    terminal = Console(highlight=False)
-    # Tables that are piped keep their width instead of being cut to an imagined terminal.
-    console = terminal if terminal.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
-    console.print(what)
-
-
-def _complain(text: str, *, label: str = "error: ") -> None:
-    typer.echo(f"{label}{text}", err=True)
 
 
 if __name__ == "__main__":

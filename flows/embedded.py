@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -21,6 +22,7 @@ API_VARIABLE = "PREFECT_API_URL"
 STARTUP_VARIABLE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 LOG_FILE = "server.log"
 STOP_SECONDS = 5
+CONFIGURED_SECONDS = 10
 PENDING_CONNECTIONS = 64
 
 
@@ -107,13 +109,29 @@ def start_prefect() -> None:
 
 
 def wait_for_prefect() -> None:
-    """Return as soon as the embedded server answers; at once where it is not ours.
+    """Return as soon as the embedded server answers, or the one that `PREFECT_API_URL` names.
 
     Raises:
-        PrefectUnavailable: If it does not start.
+        PrefectUnavailable: If it does not.
     """
     if _server is not None:
         _server.wait(timeout=float(os.environ.get(STARTUP_VARIABLE, "120")))
+    elif url := os.environ.get(API_VARIABLE):
+        _check_configured(url)
+
+
+def _check_configured(url: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=CONFIGURED_SECONDS):
+            return
+    except urllib.error.HTTPError:
+        # It answers; what it thinks of us is for Prefect to find out.
+        return
+    except (OSError, ValueError) as error:
+        raise PrefectUnavailable(
+            f"Prefect does not answer at {API_VARIABLE}={url} ({getattr(error, 'reason', error)}): start it with "
+            f"`prefect server start`, or unset {API_VARIABLE} to use the embedded one"
+        ) from error
 
 
 def is_embedded() -> bool:

@@ -17,6 +17,7 @@ from tasks.progress import progress_reporter
 from tasks.registry import CHAMPION, fetch_registered
 from tasks.store import Store
 from tasks.tracking import connect
+from tasks.train import base_model_for
 from training.backends import select
 from training.errors import AdapterError
 
@@ -50,7 +51,7 @@ def forecast(config: PipelineConfig, adapter: Path | None = None, alias: str = C
     """Forecast the next sessions of a stock.
 
     Args:
-        config: Stock, data and seed; everything else comes from the adapter.
+        config: Stock, data and backend; everything else comes from the adapter.
         adapter: Folder of an adapter; without it the registered one is used.
         alias: Which registered adapter: an alias or a version number.
     """
@@ -62,7 +63,7 @@ def forecast_stock(config: PipelineConfig, *, adapter: Path | None, alias: str =
 
     Raises:
         AdapterError: If the folder is no adapter or belongs to another stock.
-        TrackingError: If nothing is registered under the alias; says what is.
+        NotRegistered: If nothing is registered under the alias; says what is.
         FeaturesError: If the prices are faulty or too few.
     """
     workspace = Workspace.current()
@@ -85,11 +86,11 @@ def forecast_stock(config: PipelineConfig, *, adapter: Path | None, alias: str =
         table = forecast_next(
             bars,
             ticker=config.stock,
-            base_model=card.base_model_location(folder),
+            base_model=base_model_for(card, folder, store=store),
             adapter=folder,
             features=card.features,
             training=training,
-            seed=config.seed,
+            seed=card.seed,
             on_progress=report,
         )
     last = bars.iloc[-1]

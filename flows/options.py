@@ -2,11 +2,9 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-Given = dict[str, Any]
 
 
 class Backend(StrEnum):
@@ -78,26 +76,14 @@ Lora2nd = Annotated[Path | None, _file("Adapter of grpo2: written by it, read by
 SftData = Annotated[Path | None, _file("Accepted answers as CSV: written by sft-data, read by sft.")]
 ResultsDir = Annotated[Path | None, _file("Folder for the records of the stage.")]
 
-
-def flags(
-    *,
-    stock: str | None = None,
-    data: Path | None = None,
-    model: str | None = None,
-    max_seq_length: int | None = None,
-    lora_rank: int | None = None,
-    gpu_memory_utilization: float | None = None,
-    backend: Backend | None = None,
-    seed: int | None = None,
-) -> Given:
-    """Named flags as dotted keys of the configuration; `None` stands for a flag that was not given."""
-    return {
-        "stock": stock,
-        "data": data,
-        "seed": seed,
-        "training.model": model,
-        "training.max_seq_length": max_seq_length,
-        "training.lora_rank": lora_rank,
-        "training.gpu_memory_utilization": gpu_memory_utilization,
-        "training.backend": None if backend is None else backend.value,
-    }
+# The setting behind each of these options, by the name of the command's parameter.
+KEYS = {
+    "stock": "stock",
+    "data": "data",
+    "seed": "seed",
+    "model": "training.model",
+    "max_seq_length": "training.max_seq_length",
+    "lora_rank": "training.lora_rank",
+    "gpu_memory_utilization": "training.gpu_memory_utilization",
+    "backend": "training.backend",
+}

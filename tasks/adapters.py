@@ -4,11 +4,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from features.config import FeatureConfig, FrozenModel
 from tasks.disk import combined_sha256, file_sha256
-from tasks.errors import TasksError
+from tasks.logs import run_logger
 from tasks.paths import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FOLDER,
@@ -17,7 +17,7 @@ from tasks.paths import (
     CARD_FILE,
     MANIFEST_FILE,
 )
-from tasks.store import ArtifactRef
+from tasks.store import ArtifactRef, code_version
 from training.config import TrainingConfig
 from training.errors import AdapterError
 
@@ -96,8 +96,16 @@ def adapter_identity(adapter: ArtifactRef | Path | None) -> str | None:
     return combined_sha256({ADAPTER_CONFIG_FILE: content, ADAPTER_WEIGHTS_FILE: file_sha256(weights)})
 
 
+def prompt_version() -> str:
+    """Version of the code that writes prompts and reads answers."""
+    return code_version("features.prompts", "features.units")
+
+
 class AdapterCard(FrozenModel):
-    """How an adapter was made and how it must be asked; written as `tickerforge.json` into its folder."""
+    """How an adapter was made and how it must be asked; written as `tickerforge.json` into its folder.
+
+    `prompt_code` is the version of the code that wrote the prompts it was trained on.
+    """
 
     ticker: str
     stage: str
@@ -108,6 +116,7 @@ class AdapterCard(FrozenModel):
     seed: int
     windows_sha256: str
     git_revision: str
+    prompt_code: str = Field(default_factory=prompt_version)
 
     def base_model_location(self, folder: Path) -> str:
         """The base model to load: the one that lies in the adapter's folder, else the recorded name or path."""
@@ -124,15 +133,26 @@ def read_card(folder: Path) -> AdapterCard:
     """The card in an adapter's folder.
 
     Raises:
-        TasksError: If there is none, or it was written by another version.
+        AdapterError: If there is none, or it was written by another version.
     """
     path = folder / CARD_FILE
     try:
-        return AdapterCard.model_validate_json(path.read_bytes())
+        card = AdapterCard.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise TasksError(
+        raise AdapterError(
             f"{folder} holds no {CARD_FILE}, so it is unknown which base model and prompts the adapter was trained "
             "with. Use a folder that `tickerforge run` or `tickerforge pull` wrote."
         ) from error
     except ValidationError as error:
-        raise TasksError(f"{path} cannot be read; it may come from another version of TickerForge: {error}") from error
+        raise AdapterError(
+            f"{path} cannot be read; another version of TickerForge may have written it: {error}"
+        ) from error
+    if card.prompt_code != prompt_version():
+        run_logger(__name__).warning(
+            "the adapter %s was trained with prompts of another version of TickerForge: it may not understand those of "
+            "this one. Train %s again, or use the version %s.",
+            folder,
+            card.ticker,
+            card.git_revision,
+        )
+    return card

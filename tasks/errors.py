@@ -3,7 +3,8 @@
 TasksError (RuntimeError)
 ├── StoreError         the artifact store cannot be written or read: full disk, missing rights
 ├── MarketDataError    a market source holds no prices for the ticker asked for
-├── TrackingError      MLflow does not answer, or holds nothing under the name asked for
+├── TrackingError      MLflow does not answer
+├── NotRegistered      MLflow holds nothing under the name asked for
 └── PublishError       a results, models or pull folder cannot be written or must not be replaced
 """
 
@@ -21,7 +22,11 @@ class MarketDataError(TasksError):
 
 
 class TrackingError(TasksError):
-    """MLflow does not answer, or holds nothing under the name asked for."""
+    """MLflow does not answer."""
+
+
+class NotRegistered(TasksError):
+    """MLflow holds nothing under the name asked for."""
 
 
 class PublishError(TasksError):

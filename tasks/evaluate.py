@@ -142,7 +142,7 @@ def compare_models(
         "evaluation": evaluation,
         "gate": gate,
     }
-    code = code_version("evaluation", libraries=("pandas", "numpy", "scipy", "matplotlib"))
+    code = code_version("evaluation", libraries=("pandas", "numpy", "scipy", "statsmodels", "matplotlib", "jinja2"))
     return store.build("comparison", inputs, build, code=code)
 
 

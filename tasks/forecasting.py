@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from features.config import FeatureConfig
+from tasks.logs import run_logger
 from training.config import TrainingConfig
 from training.contracts import OnProgress
 
@@ -68,6 +69,10 @@ def forecast_next(
     ).iloc[0]
     median = np.asarray(answers["median"], float)
     samples = np.asarray(answers["samples"], float).reshape(-1, features.horizon)
+    if not len(samples):
+        run_logger(__name__).warning(
+            "%s: none of %d answers was valid, so the forecast is the last close", ticker, training.sampling.samples
+        )
     tail = (1 - INTERVAL) / 2
     lower, upper = np.quantile(samples, [tail, 1 - tail], axis=0) if len(samples) else (median, median)
     dates = next_sessions(checked["date"], count=features.horizon)

@@ -46,11 +46,7 @@ def list_tickers(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.csv"))
 
 
-@task(
-    name="fetch-bars",
-    task_run_name="fetch-bars {stock}",
-    **TASK_OPTIONS,
-)
+@task(name="fetch-bars", task_run_name="fetch-bars {stock}", **TASK_OPTIONS)
 def fetch_bars(source: MarketSource, stock: str, *, store: Store) -> ArtifactRef:
     """Read and validate one ticker's bars and store them as `bars.parquet`.
 

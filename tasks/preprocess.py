@@ -18,10 +18,7 @@ from tasks.store import ArtifactRef, Scalar, Store, code_version
 LIBRARIES = ("pandas", "numpy", "pyarrow", "ta-lib")
 
 
-@task(
-    name="build-windows",
-    **TASK_OPTIONS,
-)
+@task(name="build-windows", **TASK_OPTIONS)
 def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> ArtifactRef:
     """Cut one ticker's bars into windows with features and store them as `windows.parquet`.
 

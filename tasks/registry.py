@@ -13,7 +13,7 @@ from features.bars import validate_ticker
 from features.config import FrozenModel
 from tasks.adapters import AdapterCard
 from tasks.disk import check_replaceable, locked, replace_folder
-from tasks.errors import TrackingError
+from tasks.errors import NotRegistered
 from tasks.evaluate import named_scores, read_report, read_verdict
 from tasks.logs import run_logger
 from tasks.packaging import log_adapter, unpack
@@ -106,11 +106,11 @@ def parse_spec(spec: str) -> tuple[str, str]:
 
     Raises:
         TickerNameError: If the ticker is not a valid name.
-        TrackingError: If nothing follows the `@`.
+        NotRegistered: If nothing follows the `@`.
     """
     ticker, separator, alias = spec.partition("@")
     if separator and not re.fullmatch(r"[A-Za-z0-9_-]+", alias):
-        raise TrackingError(f"{spec!r} names no version: write {ticker}@champion, {ticker}@challenger or {ticker}@3")
+        raise NotRegistered(f"{spec!r} names no version: write {ticker}@champion, {ticker}@challenger or {ticker}@3")
     return validate_ticker(ticker), alias or CHAMPION
 
 
@@ -126,7 +126,7 @@ def pull_adapter(tracking: Tracking, spec: str, *, dest: Path) -> Path:
         The folder.
 
     Raises:
-        TrackingError: If nothing is registered under that name and alias; says what is.
+        NotRegistered: If nothing is registered under that name and alias; says what is.
         PublishError: If `dest` holds something else or cannot be written.
     """
     check_replaceable(dest, marker=CARD_FILE)
@@ -169,7 +169,7 @@ def find_version(tracking: Tracking, name: str, *, alias: str) -> Any:
     """MLflow's record of the version that an alias or a version number names.
 
     Raises:
-        TrackingError: If there is none; says which there are.
+        NotRegistered: If there is none; says which there are.
     """
     from mlflow.exceptions import MlflowException
 
@@ -182,7 +182,7 @@ def find_version(tracking: Tracking, name: str, *, alias: str) -> Any:
         except MlflowException as error:
             if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 raise
-            raise TrackingError(_what_there_is(client, name, alias)) from error
+            raise NotRegistered(_what_there_is(client, name, alias)) from error
 
 
 def _what_there_is(client: Any, name: str, alias: str) -> str:

@@ -1,12 +1,13 @@
 """Accepted answers from a file, as an artifact that fine-tuning can start from."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from features.errors import PublishedLayoutError
 from tasks.disk import file_sha256
-from tasks.errors import TasksError
 from tasks.paths import SFT_DATA_FILE
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
@@ -21,7 +22,7 @@ def store_sft_data(path: Path, *, store: Store) -> ArtifactRef:
         store: Where the artifact goes.
 
     Raises:
-        TasksError: If the file cannot be read or lacks a column.
+        PublishedLayoutError: If the file cannot be read or lacks a column.
     """
 
     def build(folder: Path) -> Mapping[str, Scalar]:
@@ -30,7 +31,7 @@ def store_sft_data(path: Path, *, store: Store) -> ArtifactRef:
         return {"accepted": len(accepted)}
 
     if not path.is_file():
-        raise TasksError(f"no file {path}: --sft-data-path names the Parquet or CSV file of accepted answers")
+        raise PublishedLayoutError(f"no file {path}: --sft-data-path names the Parquet or CSV file of accepted answers")
     return store.build(
         "sft_data",
         {"file": file_sha256(path)},
@@ -43,10 +44,21 @@ def _read_sft_data(path: Path) -> pd.DataFrame:
     try:
         accepted = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except (ValueError, OSError) as error:
-        raise TasksError(f"{path} cannot be read as accepted answers: {error}") from error
+        raise PublishedLayoutError(f"{path} cannot be read as accepted answers: {error}") from error
     missing = {"prompt", "answer"} - set(accepted.columns)
     if missing:
-        raise TasksError(
+        raise PublishedLayoutError(
             f"{path} lacks {' and '.join(sorted(missing))}: it must hold `prompt` (a chat as JSON) and `answer`"
         )
+    for row, (prompt, answer) in enumerate(zip(accepted["prompt"], accepted["answer"], strict=True), start=1):
+        if not _is_chat(prompt) or not isinstance(answer, str):
+            raise PublishedLayoutError(f"{path}, record {row}: `prompt` must be a chat as JSON and `answer` a text")
     return accepted
+
+
+def _is_chat(text: object) -> bool:
+    try:
+        chat = json.loads(str(text))
+    except json.JSONDecodeError:
+        return False
+    return isinstance(chat, list) and all(isinstance(turn, dict) and {"role", "content"} <= set(turn) for turn in chat)

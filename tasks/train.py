@@ -8,7 +8,6 @@ from prefect import task
 
 from features.config import FeatureConfig
 from tasks.adapters import AdapterCard, BaseModelRef, adapter_folder, adapter_identity, base_model_identity
-from tasks.errors import TasksError
 from tasks.logs import run_logger
 from tasks.paths import SFT_DATA_FILE
 from tasks.preprocess import read_windows
@@ -18,6 +17,7 @@ from tasks.sft_data import store_sft_data
 from tasks.store import ArtifactRef, Scalar, Store, code_version, part_sha256
 from training.config import TrainingConfig
 from training.contracts import StageResult
+from training.errors import BaseModelError
 
 GRPOStage = Literal["grpo_1st", "grpo_2nd"]
 TINY_MODULES = (
@@ -35,10 +35,7 @@ WITHOUT_EFFECT = {"model", "backend", "checkpoint_every", "gpu_memory_utilizatio
 STAGE_GROUPS = {"tiny", "sampling", "reward", "grpo_1st", "rejection", "sft", "grpo_2nd"}
 
 
-@task(
-    name="prepare-base-model",
-    **TASK_OPTIONS,
-)
+@task(name="prepare-base-model", **TASK_OPTIONS)
 def prepare_base_model(config: TrainingConfig, *, features: FeatureConfig, store: Store) -> BaseModelRef:
     """Build the tiny base model where it is asked for, or check the one that is named.
 
@@ -54,7 +51,9 @@ def prepare_base_model(config: TrainingConfig, *, features: FeatureConfig, store
 
     check_model(config.model, features=features)
     if config.model != TINY:
-        return BaseModelRef(model=config.model, location=config.model, identity=base_model_identity(config.model))
+        folder = Path(config.model).expanduser()
+        location = str(folder.resolve()) if folder.is_dir() else config.model
+        return BaseModelRef(model=config.model, location=location, identity=base_model_identity(location))
 
     def build(folder: Path) -> Mapping[str, Scalar]:
         with progress_reporter() as report:
@@ -73,11 +72,7 @@ def prepare_base_model(config: TrainingConfig, *, features: FeatureConfig, store
     return BaseModelRef(model=TINY, location=location, identity=base_model_identity(location), cached=ref.cached)
 
 
-@task(
-    name="train-grpo",
-    task_run_name="{stage}",
-    **TASK_OPTIONS,
-)
+@task(name="train-grpo", task_run_name="{stage}", **TASK_OPTIONS)
 def train_grpo(
     windows: ArtifactRef,
     base_model: BaseModelRef,
@@ -130,10 +125,7 @@ def train_grpo(
     return store.build(stage, inputs, build, code=_code(), seed=seed, resumable=True)
 
 
-@task(
-    name="sample-answers",
-    **TASK_OPTIONS,
-)
+@task(name="sample-answers", **TASK_OPTIONS)
 def sample_answers(
     windows: ArtifactRef,
     base_model: BaseModelRef,
@@ -176,10 +168,7 @@ def sample_answers(
     return store.build("sft_data", inputs, build, code=_code(), seed=seed, resumable=True)
 
 
-@task(
-    name="train-sft",
-    **TASK_OPTIONS,
-)
+@task(name="train-sft", **TASK_OPTIONS)
 def train_sft(
     sft_data: ArtifactRef | Path,
     base_model: BaseModelRef,
@@ -230,7 +219,7 @@ def base_model_for(card: AdapterCard, folder: Path, *, store: Store) -> str:
     """The base model to load for an adapter in a folder: the one beside it, the recorded one, or tiny built anew.
 
     Raises:
-        TasksError: If the recorded base model has gone and cannot be built again as it was.
+        BaseModelError: If the recorded base model has gone and cannot be built again as it was.
     """
     location = card.base_model_location(folder)
     if card.training.model != "tiny" or Path(location).is_dir():
@@ -238,7 +227,7 @@ def base_model_for(card: AdapterCard, folder: Path, *, store: Store) -> str:
     run_logger(__name__).info("the base model %s has gone: building it again", location)
     again = prepare_base_model.fn(card.training, features=card.features, store=store)
     if again.identity != card.base_model_identity:
-        raise TasksError(
+        raise BaseModelError(
             f"the adapter {folder} was trained over another base model than this version builds, and {location} has "
             f"gone: train {card.ticker} again with `tickerforge run --stock {card.ticker}`"
         )

@@ -113,6 +113,17 @@ def test_preprocessing_again_takes_windows_from_the_store(cli: Cli) -> None:
     assert first.stdout == again.stdout
 
 
+def test_preprocessing_takes_some_stocks_or_all(cli: Cli) -> None:
+    folder_with(csv_lines(), stock="ONE")
+    folder_with(csv_lines(), stock="TWO")
+    some = cli("preprocess", "--root-path", "prices", "--stock", "TWO")
+    every = cli("preprocess", "--root-path", "prices", "--stock", "all")
+    assert "ONE" not in some.stdout
+    assert "TWO" in some.stdout
+    assert "ONE" in every.stdout
+    assert "TWO" in every.stdout
+
+
 def test_a_stock_that_the_folder_lacks_is_refused_with_those_it_has(cli: Cli) -> None:
     folder = folder_with(csv_lines(), stock="OTHER")
     assert_refused(cli("run", "--stock", "ACME", "--data", folder), "no prices for ACME", "There are OTHER")

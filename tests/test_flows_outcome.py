@@ -6,7 +6,7 @@ import pytest
 from features.errors import BarsError
 from flows.errors import ConfigError, MissingArtifactError, PrefectUnavailable
 from flows.outcome import exit_code, message
-from tasks.errors import MarketDataError, PublishError, StoreError, TrackingError
+from tasks.errors import MarketDataError, NotRegistered, PublishError, StoreError, TrackingError
 from training.errors import AdapterError, BackendUnavailable, BaseModelError, NoAcceptedAnswers, TrainingDiverged
 
 
@@ -25,6 +25,7 @@ from training.errors import AdapterError, BackendUnavailable, BaseModelError, No
         (OSError(errno.ENOSPC, "No space left on device"), 2),
         (TrainingDiverged("x", last_good=None), 1),
         (NoAcceptedAnswers("x"), 1),
+        (NotRegistered("x"), 2),
         (TrackingError("x"), 1),
         (PrefectUnavailable("x"), 1),
         (ZeroDivisionError("x"), 1),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from flows.errors import MissingArtifactError
 from flows.files import StageFiles
 from flows.pipeline import PipelineResult, train_ticker
 from tasks.disk import tree_hashes
-from tasks.errors import MarketDataError, TrackingError
+from tasks.errors import MarketDataError, NotRegistered
+from training.errors import AdapterError
 
 # MLflow warns of its own type hints while it is imported, and compares columns in a way that pandas deprecates.
 pytestmark = [
@@ -104,7 +106,8 @@ def test_the_ui_has_a_table_and_a_link_to_the_report(result: PipelineResult) -> 
     with get_client(sync_client=True) as client:
         artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
     table = json.loads(artifacts["comparison-demo"].data)
-    assert [row["Model"].removesuffix(" (chosen)") for row in table][0] == "Persistence"
+    assert table[0]["Model"] == "Persistence"
+    assert sum(row["Model"].endswith("(chosen)") for row in table) == 1
     assert result.report_path.name in artifacts["report-demo"].data
 
 
@@ -136,12 +139,31 @@ def test_a_forecast_by_alias_equals_the_one_by_the_published_adapter(result: Pip
     assert all(session.date > registered.origin for session in registered.sessions)
 
 
+@pytest.mark.parametrize("damaged", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_with_an_unreadable_file_is_refused(result: PipelineResult, tmp_path: Path, damaged: str) -> None:
+    from flows.forecast import forecast_stock
+
+    folder = tmp_path / "adapter"
+    shutil.copytree(result.adapters["sft"], folder)
+    (folder / damaged).write_bytes(b"\x00rubbish")
+    with pytest.raises(AdapterError, match="adapter"):
+        forecast_stock(tiny_config(), adapter=folder)
+
+
+def test_an_adapter_of_another_stock_is_refused(result: PipelineResult, work: Path) -> None:
+    from flows.forecast import forecast_stock
+
+    other = with_overrides(tiny_config(), ["stock=OTHER", "synthetic.ticker=OTHER"])
+    with pytest.raises(AdapterError, match="trained for DEMO"):
+        forecast_stock(other, adapter=result.adapters["sft"])
+
+
 def test_without_a_champion_the_error_names_the_challenger(result: PipelineResult) -> None:
     from flows.forecast import forecast_stock
 
     if result.verdict.promoted:
         pytest.skip("this run was promoted")
-    with pytest.raises(TrackingError, match="no champion.*challenger"):
+    with pytest.raises(NotRegistered, match=r"no champion.*challenger"):
         forecast_stock(tiny_config(), adapter=None)
 
 

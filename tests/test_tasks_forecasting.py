@@ -51,6 +51,24 @@ def test_a_frame_as_yahoo_names_it_gives_the_same_forecast(made: Pieces) -> None
     pd.testing.assert_frame_equal(forecast(made, bars), forecast(made, yahoo))
 
 
+def test_a_forecast_without_a_valid_answer_is_the_last_close_and_says_so(
+    made: Pieces, caplog: pytest.LogCaptureFixture
+) -> None:
+    bars = read_bars(made.bars)
+    cut = TRAINING.model_copy(update={"sampling": TRAINING.sampling.model_copy(update={"max_tokens": 8})})
+    table = forecast_next(
+        bars,
+        ticker=TICKER,
+        base_model=made.base_model.location,
+        adapter=None,
+        features=FEATURES,
+        training=cut,
+        seed=0,
+    )
+    assert (table[["median", "lower", "upper"]] == bars["adj_close"].iloc[-1]).all(axis=None)
+    assert "none of 4 answers was valid" in caplog.text
+
+
 def test_bad_bars_are_refused_by_the_rules_for_files(made: Pieces) -> None:
     bars = read_bars(made.bars)
     with pytest.raises(BarsError, match="DEMO"):

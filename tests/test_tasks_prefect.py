@@ -14,7 +14,6 @@ from tasks.evaluate import read_report, read_verdict
 from tasks.market_data import FolderSource, SyntheticSource, fetch_bars
 from tasks.store import ArtifactRef, Store
 
-
 # Prefect's clients of a failed run are closed by the garbage collector only.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 

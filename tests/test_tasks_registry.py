@@ -10,8 +10,8 @@ from trained_pieces import FEATURES, TICKER, TRAINING, Pieces, pieces
 
 from evaluation.contracts import Verdict
 from features.errors import TickerNameError
-from tasks.adapters import adapter_folder, read_card
-from tasks.errors import PublishError, TasksError, TrackingError
+from tasks.adapters import adapter_folder, read_card, write_card
+from tasks.errors import NotRegistered, PublishError
 from tasks.forecasting import forecast_next
 from tasks.paths import Workspace
 from tasks.preprocess import read_bars
@@ -27,6 +27,7 @@ from tasks.registry import (
 )
 from tasks.store import ArtifactRef, Store
 from tasks.tracking import PipelineRun, Tracking, client_of, connect, start_pipeline
+from training.errors import AdapterError
 
 # MLflow uses what pandas 3 will drop.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -77,7 +78,7 @@ def test_an_adapter_that_failed_the_gate_becomes_challenger_only(
     assert registered.aliases == ("challenger",)
     version = find_version(tracking, registered.name, alias="challenger")
     assert str(version.version) == registered.version
-    with pytest.raises(TrackingError, match=r"DEMO has no champion; .* There is DEMO@challenger"):
+    with pytest.raises(NotRegistered, match=r"DEMO has no champion; .* There is DEMO@challenger"):
         find_version(tracking, registered.name, alias="champion")
 
 
@@ -179,9 +180,9 @@ def test_a_version_is_fetched_once(registered: RegisteredModel, tracking: Tracki
 def test_what_is_not_registered_is_said_with_the_cure(
     registered: RegisteredModel, tracking: Tracking, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrackingError, match=r"nothing is registered for NOPE: train it first"):
+    with pytest.raises(NotRegistered, match=r"nothing is registered for NOPE: train it first"):
         pull_adapter(tracking, "NOPE", dest=tmp_path / "a")
-    with pytest.raises(TrackingError, match=r"DEMO has no 99"):
+    with pytest.raises(NotRegistered, match=r"DEMO has no 99"):
         pull_adapter(tracking, "DEMO@99", dest=tmp_path / "a")
     with pytest.raises(TickerNameError):
         pull_adapter(tracking, "../../etc@champion", dest=tmp_path / "a")
@@ -192,17 +193,28 @@ def test_a_spec_names_ticker_and_alias_or_version() -> None:
     assert parse_spec("AAPL") == ("AAPL", "champion")
     assert parse_spec("BRK-A@challenger") == ("BRK-A", "challenger")
     assert parse_spec("BRK.B@3") == ("BRK.B", "3")
-    with pytest.raises(TrackingError, match="names no version"):
+    with pytest.raises(NotRegistered, match="names no version"):
         parse_spec("AAPL@")
     assert model_name("BRK.B") == "tickerforge-BRK.B"
 
 
 def test_a_folder_without_a_card_cannot_be_used_unknowingly(tmp_path: Path) -> None:
-    with pytest.raises(TasksError, match=r"holds no tickerforge\.json"):
+    with pytest.raises(AdapterError, match=r"holds no tickerforge\.json"):
         read_card(tmp_path)
     (tmp_path / "tickerforge.json").write_text(json.dumps({"ticker": "AAPL"}))
-    with pytest.raises(TasksError, match="another version"):
+    with pytest.raises(AdapterError, match="another version"):
         read_card(tmp_path)
+
+
+def test_an_adapter_of_other_prompts_is_used_with_a_warning(
+    made: Pieces, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_card(tmp_path, made.card())
+    read_card(tmp_path)
+    assert not caplog.records
+    write_card(tmp_path, made.card().model_copy(update={"prompt_code": "another"}))
+    read_card(tmp_path)
+    assert "prompts of another version" in caplog.text
 
 
 def promoted(made: Pieces, root: Path) -> ArtifactRef:

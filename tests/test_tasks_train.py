@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from trained_pieces import FEATURES, GRPO, TRAINING, BuiltAgain, FinishedOnly, Pieces, pieces, run_grpo
 
+from features.errors import PublishedLayoutError
 from tasks.adapters import adapter_folder, adapter_identity, base_model_identity
-from tasks.errors import TasksError
 from tasks.sft_data import store_sft_data
 from tasks.store import read_manifest
 from tasks.train import base_model_for, prepare_base_model, sample_answers, train_sft
@@ -104,12 +104,15 @@ def test_accepted_answers_may_come_as_csv_and_train_the_same_adapter(made: Piece
 
 def test_answers_that_cannot_be_read_are_refused_by_name(made: Pieces, tmp_path: Path) -> None:
     (tmp_path / "answers.csv").write_text("prompt,reply\n1,2\n")
-    with pytest.raises(TasksError, match=r"answers\.csv lacks answer"):
+    with pytest.raises(PublishedLayoutError, match=r"answers\.csv lacks answer"):
+        store_sft_data(tmp_path / "answers.csv", store=made.store)
+    (tmp_path / "answers.csv").write_text("prompt,answer\nhow much?,2\n")
+    with pytest.raises(PublishedLayoutError, match=r"answers\.csv, record 1: `prompt` must be a chat"):
         store_sft_data(tmp_path / "answers.csv", store=made.store)
     (tmp_path / "answers.parquet").write_text("no parquet")
-    with pytest.raises(TasksError, match=r"answers\.parquet cannot be read"):
+    with pytest.raises(PublishedLayoutError, match=r"answers\.parquet cannot be read"):
         store_sft_data(tmp_path / "answers.parquet", store=made.store)
-    with pytest.raises(TasksError, match="no file"):
+    with pytest.raises(PublishedLayoutError, match="no file"):
         store_sft_data(tmp_path / "missing.csv", store=made.store)
 
 
@@ -134,7 +137,7 @@ def test_a_base_model_that_has_gone_is_built_again_if_it_is_the_same(made: Piece
     gone = made.card().model_copy(update={"base_model": str(tmp_path / "gone")})
     assert base_model_for(gone, tmp_path, store=made.store) == made.base_model.location
     other = gone.model_copy(update={"base_model_identity": "another"})
-    with pytest.raises(TasksError, match="another base model"):
+    with pytest.raises(BaseModelError, match="another base model"):
         base_model_for(other, tmp_path, store=made.store)
     named = gone.model_copy(update={"training": TRAINING.model_copy(update={"model": "gpt2"}), "base_model": "gpt2"})
     assert base_model_for(named, tmp_path, store=made.store) == "gpt2"

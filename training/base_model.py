@@ -42,8 +42,8 @@ def check_model(model: str, *, features: FeatureConfig) -> None:
 def synthetic_windows(config: TinyConfig, *, features: FeatureConfig, count: int) -> pd.DataFrame:
     """At least `count` windows of synthetic markets, shuffled by seed.
 
-    A third each: random walks, mean-reverting log prices (φ from 0.5 to 0.98), trending returns (φ from 0.1 to 0.5); daily
-    volatility from 0.6 to 4 %, Student-t shocks with 3.5 to 12 degrees of freedom.
+    A third each: random walks, mean-reverting log prices (φ from 0.5 to 0.98), trending returns (φ from 0.1 to 0.5);
+    daily volatility from 0.6 to 4 %, Student-t shocks with 3.5 to 12 degrees of freedom.
 
     Args:
         config: Gives the seed.

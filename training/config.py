@@ -12,9 +12,9 @@ class TinyConfig(FrozenModel):
 
     hidden_size: int = Field(default=256, ge=32, le=1024, multiple_of=32, description="Width of the model.")
     layers: int = Field(default=2, ge=1, le=16, description="Number of transformer layers.")
-    steps: int = Field(default=600, ge=1, description="Optimiser steps on synthetic windows.")
-    batch_size: int = Field(default=64, ge=1, description="Windows per step.")
-    learning_rate: float = Field(default=2e-3, gt=0, description="Peak of the one-cycle schedule.")
+    steps: int = Field(default=300, ge=1, description="Optimiser steps on synthetic windows.")
+    batch_size: int = Field(default=48, ge=1, description="Windows per step.")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Peak of the cosine schedule.")
     seed: int = Field(default=0, ge=0, description="Seed of the synthetic markets and of the weights.")
 
 
@@ -50,10 +50,12 @@ class GuardConfig(FrozenModel):
 class GRPOStageConfig(FrozenModel):
     """Group-relative policy optimisation."""
 
-    steps: int = Field(default=100, ge=1, description="Optimiser steps.")
+    steps: int = Field(default=60, ge=1, description="Optimiser steps.")
     prompts_per_step: int = Field(default=8, ge=1, description="Windows per step.")
     group_size: int = Field(default=8, ge=2, description="Answers per window and step.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Peak learning rate; unset: 1e-3 for the tiny model, 1e-5 for any other."
+    )
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL term against the stage's first policy.")
     loss_type: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = Field(default="dapo", description="TRL's loss.")
     scale_rewards: Literal["none", "batch", "group"] = Field(default="batch", description="Scaling of advantages.")
@@ -67,15 +69,21 @@ class RejectionConfig(FrozenModel):
     keep: int = Field(default=1, ge=1, description="Best answers kept per window.")
     min_skill: float = Field(default=0.0, lt=1, description="Least skill against persistence of a kept answer.")
     buckets: int = Field(default=10, ge=1, description="Time buckets over the train split.")
-    max_windows: int = Field(default=1000, ge=1, description="Train windows to draw for, evenly spread in time.")
+    max_windows: int = Field(default=600, ge=1, description="Train windows to draw for, evenly spread in time.")
 
 
 class SFTStageConfig(FrozenModel):
     """Supervised fine-tuning on the accepted answers."""
 
-    epochs: float = Field(default=2.0, gt=0, description="Passes over the accepted answers.")
+    epochs: float = Field(default=4.0, gt=0, description="Passes over the accepted answers.")
     batch_size: int = Field(default=16, ge=1, description="Answers per step.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Peak learning rate; unset: 3e-3 for the tiny model, 2e-4 for any other."
+    )
+
+
+# A model of a million parameters learns at rates that would destroy one of billions.
+DEFAULT_LEARNING_RATES = {"grpo": {"tiny": 1e-3, "other": 1e-5}, "sft": {"tiny": 3e-3, "other": 2e-4}}
 
 
 class TrainingConfig(FrozenModel):
@@ -99,6 +107,15 @@ class TrainingConfig(FrozenModel):
     rejection: RejectionConfig = RejectionConfig()
     sft: SFTStageConfig = SFTStageConfig()
     grpo_2nd: GRPOStageConfig = GRPOStageConfig()
+
+    def learning_rate(self, stage: Literal["grpo_1st", "sft", "grpo_2nd"]) -> float:
+        """Peak learning rate of a stage: the configured one, or the default for this kind of base model."""
+        settings: GRPOStageConfig | SFTStageConfig = getattr(self, stage)
+        configured = settings.learning_rate
+        if configured is not None:
+            return configured
+        kind = "sft" if stage == "sft" else "grpo"
+        return DEFAULT_LEARNING_RATES[kind]["tiny" if self.model == "tiny" else "other"]
 
     @model_validator(mode="after")
     def _rejection_keeps_no_more_than_it_draws(self) -> Self:

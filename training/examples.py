@@ -1,6 +1,7 @@
 """Windows to training examples: the prompt a model sees and the target in the units it writes."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from features.units import UNITS_PER_SIGMA, to_model_units
 from training.contracts import Example
 
 
-def window_id(row: dict[str, Any]) -> str:
+def window_id(row: Mapping[str, Any]) -> str:
     """A window's name: ticker and origin, as `AAPL:2016-03-01`."""
     return f"{row['ticker']}:{pd.Timestamp(row['origin']).date()}"
 
@@ -27,7 +28,7 @@ def build_examples(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Exam
         One example a row; targets in model units, or z-scores of the train split with `units="train_standard"`.
     """
     examples = []
-    for row in windows.to_dict("records"):
+    for row in cast(list[dict[str, Any]], windows.to_dict("records")):
         prices = np.asarray(row["target"], float)
         if config.units == "train_standard":
             target = (prices - row["train_mean"]) / row["train_std"]

@@ -8,8 +8,8 @@ from training.config import GuardConfig
 class CollapseGuard:
     """Watches valid rate and reward step by step; deterministic, so that a resumed run decides as an undisturbed one.
 
-    A run has collapsed when, over `patience` steps, the mean valid rate is below `min_valid_rate`, or the mean reward has
-    fallen by more than `max_reward_drop` below the best such mean seen so far.
+    A run has collapsed when, over `patience` steps, the mean valid rate is below `min_valid_rate`, or the mean reward
+    has fallen by more than `max_reward_drop` below the best such mean seen so far.
     """
 
     def __init__(self, config: GuardConfig) -> None:

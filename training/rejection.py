@@ -37,10 +37,10 @@ def select_answers(
 ) -> pd.DataFrame:
     """The accepted answers, in time order.
 
-    Within a window the valid answers are ranked by skill against persistence and the best `config.keep` of those with at
-    least `config.min_skill` stay. The windows are then cut into `config.buckets` stretches of equal length in time, and
-    each stretch may keep at most its quota of windows, the best first: the mean number of accepted windows per stretch
-    that has any, rounded up. So no regime crowds out the others, and no window is preferred for being calm.
+    Within a window the valid answers are ranked by skill against persistence and the best `config.keep` of those with
+    at least `config.min_skill` stay. The windows are then cut into `config.buckets` stretches of equal length in time,
+    and each stretch may keep at most its quota of windows, the best first: the mean number of accepted windows per
+    stretch that has any, rounded up. So no regime crowds out the others, and no window is preferred for being calm.
 
     Args:
         examples: Train windows; nothing of validation or test may be among them.

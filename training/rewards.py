@@ -1,6 +1,6 @@
 """What GRPO rewards: accuracy, a small financial term, and a valid format.
 
-Deviation from the textbook: GRPO centres rewards within each group of answers to one window, so anything that is constant
+Deviation from the textbook: GRPO centres rewards within each group of answers to one window, so anything constant
 within a window ("skill against persistence") would cancel; the accuracy term is therefore the loss itself. An invalid
 answer scores below every valid one in each term, or a policy learns to answer nothing.
 
@@ -51,8 +51,8 @@ def accuracy(
 ) -> float:
     """Accuracy of one valid answer; higher is better, the greatest value is reached by a perfect forecast.
 
-    * ``mse``: ``-min(MSE / E, clip)`` with E = `expected_square`; range [-clip, 0]. Elicits the conditional mean, but for
-      the clipped tail. Example: target all 10, forecast all 0, H = 10: -100/550 = -0.18.
+    * ``mse``: ``-min(MSE / E, clip)`` with E = `expected_square`; range [-clip, 0]. Elicits the conditional mean, but
+      for the clipped tail. Example: target all 10, forecast all 0, H = 10: -100/550 = -0.18.
     * ``bounded_skill``: ``(MSE₀ - MSE) / (MSE₀ + MSE)``, MSE₀ that of persistence in this window; range [-1, 1]. Not a
       proper score: its optimum lies nearer persistence than the conditional mean does.
     * ``huber``: mean over sessions of ``-min(ρ(e / √E), clip)`` with ρ quadratic up to δ = 2, linear beyond;
@@ -118,8 +118,8 @@ class AccuracyReward:
 class FinancialReward:
     """``sign(forecast move) · realised move / (σ √H)``, clipped to ±2 and halved: range [-1, 1]; -1 if invalid.
 
-    The move is that of the last session of the horizon. A flat forecast scores 0. Example: forecast up, price rises by two
-    standard deviations of an H-session move: +1.
+    The move is that of the last session of the horizon. A flat forecast scores 0. Example: forecast up, price rises by
+    two standard deviations of an H-session move: +1.
     """
 
     horizon: int

@@ -94,8 +94,8 @@ def run_rejection(
 ) -> StageResult:
     """Draw N answers per train window and keep the best; leaves `sft_data.parquet`.
 
-    Drawn chunk by chunk, each with a seed of its own and kept as soon as it is drawn, so that a killed run resumes at the
-    next chunk.
+    Drawn chunk by chunk, each with a seed of its own and kept as soon as it is drawn, so that a killed run resumes at
+    the next chunk.
 
     Raises:
         NoAcceptedAnswers: No answer passed.
@@ -128,8 +128,8 @@ def run_rejection(
     accepted = select_answers(chosen, answers, config=rejection, decimals=decimals)
     if accepted.empty:
         raise NoAcceptedAnswers(
-            f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was valid and reached a skill of "
-            f"{rejection.min_skill}: lower rejection.min_skill, draw more answers, or train grpo_1st longer"
+            f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was valid and reached a skill "
+            f"of {rejection.min_skill}: lower rejection.min_skill, draw more answers, or train grpo_1st longer"
         )
     temporary = out_dir / f"{SFT_DATA}.tmp"
     accepted.to_parquet(temporary, index=False)

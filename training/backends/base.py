@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pandas as pd
 
@@ -11,17 +11,19 @@ from features.prompts import Chat
 from training.config import SamplingConfig, TrainingConfig
 from training.contracts import Example, OnProgress
 
+Stage = Literal["grpo_1st", "sft", "grpo_2nd"]
+
 
 @dataclass(frozen=True)
 class TrainingJob:
     """One training run of one stage.
 
-    `adapter` is the adapter to go on from, `None` for a fresh one. `out_dir` holds checkpoints while the job runs and is
-    where a killed job resumes; it ends with `adapter/` and `metrics.jsonl`. `unit` is what one daily standard deviation
-    measures in the units of the targets; `engine_arguments` are what a backend adds to TRL's GRPO configuration.
+    `adapter` is the adapter to go on from, `None` for a fresh one. `out_dir` holds checkpoints while the job runs, is
+    where a killed job resumes, and ends with `adapter/` and `metrics.jsonl`. `unit` is what one daily standard
+    deviation measures in the units of the targets; `engine_arguments` are what a backend adds to TRL's configuration.
     """
 
-    stage: str
+    stage: Stage
     base_model: str
     adapter: Path | None
     config: TrainingConfig

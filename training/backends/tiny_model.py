@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 
 from features.prompts import FULL_LINES, SYSTEM_PROMPT, Chat
 from features.units import CLIP
-from training.backends.transformers_ import quieten
+from training.backends.transformers_ import limit_threads, quieten
 from training.backends.trl_ import remove_checkpoints, train_resumably, trainer_arguments
 from training.config import TinyConfig
 from training.contracts import OnProgress
@@ -133,6 +133,7 @@ def build(
         The metrics of the last step.
     """
     quieten()
+    limit_threads()
     set_seed(config.seed)
     tokenizer = build_tokenizer()
     model = build_model(config, tokenizer)

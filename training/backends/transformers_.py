@@ -14,6 +14,8 @@ from training.config import SamplingConfig, TrainingConfig
 from training.contracts import Example, OnProgress, Progress
 from training.errors import AdapterError, BaseModelError
 
+SMALL_MODEL = 50_000_000
+SMALL_MODEL_THREADS = 2
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -64,7 +66,18 @@ def load_base(base_model: str, *, trust_remote_code: bool, dtype: str = "auto") 
         )
     except (OSError, ValueError) as error:
         raise BaseModelError(_unreadable_model(base_model, error)) from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return model.to("cuda")
+    if model.num_parameters() < SMALL_MODEL:
+        limit_threads()
+    return model
+
+
+def limit_threads() -> None:
+    """Use two threads at most: more slow a model of a few million parameters down."""
+    import torch
+
+    torch.set_num_threads(min(SMALL_MODEL_THREADS, torch.get_num_threads()))
 
 
 def _unreadable_model(base_model: str, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""GRPO and SFT by TRL, with checkpoints, resume, the collapse guard and metrics; for any model that PEFT has wrapped."""
+"""GRPO and SFT by TRL, with checkpoints, resume, collapse guard and metrics; for any model that PEFT has wrapped."""
 
 import json
 import logging
@@ -53,7 +53,7 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
     if answers % micro:
         raise ValueError(f"prompts_per_step x group_size = {answers} must be a multiple of micro_batch_size = {micro}")
     args = GRPOConfig(
-        **_common_arguments(job, max_steps=stage.steps, learning_rate=stage.learning_rate),
+        **_common_arguments(job, max_steps=stage.steps, learning_rate=job.config.learning_rate(job.stage)),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=answers // micro,
         num_generations=stage.group_size,
@@ -77,7 +77,7 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
     stage = job.config.sft
     micro = min(job.config.micro_batch_size, stage.batch_size)
     args = SFTConfig(
-        **_common_arguments(job, max_steps=-1, learning_rate=stage.learning_rate),
+        **_common_arguments(job, max_steps=-1, learning_rate=job.config.learning_rate(job.stage)),
         num_train_epochs=stage.epochs,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=max(1, stage.batch_size // micro),

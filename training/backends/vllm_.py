@@ -35,8 +35,8 @@ def _engine(
 class VLLMSampler:
     """Draws answers for rejection sampling, comparison and forecasting; never for GRPO's rollouts.
 
-    A regular expression holds the answers to their format, at no cost in speed. In rollouts it would bias the importance
-    ratio, because the policy's own probabilities know nothing of it.
+    A regular expression holds the answers to their format, at no cost in speed. In rollouts it would bias the
+    importance ratio, because the policy's own probabilities know nothing of it.
     """
 
     name = "vllm"

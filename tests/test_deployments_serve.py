@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from deployments.serve import deployments, main
+from flows.config import PipelineConfig, with_overrides
+from flows.errors import ConfigError
+
+
+def test_one_deployment_for_the_form_and_one_a_night_for_each_ticker(tmp_path: Path) -> None:
+    config = with_overrides(PipelineConfig(), [f"data={tmp_path}"])
+    manual, aapl, brk = deployments(config, tickers=("AAPL", "BRK-A"), cron="0 22 * * 1-5")
+    assert manual.name == "manual"
+    assert manual.schedules == []
+    assert [served.name for served in (aapl, brk)] == ["nightly-AAPL", "nightly-BRK-A"]
+    assert aapl.schedules[0].schedule.cron == "0 22 * * 1-5"
+    assert aapl.schedules[0].schedule.timezone == "America/New_York"
+
+
+def test_the_parameters_of_every_deployment_are_a_valid_configuration(tmp_path: Path) -> None:
+    from flows.pipeline import train_ticker
+
+    config = with_overrides(PipelineConfig(), [f"data={tmp_path}", "training.grpo_1st.steps=7"])
+    for served in deployments(config, tickers=("T",)):
+        read = train_ticker.validate_parameters(served.parameters)["config"]
+        assert read.training.grpo_1st.steps == 7
+    assert read.stock == "T"
+
+
+def test_a_nightly_ticker_without_prices_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no prices for AAPL"):
+        deployments(PipelineConfig(), tickers=("AAPL",))
+
+
+def test_the_server_knows_the_schedule_and_the_form_after_deploying(prefect_server: None, tmp_path: Path) -> None:
+    from prefect.client.orchestration import get_client
+
+    config = with_overrides(PipelineConfig(), [f"data={tmp_path}"])
+    for served in deployments(config, tickers=("AAPL",)):
+        served.apply()
+    with get_client(sync_client=True) as client:
+        manual = client.read_deployment_by_name("train-ticker/manual")
+        nightly = client.read_deployment_by_name("train-ticker/nightly-AAPL")
+    assert nightly.schedules[0].active
+    assert manual.parameter_openapi_schema is not None
+    definitions = manual.parameter_openapi_schema["definitions"]
+    assert definitions["TrainingConfig"]["properties"]["backend"]["enum"] == ["auto", "transformers", "unsloth"]
+    assert definitions["PipelineConfig"]["properties"]["stock"]["description"]
+
+
+def test_serving_without_a_server_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    app = typer.Typer()
+    app.command()(main)
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 2
+    assert "prefect server start" in result.output

@@ -1,0 +1,264 @@
+"""Real training on a minute model: resume, guard, sampling, and errors that say what to do."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from trained_pieces import TRAINING, pieces
+
+from features.config import FeatureConfig, SyntheticConfig
+from features.prompts import parse, render_answer
+from features.synthetic import market
+from features.windows import build_windows
+from training.backends import gpu_name, select, why_not
+from training.base_model import build_tiny, check_model
+from training.config import GRPOStageConfig, GuardConfig, TinyConfig, TrainingConfig
+from training.contracts import Example, Progress
+from training.errors import AdapterError, BackendUnavailable, BaseModelError, NoAcceptedAnswers, TrainingDiverged
+from training.examples import build_examples
+from training.stages import answer_generator, run_grpo, run_rejection, run_sft
+
+FEATURES = FeatureConfig()
+CONFIG = TRAINING.model_copy(
+    update={"checkpoint_every": 2, "grpo_1st": GRPOStageConfig(steps=6, prompts_per_step=2, group_size=4)}
+)
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process in the middle of a stage."""
+
+
+def stop_at(step: int):
+    def report(progress: Progress) -> None:
+        if progress.step >= step:
+            raise Interrupted
+
+    return report
+
+
+@pytest.fixture(scope="module")
+def base() -> str:
+    return pieces().base_model.location
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    windows = build_windows(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=FEATURES)
+    return build_examples(windows[windows["split"] == "train"].iloc[:40], config=FEATURES)
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def grpo(examples: list[Example], base: str, out: Path, config: TrainingConfig = CONFIG, **options: object) -> Path:
+    arguments: dict = {"stage": "grpo_1st", "adapter": None, "seed": 5} | options
+    return run_grpo(examples, base_model=base, config=config, out_dir=out, **arguments).out_dir
+
+
+@pytest.fixture(scope="module")
+def undisturbed(examples: list[Example], base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return grpo(examples, base, tmp_path_factory.mktemp("undisturbed") / "grpo")
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_grpo_leaves_an_adapter_and_a_line_of_metrics_a_step_and_no_checkpoints(undisturbed: Path) -> None:
+    assert {path.name for path in (undisturbed / "adapter").iterdir()} >= {"adapter_config.json"}
+    assert steps_of(undisturbed) == [1, 2, 3, 4, 5, 6]
+    row = json.loads((undisturbed / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"reward", "valid_rate", "accuracy", "financial", "loss", "seconds"} <= set(row)
+    assert not list(undisturbed.glob("checkpoint-*"))
+    assert not [path for path in undisturbed.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_interrupted_grpo_resumes_to_the_same_bytes(
+    step: int, examples: list[Example], base: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        grpo(examples, base, tmp_path, on_progress=stop_at(step))
+    assert digest(grpo(examples, base, tmp_path)) == digest(undisturbed)
+    assert steps_of(tmp_path) == steps_of(undisturbed)
+
+
+def test_grpo_killed_with_kill_9_resumes_to_the_same_bytes(
+    examples: list[Example], base: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    script = textwrap.dedent(
+        f"""
+        import torch; torch.set_num_threads(1)
+        from test_training_stages import *
+        windows = build_windows(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=FEATURES)
+        train = build_examples(windows[windows["split"] == "train"].iloc[:40], config=FEATURES)
+        grpo(train, {base!r}, Path({str(tmp_path)!r}))
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parent)
+    deadline = time.monotonic() + 240
+    while not (tmp_path / "checkpoint-2" / "COMPLETE").exists():
+        assert process.poll() is None, "the stage ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "adapter").exists()
+    assert digest(grpo(examples, base, tmp_path)) == digest(undisturbed)
+
+
+def test_a_half_written_checkpoint_is_not_resumed_from(
+    examples: list[Example], base: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        grpo(examples, base, tmp_path, on_progress=stop_at(5))
+    newest = tmp_path / "checkpoint-4"
+    (newest / "COMPLETE").unlink()
+    (newest / "adapter_model.safetensors").write_bytes(b"cut short")
+    assert digest(grpo(examples, base, tmp_path)) == digest(undisturbed)
+
+
+def test_two_runs_of_one_seed_agree_and_another_seed_does_not(
+    examples: list[Example], base: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    assert digest(grpo(examples, base, tmp_path / "same")) == digest(undisturbed)
+    assert digest(grpo(examples, base, tmp_path / "other", seed=6)) != digest(undisturbed)
+
+
+def test_sampling_and_fine_tuning_resume_to_the_same_result(
+    examples: list[Example], base: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.stages.CHUNK_WINDOWS", 4)
+    common: dict = {"base_model": base, "config": CONFIG, "seed": 1}
+
+    def sample(name: str, **options: object) -> pd.DataFrame:
+        out = tmp_path / name
+        run_rejection(examples, adapter=undisturbed / "adapter", out_dir=out, **common, **options)
+        return pd.read_parquet(out / "sft_data.parquet")
+
+    with pytest.raises(Interrupted):
+        sample("resumed", on_progress=stop_at(8))
+    accepted = sample("resumed")
+    assert accepted.equals(sample("undisturbed"))
+    assert set(accepted["window_id"]) <= {example.window_id for example in examples}
+    assert accepted["answer"].map(lambda text: parse(text, horizon=10)).notna().all()
+
+    def tune(name: str, **options: object) -> Path:
+        data = tmp_path / "undisturbed" / "sft_data.parquet"
+        config = CONFIG.model_copy(update={"checkpoint_every": 1})
+        return run_sft(data, adapter=None, out_dir=tmp_path / name, **common | {"config": config}, **options).out_dir
+
+    with pytest.raises(Interrupted):
+        tune("sft", on_progress=stop_at(2))
+    assert digest(tune("sft")) == digest(tune("sft-undisturbed"))
+
+
+def test_the_guard_stops_a_collapsed_run_and_names_the_last_good_checkpoint(
+    examples: list[Example], base: str, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(
+        update={
+            "guard": GuardConfig(min_valid_rate=1.0, patience=2),
+            "grpo_1st": GRPOStageConfig(steps=40, prompts_per_step=2, group_size=4, learning_rate=0.3),
+        }
+    )
+    with pytest.raises(TrainingDiverged, match="grpo_1st stopped at step") as caught:
+        grpo(examples, base, tmp_path, config)
+    assert max(steps_of(tmp_path)) < 40
+    if caught.value.last_good is not None:
+        assert (caught.value.last_good / "adapter_model.safetensors").is_file()
+
+
+def test_the_tiny_model_builds_the_same_from_one_seed_and_after_an_interruption(tmp_path: Path) -> None:
+    config = TinyConfig(hidden_size=32, layers=1, steps=4, batch_size=4)
+
+    def build(name: str, **options: object) -> bytes:
+        (tmp_path / name).mkdir(exist_ok=True)
+        build_tiny(tmp_path / name, config=config, features=FEATURES, **options)
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    with pytest.raises(Interrupted):
+        build("interrupted", on_progress=stop_at(3))
+    assert build("interrupted") == build("undisturbed")
+
+
+def test_the_tiny_tokenizer_knows_every_word_of_a_prompt_and_gives_answers_back(examples: list[Example]) -> None:
+    from training.backends.tiny_model import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    text = tokenizer.apply_chat_template(examples[0].prompt, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+    for values in ([-300, 300, 0, 1, -1, 12, -45, 299, -299, 7], examples[0].target):
+        ids = tokenizer(render_answer(values))["input_ids"]
+        assert parse(tokenizer.decode(ids, skip_special_tokens=True), horizon=10) == tuple(map(float, values))
+
+
+def test_answers_repeat_by_seed_and_are_grouped_by_prompt(examples: list[Example], base: str) -> None:
+    prompts = [example.prompt for example in examples[:5]]
+
+    def draw(seed: int) -> list[list[str]]:
+        generate = answer_generator(base_model=base, adapter=None, config=CONFIG, horizon=10, seed=seed)
+        return generate(prompts, 3)
+
+    first = draw(0)
+    assert [len(texts) for texts in first] == [3] * 5
+    assert draw(0) == first
+    assert draw(1) != first
+
+
+def test_an_adapter_that_cannot_be_read_is_an_error_that_says_so(
+    examples: list[Example], base: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    generate = answer_generator(base_model=base, adapter=broken, config=CONFIG, horizon=10, seed=0)
+    with pytest.raises(AdapterError, match=r"adapter_config\.json is missing"):
+        generate([examples[0].prompt], 1)
+    for file in (undisturbed / "adapter").iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "adapter_model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(AdapterError, match="cannot read the adapter"):
+        generate([examples[0].prompt], 1)
+
+
+def test_a_prompt_too_long_for_the_configuration_is_refused(examples: list[Example], base: str) -> None:
+    config = CONFIG.model_copy(update={"max_seq_length": 64})
+    generate = answer_generator(base_model=base, adapter=None, config=config, horizon=10, seed=0)
+    with pytest.raises(BaseModelError, match="raise --max-seq-length"):
+        generate([examples[0].prompt], 1)
+
+
+def test_sampling_that_accepts_nothing_says_what_to_change(examples: list[Example], base: str, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"rejection": CONFIG.rejection.model_copy(update={"min_skill": 0.999})})
+    with pytest.raises(NoAcceptedAnswers, match=r"lower rejection\.min_skill"):
+        run_rejection(examples[:3], base_model=base, adapter=None, config=config, out_dir=tmp_path, seed=0)
+
+
+def test_base_models_that_cannot_work_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError, match=r"config\.json is missing"):
+        check_model(str(tmp_path), features=FEATURES)
+    with pytest.raises(BaseModelError, match="integers only"):
+        check_model("tiny", features=FeatureConfig(units="train_standard"))
+
+
+def test_auto_takes_transformers_for_the_tiny_model_and_says_why() -> None:
+    selection = select("auto", model="tiny")
+    assert selection.backend.name == "transformers"
+    assert "tiny" in selection.reason
+
+
+@pytest.mark.skipif(gpu_name() is not None, reason="this machine has a GPU")
+@pytest.mark.parametrize("name", ["unsloth", "vllm"])
+def test_gpu_backends_refuse_without_a_gpu_and_name_the_cure(name: str) -> None:
+    assert "--backend transformers" in (why_not(name) or "")
+    if name == "unsloth":
+        with pytest.raises(BackendUnavailable, match="needs a CUDA GPU"):
+            select(name)
