@@ -12,7 +12,7 @@ class TinyConfig(FrozenModel):
 
     hidden_size: int = Field(default=256, ge=32, le=1024, multiple_of=32, description="Width of the model.")
     layers: int = Field(default=2, ge=1, le=16, description="Number of transformer layers.")
-    steps: int = Field(default=300, ge=1, description="Optimiser steps on synthetic windows.")
+    steps: int = Field(default=240, ge=1, description="Optimiser steps on synthetic windows.")
     batch_size: int = Field(default=48, ge=1, description="Windows per step.")
     learning_rate: float = Field(default=3e-3, gt=0, description="Peak of the cosine schedule.")
     seed: int = Field(default=0, ge=0, description="Seed of the synthetic markets and of the weights.")
@@ -69,7 +69,7 @@ class RejectionConfig(FrozenModel):
     keep: int = Field(default=1, ge=1, description="Best answers kept per window.")
     min_skill: float = Field(default=0.0, lt=1, description="Least skill against persistence of a kept answer.")
     buckets: int = Field(default=10, ge=1, description="Time buckets over the train split.")
-    max_windows: int = Field(default=600, ge=1, description="Train windows to draw for, evenly spread in time.")
+    max_windows: int = Field(default=400, ge=1, description="Train windows to draw for, evenly spread in time.")
 
 
 class SFTStageConfig(FrozenModel):
