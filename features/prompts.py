@@ -27,7 +27,8 @@ SYSTEM_PROMPT = (
 )
 STANDARDISED_SYSTEM_PROMPT = (
     "You forecast daily closing prices of one stock. All prices are standardised by the mean and standard deviation "
-    "of the training period. Think briefly inside <think></think>, then answer with exactly the requested number of "
+    "of the training period; in the lines of indicators 10 is one daily standard deviation of log returns and 0 the "
+    "last close. Think briefly inside <think></think>, then answer with exactly the requested number of "
     "decimals, one per coming session: <answer>[v1, v2, ...]</answer>"
 )
 

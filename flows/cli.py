@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -201,7 +202,9 @@ def forecast(
 ) -> None:
     """Forecast the next ten sessions.
 
-    Median and 80 % band of the closing price, from the latest prices of the stock.
+    Median and 80 % band of the closing price, from the latest prices of the stock. The adapter brings its settings
+    along: of a recipe and of --set only stock, data, synthetic.* and training.backend, training.gpu_memory_utilization
+    and training.trust_remote_code count.
     """
     with command(debug=debug):
         from flows.errors import ConfigError
@@ -210,9 +213,9 @@ def forecast(
             raise ConfigError("--adapter and --alias exclude each other: give one of them")
         config = _config(context)
         _choose_devices(cuda_devices)
-        from tasks.adapters import adapter_folder
+        from tasks.adapters import check_adapter
 
-        adapter_folder(adapter)
+        check_adapter(adapter)
         _prepare()
         from flows import screen
         from flows.forecast import CHAMPION, forecast_stock
@@ -257,7 +260,11 @@ def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> Non
     Everything that does not work comes with its cure.
     """
     with command(debug=debug):
-        _prepare()
+        from tasks.errors import StoreError
+
+        # Where the home cannot be made, the checks say so, with the cure.
+        with suppress(StoreError):
+            _prepare()
         from flows import screen
         from flows.doctor import diagnose, is_healthy
 

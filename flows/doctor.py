@@ -1,5 +1,6 @@
 """What is installed and what works here: one check a line, each failure with its cure."""
 
+import http.client
 import importlib.metadata
 import os
 import platform
@@ -99,9 +100,9 @@ def check_home() -> Iterator[Check]:
     from tasks.paths import home
 
     folder = home()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     name = "TICKERFORGE_HOME"
     try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"x" * 4096)
             file.flush()
@@ -110,6 +111,7 @@ def check_home() -> Iterator[Check]:
         reason = error.strerror or str(error)
         cure = "set TICKERFORGE_HOME to a folder where you may write, or free some space"
         yield Check(name=name, value=f"{folder}: {reason}", ok=False, cure=cure)
+        return
     free = shutil.disk_usage(existing).free
     ok = free >= LEAST_FREE_BYTES
     cure = "" if ok else f"free some space: {LEAST_FREE_BYTES / 1e9:.0f} GB are comfortable with the tiny model"
@@ -137,7 +139,7 @@ def check_prefect() -> Check:
     url = os.environ.get(API_VARIABLE)
     if url and not is_embedded():
         cure = f"start it with `prefect server start`, or unset {API_VARIABLE} to use the embedded one"
-        return _reach("Prefect", url, f"{url.rstrip('/')}/health", cure=cure)
+        return _reach("Prefect", url, cure=cure)
 
     def start_and_wait() -> None:
         start_prefect()
@@ -151,22 +153,26 @@ def check_mlflow() -> Check:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith(("http://", "https://")):
         cure = "start it with `mlflow server`, or unset MLFLOW_TRACKING_URI to use the embedded one"
-        return _reach("MLflow", uri, f"{uri.rstrip('/')}/health", cure=cure)
-    from tasks.tracking import check_tracking
+        return _reach("MLflow", uri, cure=cure)
+    from tasks.tracking import check_tracking, without_credentials
 
-    return _timed("MLflow", uri or "embedded, opens", check_tracking)
+    return _timed("MLflow", without_credentials(uri) or "embedded, opens", check_tracking)
 
 
-def _reach(name: str, shown: str, url: str, *, cure: str) -> Check:
+def _reach(name: str, url: str, *, cure: str) -> Check:
+    from tasks.tracking import without_credentials
+
+    # Neither shown nor sent: urllib takes them for a part of the host's name.
+    shown = without_credentials(url)
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS):
+        with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=TIMEOUT_SECONDS):
             return Check(name=name, value=f"{shown} answers", ok=True)
     except urllib.error.HTTPError as error:
         # It answered: a refusal of the health page says only that it wants to know who asks.
         if error.code in {401, 403}:
             return Check(name=name, value=f"{shown} answers, and asks for authentication", ok=True)
         return Check(name=name, value=f"{shown} answers with HTTP {error.code}", ok=False, cure=cure)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         return Check(name=name, value=f"{shown} does not answer ({reason})", ok=False, cure=cure)
 

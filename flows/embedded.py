@@ -121,15 +121,18 @@ def wait_for_prefect() -> None:
 
 
 def _check_configured(url: str) -> None:
+    from tasks.tracking import without_credentials
+
+    shown = without_credentials(url)
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=CONFIGURED_SECONDS):
+        with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=CONFIGURED_SECONDS):
             return
     except urllib.error.HTTPError:
         # It answers; what it thinks of us is for Prefect to find out.
         return
     except (OSError, ValueError) as error:
         raise PrefectUnavailable(
-            f"Prefect does not answer at {API_VARIABLE}={url} ({getattr(error, 'reason', error)}): start it with "
+            f"Prefect does not answer at {API_VARIABLE}={shown} ({getattr(error, 'reason', error)}): start it with "
             f"`prefect server start`, or unset {API_VARIABLE} to use the embedded one"
         ) from error
 

@@ -19,6 +19,7 @@ from tasks.store import Store
 from tasks.tracking import connect
 from tasks.train import base_model_for
 from training.backends import select
+from training.config import TrainingConfig
 from training.errors import AdapterError
 
 
@@ -44,6 +45,12 @@ class Forecast(FrozenModel):
     adapter: str
     interval: float
     sessions: tuple[Session, ...]
+
+
+def training_here(recorded: TrainingConfig, *, config: TrainingConfig) -> TrainingConfig:
+    """The settings recorded with an adapter, but with the user's own say on this machine and on foreign code."""
+    own = ("backend", "gpu_memory_utilization", "trust_remote_code")
+    return recorded.model_copy(update={name: getattr(config, name) for name in own})
 
 
 @flow(name="forecast", flow_run_name="{config.stock}", persist_result=False)
@@ -75,12 +82,7 @@ def forecast_stock(config: PipelineConfig, *, adapter: Path | None, alias: str =
     card = read_card(folder)
     if card.ticker != config.stock:
         raise AdapterError(f"the adapter {folder} was trained for {card.ticker}: add --stock {card.ticker}")
-    training = card.training.model_copy(
-        update={
-            "backend": config.training.backend,
-            "gpu_memory_utilization": config.training.gpu_memory_utilization,
-        }
-    )
+    training = training_here(card.training, config=config.training)
     select(training.backend, model=training.model)
     with progress_reporter() as report:
         table = forecast_next(

@@ -11,6 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from tasks.disk import os_errors_as_publish_error
+
 OWN_PACKAGES = ("features", "training", "evaluation", "tasks", "flows", "deployments")
 _QUIET = {"MLFLOW_CONFIGURE_LOGGING": "false", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 _LEVEL_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
@@ -92,9 +94,13 @@ def run_log(path: Path) -> Iterator[None]:
 
     Args:
         path: The file; lines are appended, and its folder is made.
+
+    Raises:
+        PublishError: If folder or file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = QuietFileHandler(path, encoding="utf-8")
+    with os_errors_as_publish_error(path.parent, doing=f"writing {path.name}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = QuietFileHandler(path, encoding="utf-8")
     handler.setFormatter(
         RunLogFormatter("%(asctime)sZ %(levelname)-7s %(speaker)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     )

@@ -14,12 +14,13 @@ from flows.runs import Run, new_run_folder, recorded_run, stage_settings
 from flows.steps import ADAPTER_STAGES
 from tasks.adapters import BaseModelRef
 from tasks.artifacts import publish_comparison
+from tasks.errors import TrackingError
 from tasks.evaluate import read_report, read_verdict
-from tasks.paths import RunFolder, model_folder
+from tasks.paths import RunFolder, Workspace, model_folder
 from tasks.publish import publish_adapter, publish_comparison_folder, publish_sft_data, publish_stage
-from tasks.registry import RegisteredModel, register_adapter
+from tasks.registry import RegisteredModel, fetch_champion, register_adapter
 from tasks.store import ArtifactRef
-from tasks.tracking import log_comparison, log_stage
+from tasks.tracking import Tracking, log_comparison, log_stage
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def train_ticker(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
         grpo_2nd = logged("grpo_2nd", steps.grpo_2nd(windows, base_model, sft))
 
         adapters = {"grpo_1st": grpo_1st, "sft": sft, "grpo_2nd": grpo_2nd}
-        comparison = steps.comparison(windows, base_model, adapters)
+        champion = current_champion(parent.tracking, config.stock)
+        comparison = steps.comparison(windows, base_model, adapters, champion=champion)
         report, verdict = read_report(comparison), read_verdict(comparison)
         log_comparison(parent, comparison)
 
@@ -94,6 +96,15 @@ def train_ticker(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
             report=report,
             verdict=verdict,
         )
+
+
+def current_champion(tracking: Tracking, stock: str) -> Path | None:
+    """Folder of the stock's champion, or `None` where there is none or, said in the log, MLflow does not answer."""
+    try:
+        return fetch_champion(tracking, stock, cache=Workspace.current().pulled)
+    except TrackingError as error:
+        logger.warning("the current champion of %s cannot be fetched, so nothing is compared with it: %s", stock, error)
+        return None
 
 
 def publish_results(

@@ -1,5 +1,6 @@
 """Checks that cost little and spare a long wait: bad input is refused before anything is started or written."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from features.windows import build_windows
 from flows.config import PipelineConfig, check_source
 from flows.errors import ConfigError
 from flows.files import READ_ADAPTERS, StageFiles, check_pairs
-from tasks.adapters import adapter_folder
+from tasks.adapters import check_adapter
 from tasks.errors import StoreError
 from training.backends import select
 from training.base_model import check_model
@@ -49,22 +50,61 @@ def check_stage(stage: str, config: PipelineConfig, files: StageFiles, *, home: 
         home: Folder of the store and the databases.
 
     Raises:
-        AdapterError: If a folder that the stage reads is no adapter.
+        AdapterError: If a folder that the stage reads is no adapter, or a broken one.
+        ConfigError: If test files are missing, windows have another length, or the results folder cannot be written.
+        PublishedLayoutError: If published files or accepted answers are malformed.
     """
     check_pairs(files)
+    answers = files.sft_data_path if stage == "sft" else None
+    if files.pair("train") is not None:
+        _check_published(stage, config, files)
+    elif answers is None:
+        check_prices(config)
+    for name in READ_ADAPTERS.get(stage, ()):
+        check_adapter(files.saved_adapter(name))
+    if answers is not None:
+        from tasks.sft_data import read_sft_data
+
+        read_sft_data(answers)
+    if files.results_dir is not None:
+        check_writable(files.results_dir, option="--results-dir")
+    _check_machine(config, home=home)
+
+
+def _check_published(stage: str, config: PipelineConfig, files: StageFiles) -> None:
     train, test, full = files.pair("train"), files.pair("test"), files.pair("full")
     if train is None:
-        check_prices(config)
-    else:
-        sigma = published_sigma(train[0])
-        for pair in (train, test, full):
-            if pair is not None:
-                read_published(*pair, ticker=config.stock, split="train", sigma=sigma)
-    for name in READ_ADAPTERS.get(stage, ()):
-        adapter_folder(files.saved_adapter(name))
-    if stage == "sft" and files.sft_data_path is not None and not files.sft_data_path.is_file():
-        raise ConfigError(f"no file {files.sft_data_path}: --sft-data-path names the accepted answers that sft reads")
-    _check_machine(config, home=home)
+        return
+    if stage == "compare" and test is None:
+        raise ConfigError("compare judges forecasts of the test files: give --test-x-path and --test-y-path too")
+    sigma = published_sigma(train[0])
+    for pair in (train, test, full):
+        if pair is None:
+            continue
+        windows = read_published(*pair, ticker=config.stock, split="train", sigma=sigma).iloc[0]
+        for path, column, setting in zip(pair, ("history", "target"), ("context", "horizon"), strict=True):
+            there, wanted = len(windows[column]), getattr(config.features, setting)
+            if there != wanted:
+                raise ConfigError(
+                    f"{path} holds sequences of {there} sessions, and features.{setting} is {wanted}: give other "
+                    f"files, or --set features.{setting}={there}"
+                )
+
+
+def check_writable(folder: Path, *, option: str) -> None:
+    """Refuse a folder that cannot be made or written; makes nothing.
+
+    Raises:
+        ConfigError: Names the folder and the option that gave it.
+    """
+    try:
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise ConfigError(f"{option} {folder} cannot be used: {error.strerror}. Name another folder.") from error
+    if not existing.is_dir():
+        raise ConfigError(f"{option} {folder} cannot be used: {existing} is a file. Name another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {folder} cannot be used: {existing} may not be written. Name another folder.")
 
 
 def _check_machine(config: PipelineConfig, *, home: Path) -> None:

@@ -20,6 +20,7 @@ from tasks.adapters import BaseModelRef
 from tasks.disk import os_errors_as_publish_error, rename_durably
 from tasks.paths import RunFolder, model_folder
 from tasks.publish import publish_adapter
+from tasks.sft_data import store_sft_data
 from tasks.store import ArtifactRef, Store
 from tasks.tracking import log_stage
 
@@ -136,6 +137,9 @@ def single_stage(name: StageName, config: PipelineConfig, files: StageFiles) -> 
     folder = RunFolder(files.results_dir) if files.results_dir else new_run_folder(config.stock)
     with recorded_run(config, folder=folder) as run:
         windows = windows_from_files(files, config=config, store=run.steps.store)
+        if windows is None and name == "sft" and files.sft_data_path is not None:
+            # The answers are all that it learns from: no prices are needed, and their hash stands for the data.
+            windows = store_sft_data(files.sft_data_path, store=run.steps.store)
         if windows is None:
             windows = run.steps.windows(run.steps.bars())
         run.start_tracking(name, windows=windows)

@@ -1,17 +1,23 @@
 """The stages of one configuration, called here by every flow, so that the same one finds the same artifacts."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluation.contracts import CHAMPION
+from features.config import FeatureConfig
 from flows.config import PipelineConfig, check_source
-from tasks.adapters import AdapterCard, BaseModelRef
+from tasks.adapters import AdapterCard, BaseModelRef, adapter_identity, base_model_identity, read_card
 from tasks.environment import git_revision
 from tasks.evaluate import compare_models, forecast_model
 from tasks.market_data import FolderSource, MarketSource, SyntheticSource, fetch_bars
 from tasks.preprocess import build_windows
 from tasks.store import ArtifactRef, Store
-from tasks.train import prepare_base_model, sample_answers, train_grpo, train_sft
+from tasks.train import base_model_for, prepare_base_model, sample_answers, train_grpo, train_sft
+from training.errors import AdapterError, BackendUnavailable, BaseModelError
+
+logger = logging.getLogger(__name__)
 
 ADAPTER_STAGES = ("grpo_1st", "sft", "grpo_2nd")
 
@@ -116,21 +122,74 @@ class Steps:
         )
 
     def comparison(
-        self, windows: ArtifactRef, base_model: BaseModelRef, adapters: Mapping[str, Adapter]
+        self,
+        windows: ArtifactRef,
+        base_model: BaseModelRef,
+        adapters: Mapping[str, Adapter],
+        *,
+        champion: Path | None = None,
     ) -> ArtifactRef:
-        """Forecasts of the base model and of every adapter, scored, judged and reported."""
+        """Forecasts of the base model and of every adapter, scored, judged and reported.
+
+        The champion, given as its folder, stands beside them, unless it is the very adapter that validation chooses.
+        """
         models: dict[str, Adapter | None] = {"base": None, **adapters}
-        forecasts = [
-            self.forecasts(windows, base_model, model=model, adapter=adapter) for model, adapter in models.items()
-        ]
-        return compare_models(
-            windows,
-            forecasts,
-            stages={stage: ref for stage, ref in adapters.items() if isinstance(ref, ArtifactRef)},
-            evaluation=self.config.evaluation,
-            gate=self.config.gate,
-            store=self.store,
-        )
+        forecasts = {
+            model: self.forecasts(windows, base_model, model=model, adapter=adapter)
+            for model, adapter in models.items()
+        }
+
+        def compared(standing: ArtifactRef | None) -> ArtifactRef:
+            return compare_models(
+                windows,
+                list(forecasts.values()),
+                stages={stage: ref for stage, ref in adapters.items() if isinstance(ref, ArtifactRef)},
+                champion=standing,
+                evaluation=self.config.evaluation,
+                gate=self.config.gate,
+                store=self.store,
+            )
+
+        if champion is None:
+            return compared(None)
+        same = _stages_of(champion, adapters)
+        if not same:
+            return compared(self._champion_forecasts(windows, champion))
+        alone = compared(None)
+        return alone if alone.meta["chosen"] in same else compared(forecasts[same[0]])
+
+    def _champion_forecasts(self, windows: ArtifactRef, folder: Path) -> ArtifactRef | None:
+        """The champion asked for these windows in its own way, or `None`, said in the log, where it cannot be."""
+        try:
+            card = read_card(folder)
+            if _window_settings(card.features) != _window_settings(self.config.features):
+                logger.warning(
+                    "the current champion of %s takes other windows than this run's (context, horizon, units, "
+                    "volatility or indicators differ), so nothing here is compared with it",
+                    self.config.stock,
+                )
+                return None
+            location = base_model_for(card, folder, store=self.store)
+            own = ("backend", "gpu_memory_utilization", "trust_remote_code")
+            training = card.training.model_copy(update={name: getattr(self.config.training, name) for name in own})
+            return forecast_model(
+                windows,
+                BaseModelRef(model=training.model, location=location, identity=base_model_identity(location)),
+                model=CHAMPION,
+                adapter=folder,
+                config=training,
+                features=card.features,
+                evaluation=self.config.evaluation,
+                seed=self._seed("forecasts"),
+                store=self.store,
+            )
+        except (AdapterError, BackendUnavailable, BaseModelError) as error:
+            logger.warning(
+                "the current champion of %s cannot be used, so nothing here is compared with it: %s",
+                self.config.stock,
+                error,
+            )
+            return None
 
     def card(self, stage: str, *, windows: ArtifactRef, base_model: BaseModelRef) -> AdapterCard:
         """What must be known to use the adapter of a stage."""
@@ -148,3 +207,17 @@ class Steps:
 
     def _seed(self, stage: str) -> int:
         return self.config.seed + _SEED_OFFSETS[stage]
+
+
+def _stages_of(champion: Path, adapters: Mapping[str, Adapter]) -> list[str]:
+    """The stages whose adapter has the champion's content; none where the champion cannot be read."""
+    try:
+        identity = adapter_identity(champion)
+    except AdapterError:
+        return []
+    return [stage for stage, adapter in adapters.items() if adapter_identity(adapter) == identity]
+
+
+def _window_settings(features: FeatureConfig) -> dict[str, object]:
+    """What a model must have been trained with to understand the windows of a configuration."""
+    return features.model_dump(exclude={"prompt_style", "train_fraction", "test_fraction"})

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -25,6 +26,7 @@ ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
 BASE_PATH_SETTING = "base_model_name_or_path"
 MODEL_SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"})
 HASHED_BYTES = 64 * 1024 * 1024
+UNREADABLE_CURE = "Copy the folder again, or train the adapter again."
 
 
 class BaseModelRef(FrozenModel):
@@ -43,8 +45,8 @@ class BaseModelRef(FrozenModel):
 def base_model_identity(model: str) -> str:
     """What stands for a base model in artifact keys: a Hugging Face name itself, or a hash for a local folder.
 
-    The hash covers configuration, tokenizer and small weights by content, and weights of more than 64 MB by name and
-    size, since hashing tens of gigabytes would take longer than a stage.
+    The hash covers configuration, tokenizer and small weights by content, and weights of more than 64 MB by name,
+    size and time of change, since hashing tens of gigabytes would take longer than a stage.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -52,8 +54,9 @@ def base_model_identity(model: str) -> str:
     hashes = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in MODEL_SUFFIXES and path.name != MANIFEST_FILE:
-            size = path.stat().st_size
-            hashes[path.name] = file_sha256(path) if size <= HASHED_BYTES else f"{size} bytes"
+            status = path.stat()
+            large = status.st_size > HASHED_BYTES
+            hashes[path.name] = f"{status.st_size} bytes, {status.st_mtime_ns}" if large else file_sha256(path)
     return combined_sha256(hashes)
 
 
@@ -75,6 +78,43 @@ def adapter_folder(adapter: ArtifactRef | Path | None) -> Path | None:
     return folder
 
 
+def check_adapter(adapter: Path | None) -> None:
+    """Read an adapter's configuration and the header of its weights, so that a broken folder is known early.
+
+    Raises:
+        AdapterError: If the folder is no adapter, or one of its files cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = adapter_folder(adapter)
+    if folder is None:
+        return
+    _adapter_settings(folder)
+    weights = folder / ADAPTER_WEIGHTS_FILE
+    try:
+        with safe_open(weights, framework="numpy") as tensors:
+            names = list(tensors.keys())
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{weights} cannot be read as weights ({error}). {UNREADABLE_CURE}") from error
+    if not names:
+        raise AdapterError(f"{weights} holds no weights. {UNREADABLE_CURE}")
+
+
+def _adapter_settings(folder: Path) -> dict[str, Any]:
+    path = folder / ADAPTER_CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"{path} cannot be read as an adapter's configuration ({error}). {UNREADABLE_CURE}"
+        ) from error
+    if not isinstance(config, dict):
+        raise AdapterError(
+            f"{path} cannot be read as an adapter's configuration: it holds no JSON object. {UNREADABLE_CURE}"
+        )
+    return config
+
+
 def adapter_identity(adapter: ArtifactRef | Path | None) -> str | None:
     """What stands for an adapter's content in artifact keys: a hash of its weights and configuration.
 
@@ -86,11 +126,7 @@ def adapter_identity(adapter: ArtifactRef | Path | None) -> str | None:
     folder = adapter_folder(adapter)
     if folder is None:
         return None
-    try:
-        config = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder / ADAPTER_CONFIG_FILE} cannot be read as an adapter's configuration") from error
-    settings = {name: value for name, value in config.items() if name != BASE_PATH_SETTING}
+    settings = {name: value for name, value in _adapter_settings(folder).items() if name != BASE_PATH_SETTING}
     content = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     weights = folder / ADAPTER_WEIGHTS_FILE
     return combined_sha256({ADAPTER_CONFIG_FILE: content, ADAPTER_WEIGHTS_FILE: file_sha256(weights)})

@@ -9,7 +9,7 @@ from prefect import task
 from evaluation.baselines import baseline_forecasts
 from evaluation.compare import collect_forecasts, compare, select_windows
 from evaluation.config import EvaluationConfig, GateConfig
-from evaluation.contracts import EvalReport, Verdict
+from evaluation.contracts import CHAMPION, EvalReport, Verdict
 from evaluation.gate import decide
 from features.config import FeatureConfig
 from tasks.adapters import BaseModelRef, adapter_folder
@@ -41,7 +41,7 @@ def forecast_model(
     Args:
         windows: Artifact of `build_windows`.
         base_model: From `prepare_base_model`.
-        model: Name in tables: `base`, `grpo_1st`, `sft` or `grpo_2nd`.
+        model: Name in tables: `base`, `grpo_1st`, `sft`, `grpo_2nd` or `champion`.
         adapter: The adapter to load, as in `train_grpo`; `None` asks the base model itself.
         config: Backend and sampling.
         features: How windows become prompts.
@@ -93,6 +93,7 @@ def compare_models(
     forecasts: Sequence[ArtifactRef],
     *,
     stages: Mapping[str, ArtifactRef],
+    champion: ArtifactRef | None = None,
     evaluation: EvaluationConfig,
     gate: GateConfig,
     store: Store,
@@ -103,6 +104,8 @@ def compare_models(
         windows: Artifact of `build_windows`.
         forecasts: Artifacts of `forecast_model`, one a model.
         stages: Artifacts of the training stages by name; their `metrics.jsonl` give the report's curves.
+        champion: Forecasts of the current champion, whatever the name they go by; one of `forecasts` too where the
+            champion is one of those models.
         evaluation: How forecasts are compared.
         gate: When a challenger becomes champion.
         store: Where the artifact goes.
@@ -117,6 +120,8 @@ def compare_models(
         frame = read_windows(windows)
         selected = select_windows(frame, config=evaluation)
         asked = [pd.read_parquet(ref.path / FORECASTS_FILE) for ref in forecasts]
+        if champion is not None:
+            asked.append(pd.read_parquet(champion.path / FORECASTS_FILE).assign(model=CHAMPION))
         baselines = baseline_forecasts(selected, train=read_train_rows(windows))
         answers = pd.concat([baselines, *asked], ignore_index=True)
         report = compare(frame, answers, config=evaluation)
@@ -139,10 +144,12 @@ def compare_models(
         "windows": windows,
         "forecasts": {str(ref.meta["model"]): ref for ref in forecasts},
         "stages": stages,
+        "champion": champion,
         "evaluation": evaluation,
         "gate": gate,
     }
-    code = code_version("evaluation", libraries=("pandas", "numpy", "scipy", "statsmodels", "matplotlib", "jinja2"))
+    libraries = ("pandas", "numpy", "scipy", "statsmodels", "matplotlib", "jinja2")
+    code = code_version("evaluation", "tasks.evaluate", libraries=libraries)
     return store.build("comparison", inputs, build, code=code)
 
 

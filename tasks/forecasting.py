@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from features.config import FeatureConfig
 from tasks.logs import run_logger
 from training.config import TrainingConfig
 from training.contracts import OnProgress
+
+Floats = NDArray[np.float64]
 
 INTERVAL = 0.8
 EXCHANGE = "XNYS"
@@ -73,10 +76,23 @@ def forecast_next(
         run_logger(__name__).warning(
             "%s: none of %d answers was valid, so the forecast is the last close", ticker, training.sampling.samples
         )
-    tail = (1 - INTERVAL) / 2
-    lower, upper = np.quantile(samples, [tail, 1 - tail], axis=0) if len(samples) else (median, median)
+    lower, upper = forecast_band(samples) if len(samples) else (median, median)
     dates = next_sessions(checked["date"], count=features.horizon)
     return pd.DataFrame({"date": dates, "median": median, "lower": lower, "upper": upper})
+
+
+def forecast_band(samples: Floats) -> tuple[Floats, Floats]:
+    """Bounds of the central 80 % of sampled prices: the band whose coverage the comparison reports.
+
+    Args:
+        samples: USD, shape (m, horizon) with m of 1 or more.
+
+    Returns:
+        Lower and upper bounds in USD, each of shape (horizon,).
+    """
+    from evaluation.metrics import band
+
+    return band(samples, interval=INTERVAL)
 
 
 def next_sessions(dates: pd.Series, *, count: int) -> pd.DatetimeIndex:

@@ -16,6 +16,7 @@ from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
 NAMED_TICKERS = 8
+MODULES = ("features.bars", "features.csvfile", "features.schemas", "features.synthetic")
 
 
 class FolderSource(FrozenModel):
@@ -72,7 +73,7 @@ def fetch_bars(source: MarketSource, stock: str, *, store: Store) -> ArtifactRef
         first, last = bars["date"].iloc[[0, -1]].dt.date
         return {"ticker": ticker, "rows": len(bars), "first": first.isoformat(), "last": last.isoformat()}
 
-    code = code_version("features.bars", "features.synthetic", libraries=("pandas", "numpy", "pyarrow"))
+    code = code_version(*MODULES, libraries=("pandas", "numpy", "pyarrow"))
     return store.build("bars", inputs, build, code=code)
 
 

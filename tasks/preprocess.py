@@ -150,4 +150,4 @@ def _joined(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _code() -> str:
-    return code_version("features", libraries=LIBRARIES)
+    return code_version("features", "tasks.preprocess", libraries=LIBRARIES)

@@ -7,8 +7,8 @@ import pandas as pd
 from tasks.adapters import AdapterCard, write_card
 from tasks.disk import copy_tree, replace_folder
 from tasks.paths import (
-    ADAPTER_CONFIG_FILE,
     ADAPTER_FOLDER,
+    CARD_FILE,
     MANIFEST_FILE,
     MODEL_CARD_FILE,
     SFT_DATA_FILE,
@@ -71,7 +71,7 @@ def publish_adapter(artifact: ArtifactRef, target: ModelFolder | Path, *, card: 
         card: How the adapter must be asked.
 
     Raises:
-        PublishError: If the folder cannot be written, or holds something other than an adapter.
+        PublishError: If the folder cannot be written, or holds something that TickerForge did not write.
     """
     folder = target.adapter(artifact.stage) if isinstance(target, ModelFolder) else target
 
@@ -79,4 +79,4 @@ def publish_adapter(artifact: ArtifactRef, target: ModelFolder | Path, *, card: 
         copy_tree(artifact.path / ADAPTER_FOLDER, fresh)
         write_card(fresh, card)
 
-    return replace_folder(folder, fill, marker=ADAPTER_CONFIG_FILE)
+    return replace_folder(folder, fill, marker=CARD_FILE)

@@ -18,6 +18,8 @@ class TickerForecaster(PythonModel):
         """Read the adapter's card; the language model itself is loaded at the first forecast."""
         self.adapter = Path(context.artifacts["adapter"])
         self.card = read_card(self.adapter)
+        # A downloaded card must not decide which code runs here.
+        self.training = self.card.training.model_copy(update={"backend": "auto", "trust_remote_code": False})
         self.base_model = context.artifacts.get("base_model") or self.card.base_model
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -37,7 +39,7 @@ class TickerForecaster(PythonModel):
             base_model=self.base_model,
             adapter=self.adapter,
             features=self.card.features,
-            training=self.card.training,
+            training=self.training,
             seed=self.card.seed,
         )
 

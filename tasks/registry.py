@@ -64,7 +64,8 @@ def register_adapter(
     """Register the chosen adapter; alias `challenger` always, `champion` only where the verdict promotes it.
 
     The version is created last and together with its tags, so that an interrupted registration leaves no half version.
-    An adapter that was registered before with the same data and comparison is not registered again.
+    An adapter that was registered before with the same data and comparison is not registered again, nor is the current
+    champion where the verdict promotes it once more.
 
     Args:
         run: The pipeline's parent run; the model is logged in a nested run of it.
@@ -82,7 +83,7 @@ def register_adapter(
     name = model_name(card.ticker)
     tags = _tags(adapter, card=card, bars=bars, comparison=comparison, report_path=report_path)
     with as_tracking_error(run.tracking.uri):
-        known = _same_version(run.tracking, name, tags)
+        known = _same_version(run.tracking, name, tags, promoted=verdict.promoted)
         version = known or _create_version(run, name, adapter, card=card, bars=bars, tags=tags)
         for alias in aliases:
             client_of(run.tracking).set_registered_model_alias(name, alias, version)
@@ -148,6 +149,20 @@ def fetch_registered(tracking: Tracking, spec: str, *, cache: Path) -> Path:
         return folder if (folder / CARD_FILE).is_file() else _download(tracking, version, folder)
 
 
+@task(name="fetch-champion", **TASK_OPTIONS)
+def fetch_champion(tracking: Tracking, ticker: str, *, cache: Path) -> Path | None:
+    """The folder of a ticker's current champion, fetched as `fetch_registered` does; `None` where there is none.
+
+    Raises:
+        TrackingError: If MLflow does not answer.
+        StoreError: If the cache cannot be written.
+    """
+    try:
+        return fetch_registered(tracking, f"{ticker}@{CHAMPION}", cache=cache)
+    except NotRegistered:
+        return None
+
+
 def _download(tracking: Tracking, version: Any, dest: Path) -> Path:
     import mlflow
 
@@ -195,10 +210,19 @@ def _what_there_is(client: Any, name: str, alias: str) -> str:
     return f"{ticker} has no {alias}{why}. There is {known or 'no alias at all'}: name that instead."
 
 
-def _same_version(tracking: Tracking, name: str, tags: Mapping[str, str]) -> str | None:
-    identity = ("adapter_key", "comparison_key", "data_sha256")
+def _same_version(tracking: Tracking, name: str, tags: Mapping[str, str], *, promoted: bool) -> str | None:
+    """The version that holds this adapter already: first the champion, if promoted again, whatever it was judged by."""
+    made = ("adapter_key", "data_sha256")
+    if promoted:
+        try:
+            champion = find_version(tracking, name, alias=CHAMPION)
+        except NotRegistered:
+            pass
+        else:
+            if all(champion.tags.get(tag) == tags[tag] for tag in made):
+                return str(champion.version)
     for version in client_of(tracking).search_model_versions(f"name = '{name}'"):
-        if all(version.tags.get(tag) == tags[tag] for tag in identity):
+        if all(version.tags.get(tag) == tags[tag] for tag in (*made, "comparison_key")):
             return str(version.version)
     return None
 

@@ -26,12 +26,11 @@ def store_sft_data(path: Path, *, store: Store) -> ArtifactRef:
     """
 
     def build(folder: Path) -> Mapping[str, Scalar]:
-        accepted = _read_sft_data(path)
+        accepted = read_sft_data(path)
         accepted.to_parquet(folder / SFT_DATA_FILE, index=False)
         return {"accepted": len(accepted)}
 
-    if not path.is_file():
-        raise PublishedLayoutError(f"no file {path}: --sft-data-path names the Parquet or CSV file of accepted answers")
+    _check_is_file(path)
     return store.build(
         "sft_data",
         {"file": file_sha256(path)},
@@ -40,7 +39,16 @@ def store_sft_data(path: Path, *, store: Store) -> ArtifactRef:
     )
 
 
-def _read_sft_data(path: Path) -> pd.DataFrame:
+def read_sft_data(path: Path) -> pd.DataFrame:
+    """Read accepted answers from a Parquet or CSV file.
+
+    Returns:
+        One row or more with at least the columns `prompt` (JSON of the chat) and `answer`.
+
+    Raises:
+        PublishedLayoutError: If the file is missing, cannot be read, lacks a column or holds no answers.
+    """
+    _check_is_file(path)
     try:
         accepted = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except (ValueError, OSError) as error:
@@ -50,10 +58,17 @@ def _read_sft_data(path: Path) -> pd.DataFrame:
         raise PublishedLayoutError(
             f"{path} lacks {' and '.join(sorted(missing))}: it must hold `prompt` (a chat as JSON) and `answer`"
         )
+    if accepted.empty:
+        raise PublishedLayoutError(f"{path} holds no answers to fine-tune on: run `tickerforge stage sft-data` again")
     for row, (prompt, answer) in enumerate(zip(accepted["prompt"], accepted["answer"], strict=True), start=1):
         if not _is_chat(prompt) or not isinstance(answer, str):
             raise PublishedLayoutError(f"{path}, record {row}: `prompt` must be a chat as JSON and `answer` a text")
     return accepted
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        raise PublishedLayoutError(f"no file {path}: --sft-data-path names the Parquet or CSV file of accepted answers")
 
 
 def _is_chat(text: object) -> bool:
@@ -61,4 +76,6 @@ def _is_chat(text: object) -> bool:
         chat = json.loads(str(text))
     except json.JSONDecodeError:
         return False
-    return isinstance(chat, list) and all(isinstance(turn, dict) and {"role", "content"} <= set(turn) for turn in chat)
+    if not isinstance(chat, list) or not chat:
+        return False
+    return all(isinstance(turn, dict) and {"role", "content"} <= set(turn) for turn in chat)

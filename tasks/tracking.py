@@ -3,6 +3,7 @@
 import http.client
 import logging
 import os
+import re
 import ssl
 import time
 import urllib.error
@@ -11,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from tasks.disk import locked
 from tasks.environment import git_revision
@@ -36,6 +36,7 @@ HTTP_DEFAULTS = {
 }
 BATCH_METRICS, BATCH_PARAMS = 1000, 100
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
+_CREDENTIALS = re.compile(r"://[^/?#\s]*@")
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,15 @@ class PipelineRun:
     @property
     def address(self) -> str:
         """Where the run is seen: a page of the tracking server, or the command that shows the embedded database."""
-        if self.tracking.uri.startswith("http"):
-            return f"{self.tracking.uri.rstrip('/')}/#/experiments/{self.tracking.experiment_id}/runs/{self.run_id}"
-        return f"mlflow ui --backend-store-uri {self.tracking.uri}"
+        uri = without_credentials(self.tracking.uri)
+        if uri.startswith("http"):
+            return f"{uri.rstrip('/')}/#/experiments/{self.tracking.experiment_id}/runs/{self.run_id}"
+        return f"mlflow ui --backend-store-uri {uri}"
+
+
+def without_credentials(text: str) -> str:
+    """A URL, or a text with URLs in it, without the users' names and passwords."""
+    return _CREDENTIALS.sub("://", text)
 
 
 def tracking_uri(workspace: Workspace) -> str:
@@ -220,7 +227,8 @@ def _check_reachable(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
+        # urllib takes a user's name and password for a part of the host's name.
+        urllib.request.urlopen(f"{without_credentials(uri).rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
     except urllib.error.HTTPError as error:
         if error.code >= 500:
             raise TrackingError(_unreachable(uri, error)) from error
@@ -230,8 +238,7 @@ def _check_reachable(uri: str) -> None:
 
 
 def _unreachable(uri: str, error: BaseException) -> str:
-    shown = urlsplit(uri)._replace(netloc=urlsplit(uri).netloc.rsplit("@", 1)[-1]).geturl()
-    reason = " ".join(str(error).split())[:300]
+    shown, reason = without_credentials(uri), without_credentials(" ".join(str(error).split()))[:300]
     if uri.startswith("http"):
         cure = f"Start the server, correct {TRACKING_VARIABLE}, or unset it to use the database in TICKERFORGE_HOME."
     else:

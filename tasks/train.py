@@ -245,6 +245,9 @@ def stage_inputs(
         "adapter": adapter_identity(adapter),
         "config": config.model_dump(mode="json", exclude=WITHOUT_EFFECT | (STAGE_GROUPS - settings)),
         "max_tokens": config.sampling.max_tokens,
+        "learning_rates": {
+            stage: config.learning_rate(stage) for stage in ("grpo_1st", "sft", "grpo_2nd") if stage in settings
+        },
         "backend": select(config.backend, model=config.model).backend.name,
     }
 

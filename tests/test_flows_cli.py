@@ -6,12 +6,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
-from features.config import SyntheticConfig
+from features.config import FeatureConfig, SyntheticConfig
+from features.export import published_tables, write_published
 from features.synthetic import market
 from flows.cli import app
+from flows.config import PipelineConfig
+from flows.errors import ConfigError
+from flows.files import StageFiles
+from flows.preflight import check_stage
 
 HEADER = "Date,Open,High,Low,Close,Adj Close,Volume"
 COMMANDS = ("run", "preprocess", "stage", "forecast", "pull", "doctor")
@@ -197,6 +205,84 @@ def test_a_folder_that_is_no_adapter_is_refused(cli: Cli, left_out: str) -> None
     for name in {"adapter_config.json", "adapter_model.safetensors"} - {left_out}:
         (folder / name).write_text("{}")
     assert_refused(cli("forecast", "--stock", "DEMO", "--adapter", folder), "adapter", left_out)
+
+
+BROKEN_ADAPTERS = {
+    "no object": ("[]", None, ["adapter_config.json", "no JSON object"]),
+    "no JSON": ("{", None, ["adapter_config.json", "cannot be read"]),
+    "no header": ("{}", b"nonsense", ["adapter_model.safetensors", "cannot be read as weights"]),
+    "empty weights": ("{}", b"", ["adapter_model.safetensors", "cannot be read as weights"]),
+}
+
+
+@pytest.mark.parametrize("arguments", [["stage", "grpo2", "--sft-saved-lora"], ["forecast", "--adapter"]], ids=" ".join)
+@pytest.mark.parametrize(("config", "weights", "parts"), BROKEN_ADAPTERS.values(), ids=BROKEN_ADAPTERS)
+def test_a_broken_adapter_is_refused_before_anything_is_written(
+    cli: Cli, arguments: list[str], config: str, weights: bytes | None, parts: list[str]
+) -> None:
+    folder = Path("adapter")
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(config)
+    if weights is None:
+        save_file({"weight": np.zeros(2)}, folder / "adapter_model.safetensors")
+    else:
+        (folder / "adapter_model.safetensors").write_bytes(weights)
+    assert_refused(cli(*arguments, folder, "--stock", "DEMO"), *parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("", "cannot be read as accepted answers"),
+        ("prompt,answer\n", "holds no answers"),
+        ("prompt,reply\n1,2\n", "lacks answer"),
+        ("prompt,answer\n[],2\n", "record 1"),
+    ],
+    ids=["empty file", "no rows", "column", "prompt"],
+)
+def test_malformed_answers_are_refused_before_anything_is_written(cli: Cli, content: str, part: str) -> None:
+    Path("answers.csv").write_text(content)
+    assert_refused(cli("stage", "sft", "--stock", "ACME", "--sft-data-path", "answers.csv"), "answers.csv", part)
+
+
+def test_a_results_folder_that_cannot_be_made_is_refused(cli: Cli) -> None:
+    Path("file").write_text("in the way")
+    result = cli("stage", "grpo1", "--stock", "DEMO", "--results-dir", "file/results")
+    assert_refused(result, "--results-dir file/results", "is a file")
+
+
+def published(config: FeatureConfig) -> list[str]:
+    """Options that name published train files of windows of this length."""
+    tables = published_tables(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=config)
+    write_published(tables, Path("csv"), ticker="DEMO")
+    return ["--train-x-path", "csv/DEMO_train_x.csv", "--train-y-path", "csv/DEMO_train_y.csv"]
+
+
+def test_a_comparison_of_published_files_needs_test_files(cli: Cli) -> None:
+    given = published(FeatureConfig())
+    assert_refused(cli("stage", "compare", "--stock", "DEMO", *given), "--test-x-path", "--test-y-path")
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (FeatureConfig(horizon=12), ["train_y.csv", "of 12 sessions", "features.horizon is 10"]),
+        (FeatureConfig(context=12), ["train_x.csv", "of 12 sessions", "features.context is 10"]),
+    ],
+    ids=["horizon", "context"],
+)
+def test_published_windows_of_another_length_are_refused(cli: Cli, config: FeatureConfig, parts: list[str]) -> None:
+    assert_refused(cli("stage", "grpo1", "--stock", "DEMO", *published(config)), *parts)
+
+
+def test_fine_tuning_on_given_answers_needs_no_prices(working_folder: Path) -> None:
+    chat = json.dumps([{"role": "user", "content": "how much?"}])
+    path = Path("answers.csv")
+    pd.DataFrame({"prompt": [chat], "answer": ["two dollars"]}).to_csv(path, index=False)
+    config = PipelineConfig(stock="ACME")
+    check_stage("sft", config, StageFiles(sft_data_path=path), home=working_folder / "home")
+    with pytest.raises(ConfigError, match="no prices for ACME"):
+        check_stage("sft", config, StageFiles(), home=working_folder / "home")
 
 
 def test_adapter_and_alias_exclude_each_other(cli: Cli) -> None:

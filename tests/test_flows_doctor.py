@@ -44,6 +44,30 @@ def test_a_home_that_cannot_be_written_fails_with_its_cure(tmp_path: Path, monke
     assert "TICKERFORGE_HOME" in found.cure
 
 
+def test_a_home_that_cannot_be_made_is_a_failed_check_and_not_the_end(
+    working_folder: Path, monkeypatch: pytest.MonkeyPatch, quiet_logging: None
+) -> None:
+    (working_folder / "file").write_text("in the way")
+    monkeypatch.setenv("TICKERFORGE_HOME", str(working_folder / "file" / "home"))
+    monkeypatch.setenv("PREFECT_API_URL", NOBODY)
+    result = CliRunner().invoke(app, ["doctor", "--json"], catch_exceptions=False)
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert result.exit_code == 1
+    assert checks["TICKERFORGE_HOME"]["ok"] is False
+    assert "set TICKERFORGE_HOME" in checks["TICKERFORGE_HOME"]["cure"]
+    assert "MLflow" in checks
+
+
+@pytest.mark.parametrize(
+    ("variable", "check"), [("PREFECT_API_URL", check_prefect), ("MLFLOW_TRACKING_URI", check_mlflow)]
+)
+def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch, variable: str, check) -> None:
+    monkeypatch.setenv(variable, "http://user:secret@127.0.0.1:9")
+    found = check()
+    assert NOBODY in found.value
+    assert "secret" not in found.model_dump_json()
+
+
 def test_a_failed_check_makes_the_command_fail(
     prefect_server: None, working_folder: Path, monkeypatch: pytest.MonkeyPatch, quiet_logging: None
 ) -> None:

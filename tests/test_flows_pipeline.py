@@ -225,6 +225,39 @@ def test_stages_run_from_published_files(work: Path, result: PipelineResult) -> 
     assert len(rows) == len((work / "csv" / "DEMO" / "DEMO_full_x.csv").read_text().splitlines())
 
 
+def test_a_champion_of_other_windows_or_without_a_card_is_passed_over_with_a_warning(
+    result: PipelineResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from flows.steps import Steps
+    from tasks.paths import Workspace
+    from tasks.store import ArtifactRef, Store
+
+    store = Store(Workspace.current().store)
+    windows = ArtifactRef(stage="windows", key="", path=tmp_path, sha256="", meta={})
+    other = Steps(with_overrides(tiny_config(), ["features.context=5"]), store)
+    assert other._champion_forecasts(windows, result.adapters["sft"]) is None
+    assert "takes other windows" in caplog.text
+    assert other._champion_forecasts(windows, tmp_path) is None
+    assert "cannot be used" in caplog.text
+
+
+def test_the_registered_champion_is_compared_with_and_stays_unless_beaten(result: PipelineResult) -> None:
+    client, name = mlflow_client(), "tickerforge-DEMO"
+    assert result.registered is not None
+    client.set_registered_model_alias(name, "champion", result.registered.version)
+    again = train_ticker(tiny_config())
+    assert again.report == result.report
+    assert str(client.get_model_version_by_alias(name, "champion").version) == result.registered.version
+    other = train_ticker(with_overrides(tiny_config(), ["seed=1"]))
+    assert other.report.models[-1] == "champion"
+    assert other.registered is not None
+    assert {"champion_validation", "champion_test"} <= {reason.name for reason in other.verdict.reasons}
+    champion = str(client.get_model_version_by_alias(name, "champion").version)
+    assert champion == (other if other.verdict.promoted else result).registered.version
+    assert "forecast champion" in (other.results / "pipeline.log").read_text()
+    client.delete_registered_model_alias(name, "champion")
+
+
 def test_a_failed_run_leaves_its_log_and_nothing_else(work: Path, prefect_server: None) -> None:
     (work / "empty").mkdir()
     before = set((work / "results").glob("NONE_*"))

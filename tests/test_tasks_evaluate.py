@@ -79,6 +79,28 @@ def test_a_stricter_gate_is_a_new_comparison_of_the_same_forecasts(made: Pieces)
         compare_models.fn(made.windows, made.forecasts, gate=GateConfig(min_skill=0.99), **arguments)
 
 
+def test_a_champion_stands_in_the_table_and_is_judged_against_but_never_chosen(made: Pieces) -> None:
+    base, grpo_1st, sft = made.forecasts
+    comparison = compare_models.fn(
+        made.windows,
+        [base, sft],
+        stages={"sft": made.sft},
+        champion=grpo_1st,
+        evaluation=EVALUATION,
+        gate=GateConfig(),
+        store=made.store,
+    )
+    report, verdict = read_report(comparison), read_verdict(comparison)
+    assert report.models[-1] == "champion"
+    assert report.chosen == "sft"
+    assert report.n_candidates == 1
+    alone = read_report(made.comparison)
+    assert report.value("champion", split="test", metric="mse") == alone.value("grpo_1st", split="test", metric="mse")
+    assert {"champion_validation", "champion_test"} <= {reason.name for reason in verdict.reasons}
+    assert comparison_rows(report)[-1]["Model"] == "Current champion"
+    assert "Current champion" in (comparison.path / "report.html").read_text()
+
+
 def test_the_ui_table_has_one_row_a_model_and_marks_the_chosen_one(made: Pieces) -> None:
     rows = comparison_rows(read_report(made.comparison))
     assert len(rows) == 6

@@ -1,12 +1,13 @@
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from trained_pieces import FEATURES, TICKER, TRAINING, Pieces, pieces
 
 from features.errors import BarsError, InsufficientHistoryError
 from tasks.adapters import adapter_folder
-from tasks.forecasting import forecast_next, next_sessions
+from tasks.forecasting import forecast_band, forecast_next, next_sessions
 from tasks.preprocess import read_bars
 
 
@@ -75,6 +76,12 @@ def test_bad_bars_are_refused_by_the_rules_for_files(made: Pieces) -> None:
         forecast(made, bars.assign(adj_close=bars["adj_close"].where(bars.index != 7, -1.0)))
     with pytest.raises(InsufficientHistoryError, match="DEMO: 30 sessions"):
         forecast(made, bars.tail(30))
+
+
+def test_the_band_of_sixteen_calibrated_samples_covers_what_it_says() -> None:
+    draws = np.random.default_rng(7).normal(size=(17, 20_000))
+    lower, upper = forecast_band(draws[:16])
+    assert ((lower <= draws[16]) & (draws[16] <= upper)).mean() == pytest.approx(0.8, abs=0.02)
 
 
 def test_sessions_of_the_exchange_leave_out_its_holidays(stocknet: Path) -> None:

@@ -10,13 +10,14 @@ from trained_pieces import FEATURES, TICKER, TRAINING, Pieces, pieces
 
 from evaluation.contracts import Verdict
 from features.errors import TickerNameError
-from tasks.adapters import adapter_folder, read_card, write_card
+from tasks.adapters import adapter_folder, adapter_identity, read_card, write_card
 from tasks.errors import NotRegistered, PublishError
 from tasks.forecasting import forecast_next
 from tasks.paths import Workspace
 from tasks.preprocess import read_bars
 from tasks.registry import (
     RegisteredModel,
+    fetch_champion,
     fetch_registered,
     find_version,
     model_name,
@@ -217,15 +218,15 @@ def test_an_adapter_of_other_prompts_is_used_with_a_warning(
     assert "prompts of another version" in caplog.text
 
 
-def promoted(made: Pieces, root: Path) -> ArtifactRef:
-    """The comparison as it would be had the gate promoted its adapter."""
+def promoted(made: Pieces, root: Path, *, code: str = "v1") -> ArtifactRef:
+    """The comparison as it would be had the gate promoted its adapter; another one for another `code`."""
     verdict = Verdict.model_validate_json((made.comparison.path / "verdict.json").read_bytes())
 
     def build(folder: Path) -> None:
         shutil.copy(made.comparison.path / "report.json", folder)
         (folder / "verdict.json").write_text(verdict.model_copy(update={"promoted": True}).model_dump_json())
 
-    return Store(root).build("comparison", {}, build, code="v1")
+    return Store(root).build("comparison", {}, build, code=code)
 
 
 def test_only_the_verdict_makes_a_champion(made: Pieces, run: PipelineRun, tracking: Tracking, tmp_path: Path) -> None:
@@ -238,3 +239,29 @@ def test_only_the_verdict_makes_a_champion(made: Pieces, run: PipelineRun, track
     assert str(find_version(tracking, moved.name, alias="champion").version) == before.version
     client_of(tracking).delete_registered_model_alias(before.name, "champion")
     set_alias(tracking, before, alias="challenger")
+
+
+def test_a_champion_stays_when_it_is_promoted_again_and_when_a_challenger_is_refused(
+    made: Pieces, run: PipelineRun, tracking: Tracking, tmp_path: Path
+) -> None:
+    champion = register(made, run, promoted(made, tmp_path))
+    again = register(made, run, promoted(made, tmp_path, code="v2"))
+    assert again.reused
+    assert again.version == champion.version
+    refused = register(made, run)
+    assert refused.aliases == ("challenger",)
+    assert refused.version != champion.version
+    assert str(find_version(tracking, champion.name, alias="champion").version) == champion.version
+    client_of(tracking).delete_registered_model_alias(champion.name, "champion")
+
+
+def test_the_champion_has_the_content_of_the_adapter_it_was_made_of(
+    made: Pieces, registered: RegisteredModel, tracking: Tracking, tmp_path: Path
+) -> None:
+    assert fetch_champion.fn(tracking, "NOPE", cache=tmp_path) is None
+    assert fetch_champion.fn(tracking, TICKER, cache=tmp_path) is None
+    set_alias(tracking, registered, alias="champion")
+    folder = fetch_champion.fn(tracking, TICKER, cache=tmp_path)
+    client_of(tracking).delete_registered_model_alias(registered.name, "champion")
+    assert folder is not None
+    assert adapter_identity(folder) == adapter_identity(made.sft)

@@ -3,6 +3,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tasks.tracking import (
     EXPERIMENT,
     PipelineRun,
     Tracking,
+    _check_reachable,
     client_of,
     connect,
     finish_pipeline,
@@ -23,6 +25,7 @@ from tasks.tracking import (
     log_comparison,
     log_stage,
     start_pipeline,
+    without_credentials,
 )
 
 
@@ -147,6 +150,36 @@ def test_a_server_that_is_silent_is_given_up_within_seconds(
     with pytest.raises(TrackingError, match="timed out"):
         connect(Workspace(tmp_path))
     assert time.monotonic() - began < 10
+
+
+class AsksWhoItIs(BaseHTTPRequestHandler):
+    """Answers every request with 401."""
+
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_server_that_asks_for_a_password_is_reachable_at_an_address_with_one() -> None:
+    with HTTPServer(("127.0.0.1", 0), AsksWhoItIs) as server:
+        thread = threading.Thread(target=server.handle_request, daemon=True)
+        thread.start()
+        _check_reachable(f"http://user:p%40ss@127.0.0.1:{server.server_port}")
+        thread.join(timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://user:a@b@host:5000/x", "https://host:5000/x"),
+        ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),
+        ("no answer from postgresql://u:p@db/mlflow here", "no answer from postgresql://db/mlflow here"),
+    ],
+)
+def test_credentials_are_taken_out_of_addresses(uri: str, shown: str) -> None:
+    assert without_credentials(uri) == shown
 
 
 def test_mlflow_failing_on_the_way_is_a_warning_and_no_more(

@@ -28,6 +28,9 @@ def test_noise_and_a_single_bad_step_do_not_stop_a_run() -> None:
     assert verdicts(rows) == [None] * 40
 
 
-def test_replaying_the_steps_gives_the_same_decision() -> None:
-    rows = [(-1.0, 0.9)] * 8 + [(-2.0, 0.5)] * 4 + [(-4.0, 0.1)] * 4
-    assert verdicts(rows) == verdicts(rows)
+def test_a_model_that_does_not_know_the_format_yet_may_learn_it() -> None:
+    assert verdicts([(-5.0 + 0.1 * step, 0.02 * step) for step in range(40)]) == [None] * 40
+
+
+def test_a_collapse_within_the_first_steps_is_noticed() -> None:
+    assert verdicts([(-1.0, 1.0), (-1.0, 0.9), *[(-1.0, 0.0)] * 6])[4] is not None

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from features.prompts import render_answer
 from training.config import RewardConfig
+from training.rejection import answer_skill
 from training.rewards import accuracy, expected_square, reward_terms, worst_accuracy
 
 HORIZON = 10
@@ -20,7 +21,8 @@ moves = st.lists(st.integers(-300, 300), min_size=HORIZON, max_size=HORIZON)
 def total(kind: str, text: str, target: list[float]) -> float:
     terms, weights = reward_terms(RewardConfig(kind=kind), horizon=HORIZON, unit=10.0)
     return sum(
-        weight * term(completions=[text], target=[target])[0] for term, weight in zip(terms, weights, strict=True)
+        weight * term(completions=[text], target=[target], last_close=[0.0])[0]
+        for term, weight in zip(terms, weights, strict=True)
     )
 
 
@@ -82,7 +84,7 @@ def test_the_financial_term_pays_the_right_direction_only() -> None:
     financial = terms[1]
     rise = [float(10 * step) for step in range(1, HORIZON + 1)]
     up, down, flat = (render_answer([sign * 5] * HORIZON) for sign in (1, -1, 0))
-    assert financial(completions=[up, down, flat], target=[rise] * 3) == [1.0, -1.0, 0.0]
+    assert financial(completions=[up, down, flat], target=[rise] * 3, last_close=[0.0] * 3) == [1.0, -1.0, 0.0]
 
 
 def test_reward_terms_take_chats_and_survive_pickling() -> None:
@@ -90,4 +92,23 @@ def test_reward_terms_take_chats_and_survive_pickling() -> None:
     chat = [{"role": "assistant", "content": render_answer([1] * HORIZON)}]
     for term in terms:
         again = pickle.loads(pickle.dumps(term))
-        assert again(completions=[chat], target=[[1.0] * HORIZON]) == term(completions=[chat], target=[[1.0] * HORIZON])
+        call = {"completions": [chat], "target": [[1.0] * HORIZON], "last_close": [0.0]}
+        assert again(**call) == term(**call)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rewards_and_skill_do_not_depend_on_where_zero_lies(kind: str) -> None:
+    target = [0.1, -0.2, 0.3, 0.2, 0.4, 0.5, 0.3, 0.6, 0.7, 0.8]
+    forecast = [0.05] * 5 + [0.3] * 5
+    level = 2.0
+    terms, _ = reward_terms(RewardConfig(kind=kind), horizon=HORIZON, unit=0.1)
+    for term in terms:
+        at_zero = term(completions=[written(forecast)], target=[target], last_close=[0.0])
+        shifted = [value + level for value in target]
+        raised = written([value + level for value in forecast])
+        assert term(completions=[raised], target=[shifted], last_close=[level]) == pytest.approx(at_zero)
+    assert answer_skill([level] * HORIZON, [value + level for value in target], last_close=level) == pytest.approx(0)
+
+
+def written(values: list[float]) -> str:
+    return render_answer(values, decimals=4)

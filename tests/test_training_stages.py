@@ -166,15 +166,16 @@ def test_the_guard_stops_a_collapsed_run_and_names_the_last_good_checkpoint(
 ) -> None:
     config = CONFIG.model_copy(
         update={
-            "guard": GuardConfig(min_valid_rate=1.0, patience=2),
-            "grpo_1st": GRPOStageConfig(steps=40, prompts_per_step=2, group_size=4, learning_rate=0.3),
+            "guard": GuardConfig(min_valid_rate=0.05, max_reward_drop=0.4, patience=4),
+            "grpo_1st": GRPOStageConfig(steps=60, prompts_per_step=2, group_size=4, learning_rate=0.3),
         }
     )
     with pytest.raises(TrainingDiverged, match="grpo_1st stopped at step") as caught:
         grpo(examples, base, tmp_path, config)
-    assert max(steps_of(tmp_path)) < 40
-    if caught.value.last_good is not None:
-        assert (caught.value.last_good / "adapter_model.safetensors").is_file()
+    assert max(steps_of(tmp_path)) < 60
+    assert caught.value.last_good is not None
+    assert (caught.value.last_good / "adapter_model.safetensors").is_file()
+    assert str(caught.value.last_good) in str(caught.value)
 
 
 def test_the_tiny_model_builds_the_same_from_one_seed_and_after_an_interruption(tmp_path: Path) -> None:

@@ -74,18 +74,22 @@ def build_tiny(
 ) -> dict[str, float]:
     """Train the tiny base model into `out_dir`, as a Hugging Face folder; a killed build resumes there.
 
-    Both prompt styles are trained, half and half, so that one base model serves either.
+    A quarter of the prompts show prices alone, so that one base model serves either style.
 
     Returns:
         The metrics of the last step.
     """
     from training.backends import tiny_model
 
+    defaults = FeatureConfig()
+    features = features.model_copy(
+        update={"train_fraction": defaults.train_fraction, "test_fraction": defaults.test_fraction}
+    )
     windows = synthetic_windows(config, features=features, count=config.steps * config.batch_size)
-    half = len(windows) // 4
+    quarter = len(windows) // 4
     chats: list[Chat] = []
     answers: list[str] = []
-    for style, rows in (("prices", windows.iloc[:half]), ("full", windows.iloc[half:])):
+    for style, rows in (("prices", windows.iloc[:quarter]), ("full", windows.iloc[quarter:])):
         styled = features.model_copy(update={"prompt_style": style})
         for example in build_examples(rows, config=styled):
             chats.append(example.prompt)

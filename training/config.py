@@ -56,7 +56,6 @@ class GRPOStageConfig(FrozenModel):
     learning_rate: float | None = Field(
         default=None, gt=0, description="Peak learning rate; unset: 1e-3 for the tiny model, 1e-5 for any other."
     )
-    beta: float = Field(default=0.0, ge=0, description="Weight of the KL term against the stage's first policy.")
     loss_type: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = Field(default="dapo", description="TRL's loss.")
     scale_rewards: Literal["none", "batch", "group"] = Field(default="batch", description="Scaling of advantages.")
     temperature: float = Field(default=1.0, gt=0, le=2, description="Temperature of the rollouts.")

@@ -12,7 +12,8 @@ from features.prompts import Chat
 class Example:
     """One train window as a trainer sees it.
 
-    `target` is in the units the model writes: model units, or z-scores with `units="train_standard"`.
+    `target` is in the units the model writes: model units, or z-scores with `units="train_standard"`. `last_close` is
+    the price at the origin in the same units, which is what persistence forecasts: 0 in model units.
     """
 
     window_id: str
@@ -20,6 +21,7 @@ class Example:
     origin: date
     prompt: Chat
     target: tuple[float, ...]
+    last_close: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ def build_examples(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Exam
         prices = np.asarray(row["target"], float)
         if config.units == "train_standard":
             target = (prices - row["train_mean"]) / row["train_std"]
+            last_close = (row["history"][-1] - row["train_mean"]) / row["train_std"]
         else:
+            last_close = 0.0
             target = to_model_units(prices, origin_price=row["history"][-1], sigma=row["sigma"])
         examples.append(
             Example(
@@ -41,6 +43,7 @@ def build_examples(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Exam
                 origin=pd.Timestamp(row["origin"]).date(),
                 prompt=render(row, config=config),
                 target=tuple(float(value) for value in target),
+                last_close=float(last_close),
             )
         )
     return examples

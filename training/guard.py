@@ -8,8 +8,9 @@ from training.config import GuardConfig
 class CollapseGuard:
     """Watches valid rate and reward step by step; deterministic, so that a resumed run decides as an undisturbed one.
 
-    A run has collapsed when, over `patience` steps, the mean valid rate is below `min_valid_rate`, or the mean reward
-    has fallen by more than `max_reward_drop` below the best such mean seen so far.
+    A run has collapsed when, over `patience` steps, the mean valid rate is below `min_valid_rate` after it had once
+    reached it (a model that does not know the format yet may still learn it), or the mean reward has fallen by more
+    than `max_reward_drop` below the best such mean seen so far.
     """
 
     def __init__(self, config: GuardConfig) -> None:
@@ -17,6 +18,7 @@ class CollapseGuard:
         self._valid: deque[float] = deque(maxlen=config.patience)
         self._reward: deque[float] = deque(maxlen=config.patience)
         self._best: float | None = None
+        self._was_valid = False
 
     @property
     def patience(self) -> int:
@@ -27,13 +29,14 @@ class CollapseGuard:
         """Take in one step; returns the reason in words once the run has collapsed, else `None`."""
         self._reward.append(reward)
         self._valid.append(valid_rate)
+        valid = sum(self._valid) / len(self._valid)
+        self._was_valid = self._was_valid or valid >= self._config.min_valid_rate
         if len(self._valid) < self._config.patience:
             return None
-        valid = sum(self._valid) / len(self._valid)
         mean = sum(self._reward) / len(self._reward)
         self._best = mean if self._best is None else max(self._best, mean)
         over = f"over the last {self._config.patience} steps"
-        if valid < self._config.min_valid_rate:
+        if self._was_valid and valid < self._config.min_valid_rate:
             return f"only {valid:.0%} of the answers were valid {over} (least: {self._config.min_valid_rate:.0%})"
         if self._best - mean > self._config.max_reward_drop:
             return (

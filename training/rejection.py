@@ -20,13 +20,13 @@ def spread_evenly(count: int, *, at_most: int) -> list[int]:
     return sorted({int(index) for index in np.linspace(0, count - 1, at_most).round()})
 
 
-def answer_skill(values: Sequence[float], target: Sequence[float]) -> float:
+def answer_skill(values: Sequence[float], target: Sequence[float], *, last_close: float = 0.0) -> float:
     """Skill of one answer against persistence in its own window: ``1 - MSE / MSE₀``; at most 1.
 
     In a window whose price never moved MSE₀ is 0: the skill is then 1 for a perfect answer and -inf for any other.
     """
     error = float(np.mean((np.asarray(values) - np.asarray(target)) ** 2))
-    naive = float(np.mean(np.asarray(target, float) ** 2))
+    naive = float(np.mean((np.asarray(target, float) - last_close) ** 2))
     if naive == 0:
         return 1.0 if error == 0 else -np.inf
     return 1.0 - error / naive
@@ -60,7 +60,7 @@ def select_answers(
             values = parse(text, horizon=horizon)
             if values is None or values in scored:
                 continue
-            skill = answer_skill(values, example.target)
+            skill = answer_skill(values, example.target, last_close=example.last_close)
             if skill >= config.min_skill:
                 scored[values] = (skill, text)
         best = sorted(scored.items(), key=lambda item: (-item[1][0], item[0]))[: config.keep]

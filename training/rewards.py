@@ -2,7 +2,7 @@
 
 Deviation from the textbook: GRPO centres rewards within each group of answers to one window, so anything constant
 within a window ("skill against persistence") would cancel; the accuracy term is therefore the loss itself. An invalid
-answer scores below every valid one in each term, or a policy learns to answer nothing.
+answer scores below every valid one, or a policy learns to answer nothing.
 
 All losses are in multiples of what persistence expects on a random walk, so that rewards of different windows compare.
 With model units (10 = one daily standard deviation σ) the squared error expected of persistence at session h is 100·h;
@@ -30,9 +30,14 @@ class RewardTerm(Protocol):
     """One term: a score per answer, called by TRL with the dataset's columns as keywords."""
 
     def __call__(
-        self, *, completions: Sequence[Completion], target: Sequence[Sequence[float]], **_: Any
+        self,
+        *,
+        completions: Sequence[Completion],
+        target: Sequence[Sequence[float]],
+        last_close: Sequence[float],
+        **_: Any,
     ) -> list[float]:
-        """Score each completion against the target of its window."""
+        """Score each completion against target and last close of its window."""
         ...
 
 
@@ -60,8 +65,8 @@ def accuracy(
     * ``published``: ``5 / (1 + 10 · MSE / E)``; range (0, 5]. Elicits near-certain hits: flat where the error is large.
 
     Args:
-        forecast: Values written, shape `(horizon,)`.
-        target: Values realised, same units and shape.
+        forecast: Values written, less the last close, shape `(horizon,)`.
+        target: Values realised, less the last close, same units and shape.
         kind: Which formula.
         clip: Largest loss.
         unit: What one daily standard deviation measures in these units.
@@ -99,17 +104,24 @@ class AccuracyReward:
     unit: float
 
     def __call__(
-        self, *, completions: Sequence[Completion], target: Sequence[Sequence[float]], **_: Any
+        self,
+        *,
+        completions: Sequence[Completion],
+        target: Sequence[Sequence[float]],
+        last_close: Sequence[float],
+        **_: Any,
     ) -> list[float]:
         """Score each completion; see `accuracy` for formula and range."""
         invalid = worst_accuracy(self.kind, clip=self.clip) - INVALID_MARGIN
         scores = []
-        for completion, truth in zip(completions, target, strict=True):
+        for completion, truth, start in zip(completions, target, last_close, strict=True):
             values = parse(completion_text(completion), horizon=self.horizon)
             scores.append(
                 invalid
                 if values is None
-                else accuracy(np.array(values), np.array(truth), kind=self.kind, clip=self.clip, unit=self.unit)
+                else accuracy(
+                    np.array(values) - start, np.array(truth) - start, kind=self.kind, clip=self.clip, unit=self.unit
+                )
             )
         return scores
 
@@ -126,15 +138,22 @@ class FinancialReward:
     unit: float
 
     def __call__(
-        self, *, completions: Sequence[Completion], target: Sequence[Sequence[float]], **_: Any
+        self,
+        *,
+        completions: Sequence[Completion],
+        target: Sequence[Sequence[float]],
+        last_close: Sequence[float],
+        **_: Any,
     ) -> list[float]:
         """Score each completion against the realised move."""
         scores = []
-        for completion, truth in zip(completions, target, strict=True):
+        for completion, truth, start in zip(completions, target, last_close, strict=True):
             values = parse(completion_text(completion), horizon=self.horizon)
-            move = truth[-1] / (self.unit * np.sqrt(self.horizon))
+            move = (truth[-1] - start) / (self.unit * np.sqrt(self.horizon))
             scores.append(
-                -1.0 if values is None else float(np.sign(values[-1]) * np.clip(move, -LARGEST_MOVE, LARGEST_MOVE) / 2)
+                -1.0
+                if values is None
+                else float(np.sign(values[-1] - start) * np.clip(move, -LARGEST_MOVE, LARGEST_MOVE) / 2)
             )
         return scores
 

@@ -150,6 +150,7 @@ def _draw(model: Any, batch: Any, *, n: int, sampling: SamplingConfig, pad_token
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=0,
+            repetition_penalty=1.0,
             max_new_tokens=sampling.max_tokens,
             pad_token_id=pad_token_id,
         )

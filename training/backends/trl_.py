@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -24,7 +25,6 @@ from training.rewards import reward_terms
 logger = logging.getLogger(__name__)
 
 COMPLETE = "COMPLETE"
-KEPT_CHECKPOINTS = 3
 METRICS = {
     "loss": "loss",
     "grad_norm": "grad_norm",
@@ -36,7 +36,6 @@ METRICS = {
     "rewards/FinancialReward/mean": "financial",
     "frac_reward_zero_std": "zero_variance_groups",
     "completions/mean_length": "answer_tokens",
-    "kl": "kl",
     "entropy": "entropy",
     "mean_token_accuracy": "token_accuracy",
 }
@@ -49,9 +48,7 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
     stage: GRPOStageConfig = getattr(job.config, job.stage)
     terms, weights = reward_terms(job.config.reward, horizon=len(examples[0].target), unit=job.unit)
     answers = stage.prompts_per_step * stage.group_size
-    micro = min(job.config.micro_batch_size, answers)
-    if answers % micro:
-        raise ValueError(f"prompts_per_step x group_size = {answers} must be a multiple of micro_batch_size = {micro}")
+    micro = math.gcd(job.config.micro_batch_size, answers)
     args = GRPOConfig(
         **_common_arguments(job, max_steps=stage.steps, learning_rate=job.config.learning_rate(job.stage)),
         per_device_train_batch_size=micro,
@@ -59,13 +56,14 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
         num_generations=stage.group_size,
         max_completion_length=job.config.sampling.max_tokens,
         temperature=stage.temperature,
-        beta=stage.beta,
         loss_type=stage.loss_type,
         scale_rewards=stage.scale_rewards,
         reward_weights=weights,
         **job.engine_arguments,
     )
-    dataset = Dataset.from_list([{"prompt": e.prompt, "target": list(e.target)} for e in examples])
+    dataset = Dataset.from_list(
+        [{"prompt": e.prompt, "target": list(e.target), "last_close": e.last_close} for e in examples]
+    )
     trainer = GRPOTrainer(model=model, reward_funcs=terms, args=args, train_dataset=dataset, processing_class=tokenizer)
     return run_trainer(trainer, job=job, guard=CollapseGuard(job.config.guard))
 
@@ -75,12 +73,12 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
     from datasets import Dataset
 
     stage = job.config.sft
-    micro = min(job.config.micro_batch_size, stage.batch_size)
+    micro = math.gcd(job.config.micro_batch_size, stage.batch_size)
     args = SFTConfig(
         **_common_arguments(job, max_steps=-1, learning_rate=job.config.learning_rate(job.stage)),
         num_train_epochs=stage.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, stage.batch_size // micro),
+        gradient_accumulation_steps=stage.batch_size // micro,
         max_length=job.config.max_seq_length,
         completion_only_loss=True,
         dataset_num_proc=None,
@@ -107,11 +105,16 @@ def _common_arguments(job: TrainingJob, *, max_steps: int, learning_rate: float)
         "gradient_checkpointing": job.config.gradient_checkpointing,
         "seed": job.seed,
         "data_seed": job.seed,
-        **trainer_arguments(save_steps=job.config.checkpoint_every),
+        **trainer_arguments(save_steps=job.config.checkpoint_every, kept=_kept_checkpoints(job)),
     }
 
 
-def trainer_arguments(*, save_steps: int) -> dict[str, Any]:
+def _kept_checkpoints(job: TrainingJob) -> int:
+    """Enough that one from before the guard's patience is still there when it speaks."""
+    return job.config.guard.patience // job.config.checkpoint_every + 2
+
+
+def trainer_arguments(*, save_steps: int, kept: int = 2) -> dict[str, Any]:
     """Arguments that every trainer here shares: log each step, save every `save_steps`, report to nobody.
 
     bfloat16 on a GPU, float32 on a CPU: many CPUs emulate bfloat16, at a third of the speed.
@@ -124,7 +127,7 @@ def trainer_arguments(*, save_steps: int) -> dict[str, Any]:
         "logging_first_step": True,
         "save_strategy": "steps",
         "save_steps": save_steps,
-        "save_total_limit": KEPT_CHECKPOINTS,
+        "save_total_limit": kept,
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
@@ -143,6 +146,7 @@ def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | No
     """
     last = train_resumably(trainer, out_dir=job.out_dir, stage=job.stage, guard=guard, on_progress=job.on_progress)
     trainer.model.save_pretrained(str(job.out_dir / "adapter"), safe_serialization=True)
+    (job.out_dir / "adapter" / "README.md").unlink(missing_ok=True)
     remove_checkpoints(job.out_dir)
     return last
 
@@ -223,7 +227,7 @@ class StepRecorder(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark the checkpoint just written as complete."""
         checkpoint = self._out_dir / f"checkpoint-{state.global_step}"
-        for file in checkpoint.iterdir():
+        for file in (path for path in checkpoint.rglob("*") if path.is_file()):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         (checkpoint / COMPLETE).touch()
@@ -283,4 +287,5 @@ def last_complete_checkpoint(out_dir: Path) -> Path | None:
 def remove_checkpoints(out_dir: Path) -> None:
     """Delete the checkpoints, once the result is saved."""
     for path in out_dir.glob("checkpoint-*"):
+        (path / COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(path)
