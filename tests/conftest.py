@@ -48,6 +48,12 @@ def stocknet() -> Path:
     return folder
 
 
+def forget_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset MLflow's address, which MLflow leaves in the environment, now and when the patch is undone."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+
 @pytest.fixture
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with a TICKERFORGE_HOME of its own, `home`, that does not exist yet."""
@@ -55,6 +61,7 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TICKERFORGE_HOME", str(tmp_path / "home"))
+    forget_tracking(monkeypatch)
     return folder
 
 

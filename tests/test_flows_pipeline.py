@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import forget_tracking
 from tiny_pipeline import tiny_config
 
 from flows.config import with_overrides
@@ -35,6 +36,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("TICKERFORGE_HOME", str(tmp_path_factory.mktemp("home")))
+        forget_tracking(patch)
         yield folder
 
 

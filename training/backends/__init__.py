@@ -29,7 +29,7 @@ def why_not(name: str) -> str | None:
     if gpu_name() is None:
         return f"{name} needs a CUDA GPU and none was found: use --backend transformers"
     if missing:
-        return f"{name} needs the package(s) {', '.join(missing)}: pip install 'tickerforge[gpu]'"
+        return f"{name} needs the package(s) {', '.join(missing)}: pip install '.[gpu]' in the checkout"
     return None
 
 
