@@ -7,7 +7,7 @@ from prefect import flow
 
 from features.config import FrozenModel
 from flows.config import PipelineConfig
-from flows.steps import market_source
+from flows.steps import market_source, training_here
 from tasks.adapters import adapter_folder, read_card
 from tasks.forecasting import INTERVAL, forecast_next
 from tasks.market_data import fetch_bars
@@ -19,7 +19,6 @@ from tasks.store import Store
 from tasks.tracking import connect
 from tasks.train import base_model_for
 from training.backends import select
-from training.config import TrainingConfig
 from training.errors import AdapterError
 
 
@@ -45,12 +44,6 @@ class Forecast(FrozenModel):
     adapter: str
     interval: float
     sessions: tuple[Session, ...]
-
-
-def training_here(recorded: TrainingConfig, *, config: TrainingConfig) -> TrainingConfig:
-    """The settings recorded with an adapter, but with the user's own say on this machine and on foreign code."""
-    own = ("backend", "gpu_memory_utilization", "trust_remote_code")
-    return recorded.model_copy(update={name: getattr(config, name) for name in own})
 
 
 @flow(name="forecast", flow_run_name="{config.stock}", persist_result=False)

@@ -15,6 +15,7 @@ from tasks.market_data import FolderSource, MarketSource, SyntheticSource, fetch
 from tasks.preprocess import build_windows
 from tasks.store import ArtifactRef, Store
 from tasks.train import base_model_for, prepare_base_model, sample_answers, train_grpo, train_sft
+from training.config import TrainingConfig
 from training.errors import AdapterError, BackendUnavailable, BaseModelError
 
 logger = logging.getLogger(__name__)
@@ -170,8 +171,7 @@ class Steps:
                 )
                 return None
             location = base_model_for(card, folder, store=self.store)
-            own = ("backend", "gpu_memory_utilization", "trust_remote_code")
-            training = card.training.model_copy(update={name: getattr(self.config.training, name) for name in own})
+            training = training_here(card.training, config=self.config.training)
             return forecast_model(
                 windows,
                 BaseModelRef(model=training.model, location=location, identity=base_model_identity(location)),
@@ -221,3 +221,9 @@ def _stages_of(champion: Path, adapters: Mapping[str, Adapter]) -> list[str]:
 def _window_settings(features: FeatureConfig) -> dict[str, object]:
     """What a model must have been trained with to understand the windows of a configuration."""
     return features.model_dump(exclude={"prompt_style", "train_fraction", "test_fraction"})
+
+
+def training_here(recorded: TrainingConfig, *, config: TrainingConfig) -> TrainingConfig:
+    """The settings recorded with an adapter, but with the user's own say on this machine and on foreign code."""
+    own = ("backend", "gpu_memory_utilization", "trust_remote_code")
+    return recorded.model_copy(update={name: getattr(config, name) for name in own})

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from features.config import FeatureConfig
-from flows.forecast import training_here
+from flows.steps import training_here
 from tasks.adapters import AdapterCard, base_model_identity, write_card
 from tasks.errors import PublishError
 from tasks.publish import publish_adapter
