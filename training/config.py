@@ -98,14 +98,16 @@ class TrainingConfig(FrozenModel):
     micro_batch_size: int = Field(default=64, ge=1, description="Answers per forward pass; less needs less memory.")
     gradient_checkpointing: bool = Field(default=False, description="Trade time for memory (large models).")
     checkpoint_every: int = Field(default=20, ge=1, description="Steps between checkpoints.")
-    tiny: TinyConfig = TinyConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    reward: RewardConfig = RewardConfig()
-    guard: GuardConfig = GuardConfig()
-    grpo_1st: GRPOStageConfig = GRPOStageConfig()
-    rejection: RejectionConfig = RejectionConfig()
-    sft: SFTStageConfig = SFTStageConfig()
-    grpo_2nd: GRPOStageConfig = GRPOStageConfig()
+    tiny: TinyConfig = Field(default=TinyConfig(), description="The base model that `tiny` builds.")
+    sampling: SamplingConfig = Field(default=SamplingConfig(), description="How the answers of a window are drawn.")
+    reward: RewardConfig = Field(default=RewardConfig(), description="What GRPO rewards.")
+    guard: GuardConfig = Field(default=GuardConfig(), description="When a training counts as collapsed.")
+    grpo_1st: GRPOStageConfig = Field(default=GRPOStageConfig(), description="The first stage.")
+    rejection: RejectionConfig = Field(
+        default=RejectionConfig(), description="Which answers the second stage learns from."
+    )
+    sft: SFTStageConfig = Field(default=SFTStageConfig(), description="The second stage.")
+    grpo_2nd: GRPOStageConfig = Field(default=GRPOStageConfig(), description="The third stage.")
 
     def learning_rate(self, stage: Literal["grpo_1st", "sft", "grpo_2nd"]) -> float:
         """Peak learning rate of a stage: the configured one, or the default for this kind of base model."""

@@ -1,5 +1,7 @@
 """The protocol that every backend follows, and what a training call is made of."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +55,10 @@ class Sampler(Protocol):
         on_progress: OnProgress | None = None,
         stage: str = "sampling",
     ) -> list[list[str]]:
-        """Draw `n` answers to each prompt, the same ones for the same seed and arguments."""
+        """Draw `n` answers to each prompt, the same ones for the same seed and arguments.
+
+        Randomness follows `prompt_seed`, so that what else is asked makes no difference.
+        """
         ...
 
 
@@ -79,3 +84,9 @@ class Selection:
 
     backend: Backend
     reason: str
+
+
+def prompt_seed(prompt: Chat, seed: int) -> int:
+    """The seed of one prompt's answers, below 2³¹: another one for every prompt and for every `seed`."""
+    asked = json.dumps([seed, prompt], sort_keys=True)
+    return int.from_bytes(hashlib.sha256(asked.encode()).digest()[:4], "big") >> 1

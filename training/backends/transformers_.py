@@ -1,7 +1,7 @@
 """The backend that runs everywhere: transformers, PEFT and TRL."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from features.prompts import Chat
-from training.backends.base import TrainingJob
+from training.backends.base import TrainingJob, prompt_seed
 from training.config import SamplingConfig, TrainingConfig
 from training.contracts import Example, OnProgress, Progress
 from training.errors import AdapterError, BaseModelError
@@ -133,11 +133,16 @@ def _sampling_model(base_model: str, adapter: str | None, adapter_stamp: int, tr
     return model.eval()
 
 
-def _draw(model: Any, batch: Any, *, n: int, sampling: SamplingConfig, pad_token_id: int) -> Any:
-    """Token ids of `n` answers to each prompt of a batch; the prompts are read once, not n times."""
+def _draw(model: Any, batch: Any, uniforms: Any, *, sampling: SamplingConfig, pad_token_id: int) -> Any:
+    """Token ids of n answers to each prompt of a batch; the prompts are read once, not n times.
+
+    `uniforms`, of shape (prompts, n, max_tokens), holds the random number behind each token.
+    """
     import torch
 
     ids, mask = batch["input_ids"], batch["attention_mask"]
+    n = uniforms.shape[1]
+    choose = _chooser(uniforms.flatten(0, 1).to(ids.device), length=ids.shape[1], sampling=sampling)
     with torch.inference_mode():
         read = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True, logits_to_keep=1)
         cache = read.past_key_values
@@ -146,14 +151,39 @@ def _draw(model: Any, batch: Any, *, n: int, sampling: SamplingConfig, pad_token
             input_ids=ids.repeat_interleave(n, dim=0),
             attention_mask=mask.repeat_interleave(n, dim=0),
             past_key_values=cache,
-            do_sample=True,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=0,
+            do_sample=False,
+            logits_processor=[choose],
             repetition_penalty=1.0,
             max_new_tokens=sampling.max_tokens,
             pad_token_id=pad_token_id,
         )
+
+
+def _chooser(uniforms: Any, *, length: int, sampling: SamplingConfig) -> Callable[[Any, Any], Any]:
+    """Nucleus sampling by given random numbers, as a logits processor that leaves one token to a greedy search.
+
+    Torch draws for a whole batch at once, so that an answer would depend on which other prompts are asked. The tokens
+    stand on the unit interval in the vocabulary's order, so that a rounding difference hardly ever changes the choice.
+
+    Args:
+        uniforms: Shape (answers, max_tokens), within [0, 1).
+        length: Tokens of the prompts.
+        sampling: Temperature and nucleus.
+    """
+    import torch
+
+    def choose(ids: Any, scores: Any) -> Any:
+        shares = (scores.float() / sampling.temperature).softmax(-1)
+        if sampling.top_p < 1:
+            largest = shares.sort(descending=True).values
+            outside = (largest.cumsum(-1) < sampling.top_p).sum(-1, keepdim=True).clamp(max=shares.shape[-1] - 1)
+            shares = shares.where(shares >= largest.gather(-1, outside), 0.0)
+        upper = shares.double().cumsum(-1)
+        drawn = uniforms[:, ids.shape[1] - length, None] * upper[:, -1:]
+        token = torch.searchsorted(upper, drawn, right=True).clamp(max=shares.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
+
+    return choose
 
 
 class TransformersBackend:
@@ -177,6 +207,10 @@ class TransformersBackend:
     ) -> list[list[str]]:
         """Draw `n` answers to each prompt; the adapter is merged into the weights.
 
+        The random numbers of a prompt follow from seed and prompt alone. Its answers are then the same, whatever else
+        is asked, as far as the model computes the same: in float32, on a CPU, always but for a rounding difference at
+        the border between two tokens; in bfloat16, on a GPU, rounding differs with the batch and changes some answers.
+
         Raises:
             AdapterError: The adapter cannot be read.
             BaseModelError: The base model cannot be read, or a prompt is longer than the configuration allows.
@@ -191,7 +225,6 @@ class TransformersBackend:
         texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
         per_batch = max(1, sampling.batch_size // n)
         answers: list[list[str]] = []
-        torch.manual_seed(seed)
         for start in range(0, len(texts), per_batch):
             batch = tokenizer(
                 texts[start : start + per_batch], return_tensors="pt", padding=True, add_special_tokens=False
@@ -202,7 +235,15 @@ class TransformersBackend:
                     f"a prompt of {length} tokens and an answer of {sampling.max_tokens} exceed max_seq_length = "
                     f"{config.max_seq_length}: raise --max-seq-length"
                 )
-            out = _draw(model, batch, n=n, sampling=sampling, pad_token_id=tokenizer.pad_token_id)
+            uniforms = torch.stack(
+                [
+                    torch.rand(
+                        n, sampling.max_tokens, generator=torch.Generator().manual_seed(prompt_seed(prompt, seed))
+                    )
+                    for prompt in prompts[start : start + per_batch]
+                ]
+            )
+            out = _draw(model, batch, uniforms, sampling=sampling, pad_token_id=tokenizer.pad_token_id)
             decoded = tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
             answers += [decoded[i : i + n] for i in range(0, len(decoded), n)]
             if on_progress is not None:

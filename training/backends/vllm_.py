@@ -8,6 +8,7 @@ from typing import Any
 
 from features.prompts import Chat, answer_pattern
 from training.backends import why_not
+from training.backends.base import prompt_seed
 from training.config import SamplingConfig, TrainingConfig
 from training.contracts import OnProgress, Progress
 from training.errors import BackendUnavailable
@@ -82,16 +83,20 @@ class VLLMSampler:
         pattern = answer_pattern(horizon) if config_writes_integers(prompts) else None
         answers: list[list[str]] = []
         for start in range(0, len(prompts), CHUNK_PROMPTS):
-            params = SamplingParams(
-                n=n,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_tokens,
-                seed=seed + start,
-                structured_outputs=StructuredOutputsParams(regex=pattern) if pattern else None,
-            )
+            chunk = prompts[start : start + CHUNK_PROMPTS]
+            params = [
+                SamplingParams(
+                    n=n,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_tokens,
+                    seed=prompt_seed(prompt, seed),
+                    structured_outputs=StructuredOutputsParams(regex=pattern) if pattern else None,
+                )
+                for prompt in chunk
+            ]
             outputs = llm.chat(
-                [list(prompt) for prompt in prompts[start : start + CHUNK_PROMPTS]],
+                [list(prompt) for prompt in chunk],
                 params,
                 use_tqdm=False,
                 lora_request=request,
