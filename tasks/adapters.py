@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tasks.paths import (
     CARD_FILE,
     MANIFEST_FILE,
 )
-from tasks.store import ArtifactRef, code_version
+from tasks.store import ArtifactRef, Store, code_version
 from training.config import TrainingConfig
 from training.errors import AdapterError
 
@@ -33,13 +34,26 @@ class BaseModelRef(FrozenModel):
     """A base model ready to load.
 
     `model` is what the user asked for, `location` the Hugging Face name or folder to load, `identity` what stands for
-    its content in artifact keys. `cached` is false only where this very call built it.
+    its content in artifact keys, `artifact` where it was built here. `cached` is false only where this very call built
+    it.
     """
 
     model: str
     location: str
     identity: str
+    artifact: ArtifactRef | None = None
     cached: bool = True
+
+    def here(self, store: Store) -> "BaseModelRef":
+        """The same base model in this store: one that was built elsewhere is fetched.
+
+        Raises:
+            StoreError: If neither this store nor the shared one holds it.
+        """
+        if self.artifact is None:
+            return self
+        artifact = store.here(self.artifact)
+        return self.model_copy(update={"artifact": artifact, "location": str(artifact.path)})
 
 
 def base_model_identity(model: str) -> str:
@@ -140,7 +154,8 @@ def prompt_version() -> str:
 class AdapterCard(FrozenModel):
     """How an adapter was made and how it must be asked; written as `tickerforge.json` into its folder.
 
-    `prompt_code` is the version of the code that wrote the prompts it was trained on.
+    `prompt_code` is the version of the code that wrote the prompts it was trained on, `trained_until` the last session
+    that a training target lay on, which older cards do not say.
     """
 
     ticker: str
@@ -152,6 +167,7 @@ class AdapterCard(FrozenModel):
     seed: int
     windows_sha256: str
     git_revision: str
+    trained_until: date | None = None
     prompt_code: str = Field(default_factory=prompt_version)
 
     def base_model_location(self, folder: Path) -> str:

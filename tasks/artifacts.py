@@ -6,6 +6,7 @@ from pathlib import Path
 from evaluation.contracts import EvalReport, Verdict
 from evaluation.labels import METRICS
 from evaluation.tables import COLUMNS, written_rows
+from tasks.retries import patiently
 
 
 def artifact_key(*parts: str) -> str:
@@ -27,14 +28,25 @@ def publish_comparison(report: EvalReport, verdict: Verdict, *, report_path: Pat
     from prefect.artifacts import create_link_artifact, create_table_artifact
 
     reasons = "\n".join(f"- {'✓' if reason.passed else '✗'} {reason.text}" for reason in verdict.reasons)
-    create_table_artifact(
-        table=comparison_rows(report),
-        key=artifact_key("comparison", report.ticker),
-        description=f"**{verdict.headline}** (test split)\n\n{reasons}",
+    patiently(
+        lambda: create_table_artifact(
+            table=comparison_rows(report),
+            key=artifact_key("comparison", report.ticker),
+            description=f"**{verdict.headline}** (test split)\n\n{reasons}",
+        )
     )
-    create_link_artifact(
-        link=report_path.resolve().as_uri(),
-        link_text=f"Report of {report.ticker}",
-        key=artifact_key("report", report.ticker),
-        description=verdict.headline,
+    patiently(
+        lambda: create_link_artifact(
+            link=report_path.resolve().as_uri(),
+            link_text=f"Report of {report.ticker}",
+            key=artifact_key("report", report.ticker),
+            description=verdict.headline,
+        )
     )
+
+
+def publish_table(key: str, rows: list[dict[str, str]], *, description: str) -> None:
+    """Create a table artifact of the current run."""
+    from prefect.artifacts import create_table_artifact
+
+    patiently(lambda: create_table_artifact(table=rows, key=artifact_key(key), description=description))

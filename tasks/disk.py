@@ -14,6 +14,21 @@ from tasks.errors import PublishError, StoreError, TasksError
 from tasks.logs import run_logger
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+NETWORK_ERRNOS = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.EPIPE,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+        errno.EAGAIN,
+        errno.ESTALE,
+    }
+)
 FULL_DISK_WORDS = ("no space left on device", "os error 28", "disk is full", "disk quota exceeded")
 NEARLY_FULL_BYTES = 64 * 1024
 LOCK_POLL_SECONDS = 0.2

@@ -8,15 +8,22 @@ from pathlib import Path
 
 from tasks.disk import os_errors_as_store_error
 from tasks.paths import Workspace
+from tasks.service import running_service
 
 EPHEMERAL_STARTUP_SECONDS = 120
+REVISION_VARIABLE = "TICKERFORGE_REVISION"
 
 
 def set_embedded_defaults(workspace: Workspace) -> None:
     """Point Prefect and MLflow at the workspace, quietly, wherever the environment does not say otherwise.
 
-    Existing variables win, so `PREFECT_API_URL` and `MLFLOW_TRACKING_URI` still select a server. Call it before
-    Prefect or MLflow is imported: both read their settings at import.
+    Existing variables win, so `PREFECT_API_URL` and `MLFLOW_TRACKING_URI` still select a server; where they are unset
+    and the service of this home runs (`tickerforge up`), they name its servers. Call it before Prefect or MLflow is
+    imported: both read their settings at import.
+
+    Raises:
+        StoreError: If the home cannot be made.
+        ServiceError: If the service was killed in part, so that its servers hold the databases.
     """
     defaults: dict[str, object] = {
         "PREFECT_HOME": workspace.prefect_home,
@@ -35,6 +42,8 @@ def set_embedded_defaults(workspace: Workspace) -> None:
     # Prefect makes its own folder only where the parent is there.
     with os_errors_as_store_error(workspace.root, doing="preparing the working folder of Prefect and MLflow"):
         workspace.root.mkdir(parents=True, exist_ok=True)
+    if service := running_service(workspace):
+        defaults |= service.variables()
     if "HF_HOME" not in os.environ:
         defaults["HF_HUB_CACHE"] = workspace.base_models / "hub"
     for name, value in defaults.items():
@@ -43,7 +52,12 @@ def set_embedded_defaults(workspace: Workspace) -> None:
 
 @cache
 def git_revision() -> str:
-    """The commit of the running code with `-dirty` where files differ from it, or the installed version."""
+    """The commit of the running code with `-dirty` where files differ from it, or the installed version.
+
+    `TICKERFORGE_REVISION` says it where there is no checkout, as in a container.
+    """
+    if stated := os.environ.get(REVISION_VARIABLE):
+        return stated
     checkout = Path(__file__).resolve().parent.parent
     try:
         top = _git(checkout, "rev-parse", "--show-toplevel")

@@ -7,14 +7,16 @@ import pandas as pd
 from prefect import task
 
 from evaluation.baselines import baseline_forecasts
-from evaluation.compare import collect_forecasts, compare, select_windows
+from evaluation.compare import compare, select_windows
 from evaluation.config import EvaluationConfig, GateConfig
 from evaluation.contracts import CHAMPION, EvalReport, Verdict
+from evaluation.drift import ExpectedError, expected_error
+from evaluation.forecasts import collect_forecasts
 from evaluation.gate import decide
 from features.config import FeatureConfig
 from tasks.adapters import BaseModelRef, adapter_folder
 from tasks.metrics import read_metrics
-from tasks.paths import FORECASTS_FILE, METRICS_FILE, REPORT_DATA_FILE, VERDICT_FILE
+from tasks.paths import EXPECTED_ERROR_FILE, FORECASTS_FILE, METRICS_FILE, REPORT_DATA_FILE, VERDICT_FILE
 from tasks.preprocess import read_train_rows, read_windows
 from tasks.progress import progress_reporter
 from tasks.retries import TASK_OPTIONS
@@ -83,7 +85,7 @@ def forecast_model(
         "model": model,
         "max_windows": evaluation.max_windows,
     }
-    code = code_version(*MODEL_MODULES, "evaluation.compare", libraries=MODEL_LIBRARIES)
+    code = code_version(*MODEL_MODULES, "evaluation.compare", "evaluation.forecasts", libraries=MODEL_LIBRARIES)
     return store.build("forecasts", inputs, build, code=code, seed=seed)
 
 
@@ -111,8 +113,8 @@ def compare_models(
         store: Where the artifact goes.
 
     Returns:
-        Artifact of the stage `comparison` with `report.html`, `report.md`, `metrics.parquet`, figures, `report.json`
-        and `verdict.json`; its meta holds `chosen`, `promoted` and `headline`.
+        Artifact of the stage `comparison` with `report.html`, `report.md`, `metrics.parquet`, figures, `report.json`,
+        `verdict.json` and `expected_error.json`; its meta holds `chosen`, `promoted` and `headline`.
     """
     from evaluation.report import write_report
 
@@ -138,6 +140,9 @@ def compare_models(
         )
         (folder / REPORT_DATA_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
         (folder / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2), encoding="utf-8")
+        if report.chosen is not None:
+            expected = expected_error(frame, answers, model=report.chosen, config=evaluation)
+            (folder / EXPECTED_ERROR_FILE).write_text(expected.model_dump_json(indent=2), encoding="utf-8")
         return {"chosen": report.chosen, "promoted": verdict.promoted, "headline": verdict.headline}
 
     inputs = {
@@ -161,6 +166,11 @@ def read_report(comparison: ArtifactRef) -> EvalReport:
 def read_verdict(comparison: ArtifactRef) -> Verdict:
     """The gate's verdict of an artifact of `compare_models`."""
     return Verdict.model_validate_json((comparison.path / VERDICT_FILE).read_bytes())
+
+
+def read_expected_error(comparison: ArtifactRef) -> ExpectedError:
+    """What the test split says of the chosen adapter's error live; there is none where nothing was chosen."""
+    return ExpectedError.model_validate_json((comparison.path / EXPECTED_ERROR_FILE).read_bytes())
 
 
 def named_scores(report: EvalReport) -> dict[str, dict[str, float]]:

@@ -1,6 +1,5 @@
 """The one way to the next forecast: latest bars in, median and band of the coming sessions out."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +8,13 @@ from numpy.typing import NDArray
 
 from features.config import FeatureConfig
 from tasks.logs import run_logger
+from tasks.sessions import next_sessions
 from training.config import TrainingConfig
 from training.contracts import OnProgress
 
 Floats = NDArray[np.float64]
 
 INTERVAL = 0.8
-EXCHANGE = "XNYS"
-SESSIONS_COMPARED = 80
-SLACK = pd.Timedelta(days=30)
 
 
 def forecast_next(
@@ -52,7 +49,7 @@ def forecast_next(
         FeaturesError: If the bars are not acceptable or too few.
         TrainingError: If the model or the adapter cannot be used.
     """
-    from evaluation.compare import collect_forecasts
+    from evaluation.forecasts import collect_forecasts
     from features.bars import validate_frame
     from features.windows import latest_window
     from training.stages import answer_generator
@@ -93,28 +90,3 @@ def forecast_band(samples: Floats) -> tuple[Floats, Floats]:
     from evaluation.metrics import band
 
     return band(samples, interval=INTERVAL)
-
-
-def next_sessions(dates: pd.Series, *, count: int) -> pd.DatetimeIndex:
-    """The next `count` sessions after the last of `dates`, oldest first.
-
-    The calendar is read off the dates: sessions of the New York Stock Exchange where the latest 80 dates all are that,
-    else every day where some of them fall on a weekend, else business days.
-    """
-    latest = pd.DatetimeIndex(dates)[-SESSIONS_COMPARED:].as_unit("s")
-    last = latest[-1]
-    exchange = _exchange_sessions(latest[0], last + pd.Timedelta(days=2 * count) + SLACK)
-    if latest.isin(exchange).all():
-        return exchange[exchange > last][:count]
-    daily = bool((latest.day_of_week >= 5).any())
-    return pd.date_range(last, periods=count + 1, freq="D" if daily else "B", unit="s")[-count:]
-
-
-def _exchange_sessions(first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
-    import exchange_calendars
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        calendar = exchange_calendars.get_calendar(EXCHANGE, start=first - SLACK, end=last)
-    sessions = calendar.sessions.as_unit("s")
-    return sessions[sessions >= first]

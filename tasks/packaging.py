@@ -1,4 +1,4 @@
-"""An adapter as an MLflow model: its folder with card and base model, signature, example and requirements."""
+"""An adapter as an MLflow model: its folder with card and base model, code, signature, example and requirements."""
 
 import json
 import tempfile
@@ -18,7 +18,7 @@ from tasks.adapters import (
     write_card,
 )
 from tasks.disk import copy_tree
-from tasks.environment import package_version
+from tasks.model_code import write_model_code
 from tasks.paths import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FOLDER,
@@ -29,8 +29,8 @@ from tasks.paths import (
     MODEL_CARD_FILE,
 )
 from tasks.store import ArtifactRef, installed_version
+from training.errors import AdapterError
 
-MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 MODEL_NAME = "model"
 RECORDS = frozenset({MANIFEST_FILE, METRICS_FILE, MODEL_CARD_FILE})
 EXAMPLE_SESSIONS = 120
@@ -45,6 +45,11 @@ REQUIREMENTS = (
     "peft",
     "exchange-calendars",
 )
+
+# What a pulled adapter may consist of: nothing that is code, or that runs code when it is read.
+PULLED_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model", ".md"})
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256)
 
 
 def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: pd.DataFrame) -> Any:
@@ -63,10 +68,12 @@ def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: p
         import mlflow.pyfunc
 
         artifacts = stage_artifacts(adapter, Path(staging), card=card)
+        main, package = write_model_code(Path(staging) / "code")
         with mlflow.start_run(run_id=run_id):
             return mlflow.pyfunc.log_model(
                 name=MODEL_NAME,
-                python_model=str(MODEL_CODE),
+                python_model=str(main),
+                code_paths=[str(package)],
                 artifacts={name: str(folder) for name, folder in artifacts.items()},
                 model_config={"ticker": card.ticker, "base_model": card.training.model, "stage": card.stage},
                 signature=signature(),
@@ -117,20 +124,26 @@ def name_base_model(adapter: Path, location: str) -> None:
 
 
 def signature() -> Any:
-    """Plain bars in, sessions out. `volume` takes any number, since data sources count shares as integers."""
+    """Plain bars in, sessions out.
+
+    `date` takes texts too, and `volume` any number, since data sources count shares as integers; MLflow would refuse
+    both. What they hold is checked with the bars.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
 
-    date = ColSpec(DataType.datetime, "date")
     prices = [ColSpec(DataType.double, name) for name in ("open", "high", "low", "close", "adj_close")]
     bounds = [ColSpec(DataType.double, name) for name in ("median", "lower", "upper")]
-    return ModelSignature(inputs=Schema([date, *prices, ColSpec(AnyType(), "volume")]), outputs=Schema([date, *bounds]))
+    return ModelSignature(
+        inputs=Schema([ColSpec(AnyType(), "date"), *prices, ColSpec(AnyType(), "volume")]),
+        outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds]),
+    )
 
 
 def requirements() -> list[str]:
     """What the model needs installed, in the versions at hand; local version labels such as `+cpu` are left out."""
-    versions = {"tickerforge": package_version()} | {name: installed_version(name) for name in REQUIREMENTS}
+    versions = {name: installed_version(name) for name in REQUIREMENTS}
     return [f"{name}=={version.split('+')[0]}" for name, version in versions.items() if version]
 
 
@@ -142,7 +155,11 @@ def unpack(downloaded: Path, folder: Path, *, final: Path, source: str) -> None:
         folder: New folder to fill.
         final: The name it will have in the end.
         source: The registry's name of the version, for the README.
+
+    Raises:
+        AdapterError: If there is anything among them that could be code.
     """
+    _refuse_code(downloaded, source=source)
     copy_tree(downloaded / ADAPTER_FOLDER, folder)
     card = AdapterCard.model_validate_json((folder / CARD_FILE).read_bytes())
     base = card.base_model
@@ -153,8 +170,20 @@ def unpack(downloaded: Path, folder: Path, *, final: Path, source: str) -> None:
     (folder / MODEL_CARD_FILE).write_text(_readme(card, final=final, base=base, source=source), encoding="utf-8")
 
 
+def _refuse_code(downloaded: Path, *, source: str) -> None:
+    files = [path for path in sorted(downloaded.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    foreign = [path for path in files if path.is_symlink() or path.suffix not in PULLED_SUFFIXES]
+    if foreign:
+        raise AdapterError(
+            f"{source} holds {', '.join(str(path.relative_to(downloaded)) for path in foreign[:5])}: TickerForge "
+            "registers weights as safetensors and settings as text only, and takes nothing else from a registry. "
+            "Find out who registered it, and register the adapter again."
+        )
+
+
 def _readme(card: AdapterCard, *, final: Path, base: str, source: str) -> str:
-    folder, rank = quote(str(final)), card.training.lora_rank
+    folder = quote(str(final))
+    rank = next(size for size in VLLM_RANKS if size >= card.training.lora_rank)
     return f"""# {card.ticker}: a TickerForge adapter
 
 LoRA adapter in PEFT format ({", ".join(ADAPTER_FILES)}) of the stage `{card.stage}`, from `{source}`.

@@ -1,6 +1,7 @@
 """Windows of one ticker as a stored artifact, and the published CSV layout on request."""
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tasks.paths import BARS_FILE, TRAIN_ROWS_FILE, WINDOWS_FILE
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
+TRAIN_END = "train_end"
 LIBRARIES = ("pandas", "numpy", "pyarrow", "ta-lib")
 
 
@@ -28,7 +30,8 @@ def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> 
         store: Where the artifact goes.
 
     Returns:
-        Artifact of the stage `windows`; its meta holds `ticker` and the counts `train`, `validation` and `test`.
+        Artifact of the stage `windows`; its meta holds `ticker`, `train_end` and the counts `train`, `validation`
+        and `test`.
 
     Raises:
         InsufficientHistoryError: If the ticker has too few sessions.
@@ -127,7 +130,17 @@ def _write(folder: Path, windows: pd.DataFrame, train_rows: pd.DataFrame, *, tic
     windows.to_parquet(folder / WINDOWS_FILE, index=False)
     train_rows[["date", "adj_close"]].to_parquet(folder / TRAIN_ROWS_FILE, index=False)
     counts = windows["split"].value_counts()
-    return {"ticker": ticker} | {split: int(counts.get(split, 0)) for split in ("train", "validation", "test")}
+    train = windows[windows["split"] == "train"]
+    last = str(max(dates[-1] for dates in train["target_dates"]))[:10] if len(train) else None
+    return {"ticker": ticker, TRAIN_END: last} | {
+        split: int(counts.get(split, 0)) for split in ("train", "validation", "test")
+    }
+
+
+def train_end(windows: ArtifactRef) -> date | None:
+    """The last session that a train target lies on; `None` without train windows."""
+    last = windows.meta.get(TRAIN_END)
+    return date.fromisoformat(str(last)) if last else None
 
 
 def _published_border(windows: pd.DataFrame, config: FeatureConfig) -> tuple[int, int]:

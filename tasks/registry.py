@@ -3,6 +3,7 @@
 import re
 import tempfile
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,16 @@ from tasks.logs import run_logger
 from tasks.packaging import log_adapter, unpack
 from tasks.paths import CARD_FILE
 from tasks.preprocess import read_bars
+from tasks.promotion import is_rolled_back, promote
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef
-from tasks.tracking import LONGEST_TAG, PipelineRun, Tracking, as_tracking_error, client_of, start_nested_run
+from tasks.tracking import PipelineRun, start_nested_run
+from tasks.tracking_client import Tracking, as_tracking_error, client_of
+from tasks.tracking_runs import LONGEST_TAG
+from tasks.versions import CHALLENGER, CHAMPION, all_versions, find_version, model_name
 
-CHALLENGER = "challenger"
-CHAMPION = "champion"
+REPORT_FOLDER, REPORT_FILE = "model_comparison", "report.html"
+MADE = ("adapter_key", "data_sha256")
 TAGGED_METRICS = ("mse", "mae", "scaled_mse", "skill", "valid_rate")
 
 
@@ -42,15 +47,6 @@ class RegisteredModel(FrozenModel):
         return f"models:/{self.name}/{self.version}"
 
 
-def model_name(ticker: str) -> str:
-    """Name of a ticker's registered model: `tickerforge-{TICKER}`.
-
-    Raises:
-        TickerNameError: If the ticker is not a valid name.
-    """
-    return f"tickerforge-{validate_ticker(ticker)}"
-
-
 @task(name="register-adapter", **TASK_OPTIONS)
 def register_adapter(
     run: PipelineRun,
@@ -59,34 +55,40 @@ def register_adapter(
     card: AdapterCard,
     bars: ArtifactRef,
     comparison: ArtifactRef,
+    at: datetime,
     report_path: Path | None = None,
 ) -> RegisteredModel:
     """Register the chosen adapter; alias `challenger` always, `champion` only where the verdict promotes it.
 
     The version is created last and together with its tags, so that an interrupted registration leaves no half version.
     An adapter that was registered before with the same data and comparison is not registered again, nor is the current
-    champion where the verdict promotes it once more.
+    champion where the verdict promotes it once more. One that was rolled back is not promoted again.
 
     Args:
         run: The pipeline's parent run; the model is logged in a nested run of it.
         adapter: Artifact of the chosen stage.
         card: How the adapter must be asked.
         bars: Artifact of `fetch_bars`; its latest sessions are the input example.
-        comparison: Artifact of `compare_models`: verdict and scores become tags.
-        report_path: Where people find the report.
+        comparison: Artifact of `compare_models`: verdict and scores become tags; the parent run keeps the report.
+        at: The instant of a promotion.
+        report_path: Where people find the report on this machine.
 
     Raises:
         TrackingError: If MLflow does not answer.
     """
     verdict = read_verdict(comparison)
-    aliases = (CHALLENGER, CHAMPION) if verdict.promoted else (CHALLENGER,)
     name = model_name(card.ticker)
-    tags = _tags(adapter, card=card, bars=bars, comparison=comparison, report_path=report_path)
+    tags = _tags(run, adapter, card=card, bars=bars, comparison=comparison, report_path=report_path)
+    client = client_of(run.tracking)
     with as_tracking_error(run.tracking.uri):
         known = _same_version(run.tracking, name, tags, promoted=verdict.promoted)
-        version = known or _create_version(run, name, adapter, card=card, bars=bars, tags=tags)
-        for alias in aliases:
-            client_of(run.tracking).set_registered_model_alias(name, alias, version)
+        version = known or _create_version(run, name, adapter, card=card, bars=bars, comparison=comparison, tags=tags)
+        client.set_registered_model_alias(name, CHALLENGER, version)
+        aliases: tuple[str, ...] = (CHALLENGER,)
+        made = {tag: tags[tag] for tag in MADE}
+        if verdict.promoted and not is_rolled_back(run.tracking, name, made=made):
+            promote(run.tracking, name, version, at=at)
+            aliases = (CHALLENGER, CHAMPION)
     run_logger(__name__).info("%s version %s is %s", name, version, " and ".join(aliases))
     return RegisteredModel(name=name, version=version, aliases=aliases, reused=known is not None)
 
@@ -180,59 +182,37 @@ def _download(tracking: Tracking, version: Any, dest: Path) -> Path:
     return replace_folder(dest, fill, marker=CARD_FILE)
 
 
-def find_version(tracking: Tracking, name: str, *, alias: str) -> Any:
-    """MLflow's record of the version that an alias or a version number names.
-
-    Raises:
-        NotRegistered: If there is none; says which there are.
-    """
-    from mlflow.exceptions import MlflowException
-
-    client = client_of(tracking)
-    with as_tracking_error(tracking.uri):
-        try:
-            if alias.isdigit():
-                return client.get_model_version(name, alias)
-            return client.get_model_version_by_alias(name, alias)
-        except MlflowException as error:
-            if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                raise
-            raise NotRegistered(_what_there_is(client, name, alias)) from error
-
-
-def _what_there_is(client: Any, name: str, alias: str) -> str:
-    found = client.search_registered_models(filter_string=f"name = '{name}'")
-    ticker = name.removeprefix("tickerforge-")
-    if not found:
-        return f"nothing is registered for {ticker}: train it first with `tickerforge run --stock {ticker}`"
-    known = ", ".join(f"{ticker}@{known}" for known in sorted(found[0].aliases))
-    why = "; its adapters have not passed the gate yet" if alias == CHAMPION else ""
-    return f"{ticker} has no {alias}{why}. There is {known or 'no alias at all'}: name that instead."
-
-
 def _same_version(tracking: Tracking, name: str, tags: Mapping[str, str], *, promoted: bool) -> str | None:
     """The version that holds this adapter already: first the champion, if promoted again, whatever it was judged by."""
-    made = ("adapter_key", "data_sha256")
     if promoted:
         try:
             champion = find_version(tracking, name, alias=CHAMPION)
         except NotRegistered:
             pass
         else:
-            if all(champion.tags.get(tag) == tags[tag] for tag in made):
+            if all(champion.tags.get(tag) == tags[tag] for tag in MADE):
                 return str(champion.version)
-    for version in client_of(tracking).search_model_versions(f"name = '{name}'"):
-        if all(version.tags.get(tag) == tags[tag] for tag in (*made, "comparison_key")):
+    for version in all_versions(tracking, name):
+        if all(version.tags.get(tag) == tags[tag] for tag in (*MADE, "comparison_key")):
             return str(version.version)
     return None
 
 
 def _create_version(
-    run: PipelineRun, name: str, adapter: ArtifactRef, *, card: AdapterCard, bars: ArtifactRef, tags: Mapping[str, str]
+    run: PipelineRun,
+    name: str,
+    adapter: ArtifactRef,
+    *,
+    card: AdapterCard,
+    bars: ArtifactRef,
+    comparison: ArtifactRef,
+    tags: Mapping[str, str],
 ) -> str:
     from mlflow.exceptions import MlflowException
 
     client = client_of(run.tracking)
+    if not client.list_artifacts(run.run_id, REPORT_FOLDER):
+        client.log_artifacts(run.run_id, str(comparison.path), REPORT_FOLDER)
     nested = start_nested_run(run, "register", tags={"stage": "register", "store_key": adapter.key})
     logged = log_adapter(nested, adapter, card=card, bars=read_bars(bars))
     try:
@@ -248,7 +228,13 @@ def _create_version(
 
 
 def _tags(
-    adapter: ArtifactRef, *, card: AdapterCard, bars: ArtifactRef, comparison: ArtifactRef, report_path: Path | None
+    run: PipelineRun,
+    adapter: ArtifactRef,
+    *,
+    card: AdapterCard,
+    bars: ArtifactRef,
+    comparison: ArtifactRef,
+    report_path: Path | None,
 ) -> dict[str, str]:
     verdict = read_verdict(comparison)
     figures = named_scores(read_report(comparison)).get(card.stage, {})
@@ -264,7 +250,9 @@ def _tags(
         "seed": str(card.seed),
         "verdict": verdict.headline,
         "promoted": str(verdict.promoted).lower(),
-        "report": str((report_path or comparison.path).resolve()),
+        "verdict_reasons": "\n".join(f"{'+' if reason.passed else '-'} {reason.text}" for reason in verdict.reasons),
+        "report": f"runs:/{run.run_id}/{REPORT_FOLDER}/{REPORT_FILE}",
+        "report_path": str((report_path or comparison.path).resolve()),
         **{name: f"{value:.6g}" for name, value in figures.items() if name in wanted},
     }
     return {name: value[:LONGEST_TAG] for name, value in tags.items()}

@@ -1,33 +1,25 @@
 """Which failures are worth another attempt: transient ones of network, database and server, and no others."""
 
-import errno
 import re
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from prefect.cache_policies import NO_CACHE
 
 from evaluation.errors import EvaluationError
 from features.errors import FeaturesError
-from tasks.errors import MarketDataError, PublishError, StoreError, TrackingError
+from tasks.disk import NETWORK_ERRNOS
+from tasks.errors import MarketDataError, PublishError, StoreError, StoreUnreachable, TrackingError
+from tasks.logs import run_logger
 from training.errors import TrainingError
 
 RETRY_DELAYS_SECONDS = [2.0, 10.0]
+# Work that took hours waits so long for a Prefect server that is away.
+PATIENCE_SECONDS, PAUSE_SECONDS = 900.0, 5.0
 
-NETWORK_ERRNOS = frozenset(
-    {
-        errno.ECONNREFUSED,
-        errno.ECONNRESET,
-        errno.ECONNABORTED,
-        errno.EPIPE,
-        errno.ETIMEDOUT,
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.ENETDOWN,
-        errno.ENETRESET,
-        errno.EAGAIN,
-        errno.ESTALE,
-    }
-)
+Answer = TypeVar("Answer")
+
 FINAL = (FeaturesError, TrainingError, EvaluationError, StoreError, MarketDataError, PublishError)
 RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _HTTP_CLIENTS = ("requests", "urllib3", "httpx", "httpcore", "http.client")
@@ -63,7 +55,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _is_transient_itself(error: BaseException) -> bool:
-    if isinstance(error, ConnectionError | TimeoutError):
+    if isinstance(error, ConnectionError | TimeoutError | StoreUnreachable):
         return True
     module, name = type(error).__module__, type(error).__name__
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -84,6 +76,26 @@ def retry_condition(task: Any, run: Any, state: Any) -> bool:
     if not isinstance(failure, BaseException):
         failure = state.result(raise_on_failure=False)
     return isinstance(failure, BaseException) and is_transient(failure)
+
+
+def patiently(call: Callable[[], Answer]) -> Answer:
+    """What a call to the Prefect server returns; a server that is away for some minutes is waited for.
+
+    Args:
+        call: Must stand being called again.
+
+    Raises:
+        Exception: What `call` raises, at once where it is not transient.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not is_transient(error) or time.monotonic() - began > PATIENCE_SECONDS:
+                raise
+            run_logger(__name__).warning("Prefect does not answer: waiting (%s)", type(error).__name__)
+            time.sleep(PAUSE_SECONDS)
 
 
 # What every task of this package passes to Prefect: the artifact store is the cache, and only transient faults retry.

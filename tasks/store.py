@@ -1,19 +1,15 @@
 """Content-addressed artifacts: built once, atomically, resumably, and verified at every use."""
 
-import hashlib
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, Field, ValidationError
-
-from features.config import FrozenModel
 from tasks.disk import (
     combined_sha256,
     file_sha256,
@@ -27,53 +23,38 @@ from tasks.disk import (
 )
 from tasks.environment import git_revision
 from tasks.errors import StoreError
+from tasks.keys import artifact_key, described
 from tasks.logs import run_logger
-from tasks.paths import MANIFEST_FILE
+from tasks.manifest import ArtifactRef, Manifest, Scalar, load_manifest, verified
+from tasks.paths import MANIFEST_FILE, Workspace
+from tasks.remote_files import STORE_VARIABLE
+from tasks.shared_store import SharedStore
 
-Scalar = str | int | float | bool | None
 Builder = Callable[[Path], Mapping[str, Scalar] | None]
-KEY_LENGTH = 32
 RECORDED_PACKAGES = (
     *("tickerforge", "numpy", "pandas", "pyarrow", "ta-lib", "torch", "transformers", "trl", "peft"),
     *("unsloth", "vllm", "mlflow", "prefect"),
 )
 
 
-class ArtifactRef(FrozenModel):
-    """A finished artifact: small enough to pass between tasks, enough to find and verify it.
-
-    `key` names what it was made from, `sha256` what is in it. `cached` says whether the call that returned this
-    reference found the artifact finished; it is no part of the artifact.
-    """
-
-    stage: str
-    key: str
-    path: Path
-    sha256: str
-    meta: dict[str, Scalar] = Field(default_factory=dict)
-    cached: bool = False
-
-
-class Manifest(FrozenModel):
-    """What stands beside an artifact's files; `files` maps relative paths to SHA-256."""
-
-    stage: str
-    key: str
-    files: dict[str, str]
-    meta: dict[str, Scalar]
-    inputs: dict[str, Any]
-    code: str
-    seed: int | None
-    git_revision: str
-    packages: dict[str, str]
-    created: datetime
-
-
 @dataclass(frozen=True)
 class Store:
-    """Artifacts below one folder: `{root}/{stage}/{key}`, unfinished ones under `{root}/partial`."""
+    """Artifacts below one local folder, `{root}/{stage}/{key}`, and where other machines look for them.
+
+    Unfinished ones lie under `{root}/partial`.
+    """
 
     root: Path
+    shared: SharedStore | None = None
+
+    @classmethod
+    def current(cls) -> Self:
+        """The store of this process's environment: below `TICKERFORGE_HOME`, shared where `TICKERFORGE_STORE` is set.
+
+        Raises:
+            StoreError: If `TICKERFORGE_STORE` names no place for a store.
+        """
+        return cls(Workspace.current().store, SharedStore.current())
 
     def folder(self, stage: str, key: str) -> Path:
         """Where the artifact of a stage and key stands once finished."""
@@ -89,10 +70,11 @@ class Store:
         seed: int | None = None,
         resumable: bool = False,
     ) -> ArtifactRef:
-        """The artifact made from `inputs`, built now or found finished and verified.
+        """The artifact made from `inputs`: found finished here or in the shared store, else built now; always verified.
 
         A finished artifact whose files do not match their hashes is rebuilt with a warning. The build holds a lock on
         the key, works in a folder of a stable name and renames it at the end, so that an artifact is whole or absent.
+        Then the shared store gets it too; where that fails, the artifact stays here, and the next call pushes it.
 
         Args:
             stage: Kind of artifact, also its folder's name.
@@ -106,39 +88,100 @@ class Store:
 
         Raises:
             StoreError: If the disk is full or the store cannot be written; nothing appears under the final name.
+            StoreUnreachable: If the shared store does not answer.
         """
-        described = {name: _describe(value, name) for name, value in inputs.items()}
-        key = artifact_key(stage, described, code=code, seed=seed)
-        found, _ = self._find(stage, key)
+        plain = {name: described(value, name) for name, value in inputs.items()}
+        key = artifact_key(stage, plain, code=code, seed=seed)
+        final = self.folder(stage, key)
+        found, _ = self._find(final, stage, key)
         if found is None:
-            with locked(self.root / "locks" / f"{stage}-{key}.lock", waiting_for=stage):
-                found, damage = self._find(stage, key)
+            with self._locked(stage, key):
+                found, damage = self._find(final, stage, key)
+                found = found or self._fetch(final, stage, key, damage=damage)
                 if found is None:
                     if damage:
-                        self._discard(stage, key, damage)
-                    recipe = {"stage": stage, "key": key, "inputs": described, "code": code, "seed": seed}
-                    return self._build(recipe, builder, resumable=resumable)
-        run_logger(__name__).info("%s: cached (%s)", stage, key[:12])
+                        self._discard(final, stage, damage)
+                    recipe = {"stage": stage, "key": key, "inputs": plain, "code": code, "seed": seed}
+                    found = self._build(recipe, builder, resumable=resumable)
+        if found.cached:
+            run_logger(__name__).info("%s: cached (%s)", stage, key[:12])
+        if self.shared is not None:
+            with os_errors_as_store_error(self.root, doing=f"sharing {stage}"):
+                self.shared.push(found.path, stage, key)
         return found
 
-    def _find(self, stage: str, key: str) -> tuple[ArtifactRef | None, str]:
+    def here(self, ref: ArtifactRef) -> ArtifactRef:
+        """The same artifact at its place in this store, verified; fetched where it is not here, or damaged.
+
+        Raises:
+            StoreError: If neither this store nor the shared one holds it.
+            StoreUnreachable: If the shared store does not answer.
+        """
+        place = self._place(ref)
+        found, _ = self._find(place, ref.stage, ref.key)
+        if found is None:
+            with self._locked(ref.stage, ref.key):
+                place = self._place(ref)
+                found, damage = self._find(place, ref.stage, ref.key)
+                found = found or self._fetch(place, ref.stage, ref.key, damage=damage, sha256=ref.sha256)
+        if found is None:
+            shared = f"the shared store {self.shared.url}" if self.shared else "a shared store, since none is set"
+            raise StoreError(
+                f"the {ref.stage} artifact {ref.key} is neither in {self.root} nor in {shared}. Set {STORE_VARIABLE} "
+                "to one place that this machine and the one that made the artifact both reach, and run again."
+            )
+        return ref.model_copy(update={"path": found.path})
+
+    def _place(self, ref: ArtifactRef) -> Path:
+        """Where an artifact belongs here: beside the one of its key where that has another content."""
+        place = self.folder(ref.stage, ref.key)
+        with os_errors_as_store_error(self.root, doing=f"reading {ref.stage}"):
+            there = load_manifest(place)
+        return place if there is None or there.sha256 == ref.sha256 else place.with_name(f"{ref.key}-{ref.sha256[:12]}")
+
+    def _locked(self, stage: str, key: str) -> AbstractContextManager[None]:
+        return locked(self.root / "locks" / f"{stage}-{key}.lock", waiting_for=stage)
+
+    def _find(self, folder: Path, stage: str, key: str) -> tuple[ArtifactRef | None, str]:
         """The verified artifact, or `None` and what is wrong with the one that is there ("" where none is)."""
-        folder = self.folder(stage, key)
         with os_errors_as_store_error(self.root, doing=f"reading {stage}"):
             if not folder.exists():
                 return None, ""
-            manifest, damage = _verified(folder, key)
-        return (_reference(manifest, folder, cached=True), "") if manifest else (None, damage)
+            manifest, damage = verified(folder, key)
+        return (manifest.reference(folder, cached=True), "") if manifest else (None, damage)
 
-    def _discard(self, stage: str, key: str, damage: str) -> None:
-        folder = self.folder(stage, key)
-        run_logger(__name__).warning("%s: the stored artifact %s is damaged (%s): rebuilding it", stage, folder, damage)
+    def _discard(self, folder: Path, stage: str, damage: str) -> None:
+        run_logger(__name__).warning("%s: the stored artifact %s is damaged (%s): replacing it", stage, folder, damage)
         with os_errors_as_store_error(self.root, doing=f"removing a damaged {stage}"):
             shutil.rmtree(folder)
 
+    def _fetch(
+        self, final: Path, stage: str, key: str, *, damage: str, sha256: str | None = None
+    ) -> ArtifactRef | None:
+        """The artifact from the shared store, now in `final`, or `None` where it is not there."""
+        if self.shared is None:
+            return None
+        partial = self._partial(stage, f"{key}.fetched")
+        try:
+            with os_errors_as_store_error(self.root, doing=f"fetching {stage}"):
+                manifest = self.shared.fetch(stage, key, partial, sha256=sha256)
+                if manifest is None:
+                    return None
+                if damage:
+                    self._discard(final, stage, damage)
+                _finish(partial, final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        # What an interrupted build left to go on from is of no more use.
+        shutil.rmtree(self._partial(stage, key), ignore_errors=True)
+        return manifest.reference(final, cached=True)
+
+    def _partial(self, stage: str, key: str) -> Path:
+        return self.root / "partial" / f"{stage}-{key}"
+
     def _build(self, recipe: dict[str, Any], builder: Builder, *, resumable: bool) -> ArtifactRef:
         stage, key = recipe["stage"], recipe["key"]
-        final, partial = self.folder(stage, key), self.root / "partial" / f"{stage}-{key}"
+        final, partial = self.folder(stage, key), self._partial(stage, key)
         doing = f"storing {stage}"
         built = False
         try:
@@ -146,28 +189,25 @@ class Store:
                 if not resumable:
                     shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True, exist_ok=True)
-                manifest, _ = _verified(partial, key)
+                manifest, _ = verified(partial, key)
             if manifest is None:
                 with full_disk_as_store_error(self.root, doing=doing):
                     meta = builder(partial)
                 with os_errors_as_store_error(self.root, doing=doing):
                     manifest = _write_manifest(partial, recipe, dict(meta or {}))
             with os_errors_as_store_error(self.root, doing=doing):
-                fsync_tree(partial)
-                final.parent.mkdir(parents=True, exist_ok=True)
-                rename_durably(partial, final)
+                _finish(partial, final)
             built = True
         finally:
             if not built and not resumable:
                 shutil.rmtree(partial, ignore_errors=True)
-        return _reference(manifest, final, cached=False)
+        return manifest.reference(final, cached=False)
 
 
-def artifact_key(stage: str, inputs: Mapping[str, Any], *, code: str, seed: int | None) -> str:
-    """The key of what a stage makes from these inputs, as JSON-able values: 32 hexadecimal digits."""
-    recipe = {"stage": stage, "inputs": dict(inputs), "code": code, "seed": seed}
-    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+def _finish(partial: Path, final: Path) -> None:
+    fsync_tree(partial)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    rename_durably(partial, final)
 
 
 def read_manifest(ref: ArtifactRef) -> Manifest:
@@ -177,9 +217,12 @@ def read_manifest(ref: ArtifactRef) -> Manifest:
         StoreError: If it has gone or cannot be read.
     """
     try:
-        return Manifest.model_validate_json((ref.path / MANIFEST_FILE).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise StoreError(f"the {ref.stage} artifact {ref.path} cannot be read: run again to rebuild it") from error
+        manifest = load_manifest(ref.path)
+    except OSError as error:
+        raise StoreError(f"the {ref.stage} artifact {ref.path} cannot be read: {error.strerror}") from error
+    if manifest is None:
+        raise StoreError(f"the {ref.stage} artifact {ref.path} cannot be read: run again to rebuild it")
+    return manifest
 
 
 def part_sha256(ref: ArtifactRef, part: str) -> str:
@@ -220,41 +263,6 @@ def code_version(*modules: str, libraries: tuple[str, ...] = ()) -> str:
     return combined_sha256(sources | {f"{name}==": installed_version(name) for name in libraries})[:16]
 
 
-def _describe(value: Any, name: str) -> Any:
-    """A JSON-able stand-in for one input; the content hash for an artifact."""
-    match value:
-        case ArtifactRef():
-            return {"sha256": value.sha256}
-        case BaseModel():
-            return value.model_dump(mode="json")
-        case None | str() | int() | float():
-            return value
-        case Mapping():
-            return {str(key): _describe(item, f"{name}.{key}") for key, item in value.items()}
-        case Sequence():
-            return [_describe(item, name) for item in value]
-    raise TypeError(f"input {name!r} of type {type(value).__name__} has no stable description for an artifact key")
-
-
-def _verified(folder: Path, key: str) -> tuple[Manifest | None, str]:
-    """The manifest of a folder whose files all match it, or `None` and what is wrong."""
-    try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
-    except FileNotFoundError:
-        return None, "no manifest"
-    except ValidationError:
-        return None, "unreadable manifest"
-    if manifest.key != key:
-        return None, "manifest of another artifact"
-    for name, digest in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            return None, f"{name} is missing"
-        if file_sha256(path) != digest:
-            return None, f"{name} has changed"
-    return manifest, ""
-
-
 def _write_manifest(folder: Path, recipe: dict[str, Any], meta: dict[str, Scalar]) -> Manifest:
     files = {name: digest for name, digest in tree_hashes(folder).items() if name != MANIFEST_FILE}
     versions = {name: installed_version(name) for name in RECORDED_PACKAGES}
@@ -268,17 +276,6 @@ def _write_manifest(folder: Path, recipe: dict[str, Any], meta: dict[str, Scalar
     )
     write_durably(folder / MANIFEST_FILE, manifest.model_dump_json(indent=2))
     return manifest
-
-
-def _reference(manifest: Manifest, folder: Path, *, cached: bool) -> ArtifactRef:
-    return ArtifactRef(
-        stage=manifest.stage,
-        key=manifest.key,
-        path=folder,
-        sha256=combined_sha256(manifest.files),
-        meta=manifest.meta,
-        cached=cached,
-    )
 
 
 def installed_version(name: str) -> str:

@@ -1,55 +1,40 @@
-"""MLflow runs: one parent a pipeline, a nested run a stage; MLflow may fail on the way without harming a training."""
+"""MLflow runs: one parent a pipeline, a nested run a stage; MLflow may be down at any time, and is told later."""
 
-import http.client
-import logging
-import os
-import re
-import ssl
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from tasks.disk import locked
+from tasks.backfill import Journal
 from tasks.environment import git_revision
-from tasks.errors import TrackingError
 from tasks.evaluate import named_scores, read_report
 from tasks.logs import run_logger
 from tasks.metrics import finite_numbers, read_metrics
 from tasks.paths import METRICS_FILE, Workspace
 from tasks.store import ArtifactRef, read_manifest
+from tasks.tracking_client import Tracking, as_tracking_error, client_of, connect
+from tasks.tracking_runs import (
+    LONGEST_TAG,
+    PARENT_TAG,
+    LifeSign,
+    MetricRow,
+    close_run,
+    has_died,
+    milliseconds,
+    open_run,
+    write_metrics,
+)
+from tasks.tracking_server import is_server, without_credentials
 
-EXPERIMENT = "tickerforge"
-TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-CONNECT_SECONDS = 5.0
-
-# MLflow's own defaults (seven retries of two minutes) would hold up a training for four minutes and more.
-HTTP_DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-BATCH_METRICS, BATCH_PARAMS = 1000, 100
-LONGEST_PARAM, LONGEST_TAG = 6000, 5000
-_CREDENTIALS = re.compile(r"://[^/?#\s]*@")
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """A reachable MLflow and our experiment in it."""
-
-    uri: str
-    experiment_id: str
+PIPELINE_TAG = "pipeline_id"
+FLOW_RUN_TAG = "prefect_flow_run_id"
 
 
 @dataclass(frozen=True)
 class PipelineRun:
-    """The parent run of one pipeline."""
+    """The parent run of one pipeline, in an MLflow that answered."""
 
     tracking: Tracking
     run_id: str
@@ -58,48 +43,17 @@ class PipelineRun:
     def address(self) -> str:
         """Where the run is seen: a page of the tracking server, or the command that shows the embedded database."""
         uri = without_credentials(self.tracking.uri)
-        if uri.startswith("http"):
+        if is_server(uri):
             return f"{uri.rstrip('/')}/#/experiments/{self.tracking.experiment_id}/runs/{self.run_id}"
         return f"mlflow ui --backend-store-uri {uri}"
 
 
-def without_credentials(text: str) -> str:
-    """A URL, or a text with URLs in it, without the users' names and passwords."""
-    return _CREDENTIALS.sub("://", text)
+@dataclass(frozen=True)
+class PipelineLog:
+    """What a pipeline under way tells MLflow, at once or as soon as MLflow answers."""
 
-
-def tracking_uri(workspace: Workspace) -> str:
-    """`MLFLOW_TRACKING_URI`, or the workspace's own SQLite database."""
-    return os.environ.get(TRACKING_VARIABLE) or f"sqlite:///{workspace.mlflow_db}"
-
-
-def connect(workspace: Workspace) -> Tracking:
-    """Reach MLflow at `MLFLOW_TRACKING_URI`, or the workspace's own SQLite database, and find or make the experiment.
-
-    Raises:
-        TrackingError: If it does not answer within seconds; says where it was looked for and what to do.
-    """
-    for name, value in HTTP_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    uri = tracking_uri(workspace)
-    _check_reachable(uri)
-
-    import mlflow
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    embedded = not uri.startswith("http")
-    with as_tracking_error(uri), locked(workspace.root / "locks" / "mlflow.lock", waiting_for="MLflow's set-up"):
-        mlflow.set_tracking_uri(uri)
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is not None and experiment.lifecycle_stage == "deleted":
-            client.restore_experiment(experiment.experiment_id)
-        if experiment is not None:
-            return Tracking(uri, str(experiment.experiment_id))
-        location = workspace.mlflow_artifacts.as_uri() if embedded else None
-        return Tracking(uri, str(client.create_experiment(EXPERIMENT, artifact_location=location)))
+    journal: Journal[PipelineRun]
+    life_sign: LifeSign
 
 
 def check_tracking() -> None:
@@ -112,163 +66,204 @@ def check_tracking() -> None:
 
 
 def start_pipeline(
-    tracking: Tracking, name: str, *, params: Mapping[str, object], tags: Mapping[str, str]
+    tracking: Tracking,
+    name: str,
+    *,
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    pipeline_id: str | None = None,
+    started: datetime | None = None,
 ) -> PipelineRun:
     """Open the parent run; `params` may be nested and is flattened to dotted names.
+
+    Args:
+        tracking: From `connect`.
+        name: Name of the run.
+        params: The whole configuration.
+        tags: What is searched for.
+        pipeline_id: The run that was opened with it is found again, and no other made; a new one if not given.
+        started: When the pipeline began; now if not given.
 
     Raises:
         TrackingError: If MLflow does not answer.
     """
     with as_tracking_error(tracking.uri):
-        all_tags = {"git_revision": git_revision(), **tags}
-        return PipelineRun(tracking, _start_run(tracking, name, parent=None, params=params, tags=all_tags))
+        run_id = open_run(
+            client_of(tracking),
+            tracking.experiment_id,
+            name,
+            found_by={PIPELINE_TAG: pipeline_id or uuid.uuid4().hex},
+            tags={"git_revision": git_revision(), **tags},
+            params=params,
+            started=started,
+        )
+        return PipelineRun(tracking, run_id)
 
 
-def log_stage(run: PipelineRun, stage: str, *, artifact: ArtifactRef, params: Mapping[str, object]) -> None:
+def follow_pipeline(
+    workspace: Workspace, name: str, *, params: Mapping[str, object], tags: Mapping[str, str], started: datetime
+) -> PipelineLog:
+    """Tell MLflow that a pipeline has begun; where MLflow is down that is a warning, and it is told later.
+
+    Runs of the same ticker whose process was killed, and earlier ones of the same flow run, are closed as `KILLED`.
+
+    Args:
+        workspace: Where the embedded MLflow is, and the signs of life of the runs of this machine.
+        name: Name of the parent run.
+        params: The whole configuration.
+        tags: What is searched for: `ticker`, `prefect_flow_run_id` and others.
+        started: When the pipeline began.
+    """
+    pipeline_id, signs = uuid.uuid4().hex, workspace.root / "locks" / "runs"
+    opened: PipelineRun | None = None
+
+    def open_() -> PipelineRun:
+        nonlocal opened
+        tracking = connect(workspace)
+        if opened is None:
+            opened = start_pipeline(tracking, name, params=params, tags=tags, pipeline_id=pipeline_id, started=started)
+        return opened
+
+    log = PipelineLog(Journal(open_), LifeSign(signs, pipeline_id))
+    _tell(log, "the start of the run", lambda run, client: _close_killed(run, client, tags=tags, signs=signs))
+    return log
+
+
+def wait_for_tracking(log: PipelineLog, *, patience_seconds: float | None = None) -> PipelineRun:
+    """The parent run in MLflow once that has everything told so far; waits for an MLflow that is down.
+
+    Args:
+        log: From `follow_pipeline`.
+        patience_seconds: For how long; `TICKERFORGE_MLFLOW_PATIENCE`, or five minutes, if not given.
+
+    Raises:
+        TrackingError: If MLflow does not answer in that time.
+    """
+    return log.journal.wait(patience_seconds)
+
+
+def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Mapping[str, object]) -> None:
     """Log one finished stage as a nested run: parameters, its `metrics.jsonl`, summary, key, hash, seed, `cached`.
 
-    A failure of MLflow is logged as a warning and goes no further: the metrics stay in the artifact.
+    Steps and times are those of the training. Where MLflow is down it follows later.
     """
-    with _survived(f"log the stage {stage}; its metrics are in {artifact.path}"):
-        manifest = read_manifest(artifact)
-        tags = {
-            "stage": stage,
-            "store_key": artifact.key,
-            "data_sha256": artifact.sha256,
-            "git_revision": manifest.git_revision,
-            "seed": str(manifest.seed),
-            "cached": str(artifact.cached).lower(),
-        }
-        run_id = _start_run(run.tracking, stage, parent=run.run_id, params=params, tags=tags)
-        summary = {f"summary/{name}": value for name, value in artifact.meta.items()}
-        _log_metrics(run.tracking, run_id, [*read_metrics(artifact.path / METRICS_FILE), (0, finite_numbers(summary))])
-        client_of(run.tracking).set_terminated(run_id)
+    manifest = read_manifest(artifact)
+    tags = {
+        "stage": stage,
+        "store_key": artifact.key,
+        "data_sha256": artifact.sha256,
+        "git_revision": manifest.git_revision,
+        "seed": str(manifest.seed),
+        "cached": str(artifact.cached).lower(),
+    }
+    summary = finite_numbers({f"summary/{name}": value for name, value in artifact.meta.items()})
+    measured = read_metrics(artifact.path / METRICS_FILE)
+    lasted = max((values.get("seconds", 0.0) for _, values in measured), default=0.0)
+    began = manifest.created - timedelta(seconds=max(lasted, summary.get("summary/seconds", 0.0)))
+    rows = [
+        MetricRow(step, manifest.created - timedelta(seconds=lasted - values.get("seconds", lasted)), values)
+        for step, values in measured
+    ]
+    rows.append(MetricRow(0, manifest.created, summary))
+
+    def write(run: PipelineRun, client: Any) -> None:
+        run_id = _nested(run, stage, params=params, tags=tags, started=began)
+        write_metrics(client, run_id, rows)
+        client.set_terminated(run_id, end_time=milliseconds(manifest.created))
+
+    _tell(log, f"the stage {stage}", write)
 
 
-def log_comparison(run: PipelineRun, comparison: ArtifactRef) -> None:
+def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
     """Log an artifact of `compare_models`: nested runs with the `split/metric` of every model, and the report's files.
 
-    The parent run gets the figures of the model chosen on validation. A failure of MLflow is logged as a warning and
-    goes no further.
+    The parent run gets the figures of the model chosen on validation. Where MLflow is down it follows later.
     """
-    report = read_report(comparison)
+    report, created = read_report(comparison), read_manifest(comparison).created
     scores, chosen = named_scores(report), report.chosen
-    with _survived("log the comparison; its figures are in the report"):
-        parent = _start_run(run.tracking, "comparison", parent=run.run_id, params={}, tags={"stage": "comparison"})
-        for model, metrics in scores.items():
+    figures = {name: [MetricRow(0, created, finite_numbers(metrics))] for name, metrics in scores.items()}
+
+    def write(run: PipelineRun, client: Any) -> None:
+        parent = _nested(run, "comparison", tags={"stage": "comparison"}, started=created)
+        for model, rows in figures.items():
             tags = {"stage": "comparison", "model": model, "chosen": str(model == chosen).lower()}
-            run_id = _start_run(run.tracking, f"comparison {model}", parent=parent, params={}, tags=tags)
-            _log_metrics(run.tracking, run_id, [(0, finite_numbers(metrics))])
-            client_of(run.tracking).set_terminated(run_id)
+            run_id = _nested(run, f"comparison {model}", tags=tags, parent=parent, started=created)
+            write_metrics(client, run_id, rows)
+            client.set_terminated(run_id)
         if chosen is not None:
             for run_id in (parent, run.run_id):
-                _log_metrics(run.tracking, run_id, [(0, finite_numbers(scores[chosen]))])
-        client_of(run.tracking).log_artifacts(run.run_id, str(comparison.path), "model_comparison")
-        client_of(run.tracking).set_terminated(parent)
+                write_metrics(client, run_id, figures[chosen])
+        client.log_artifacts(run.run_id, str(comparison.path), "model_comparison")
+        client.set_terminated(parent)
+
+    _tell(log, "the comparison", write)
 
 
-def finish_pipeline(run: PipelineRun, *, status: str = "FINISHED", tags: Mapping[str, str] | None = None) -> None:
-    """Close the parent run as `FINISHED`, `FAILED` or `KILLED`; a failure of MLflow is logged as a warning."""
-    with _survived("close the run"):
+def finish_pipeline(
+    log: PipelineLog,
+    *,
+    status: str = "FINISHED",
+    tags: Mapping[str, str] | None = None,
+    ended: datetime | None = None,
+) -> None:
+    """Close the parent run as `FINISHED`, `FAILED` or `KILLED`; where MLflow is down to the end, the log says so."""
+
+    def write(run: PipelineRun, client: Any) -> None:
         for key, value in (tags or {}).items():
-            client_of(run.tracking).set_tag(run.run_id, key, value[:LONGEST_TAG])
-        client_of(run.tracking).set_terminated(run.run_id, status)
+            client.set_tag(run.run_id, key, value[:LONGEST_TAG])
+        client.set_terminated(run.run_id, status, end_time=milliseconds(ended) if ended else None)
 
-
-def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as dotted names and texts, as MLflow takes them."""
-    flat: dict[str, str] = {}
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)[:LONGEST_PARAM]
-    return flat
+    told = _tell(log, "the end of the run", write)
+    if not told:
+        run_logger(__name__).warning(
+            "MLflow was down to the end of the run and lacks %d parts of it. The same command will log them all, from "
+            "the store, once MLflow answers.",
+            len(log.journal),
+        )
+    log.life_sign.end(told=told)
 
 
 def start_nested_run(run: PipelineRun, name: str, *, tags: Mapping[str, str]) -> str:
-    """Open a nested run and return its id; raises what MLflow raises."""
-    return _start_run(run.tracking, name, parent=run.run_id, params={}, tags=tags)
+    """Open a nested run, or find the one that an earlier attempt left, and return its id; raises what MLflow raises."""
+    return _nested(run, name, tags=tags)
 
 
-def _start_run(
-    tracking: Tracking, name: str, *, parent: str | None, params: Mapping[str, object], tags: Mapping[str, str]
+def _nested(
+    run: PipelineRun,
+    name: str,
+    *,
+    tags: Mapping[str, str],
+    params: Mapping[str, object] | None = None,
+    parent: str | None = None,
+    started: datetime | None = None,
 ) -> str:
-    from mlflow.entities import Param
-
-    client = client_of(tracking)
-    nested = {"mlflow.parentRunId": parent} if parent else {}
-    short = {key: value[:LONGEST_TAG] for key, value in tags.items()}
-    run_id = str(client.create_run(tracking.experiment_id, run_name=name, tags={**short, **nested}).info.run_id)
-    flat = [Param(key, value) for key, value in flatten(params).items()]
-    for start in range(0, len(flat), BATCH_PARAMS):
-        client.log_batch(run_id, params=flat[start : start + BATCH_PARAMS])
-    return run_id
-
-
-def _log_metrics(tracking: Tracking, run_id: str, rows: list[tuple[int, dict[str, float]]]) -> None:
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    metrics = [Metric(name, value, now, step) for step, values in rows for name, value in values.items()]
-    for start in range(0, len(metrics), BATCH_METRICS):
-        client_of(tracking).log_batch(run_id, metrics=metrics[start : start + BATCH_METRICS])
+    return open_run(
+        client_of(run.tracking),
+        run.tracking.experiment_id,
+        name,
+        found_by={PARENT_TAG: parent or run.run_id},
+        tags=tags,
+        params=params or {},
+        started=started,
+    )
 
 
-def client_of(tracking: Tracking) -> Any:
-    """An MLflow client for this tracking address."""
-    from mlflow import MlflowClient
+def _tell(log: PipelineLog, what: str, write: Callable[[PipelineRun, Any], None]) -> bool:
+    def guarded(run: PipelineRun) -> None:
+        with as_tracking_error(run.tracking.uri):
+            write(run, client_of(run.tracking))
 
-    return MlflowClient(tracking.uri)
-
-
-def _check_reachable(uri: str) -> None:
-    """Fail within seconds where no server answers; what it answers, and its certificate, is MLflow's own business."""
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        # urllib takes a user's name and password for a part of the host's name.
-        urllib.request.urlopen(f"{without_credentials(uri).rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise TrackingError(_unreachable(uri, error)) from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        if not isinstance(getattr(error, "reason", None), ssl.SSLError):
-            raise TrackingError(_unreachable(uri, error)) from error
+    return log.journal.tell(what, guarded)
 
 
-def _unreachable(uri: str, error: BaseException) -> str:
-    shown, reason = without_credentials(uri), without_credentials(" ".join(str(error).split()))[:300]
-    if uri.startswith("http"):
-        cure = f"Start the server, correct {TRACKING_VARIABLE}, or unset it to use the database in TICKERFORGE_HOME."
-    else:
-        cure = f"Check that the folder can be written; {TRACKING_VARIABLE} or TICKERFORGE_HOME selects another place."
-    return f"MLflow at {shown} cannot be used: {reason}. {cure}"
-
-
-def _mlflow_faults() -> tuple[type[BaseException], ...]:
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return (MlflowException, RequestException, SQLAlchemyError, OSError, TrackingError)
-
-
-@contextmanager
-def as_tracking_error(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises where it cannot be used into a `TrackingError` with the cure."""
-    try:
-        yield
-    except _mlflow_faults() as error:
-        if isinstance(error, TrackingError):
-            raise
-        raise TrackingError(_unreachable(uri, error)) from error
-
-
-@contextmanager
-def _survived(doing: str) -> Iterator[None]:
-    """The one border at which MLflow may fail: the fault becomes a warning and the pipeline goes on."""
-    try:
-        yield
-    except _mlflow_faults() as error:
-        run_logger(__name__).warning("MLflow could not %s (%s)", doing, " ".join(str(error).split())[:300])
+def _close_killed(run: PipelineRun, client: Any, *, tags: Mapping[str, str], signs: Path) -> None:
+    """Close the ticker's runs that are open although they are over."""
+    wanted = f"attributes.status = 'RUNNING' and tags.ticker = '{tags.get('ticker', '')}'"
+    for other in client.search_runs([run.tracking.experiment_id], filter_string=wanted):
+        found, pipeline_id = other.data.tags, other.data.tags.get(PIPELINE_TAG, "")
+        same_flow_run = FLOW_RUN_TAG in tags and found.get(FLOW_RUN_TAG) == tags[FLOW_RUN_TAG]
+        died = bool(pipeline_id) and has_died(signs, pipeline_id)
+        if other.info.run_id != run.run_id and (same_flow_run or died):
+            close_run(client, run.tracking.experiment_id, other.info.run_id, status="KILLED")
+            (signs / (pipeline_id or "unknown")).unlink(missing_ok=True)
+            run_logger(__name__).info("closed the run %s in MLflow, which was killed", other.info.run_name)

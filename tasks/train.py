@@ -69,7 +69,9 @@ def prepare_base_model(config: TrainingConfig, *, features: FeatureConfig, store
         resumable=True,
     )
     location = str(ref.path)
-    return BaseModelRef(model=TINY, location=location, identity=base_model_identity(location), cached=ref.cached)
+    return BaseModelRef(
+        model=TINY, location=location, identity=base_model_identity(location), artifact=ref, cached=ref.cached
+    )
 
 
 @task(name="train-grpo", task_run_name="{stage}", **TASK_OPTIONS)
