@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import options
-from flows.terminal import command, complain, show
+from flows import nightly_cli, options, registry_cli
+from flows.terminal import command, complain, prepare, show
 
 if TYPE_CHECKING:
     from flows.config import PipelineConfig
@@ -61,12 +61,16 @@ def run(
         from tasks.paths import home
 
         check_run(config, home=home())
-        _prepare()
+        prepare()
         start_prefect()
         from flows.pipeline import train_ticker
+        from tasks.tracking import check_tracking
 
         wait_for_prefect()
+        check_tracking()
         result = train_ticker(config)
+        if result is None:
+            return
         from flows import screen
 
         show(screen.comparison(result.report, result.verdict))
@@ -103,18 +107,17 @@ def preprocess(
 
         named = [] if stocks == ["all"] else [validate_ticker(name) for name in stocks or ()]
         config = _config(context)
-        _prepare()
+        prepare()
         from flows import screen
         from flows.outcome import BAD_INPUT
         from flows.preprocess import preprocess as preprocess_stocks
-        from tasks.paths import Workspace
         from tasks.store import Store
 
         results = preprocess_stocks(
             root_path,
             named,
             features=config.features,
-            store=Store(Workspace.current().store),
+            store=Store.current(),
             output=output_dir,
         )
         show(screen.preprocessed(results))
@@ -169,7 +172,7 @@ def stage(
 
         files = StageFiles.model_validate({name: context.params[name] for name in StageFiles.model_fields})
         check_stage(name.value, config, files, home=home())
-        _prepare()
+        prepare()
         start_prefect()
         from flows import screen
         from flows.stages import FLOWS
@@ -216,9 +219,9 @@ def forecast(
         from tasks.adapters import check_adapter
 
         check_adapter(adapter)
-        _prepare()
+        prepare()
         from flows import screen
-        from flows.forecast import CHAMPION, forecast_stock
+        from flows.next_sessions import CHAMPION, forecast_stock
 
         result = forecast_stock(config, adapter=adapter, alias=alias or CHAMPION)
         if as_json:
@@ -227,30 +230,9 @@ def forecast(
             show(screen.forecast(result))
 
 
-@app.command(epilog="Example: tickerforge pull AAPL@challenger adapters/AAPL")
-def pull(
-    model: Annotated[
-        str, typer.Argument(metavar="STOCK[@ALIAS]", help="Stock, with an alias or a version number; champion if none.")
-    ],
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="New or empty folder, or one that was pulled before.")],
-    debug: options.Debug = False,
-) -> None:
-    """Fetch a registered adapter.
-
-    The folder is ready for PEFT and vLLM.
-    """
-    with command(debug=debug):
-        from features.bars import validate_ticker
-
-        validate_ticker(model.split("@", 1)[0])
-        _prepare()
-        from flows import screen
-        from tasks.paths import Workspace
-        from tasks.registry import pull_adapter
-        from tasks.tracking import connect
-
-        folder = pull_adapter(connect(Workspace.current()), model, dest=dest)
-        show(screen.paths([("adapter", folder)]))
+app.command(epilog="Example: tickerforge nightly --data prices/")(nightly_cli.nightly)
+app.command(epilog="Example: tickerforge pull AAPL@challenger adapters/AAPL")(registry_cli.pull)
+app.add_typer(registry_cli.app, name="registry")
 
 
 @app.command(epilog="Example: tickerforge doctor --json")
@@ -264,7 +246,7 @@ def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> Non
 
         # Where the home cannot be made, the checks say so, with the cure.
         with suppress(StoreError):
-            _prepare()
+            prepare()
         from flows import screen
         from flows.doctor import diagnose, is_healthy
 
@@ -297,14 +279,6 @@ def _choose_devices(cuda_devices: str | None) -> None:
     if not _DEVICES.fullmatch(cuda_devices):
         raise ConfigError(f"--cuda-devices {cuda_devices!r}: give GPU numbers separated by commas, such as 0,1")
     os.environ["CUDA_VISIBLE_DEVICES"] = cuda_devices
-
-
-def _prepare() -> None:
-    """Set the environment that Prefect and MLflow read when they are imported."""
-    from tasks.environment import set_embedded_defaults
-    from tasks.paths import Workspace
-
-    set_embedded_defaults(Workspace.current())
 
 
 if __name__ == "__main__":

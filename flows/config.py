@@ -32,6 +32,9 @@ class PipelineConfig(FrozenModel):
         "and `stock` must be its ticker.",
     )
     seed: int = Field(default=0, ge=0, le=2_147_483_647, description="Seed of every stage.")
+    warm_start: Literal["none", "champion"] = Field(
+        default="none", description="Where the first stage starts: a fresh adapter, or the current champion."
+    )
     features: FeatureConfig = Field(default=FeatureConfig(), description="Windows, indicators, units and prompts.")
     synthetic: SyntheticConfig = Field(default=SyntheticConfig(), description="The market used where data is empty.")
     training: TrainingConfig = Field(default=TrainingConfig(), description="Base model and stages.")

@@ -15,6 +15,7 @@ from flows.errors import PrefectUnavailable
 from flows.logs import send_to_prefect
 from tasks.disk import os_errors_as_store_error
 from tasks.paths import Workspace
+from tasks.service import running_service, server_lock
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +33,13 @@ class EmbeddedServer:
     Prefect can start such a server by itself. That one shares the terminal's process group, so that Ctrl-C ends it
     before the run could be reported as stopped; it outlives a parent that was killed; and it starts only after
     everything else has been imported. This one does none of the three.
+
+    Args:
+        log: Where it writes.
+        keep: Descriptors that stay open as long as it lives.
     """
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, keep: tuple[int, ...] = ()) -> None:
         self._log = log
         with socket.socket() as listener, log.open("wb") as output:
             listener.bind(("127.0.0.1", 0))
@@ -46,7 +51,7 @@ class EmbeddedServer:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                pass_fds=[listener.fileno()],
+                pass_fds=[listener.fileno(), *keep],
             )
 
     def wait(self, *, timeout: float) -> None:
@@ -85,6 +90,11 @@ class EmbeddedServer:
 _server: EmbeddedServer | None = None
 
 
+def is_shared() -> bool:
+    """Whether other processes and machines may use the same Prefect server: it is not this command's own."""
+    return bool(os.environ.get(API_VARIABLE)) and _server is None
+
+
 def start_prefect() -> None:
     """Begin to start the embedded server, unless there is an API already; `wait_for_prefect` waits for it.
 
@@ -102,7 +112,13 @@ def start_prefect() -> None:
     logger.info("starting the embedded Prefect%s", first)
     with os_errors_as_store_error(workspace.root, doing="starting the embedded Prefect"):
         workspace.prefect_home.mkdir(parents=True, exist_ok=True)
-        _server = EmbeddedServer(workspace.prefect_home / LOG_FILE)
+    with server_lock(workspace, alone=False) as lock:
+        if service := running_service(workspace):
+            # It was started a moment ago.
+            os.environ.update(service.variables())
+            return
+        with os_errors_as_store_error(workspace.root, doing="starting the embedded Prefect"):
+            _server = EmbeddedServer(workspace.prefect_home / LOG_FILE, keep=(lock,))
     # Registered before Prefect registers its own, so it runs after Prefect has sent its last log lines and events.
     atexit.register(_server.stop)
     os.environ[API_VARIABLE] = _server.url
@@ -131,6 +147,12 @@ def _check_configured(url: str) -> None:
         # It answers; what it thinks of us is for Prefect to find out.
         return
     except (OSError, ValueError) as error:
+        service = running_service(Workspace.current())
+        if service is not None and service.prefect_api == url:
+            raise PrefectUnavailable(
+                f"the service's Prefect does not answer at {shown} ({getattr(error, 'reason', error)}): it may be "
+                "starting again; `tickerforge status` says what it does and where its log is"
+            ) from error
         raise PrefectUnavailable(
             f"Prefect does not answer at {API_VARIABLE}={shown} ({getattr(error, 'reason', error)}): start it with "
             f"`prefect server start`, or unset {API_VARIABLE} to use the embedded one"

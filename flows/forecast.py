@@ -1,104 +1,125 @@
-"""The next sessions of one stock, from its latest prices and a trained adapter."""
+"""The flow `forecast`: the next sessions of many stocks, kept as they were said and scored when they have come."""
 
-from datetime import date
-from pathlib import Path
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from prefect import flow
 
-from features.config import FrozenModel
 from flows.config import PipelineConfig
-from flows.steps import market_source, training_here
-from tasks.adapters import adapter_folder, read_card
-from tasks.forecasting import INTERVAL, forecast_next
+from flows.errors import NightFailed, StageFailed
+from flows.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
+from flows.heavy import ForecastAnswer, ForecastJob, forecast_job
+from flows.next_sessions import Forecast, StockForecast
+from flows.schedule import Exchange, due_on_session
+from flows.steps import market_source
+from flows.stocks import Tickers, stocks_of, with_stock
+from tasks.artifacts import publish_table
+from tasks.live import issue_forecast
 from tasks.market_data import fetch_bars
-from tasks.paths import Workspace
-from tasks.preprocess import read_bars
-from tasks.progress import progress_reporter
-from tasks.registry import CHAMPION, fetch_registered
+from tasks.sessions import EXCHANGE
 from tasks.store import Store
-from tasks.tracking import connect
-from tasks.train import base_model_for
-from training.backends import select
-from training.errors import AdapterError
+
+logger = logging.getLogger(__name__)
 
 
-class Session(FrozenModel):
-    """The forecast of one session: median and bounds of the band, USD."""
+@flow(name="forecast", persist_result=False)
+def forecast(
+    config: PipelineConfig = PipelineConfig(),
+    tickers: Tickers = (),
+    heavy_stages: Where = "here",
+    exchange: Exchange = None,
+) -> tuple[StockForecast, ...]:
+    """Forecast the next sessions of every stock that has a registered adapter, and keep what was said.
 
-    date: date
-    median: float
-    lower: float
-    upper: float
-
-
-class Forecast(FrozenModel):
-    """The coming sessions of one stock.
-
-    `origin` is the last session known, `last_close` its adjusted close in USD, `interval` the share of outcomes the
-    band should hold.
-    """
-
-    ticker: str
-    origin: date
-    last_close: float
-    adapter: str
-    interval: float
-    sessions: tuple[Session, ...]
-
-
-@flow(name="forecast", flow_run_name="{config.stock}", persist_result=False)
-def forecast(config: PipelineConfig, adapter: Path | None = None, alias: str = CHAMPION) -> Forecast:
-    """Forecast the next sessions of a stock.
+    The champion is asked, or the challenger where there is none. The forecasts are scored when their sessions have
+    come.
 
     Args:
-        config: Stock, data and backend; everything else comes from the adapter.
-        adapter: Folder of an adapter; without it the registered one is used.
-        alias: Which registered adapter: an alias or a version number.
-    """
-    return forecast_stock(config, adapter=adapter, alias=alias)
-
-
-def forecast_stock(config: PipelineConfig, *, adapter: Path | None, alias: str = CHAMPION) -> Forecast:
-    """What the flow `forecast` does, without a flow run; arguments as there.
+        config: Data and backend; everything else comes from the adapters.
+        tickers: Stocks; none means all of the data folder.
+        heavy_stages: Where the models run: in this process, or on workers of the GPU work pool.
+        exchange: Calendar such as XNYS; a run that is due on a day without a session there does nothing.
 
     Raises:
-        AdapterError: If the folder is no adapter or belongs to another stock.
-        NotRegistered: If nothing is registered under the alias; says what is.
-        FeaturesError: If the prices are faulty or too few.
+        NightFailed: If a stock failed; the others are done.
     """
-    workspace = Workspace.current()
-    store = Store(workspace.store)
-    folder = adapter_folder(adapter)
-    bars = read_bars(fetch_bars.fn(market_source(config), config.stock, store=store))
-    if folder is None:
-        folder = fetch_registered(connect(workspace), f"{config.stock}@{alias}", cache=workspace.pulled)
-    card = read_card(folder)
-    if card.ticker != config.stock:
-        raise AdapterError(f"the adapter {folder} was trained for {card.ticker}: add --stock {card.ticker}")
-    training = training_here(card.training, config=config.training)
-    select(training.backend, model=training.model)
-    with progress_reporter() as report:
-        table = forecast_next(
-            bars,
-            ticker=config.stock,
-            base_model=base_model_for(card, folder, store=store),
-            adapter=folder,
-            features=card.features,
-            training=training,
-            seed=card.seed,
-            on_progress=report,
-        )
-    last = bars.iloc[-1]
-    return Forecast(
-        ticker=config.stock,
-        origin=last["date"].date(),
-        last_close=float(last["adj_close"]),
-        adapter=str(folder) if adapter else f"{config.stock}@{alias}",
-        interval=INTERVAL,
-        sessions=tuple(
-            Session(date=day.date(), median=median, lower=lower, upper=upper)
-            for day, median, lower, upper in zip(
-                table["date"], table["median"], table["lower"], table["upper"], strict=True
-            )
-        ),
+    if exchange is not None and not due_on_session(exchange):
+        logger.info("%s has no session today: nothing to forecast", exchange)
+        return ()
+    jobs, failed = [], []
+    for stock in tickers or stocks_of(config):
+        try:
+            own = with_stock(config, stock)
+            jobs.append(ForecastJob(config=own, bars=fetch_bars(market_source(own), stock, store=Store.current())))
+        except Exception as error:
+            logger.exception("no prices of %s", stock)
+            failed.append(StockForecast(stock=stock, note=f"{type(error).__name__}: {error}", failed=True))
+    found = (*failed, *forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange))
+    publish_table("forecasts", [forecast_row(each) for each in found], description="The coming sessions.")
+    if names := [each.stock for each in found if each.failed]:
+        raise NightFailed(f"no forecast of {', '.join(names)}: their rows in the table say why")
+    return found
+
+
+def forecast_and_issue(
+    jobs: Sequence[ForecastJob], *, heavy_stages: Where, exchange: str | None
+) -> tuple[StockForecast, ...]:
+    """Forecast stocks here or on the GPU pool, and keep what was said as issued now; faults become notes."""
+    if not jobs:
+        return ()
+    found = _on_gpu_pool(jobs) if heavy_stages == GPU_POOL else tuple(forecast_job(job) for job in jobs)
+    for each in found:
+        if each.forecast is not None:
+            issue(each.forecast, exchange=exchange)
+    return found
+
+
+def _on_gpu_pool(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
+    batches = [jobs[first : first + MOST_JOBS] for first in range(0, len(jobs), MOST_JOBS)]
+    calls = [
+        Call(FORECAST_DEPLOYMENT, {"jobs": [job.model_dump(mode="json") for job in batch]}, f"{len(batch)} forecasts")
+        for batch in batches
+    ]
+    found: list[StockForecast] = []
+    for batch, answer in zip(batches, call_all(calls, answer=ForecastAnswer), strict=True):
+        if isinstance(answer, StageFailed):
+            found += [StockForecast(stock=job.config.stock, note=str(answer), failed=True) for job in batch]
+        else:
+            found += answer.stocks
+    return tuple(found)
+
+
+def issue(made: Forecast, *, exchange: str | None) -> None:
+    """Keep a forecast of a registered version as it was said now, to be scored when its sessions have come."""
+    if made.version is None:
+        return
+    issue_forecast(
+        ticker=made.ticker,
+        version=made.version,
+        origin=made.origin,
+        origin_close=made.last_close,
+        sigma=made.sigma,
+        interval=made.interval,
+        target_dates=[session.date for session in made.sessions],
+        median=[session.median for session in made.sessions],
+        lower=[session.lower for session in made.sessions],
+        upper=[session.upper for session in made.sessions],
+        issued_at=datetime.now(UTC),
+        exchange=exchange or EXCHANGE,
     )
+
+
+def forecast_row(found: StockForecast) -> dict[str, str]:
+    """One stock's row in the table of forecasts: the last session of the path, as a move from the last close."""
+    made = found.forecast
+    if made is None:
+        return {"Stock": found.stock, "From": "", "To": "", "Median move": "", "Adapter": found.note}
+    last = made.sessions[-1]
+    return {
+        "Stock": found.stock,
+        "From": str(made.origin),
+        "To": str(last.date),
+        "Median move": f"{last.median / made.last_close - 1:+.2%}",
+        "Adapter": f"{found.note}, version {made.version}",
+    }

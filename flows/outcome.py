@@ -5,7 +5,7 @@ import errno
 from evaluation.errors import EvaluationError
 from features.errors import FeaturesError
 from flows.errors import ConfigError, MissingArtifactError, PrefectUnavailable
-from tasks.errors import TasksError, TrackingError
+from tasks.errors import ServiceError, TasksError, TrackingError
 from training.errors import AdapterError, BackendUnavailable, BaseModelError, TrainingDiverged, TrainingError
 
 FAILURE, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -41,7 +41,8 @@ def exit_code(error: BaseException) -> int:
         return INTERRUPTED
     if is_full_disk(error):
         return BAD_INPUT
-    return BAD_INPUT if isinstance(error, _BAD_INPUT) and not isinstance(error, TrackingError) else FAILURE
+    is_absent = isinstance(error, (ServiceError, TrackingError))
+    return BAD_INPUT if isinstance(error, _BAD_INPUT) and not is_absent else FAILURE
 
 
 def is_termination(error: BaseException) -> bool:

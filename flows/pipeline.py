@@ -3,24 +3,32 @@
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow
 
 from evaluation.contracts import EvalReport, Verdict
 from features.config import FrozenModel
+from flows.champions import current_champion, warm_start
 from flows.config import PipelineConfig
+from flows.errors import ChampionChanged
+from flows.gpu_pool import GPU_POOL, GpuPool, Where
 from flows.runs import Run, new_run_folder, recorded_run, stage_settings
+from flows.schedule import Exchange, due_on_session
+from flows.slots import ticker_slot
+from flows.stage_requests import HeavyStages, RegisteredAdapter
 from flows.steps import ADAPTER_STAGES
 from tasks.adapters import BaseModelRef
 from tasks.artifacts import publish_comparison
-from tasks.errors import TrackingError
-from tasks.evaluate import read_report, read_verdict
-from tasks.paths import RunFolder, Workspace, model_folder
+from tasks.evaluate import read_expected_error, read_report, read_verdict
+from tasks.live import keep_expected_error
+from tasks.paths import RunFolder, model_folder
 from tasks.publish import publish_adapter, publish_comparison_folder, publish_sft_data, publish_stage
-from tasks.registry import RegisteredModel, fetch_champion, register_adapter
+from tasks.registry import RegisteredModel, register_adapter
 from tasks.store import ArtifactRef
-from tasks.tracking import Tracking, log_comparison, log_stage
+from tasks.tracking import log_comparison, log_stage, wait_for_tracking
 
 logger = logging.getLogger(__name__)
 
@@ -39,51 +47,96 @@ class PipelineResult(FrozenModel):
     verdict: Verdict
 
 
-@flow(name="train-ticker", flow_run_name="{config.stock}", persist_result=False)
-def train_ticker(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
+class PreparedTicker(FrozenModel):
+    """A ticker's data, and the champion: what training starts from and what it is compared with."""
+
+    bars: ArtifactRef
+    windows: ArtifactRef
+    start: RegisteredAdapter | None = None
+    champion: RegisteredAdapter | None = None
+
+
+@flow(name="train-ticker", flow_run_name="{config.stock}", persist_result=False, validate_parameters=True)
+def train_ticker(
+    config: PipelineConfig = PipelineConfig(), heavy_stages: Where = "here", exchange: Exchange = None
+) -> PipelineResult | None:
     """Train, compare and register one ticker's adapter.
 
     Every stage whose inputs, settings and code have not changed is taken from the store; an interrupted one resumes.
 
     Args:
         config: Stock, data and every setting of every stage.
+        heavy_stages: Where training and sampling run: in this process, or on workers of the GPU work pool.
+        exchange: Calendar such as XNYS; a run that is due on a day without a session there does nothing.
+
+    Returns:
+        What the run left behind; nothing on a day without a session.
+    """
+    if exchange is not None and not due_on_session(exchange):
+        logger.info("%s has no session today: nothing to do for %s", exchange, config.stock)
+        return None
+    return train(config, heavy=GpuPool() if heavy_stages == GPU_POOL else None)
+
+
+def train(
+    config: PipelineConfig, *, heavy: HeavyStages | None = None, given: PreparedTicker | None = None
+) -> PipelineResult:
+    """What the flow `train-ticker` does; inside a flow run.
+
+    Args:
+        config: Stock, data and every setting of every stage.
+        heavy: Who runs the heavy stages; without it this process does.
+        given: Data, start and champion that the heavy stages were run with already; without it they are found here.
+
+    Raises:
+        ChampionChanged: If the champion that stood beside the challenger is not the champion any more.
     """
     folder = new_run_folder(config.stock)
-    with recorded_run(config, folder=folder) as run:
-        steps = run.steps
-        bars = steps.bars()
-        windows = steps.windows(bars)
+    with recorded_run(config, folder=folder) as run, ticker_slot(config.stock):
+        run.steps = steps = replace(run.steps, heavy=heavy)
+        if given is None:
+            bars = steps.bars()
+            windows = steps.windows(bars)
+        else:
+            bars, windows = given.bars, given.windows
         parent = run.start_tracking("train", windows=windows)
         base_model = steps.base_model()
-
-        def logged(stage: str, artifact: ArtifactRef) -> ArtifactRef:
-            log_stage(parent, stage, artifact=artifact, params=stage_settings(config, stage))
-            return artifact
-
-        grpo_1st = logged("grpo_1st", steps.grpo_1st(windows, base_model))
-        sft_data = logged("sft_data", steps.sft_data(windows, base_model, grpo_1st))
-        sft = logged("sft", steps.sft(sft_data, base_model))
-        grpo_2nd = logged("grpo_2nd", steps.grpo_2nd(windows, base_model, sft))
-
-        adapters = {"grpo_1st": grpo_1st, "sft": sft, "grpo_2nd": grpo_2nd}
-        champion = current_champion(parent.tracking, config.stock)
+        stages = steps.trained(
+            windows,
+            base_model,
+            start=given.start if given else warm_start(config, windows=windows, base_model=base_model),
+            on_stage=lambda stage, artifact: log_stage(
+                parent, stage, artifact=steps.store.here(artifact), params=stage_settings(config, stage)
+            ),
+        )
+        stages = {stage: steps.store.here(artifact) for stage, artifact in stages.items()}
+        adapters = {stage: stages[stage] for stage in ADAPTER_STAGES}
+        # Judged without MLflow, a challenger would pass by a champion that nobody saw.
+        wait_for_tracking(parent)
+        champion = given.champion if given else current_champion(config.stock)
         comparison = steps.comparison(windows, base_model, adapters, champion=champion)
         report, verdict = read_report(comparison), read_verdict(comparison)
         log_comparison(parent, comparison)
 
-        report_path = publish_results(
-            folder, stages=adapters | {"sft_data": sft_data}, comparison=comparison, stock=config.stock
-        )
+        base_model = base_model.here(steps.store)
+        report_path = publish_results(folder, stages=stages, comparison=comparison, stock=config.stock)
         registered = None
         if report.chosen is not None:
+            if verdict.promoted and current_champion(config.stock) != champion:
+                raise ChampionChanged(
+                    f"the champion of {config.stock} was changed while its challenger was trained, so the two were not "
+                    "compared: run again, everything that was trained is kept"
+                )
             registered = register_adapter(
-                parent,
+                wait_for_tracking(parent),
                 adapters[report.chosen],
                 card=steps.card(report.chosen, windows=windows, base_model=base_model),
                 bars=bars,
                 comparison=comparison,
+                at=datetime.now(UTC),
                 report_path=report_path,
             )
+            keep_expected_error(config.stock, version=int(registered.version), expected=read_expected_error(comparison))
         published = publish_adapters(run, adapters=adapters, windows=windows, base_model=base_model)
         publish_comparison(report, verdict, report_path=report_path)
         logger.info("%s", verdict.headline, extra={"terminal": False})
@@ -96,15 +149,6 @@ def train_ticker(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
             report=report,
             verdict=verdict,
         )
-
-
-def current_champion(tracking: Tracking, stock: str) -> Path | None:
-    """Folder of the stock's champion, or `None` where there is none or, said in the log, MLflow does not answer."""
-    try:
-        return fetch_champion(tracking, stock, cache=Workspace.current().pulled)
-    except TrackingError as error:
-        logger.warning("the current champion of %s cannot be fetched, so nothing is compared with it: %s", stock, error)
-        return None
 
 
 def publish_results(

@@ -13,6 +13,7 @@ from flows.errors import ConfigError
 from flows.files import READ_ADAPTERS, StageFiles, check_pairs
 from tasks.adapters import check_adapter
 from tasks.errors import StoreError
+from tasks.tracking_server import check_server
 from training.backends import select
 from training.base_model import check_model
 
@@ -20,7 +21,7 @@ LEAST_FREE_BYTES = 64_000_000
 
 
 def check_run(config: PipelineConfig, *, home: Path) -> None:
-    """Refuse a run that could not succeed: stock, prices, history, base model, backend, disk.
+    """Refuse a run that could not succeed: stock, prices, history, MLflow's server, base model, backend, disk.
 
     Prefect is not imported for it, so that a mistake shows within two seconds.
 
@@ -32,6 +33,7 @@ def check_run(config: PipelineConfig, *, home: Path) -> None:
         ConfigError: If the stock has no prices.
         FeaturesError: If the prices are faulty or too few.
         MarketDataError: If the data folder holds nothing for the stock.
+        TrackingError: If `MLFLOW_TRACKING_URI` names a server that does not answer.
         BaseModelError: If the base model cannot be used.
         BackendUnavailable: If the backend cannot run here.
         StoreError: If the disk is full.
@@ -108,6 +110,7 @@ def check_writable(folder: Path, *, option: str) -> None:
 
 
 def _check_machine(config: PipelineConfig, *, home: Path) -> None:
+    check_server()
     check_model(config.training.model, features=config.features)
     select(config.training.backend, model=config.training.model)
     check_disk(home)

@@ -14,7 +14,7 @@ from tasks.environment import git_revision
 from tasks.errors import PublishError
 from tasks.paths import RunFolder, Workspace, run_folder
 from tasks.store import ArtifactRef, Store
-from tasks.tracking import PipelineRun, Tracking, connect, finish_pipeline, start_pipeline
+from tasks.tracking import PipelineLog, finish_pipeline, follow_pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,13 @@ class Run:
     config: PipelineConfig
     folder: RunFolder
     steps: Steps
-    tracking: Tracking
-    mlflow: PipelineRun | None = None
+    started: datetime
+    mlflow: PipelineLog | None = None
 
-    def start_tracking(self, name: str, *, windows: ArtifactRef) -> PipelineRun:
-        """Open the MLflow parent run, once it is known what data it is about."""
-        self.mlflow = start_pipeline(
-            self.tracking,
+    def start_tracking(self, name: str, *, windows: ArtifactRef) -> PipelineLog:
+        """Open the MLflow parent run, once it is known what data it is about; later, where MLflow is down."""
+        self.mlflow = follow_pipeline(
+            Workspace.current(),
             f"{name} {self.folder.root.name}",
             params=self.config.model_dump(mode="json"),
             tags={
@@ -69,32 +69,32 @@ class Run:
                 "results": str(self.folder.root),
             }
             | _prefect_tags(),
+            started=self.started,
         )
         return self.mlflow
+
+    def finish(self, status: str) -> None:
+        """Close the MLflow parent run, where one was opened."""
+        if self.mlflow is not None:
+            finish_pipeline(self.mlflow, status=status, ended=datetime.now(UTC))
 
 
 @contextmanager
 def recorded_run(config: PipelineConfig, *, folder: RunFolder) -> Iterator[Run]:
-    """Keep the log of what happens inside, and close the MLflow run as what it turned out to be.
-
-    Raises:
-        TrackingError: If MLflow does not answer.
-    """
-    workspace = Workspace.current()
+    """Keep the log of what happens inside, and close the MLflow run as what it turned out to be."""
+    started = datetime.now(UTC)
     with run_log(folder.log):
         logger.info("results go to %s", folder.root)
         run: Run | None = None
         try:
-            store = Store(workspace.store)
-            run = Run(config, folder, Steps(config, store), connect(workspace))
+            run = Run(config, folder, Steps(config, Store.current()), started)
             yield run
         except BaseException as error:
             _record_failure(error)
-            if run is not None and run.mlflow is not None:
-                finish_pipeline(run.mlflow, status="KILLED" if is_stopped(error) else "FAILED")
+            if run is not None:
+                run.finish("KILLED" if is_stopped(error) else "FAILED")
             raise
-        if run.mlflow is not None:
-            finish_pipeline(run.mlflow)
+        run.finish("FINISHED")
 
 
 def stage_settings(config: PipelineConfig, stage: str) -> dict[str, object]:

@@ -11,7 +11,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from evaluation.contracts import EvalReport, Verdict
     from flows.doctor import Check
-    from flows.forecast import Forecast
+    from flows.next_sessions import Forecast
+    from flows.nightly import Night
     from flows.preprocess import Preprocessed
 
 SHOWN_METRICS = ("skill", "p_value", "scaled_mse", "mse", "mae", "directional_accuracy", "valid_rate")
@@ -36,6 +37,16 @@ def comparison(report: "EvalReport", verdict: "Verdict") -> RenderableType:
     mark = Text("promoted" if verdict.promoted else "not promoted", style="green" if verdict.promoted else "yellow")
     lines = [Text(f"  {'+' if reason.passed else '-'} {reason.text}") for reason in verdict.reasons]
     return Group(table, Text("Verdict: ").append_text(mark), Text(verdict.headline), *lines)
+
+
+def night(done: "Night") -> RenderableType:
+    """What a night did, one row a ticker."""
+    table = Table(title=f"{len(done.tickers)} tickers", title_justify="left")
+    for name in done.tickers[0].row() if done.tickers else ():
+        table.add_column(name)
+    for each in done.tickers:
+        table.add_row(*each.row().values())
+    return table
 
 
 def paths(named: Iterable[tuple[str, Path | str]]) -> RenderableType:

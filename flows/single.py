@@ -15,7 +15,8 @@ from flows.errors import MissingArtifactError
 from flows.files import StageFiles, as_published
 from flows.published import full_windows, windows_from_files, write_full_forecasts
 from flows.runs import Run, new_run_folder, recorded_run, stage_settings
-from flows.steps import Adapter, Steps
+from flows.slots import ticker_slot
+from flows.steps import Steps
 from tasks.adapters import BaseModelRef
 from tasks.disk import os_errors_as_publish_error, rename_durably
 from tasks.paths import RunFolder, model_folder
@@ -77,9 +78,10 @@ class StageInputs:
 
     @property
     def _finished(self) -> Steps:
-        return Steps(self.run.config, FinishedOnly(self.run.steps.store.root))
+        store = self.run.steps.store
+        return Steps(self.run.config, FinishedOnly(store.root, store.shared))
 
-    def adapter(self, stage: str) -> Adapter:
+    def adapter(self, stage: str) -> ArtifactRef | Path:
         """The adapter of the earlier stage `grpo_1st`, `sft` or `grpo_2nd`: the folder given for it, else its artifact.
 
         Raises:
@@ -95,7 +97,7 @@ class StageInputs:
                 return self._finished.sft(self.sft_data(), self.base_model)
         return self._finished.grpo_2nd(self.windows, self.base_model, self.adapter("sft"))
 
-    def sft_data(self) -> Adapter:
+    def sft_data(self) -> ArtifactRef | Path:
         """The accepted answers: the file given for them, else their artifact.
 
         Raises:
@@ -135,7 +137,7 @@ def single_stage(name: StageName, config: PipelineConfig, files: StageFiles) -> 
     """The run around one stage, with its windows and its base model ready."""
     config = as_published(config, files)
     folder = RunFolder(files.results_dir) if files.results_dir else new_run_folder(config.stock)
-    with recorded_run(config, folder=folder) as run:
+    with recorded_run(config, folder=folder) as run, ticker_slot(config.stock):
         windows = windows_from_files(files, config=config, store=run.steps.store)
         if windows is None and name == "sft" and files.sft_data_path is not None:
             # The answers are all that it learns from: no prices are needed, and their hash stands for the data.

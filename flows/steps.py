@@ -1,31 +1,28 @@
 """The stages of one configuration, called here by every flow, so that the same one finds the same artifacts."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evaluation.contracts import CHAMPION
-from features.config import FeatureConfig
 from flows.config import PipelineConfig, check_source
-from tasks.adapters import AdapterCard, BaseModelRef, adapter_identity, base_model_identity, read_card
+from flows.errors import StageRefused
+from flows.heavy_stages import Here, fetch_adapter, stage_seed
+from flows.stage_requests import Adapter, HeavyStage, HeavyStages, RegisteredAdapter, StageRequest, StageResult
+from tasks.adapters import AdapterCard, BaseModelRef, adapter_identity, read_card
 from tasks.environment import git_revision
-from tasks.evaluate import compare_models, forecast_model
+from tasks.evaluate import compare_models
 from tasks.market_data import FolderSource, MarketSource, SyntheticSource, fetch_bars
-from tasks.preprocess import build_windows
+from tasks.preprocess import build_windows, train_end
 from tasks.store import ArtifactRef, Store
-from tasks.train import base_model_for, prepare_base_model, sample_answers, train_grpo, train_sft
 from training.config import TrainingConfig
 from training.errors import AdapterError, BackendUnavailable, BaseModelError
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_STAGES = ("grpo_1st", "sft", "grpo_2nd")
-
-Adapter = ArtifactRef | Path
-
-# Added to the configured seed, so that no two stages draw the same random numbers.
-_SEED_OFFSETS = {"grpo_1st": 0, "sft_data": 1, "sft": 2, "grpo_2nd": 3, "forecasts": 4}
 
 
 def market_source(config: PipelineConfig) -> MarketSource:
@@ -40,10 +37,14 @@ def market_source(config: PipelineConfig) -> MarketSource:
 
 @dataclass(frozen=True)
 class Steps:
-    """Calls each stage's task with what the configuration says; to be used inside a flow."""
+    """Calls each stage with what the configuration says; to be used inside a flow.
+
+    `heavy` runs the heavy stages; without it they run in this process.
+    """
 
     config: PipelineConfig
     store: Store
+    heavy: HeavyStages | None = None
 
     def bars(self) -> ArtifactRef:
         """Validated bars of the stock."""
@@ -55,97 +56,95 @@ class Steps:
 
     def base_model(self) -> BaseModelRef:
         """The base model, built where it is the tiny one."""
-        return prepare_base_model(self.config.training, features=self.config.features, store=self.store)
+        result = self._run(self._request("base_model"))
+        if not isinstance(result, BaseModelRef):
+            raise TypeError(f"the stage base_model made {type(result).__name__}")
+        return result
 
-    def grpo_1st(self, windows: ArtifactRef, base_model: BaseModelRef) -> ArtifactRef:
-        """First GRPO, from a fresh adapter."""
-        return train_grpo(
-            windows,
-            base_model,
-            stage="grpo_1st",
-            adapter=None,
-            config=self.config.training,
-            features=self.config.features,
-            seed=self._seed("grpo_1st"),
-            store=self.store,
-        )
+    def grpo_1st(
+        self, windows: ArtifactRef, base_model: BaseModelRef, adapter: RegisteredAdapter | None = None
+    ) -> ArtifactRef:
+        """First GRPO, from a fresh adapter, or going on from a registered one."""
+        return self._artifact("grpo_1st", windows=windows, base_model=base_model, adapter=adapter)
 
     def sft_data(self, windows: ArtifactRef, base_model: BaseModelRef, adapter: Adapter) -> ArtifactRef:
         """The best answers of the first adapter."""
-        return sample_answers(
-            windows,
-            base_model,
-            adapter=adapter,
-            config=self.config.training,
-            features=self.config.features,
-            seed=self._seed("sft_data"),
-            store=self.store,
-        )
+        return self._artifact("sft_data", windows=windows, base_model=base_model, adapter=adapter)
 
-    def sft(self, sft_data: Adapter, base_model: BaseModelRef) -> ArtifactRef:
+    def sft(self, sft_data: ArtifactRef | Path, base_model: BaseModelRef) -> ArtifactRef:
         """A fresh adapter, fine-tuned on those answers."""
-        return train_sft(
-            sft_data,
-            base_model,
-            adapter=None,
-            config=self.config.training,
-            seed=self._seed("sft"),
-            store=self.store,
-        )
+        return self._artifact("sft", base_model=base_model, answers=sft_data)
 
     def grpo_2nd(self, windows: ArtifactRef, base_model: BaseModelRef, adapter: Adapter) -> ArtifactRef:
         """Second GRPO, going on from the fine-tuned adapter."""
-        return train_grpo(
-            windows,
-            base_model,
-            stage="grpo_2nd",
-            adapter=adapter,
-            config=self.config.training,
-            features=self.config.features,
-            seed=self._seed("grpo_2nd"),
-            store=self.store,
-        )
+        return self._artifact("grpo_2nd", windows=windows, base_model=base_model, adapter=adapter)
 
     def forecasts(
         self, windows: ArtifactRef, base_model: BaseModelRef, *, model: str, adapter: Adapter | None
     ) -> ArtifactRef:
         """One model's forecasts of the validation and test windows."""
-        return forecast_model(
-            windows,
-            base_model,
-            model=model,
-            adapter=adapter,
-            config=self.config.training,
-            features=self.config.features,
-            evaluation=self.config.evaluation,
-            seed=self._seed("forecasts"),
-            store=self.store,
-        )
+        return self._artifact("forecasts", windows=windows, base_model=base_model, adapter=adapter, model=model)
+
+    def trained(
+        self,
+        windows: ArtifactRef,
+        base_model: BaseModelRef,
+        *,
+        start: RegisteredAdapter | None = None,
+        on_stage: Callable[[str, ArtifactRef], None] = lambda stage, artifact: None,
+    ) -> dict[str, ArtifactRef]:
+        """All training stages in their order.
+
+        Args:
+            windows: From `windows`.
+            base_model: From `base_model`.
+            start: Where the first stage starts; a fresh adapter where it is `None`.
+            on_stage: Told of each finished stage and its artifact.
+
+        Returns:
+            Artifacts of `grpo_1st`, `sft_data`, `sft` and `grpo_2nd`.
+        """
+        grpo_1st = self.grpo_1st(windows, base_model, start)
+        on_stage("grpo_1st", grpo_1st)
+        sft_data = self.sft_data(windows, base_model, grpo_1st)
+        on_stage("sft_data", sft_data)
+        sft = self.sft(sft_data, base_model)
+        on_stage("sft", sft)
+        grpo_2nd = self.grpo_2nd(windows, base_model, sft)
+        on_stage("grpo_2nd", grpo_2nd)
+        return {"grpo_1st": grpo_1st, "sft_data": sft_data, "sft": sft, "grpo_2nd": grpo_2nd}
+
+    def forecasts_of_all(
+        self, windows: ArtifactRef, base_model: BaseModelRef, adapters: Mapping[str, Adapter]
+    ) -> dict[str, ArtifactRef]:
+        """Forecasts of the base model and of every adapter, by the model's name."""
+        requests = [
+            self._request("forecasts", windows=windows, base_model=base_model, adapter=adapter, model=model)
+            for model, adapter in {"base": None, **adapters}.items()
+        ]
+        results = (self.heavy or Here(self.store)).run(requests)
+        return {request.model: _as_artifact(result) for request, result in zip(requests, results, strict=True)}
 
     def comparison(
         self,
         windows: ArtifactRef,
         base_model: BaseModelRef,
-        adapters: Mapping[str, Adapter],
+        adapters: Mapping[str, ArtifactRef | Path],
         *,
-        champion: Path | None = None,
+        champion: RegisteredAdapter | Path | None = None,
     ) -> ArtifactRef:
         """Forecasts of the base model and of every adapter, scored, judged and reported.
 
-        The champion, given as its folder, stands beside them, unless it is the very adapter that validation chooses.
+        The champion stands beside them, unless it is the very adapter that validation chooses.
         """
-        models: dict[str, Adapter | None] = {"base": None, **adapters}
-        forecasts = {
-            model: self.forecasts(windows, base_model, model=model, adapter=adapter)
-            for model, adapter in models.items()
-        }
+        forecasts = self.forecasts_of_all(windows, base_model, adapters)
 
         def compared(standing: ArtifactRef | None) -> ArtifactRef:
             return compare_models(
                 windows,
-                list(forecasts.values()),
-                stages={stage: ref for stage, ref in adapters.items() if isinstance(ref, ArtifactRef)},
-                champion=standing,
+                [self.store.here(each) for each in forecasts.values()],
+                stages={stage: self.store.here(ref) for stage, ref in adapters.items() if isinstance(ref, ArtifactRef)},
+                champion=standing and self.store.here(standing),
                 evaluation=self.config.evaluation,
                 gate=self.config.gate,
                 store=self.store,
@@ -153,43 +152,56 @@ class Steps:
 
         if champion is None:
             return compared(None)
-        same = _stages_of(champion, adapters)
+        same = self._stages_of(champion, adapters)
         if not same:
-            return compared(self._champion_forecasts(windows, champion))
+            return compared(self.champion_forecasts(windows, champion))
         alone = compared(None)
         return alone if alone.meta["chosen"] in same else compared(forecasts[same[0]])
 
-    def _champion_forecasts(self, windows: ArtifactRef, folder: Path) -> ArtifactRef | None:
+    def champion_forecasts(self, windows: ArtifactRef, champion: RegisteredAdapter | Path) -> ArtifactRef | None:
         """The champion asked for these windows in its own way, or `None`, said in the log, where it cannot be."""
         try:
-            card = read_card(folder)
-            if _window_settings(card.features) != _window_settings(self.config.features):
+            card = read_card(fetch_adapter(champion))
+            if not takes_same_windows(card, self.config):
                 logger.warning(
                     "the current champion of %s takes other windows than this run's (context, horizon, units, "
                     "volatility or indicators differ), so nothing here is compared with it",
                     self.config.stock,
                 )
                 return None
-            location = base_model_for(card, folder, store=self.store)
             training = training_here(card.training, config=self.config.training)
-            return forecast_model(
-                windows,
-                BaseModelRef(model=training.model, location=location, identity=base_model_identity(location)),
-                model=CHAMPION,
-                adapter=folder,
-                config=training,
-                features=card.features,
-                evaluation=self.config.evaluation,
-                seed=self._seed("forecasts"),
-                store=self.store,
-            )
-        except (AdapterError, BackendUnavailable, BaseModelError) as error:
+            own = self.config.model_copy(update={"training": training, "features": card.features})
+            request = StageRequest(stage="forecasts", config=own, windows=windows, adapter=champion, model=CHAMPION)
+            return _as_artifact(self._run(request))
+        except (AdapterError, BackendUnavailable, BaseModelError, StageRefused) as error:
             logger.warning(
                 "the current champion of %s cannot be used, so nothing here is compared with it: %s",
                 self.config.stock,
                 error,
             )
             return None
+
+    def _stages_of(self, champion: RegisteredAdapter | Path, adapters: Mapping[str, ArtifactRef | Path]) -> list[str]:
+        """The stages whose adapter has the champion's content; none where the champion cannot be read."""
+        try:
+            identity = adapter_identity(fetch_adapter(champion))
+        except AdapterError:
+            return []
+        placed = {
+            stage: self.store.here(adapter) if isinstance(adapter, ArtifactRef) else adapter
+            for stage, adapter in adapters.items()
+        }
+        return [stage for stage, adapter in placed.items() if adapter_identity(adapter) == identity]
+
+    def _run(self, request: StageRequest) -> StageResult:
+        (result,) = (self.heavy or Here(self.store)).run([request])
+        return result
+
+    def _request(self, stage: HeavyStage, **inputs: Any) -> StageRequest:
+        return StageRequest(stage=stage, config=self.config, **inputs)
+
+    def _artifact(self, stage: HeavyStage, **inputs: Any) -> ArtifactRef:
+        return _as_artifact(self._run(self._request(stage, **inputs)))
 
     def card(self, stage: str, *, windows: ArtifactRef, base_model: BaseModelRef) -> AdapterCard:
         """What must be known to use the adapter of a stage."""
@@ -200,27 +212,23 @@ class Steps:
             base_model_identity=base_model.identity,
             features=self.config.features,
             training=self.config.training,
-            seed=self.config.seed,
+            seed=stage_seed(self.config, "forecasts"),
             windows_sha256=windows.sha256,
+            trained_until=train_end(windows),
             git_revision=git_revision(),
         )
 
-    def _seed(self, stage: str) -> int:
-        return self.config.seed + _SEED_OFFSETS[stage]
+
+def _as_artifact(result: StageResult) -> ArtifactRef:
+    if not isinstance(result, ArtifactRef):
+        raise TypeError(f"the stage made {type(result).__name__}, not an artifact")
+    return result
 
 
-def _stages_of(champion: Path, adapters: Mapping[str, Adapter]) -> list[str]:
-    """The stages whose adapter has the champion's content; none where the champion cannot be read."""
-    try:
-        identity = adapter_identity(champion)
-    except AdapterError:
-        return []
-    return [stage for stage, adapter in adapters.items() if adapter_identity(adapter) == identity]
-
-
-def _window_settings(features: FeatureConfig) -> dict[str, object]:
-    """What a model must have been trained with to understand the windows of a configuration."""
-    return features.model_dump(exclude={"prompt_style", "train_fraction", "test_fraction"})
+def takes_same_windows(card: AdapterCard, config: PipelineConfig) -> bool:
+    """Whether an adapter was trained on windows like those of a configuration."""
+    left_out = {"prompt_style", "train_fraction", "test_fraction"}
+    return card.features.model_dump(exclude=left_out) == config.features.model_dump(exclude=left_out)
 
 
 def training_here(recorded: TrainingConfig, *, config: TrainingConfig) -> TrainingConfig:

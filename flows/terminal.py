@@ -21,7 +21,8 @@ def command(*, debug: bool) -> Iterator[None]:
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except typer.Exit:
+    except (typer.Exit, SystemExit):
+        # SystemExit: rich ends so where nobody reads any more, as in `tickerforge … | head`.
         raise
     except BaseException as error:  # noqa: BLE001 - the one border where every failure becomes an exit code
         from flows import outcome
@@ -44,6 +45,14 @@ def _terminate(number: int, frame: object) -> None:
     from flows.outcome import Terminated
 
     raise Terminated
+
+
+def prepare() -> None:
+    """Set the environment that Prefect and MLflow read when they are imported."""
+    from tasks.environment import set_embedded_defaults
+    from tasks.paths import Workspace
+
+    set_embedded_defaults(Workspace.current())
 
 
 def show(what: RenderableType) -> None:

@@ -1,0 +1,118 @@
+"""The flows that workers of `gpu-pool` run: one heavy stage, and all heavy stages of a batch of tickers."""
+
+import logging
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from features.config import FrozenModel
+from flows.config import PipelineConfig
+from flows.gpu_pool import ANSWERS
+from flows.heavy_stages import Here, Recording
+from flows.next_sessions import StockForecast, forecast_registered
+from flows.slots import gpu_slot
+from flows.stage_requests import RegisteredAdapter, StageAnswer, StageRequest, StageResult
+from flows.steps import ADAPTER_STAGES, Steps
+from tasks.records import write_record
+from tasks.store import ArtifactRef, Store
+from training.errors import AdapterError, BackendUnavailable, BaseModelError
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = (AdapterError, BackendUnavailable, BaseModelError)
+
+
+class TickerJob(FrozenModel):
+    """The heavy stages of one ticker: `start` is where training starts, `champion` what it is compared with."""
+
+    config: PipelineConfig
+    windows: ArtifactRef
+    start: RegisteredAdapter | None = None
+    champion: RegisteredAdapter | None = None
+
+
+class TickerStages(FrozenModel):
+    """What the heavy stages of one ticker made, by the requests' names, and why something is missing."""
+
+    stock: str
+    results: dict[str, StageResult]
+    error: str = ""
+
+
+class BatchAnswer(FrozenModel):
+    """One entry a ticker, in the order in which they were asked for."""
+
+    tickers: tuple[TickerStages, ...]
+
+
+class ForecastJob(FrozenModel):
+    """One ticker to forecast, from these bars."""
+
+    config: PipelineConfig
+    bars: ArtifactRef
+
+
+class ForecastAnswer(FrozenModel):
+    """One entry a ticker, in the order in which they were asked for."""
+
+    stocks: tuple[StockForecast, ...]
+
+
+@flow(name="heavy-stage", flow_run_name="{requests[0].config.stock} {requests[0].stage}", persist_result=False)
+def heavy_stage(requests: list[StageRequest]) -> None:
+    """Run a heavy stage; what it makes goes to the store, and a record of it to the caller.
+
+    Args:
+        requests: The stage and its inputs, as `train-ticker` sends them; several where they do not need each other.
+    """
+    try:
+        answer = StageAnswer(results=tuple(Here(Store.current()).run(requests)))
+    except REFUSALS as error:
+        write_record(ANSWERS, str(flow_run.id), StageAnswer(refusal=str(error)))
+        raise
+    write_record(ANSWERS, str(flow_run.id), answer)
+
+
+@flow(name="train-batch", flow_run_name="{jobs[0].config.stock} and others", persist_result=False)
+def train_batch(jobs: list[TickerJob]) -> None:
+    """Run the heavy stages of several tickers in one warm process; the fault of one leaves the others alone.
+
+    Args:
+        jobs: One a ticker, as `nightly` sends them.
+    """
+    write_record(ANSWERS, str(flow_run.id), BatchAnswer(tickers=tuple(_run_ticker(job) for job in jobs)))
+
+
+@flow(name="forecast-batch", flow_run_name="{jobs[0].config.stock} and others", persist_result=False)
+def forecast_batch(jobs: list[ForecastJob]) -> None:
+    """Forecast several tickers in one warm process; the fault of one leaves the others alone.
+
+    Args:
+        jobs: One a ticker, as `forecast` and `nightly` send them.
+    """
+    write_record(ANSWERS, str(flow_run.id), ForecastAnswer(stocks=tuple(forecast_job(job) for job in jobs)))
+
+
+def forecast_job(job: ForecastJob) -> StockForecast:
+    """Forecast one ticker with its champion, or its challenger; faults become a note."""
+    with gpu_slot():
+        return forecast_registered(job.config, bars=job.bars)
+
+
+def _run_ticker(job: TickerJob) -> TickerStages:
+    """The heavy stages of one ticker, without its slot: whoever holds that may be waiting for this very worker."""
+    stock, results = job.config.stock, dict[str, StageResult]()
+    store = Store.current()
+    steps = Steps(job.config, store, Recording(Here(store), results))
+    try:
+        with gpu_slot():
+            base_model = steps.base_model()
+            stages = steps.trained(job.windows, base_model, start=job.start)
+            adapters = {stage: stages[stage] for stage in ADAPTER_STAGES}
+            steps.forecasts_of_all(job.windows, base_model, adapters)
+            if job.champion is not None:
+                steps.champion_forecasts(job.windows, job.champion)
+    except Exception as error:
+        logger.exception("%s failed", stock)
+        return TickerStages(stock=stock, results=results, error=f"{type(error).__name__}: {error}")
+    return TickerStages(stock=stock, results=results)

@@ -1,0 +1,38 @@
+"""The command `tickerforge nightly`: the night's work, now."""
+
+from typing import Annotated
+
+import typer
+
+from flows import options
+from flows.terminal import command, prepare, show
+
+
+def nightly(
+    data: options.Data = None,
+    stocks: Annotated[
+        list[str] | None, typer.Option("--stock", help="Ticker, repeatable.", show_default="all", metavar="TICKER")
+    ] = None,
+    model: options.Model = None,
+    recipe: options.Recipe = None,
+    set_: options.Assignments = None,
+    debug: options.Debug = False,
+) -> None:
+    """Retrain, judge, forecast and watch all stocks of a folder, one after the other.
+
+    Training starts from a stock's champion where it has one. A faulty stock leaves the others alone; the night then
+    ends with exit code 1 and says which failed and why. What is done already is not done again.
+    """
+    with command(debug=debug):
+        from flows.config import build_config
+        from flows.embedded import start_prefect, wait_for_prefect
+
+        flags = {"data": data, "training.model": model, "warm_start": "champion"}
+        config = build_config(recipe=recipe, flags=flags, assignments=set_ or ())
+        prepare()
+        start_prefect()
+        from flows import screen
+        from flows.nightly import nightly as run_night
+
+        wait_for_prefect()
+        show(screen.night(run_night(config, tuple(stocks or ()))))
