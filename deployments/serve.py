@@ -36,6 +36,7 @@ def deployments(
     """
     from prefect.schedules import Cron
 
+    from deployments.entries import NIGHT_SLUG
     from flows.config import check_source, with_overrides
     from flows.pipeline import train_ticker
 
@@ -54,7 +55,7 @@ def deployments(
             train_ticker.to_deployment(
                 name=f"nightly-{ticker}",
                 parameters={"config": nightly.model_dump(mode="json")},
-                schedule=Cron(cron, timezone=timezone),
+                schedule=Cron(cron, timezone=timezone, slug=NIGHT_SLUG),
                 description=f"Retrain {ticker} every night.",
                 tags=["tickerforge", "nightly"],
             )
