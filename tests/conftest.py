@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tracking_environment import forget_tracking
 
 HOME = Path(tempfile.mkdtemp(prefix="tickerforge-tests-"))
 SERVERS = ("PREFECT_API_URL", "PREFECT_API_KEY", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
-for _name in (*SERVERS, "TICKERFORGE_DEBUG", "CUDA_VISIBLE_DEVICES"):
+for _name in (*SERVERS, "TICKERFORGE_DEBUG", "TICKERFORGE_STORE", "CUDA_VISIBLE_DEVICES"):
     os.environ.pop(_name, None)
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_"))]:
     del os.environ[_name]
@@ -46,12 +47,6 @@ def stocknet() -> Path:
     if not folder.is_dir():
         pytest.skip("the StockNet prices are not there")
     return folder
-
-
-def forget_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unset MLflow's address, which MLflow leaves in the environment, now and when the patch is undone."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
 
 
 @pytest.fixture

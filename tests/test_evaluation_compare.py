@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from evaluation_frames import forecasts_of, market_windows, noisy_forecasts
 
-from evaluation.compare import Generate, choose, collect_forecasts, compare, select_windows
+from evaluation.compare import choose, compare, select_windows
 from evaluation.config import EvaluationConfig
 from evaluation.contracts import FORECAST_COLUMNS, EvalReport
 from evaluation.errors import EvaluationError, ForecastsError
+from evaluation.forecasts import Generate, collect_forecasts
 from features.config import FeatureConfig, SyntheticConfig
 from features.prompts import Chat, render, render_answer
 from features.synthetic import market

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import forget_tracking
 from tiny_pipeline import tiny_config
+from tracking_environment import forget_tracking
 
 from flows.config import with_overrides
 from flows.errors import MissingArtifactError
@@ -130,7 +130,7 @@ def test_the_same_run_again_takes_everything_from_the_store_and_registers_nothin
 
 
 def test_a_forecast_by_alias_equals_the_one_by_the_published_adapter(result: PipelineResult) -> None:
-    from flows.forecast import forecast_stock
+    from flows.next_sessions import forecast_stock
 
     assert result.report.chosen is not None
     registered = forecast_stock(tiny_config(), adapter=None, alias="challenger")
@@ -143,7 +143,7 @@ def test_a_forecast_by_alias_equals_the_one_by_the_published_adapter(result: Pip
 
 @pytest.mark.parametrize("damaged", ["adapter_config.json", "adapter_model.safetensors"])
 def test_an_adapter_with_an_unreadable_file_is_refused(result: PipelineResult, tmp_path: Path, damaged: str) -> None:
-    from flows.forecast import forecast_stock
+    from flows.next_sessions import forecast_stock
 
     folder = tmp_path / "adapter"
     shutil.copytree(result.adapters["sft"], folder)
@@ -153,7 +153,7 @@ def test_an_adapter_with_an_unreadable_file_is_refused(result: PipelineResult, t
 
 
 def test_an_adapter_of_another_stock_is_refused(result: PipelineResult, work: Path) -> None:
-    from flows.forecast import forecast_stock
+    from flows.next_sessions import forecast_stock
 
     other = with_overrides(tiny_config(), ["stock=OTHER", "synthetic.ticker=OTHER"])
     with pytest.raises(AdapterError, match="trained for DEMO"):
@@ -161,7 +161,7 @@ def test_an_adapter_of_another_stock_is_refused(result: PipelineResult, work: Pa
 
 
 def test_without_a_champion_the_error_names_the_challenger(result: PipelineResult) -> None:
-    from flows.forecast import forecast_stock
+    from flows.next_sessions import forecast_stock
 
     if result.verdict.promoted:
         pytest.skip("this run was promoted")
@@ -237,9 +237,9 @@ def test_a_champion_of_other_windows_or_without_a_card_is_passed_over_with_a_war
     store = Store(Workspace.current().store)
     windows = ArtifactRef(stage="windows", key="", path=tmp_path, sha256="", meta={})
     other = Steps(with_overrides(tiny_config(), ["features.context=5"]), store)
-    assert other._champion_forecasts(windows, result.adapters["sft"]) is None
+    assert other.champion_forecasts(windows, result.adapters["sft"]) is None
     assert "takes other windows" in caplog.text
-    assert other._champion_forecasts(windows, tmp_path) is None
+    assert other.champion_forecasts(windows, tmp_path) is None
     assert "cannot be used" in caplog.text
 
 

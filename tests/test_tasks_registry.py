@@ -1,5 +1,6 @@
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
@@ -19,16 +20,18 @@ from tasks.registry import (
     RegisteredModel,
     fetch_champion,
     fetch_registered,
-    find_version,
-    model_name,
     parse_spec,
     pull_adapter,
     register_adapter,
     set_alias,
 )
 from tasks.store import ArtifactRef, Store
-from tasks.tracking import PipelineRun, Tracking, client_of, connect, start_pipeline
+from tasks.tracking import PipelineRun, start_pipeline
+from tasks.tracking_client import Tracking, client_of, connect
+from tasks.versions import find_version, model_name
 from training.errors import AdapterError
+
+AT = datetime(2026, 11, 20, 21, 30, tzinfo=UTC)
 
 # MLflow uses what pandas 3 will drop.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -51,7 +54,7 @@ def run(tracking: Tracking) -> PipelineRun:
 
 def register(made: Pieces, run: PipelineRun, comparison: ArtifactRef | None = None) -> RegisteredModel:
     return register_adapter.fn(
-        run, made.sft, card=made.card(), bars=made.bars, comparison=comparison or made.comparison
+        run, made.sft, card=made.card(), bars=made.bars, comparison=comparison or made.comparison, at=AT
     )
 
 
@@ -90,7 +93,10 @@ def test_a_version_says_where_it_comes_from(made: Pieces, registered: Registered
     assert tags["git_revision"] == "test"
     assert tags["promoted"] == "false"
     assert tags["verdict"] == made.comparison.meta["headline"]
-    assert Path(tags["report"]).is_dir()
+    assert tags["verdict_reasons"].splitlines()[0][:2] in {"+ ", "- "}
+    assert Path(tags["report_path"]).is_dir()
+    report = Path(mlflow.artifacts.download_artifacts(tags["report"]))
+    assert report.read_bytes() == (made.comparison.path / "report.html").read_bytes()
     assert float(tags["test/mse"]) > 0
     assert {"validation/mse", "validation/skill", "test/skill"} <= set(tags)
 
@@ -117,7 +123,13 @@ def test_the_registered_model_holds_code_and_safetensors_and_no_pickle(
 ) -> None:
     folder = Path(mlflow.artifacts.download_artifacts(registered.uri, dst_path=str(tmp_path)))
     names = {path.name for path in folder.rglob("*") if path.is_file()}
-    assert {"pyfunc_model.py", "adapter_model.safetensors", "model.safetensors", "tickerforge.json"} <= names
+    assert {
+        "pyfunc_model.py",
+        "forecasting.py",
+        "adapter_model.safetensors",
+        "model.safetensors",
+        "tickerforge.json",
+    } <= names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".joblib"))]
     texts = [path.read_text() for path in folder.rglob("*.json")]
     assert not [text for text in texts if str(Workspace.current().root) in text]

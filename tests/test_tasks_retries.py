@@ -77,3 +77,24 @@ def test_prefect_asks_with_the_failed_state() -> None:
     assert condition is retry_condition
     assert condition(None, None, Failed(data=ConnectionError("refused")))
     assert not condition(None, None, Failed(data=ValueError("bad")))
+
+
+def test_work_waits_for_a_server_that_is_away_but_not_for_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks import retries
+
+    monkeypatch.setattr(retries, "PAUSE_SECONDS", 0.0)
+    faults: list[Exception] = [ConnectionRefusedError("away"), TimeoutError("away still")]
+
+    def call() -> str:
+        if faults:
+            raise faults.pop()
+        return "there again"
+
+    assert retries.patiently(call) == "there again"
+    faults.append(ValueError("wrong"))
+    with pytest.raises(ValueError, match="wrong"):
+        retries.patiently(call)
+    monkeypatch.setattr(retries, "PATIENCE_SECONDS", -1.0)
+    faults.append(TimeoutError("away for too long"))
+    with pytest.raises(TimeoutError, match="too long"):
+        retries.patiently(call)

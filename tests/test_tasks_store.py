@@ -13,6 +13,8 @@ import pytest
 
 from features.config import FeatureConfig
 from tasks.errors import StoreError
+from tasks.paths import Workspace
+from tasks.shared_store import SharedStore
 from tasks.store import ArtifactRef, Store, code_version, part_sha256, read_manifest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -285,3 +287,12 @@ def test_the_code_version_follows_the_source_and_the_libraries(tmp_path: Path, m
     assert len(set(versions)) == 3
     with pytest.raises(ValueError, match="pack_three"):
         code_version("pack_three")
+
+
+def test_the_environment_names_home_and_shared_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKERFORGE_HOME", str(tmp_path))
+    assert Store.current() == Store(Workspace.current().store)
+    monkeypatch.setenv("TICKERFORGE_STORE", "")
+    assert Store.current().shared is None
+    monkeypatch.setenv("TICKERFORGE_STORE", "s3://bucket/prefix")
+    assert Store.current().shared == SharedStore("s3://bucket/prefix")

@@ -1,32 +1,39 @@
-import logging
+import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from mlflow_server import free_port
 from trained_pieces import Pieces, pieces
 
 from tasks.errors import TrackingError
 from tasks.evaluate import read_report
 from tasks.metrics import read_metrics
 from tasks.paths import Workspace
+from tasks.store import read_manifest
 from tasks.tracking import (
-    EXPERIMENT,
+    PipelineLog,
     PipelineRun,
     Tracking,
-    _check_reachable,
     client_of,
     connect,
     finish_pipeline,
-    flatten,
+    follow_pipeline,
     log_comparison,
     log_stage,
-    start_pipeline,
-    without_credentials,
+    start_nested_run,
+    wait_for_tracking,
 )
+from tasks.tracking_client import EXPERIMENT, as_tracking_error
+from tasks.tracking_runs import flatten
+from tasks.tracking_server import check_reachable, tracking_uri, without_credentials
+
+STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +47,19 @@ def tracking() -> Tracking:
 
 
 @pytest.fixture
-def run(tracking: Tracking) -> PipelineRun:
-    return start_pipeline(tracking, "train DEMO", params={"training": {"lora_rank": 4}}, tags={"ticker": "DEMO"})
+def log() -> PipelineLog:
+    return follow_pipeline(
+        Workspace.current(),
+        "train DEMO",
+        params={"training": {"lora_rank": 4}},
+        tags={"ticker": "DEMO"},
+        started=STARTED,
+    )
+
+
+@pytest.fixture
+def run(log: PipelineLog) -> PipelineRun:
+    return wait_for_tracking(log, patience_seconds=0)
 
 
 def children(run: PipelineRun, parent: str) -> list:
@@ -58,20 +76,24 @@ def test_the_embedded_database_lies_in_the_workspace_with_its_artifacts(tracking
     assert connect(workspace) == tracking
 
 
-def test_a_pipeline_is_a_parent_run_with_dotted_parameters(run: PipelineRun) -> None:
+def test_a_pipeline_is_a_parent_run_with_dotted_parameters(log: PipelineLog, run: PipelineRun) -> None:
     stored = client_of(run.tracking).get_run(run.run_id)
     assert stored.data.params == {"training.lora_rank": "4"}
     assert stored.data.tags["ticker"] == "DEMO"
     assert stored.data.tags["git_revision"]
-    finish_pipeline(run, status="FAILED", tags={"verdict": "no"})
+    finish_pipeline(log, status="FAILED", tags={"verdict": "no"}, ended=STARTED + timedelta(hours=2))
     stored = client_of(run.tracking).get_run(run.run_id)
     assert stored.info.status == "FAILED"
     assert stored.data.tags["verdict"] == "no"
+    assert stored.info.end_time - stored.info.start_time == 2 * 3600 * 1000
+    assert stored.info.start_time == STARTED.timestamp() * 1000
 
 
-def test_a_stage_is_a_nested_run_with_every_logged_step(run: PipelineRun, made: Pieces) -> None:
+def test_a_stage_is_a_nested_run_with_every_logged_step_at_its_time(
+    log: PipelineLog, run: PipelineRun, made: Pieces
+) -> None:
     cached = made.grpo_1st.model_copy(update={"cached": True})
-    log_stage(run, "grpo_1st", artifact=cached, params={"steps": 2})
+    log_stage(log, "grpo_1st", artifact=cached, params={"steps": 2})
     (stage,) = children(run, run.run_id)
     assert stage.info.run_name == "grpo_1st"
     assert stage.info.status == "FINISHED"
@@ -83,10 +105,17 @@ def test_a_stage_is_a_nested_run_with_every_logged_step(run: PipelineRun, made: 
     logged = read_metrics(made.grpo_1st.path / "metrics.jsonl")
     assert [(point.step, point.value) for point in history] == [(step, row["reward"]) for step, row in logged]
     assert len(history) == 2
+    created = read_manifest(made.grpo_1st).created.timestamp() * 1000
+    apart = (logged[1][1]["seconds"] - logged[0][1]["seconds"]) * 1000
+    assert [point.timestamp for point in history] == pytest.approx([created - apart, created], abs=1)
+    assert stage.info.start_time <= history[0].timestamp
+    assert stage.info.end_time == pytest.approx(created, abs=1)
 
 
-def test_a_comparison_is_logged_by_split_and_metric_for_every_model(run: PipelineRun, made: Pieces) -> None:
-    log_comparison(run, made.comparison)
+def test_a_comparison_is_logged_by_split_and_metric_for_every_model(
+    log: PipelineLog, run: PipelineRun, made: Pieces
+) -> None:
+    log_comparison(log, made.comparison)
     report = read_report(made.comparison)
     assert report.chosen is not None
     (comparison,) = children(run, run.run_id)
@@ -100,10 +129,35 @@ def test_a_comparison_is_logged_by_split_and_metric_for_every_model(run: Pipelin
     assert "model_comparison/report.html" in names
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def test_what_is_told_twice_is_there_once(log: PipelineLog, run: PipelineRun, made: Pieces) -> None:
+    for _ in range(2):
+        log_stage(log, "sft", artifact=made.sft, params={"steps": 2})
+        log_comparison(log, made.comparison)
+    nested = {child.info.run_name: child for child in children(run, run.run_id)}
+    assert sorted(nested) == ["comparison", "sft"]
+    assert len(children(run, run.run_id)) == 2
+    assert len(children(run, nested["comparison"].info.run_id)) == len(read_report(made.comparison).models)
+    history = client_of(run.tracking).get_metric_history(nested["sft"].info.run_id, "loss")
+    assert len(history) == len(read_metrics(made.sft.path / "metrics.jsonl"))
+    assert len({start_nested_run(run, "register", tags={"stage": "register"}) for _ in range(2)}) == 1
+
+
+def test_of_two_runs_that_an_answer_lost_on_the_way_left_one_remains(run: PipelineRun) -> None:
+    client, nested = client_of(run.tracking), {"mlflow.parentRunId": run.run_id}
+    for _ in range(2):
+        client.create_run(run.tracking.experiment_id, run_name="sft", tags=nested)
+    kept = start_nested_run(run, "sft", tags={})
+    assert [child.info.run_id for child in children(run, run.run_id)] == [kept]
+
+
+def test_a_part_that_mlflow_refuses_does_not_hold_up_the_others(
+    log: PipelineLog, run: PipelineRun, made: Pieces, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_stage(log, "grpo_1st", artifact=made.grpo_1st, params={"no such? name!": 1})
+    assert "MLflow does not take the stage grpo_1st" in caplog.text
+    log_stage(log, "sft", artifact=made.sft, params={})
+    assert len(log.journal) == 0
+    assert "sft" in {child.info.run_name for child in children(run, run.run_id)}
 
 
 def test_a_server_that_is_down_is_reported_at_once_with_the_cure(
@@ -145,7 +199,7 @@ def test_a_server_that_is_silent_is_given_up_within_seconds(
     silent_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", silent_server)
-    monkeypatch.setattr("tasks.tracking.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("tasks.tracking_server.CONNECT_SECONDS", 0.5)
     began = time.monotonic()
     with pytest.raises(TrackingError, match="timed out"):
         connect(Workspace(tmp_path))
@@ -166,7 +220,7 @@ def test_a_server_that_asks_for_a_password_is_reachable_at_an_address_with_one()
     with HTTPServer(("127.0.0.1", 0), AsksWhoItIs) as server:
         thread = threading.Thread(target=server.handle_request, daemon=True)
         thread.start()
-        _check_reachable(f"http://user:p%40ss@127.0.0.1:{server.server_port}")
+        check_reachable(f"http://user:p%40ss@127.0.0.1:{server.server_port}")
         thread.join(timeout=5)
 
 
@@ -182,22 +236,39 @@ def test_credentials_are_taken_out_of_addresses(uri: str, shown: str) -> None:
     assert without_credentials(uri) == shown
 
 
-def test_mlflow_failing_on_the_way_is_a_warning_and_no_more(
-    made: Pieces, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_servers_password_moves_from_the_address_into_the_variable_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    gone = PipelineRun(Tracking(f"http://127.0.0.1:{free_port()}", "1"), "0" * 32)
-    caplog.set_level(logging.WARNING)
-    log_stage(gone, "grpo_1st", artifact=made.grpo_1st, params={})
-    log_comparison(gone, made.comparison)
-    finish_pipeline(gone)
-    warnings = [record.message for record in caplog.records if record.name == "tasks.tracking"]
-    assert [message.split("(")[0].split(";")[0].strip() for message in warnings] == [
-        "MLflow could not log the stage grpo_1st",
-        "MLflow could not log the comparison",
-        "MLflow could not close the run",
-    ]
-    assert str(made.grpo_1st.path) in warnings[0]
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:p%40ss@host:5000/x")
+    assert tracking_uri(Workspace(tmp_path)) == "https://host:5000/x"
+    assert os.environ["MLFLOW_TRACKING_URI"] == "https://host:5000/x"
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("user", "p@ss")
+
+
+def test_an_error_and_all_that_led_to_it_are_free_of_credentials() -> None:
+    address = "://".join(["postgresql", "user:hidden@db/mlflow"])
+
+    def reach() -> None:
+        with as_tracking_error(address):
+            try:
+                raise ValueError(f"cannot parse {address}?password=hidden")
+            except ValueError as error:
+                raise OSError(5, f"no answer from {address}") from error
+
+    with pytest.raises(TrackingError) as caught:
+        reach()
+    told = "".join(str(fault) for fault in chain(caught.value))
+    assert "cannot parse postgresql://db/mlflow?password=***" in told
+    assert "hidden" not in told
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

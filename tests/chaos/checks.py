@@ -1,0 +1,100 @@
+"""What must be true when a disturbance is over, whatever it was."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operations import NEEDED_TAGS, Operations
+from tiny_pipeline import tiny_config
+
+from features.synthetic import market
+from tasks.disk import file_sha256
+from tasks.metrics import read_metrics
+
+STEPS = {"training.grpo_1st.steps": 6, "training.grpo_2nd.steps": 6, "training.sft.batch_size": 1}
+WEIGHTS = "adapter_model.safetensors"
+
+
+def weights(work: Path) -> dict[str, str]:
+    """Hashes of the weights of a working folder's published adapters, by folder."""
+    found = (work / "models").rglob(WEIGHTS)
+    return {path.parent.relative_to(work / "models").as_posix(): file_sha256(path) for path in found}
+
+
+def nothing_is_lost(operations: Operations, reference: dict[str, str]) -> None:
+    """The adapters are those of a run that nobody disturbed, byte by byte, and no half artifact lies about."""
+    assert weights(operations.work) == reference
+    assert list(operations.store.glob("partial/*")) == []
+
+
+def nothing_is_half_registered(operations: Operations) -> None:
+    """There is a version, every version has all its tags and forecasts, and every alias points to one."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    uri = operations.service.mlflow
+    client, versions = MlflowClient(uri), operations.versions()
+    numbers = {(each.name, str(each.version)) for each in versions}
+    assert numbers
+    for model in client.search_registered_models():
+        aliases = client.get_registered_model(model.name).aliases
+        assert "challenger" in aliases
+        assert {(model.name, str(version)) for version in aliases.values()} <= numbers
+    bars = market(tiny_config().synthetic)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        mlflow.set_tracking_uri(uri)
+        try:
+            for each in versions:
+                assert each.status == "READY"
+                assert set(each.tags) >= NEEDED_TAGS, each
+                loaded = mlflow.pyfunc.load_model(f"models:/{each.name}/{each.version}")
+                assert len(loaded.predict(bars)) == tiny_config().features.horizon
+        finally:
+            mlflow.set_tracking_uri(None)
+
+
+def mlflow_has_every_metric(operations: Operations) -> None:
+    """The last run is told whole: each stage has every step of its `metrics.jsonl`; and no run is left open."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(operations.service.mlflow)
+    experiment = client.get_experiment_by_name("tickerforge").experiment_id
+    runs = client.search_runs([experiment], order_by=["attributes.start_time DESC"])
+    assert [run.info.run_name for run in runs if run.info.status == "RUNNING"] == []
+    pipelines = [run for run in runs if "pipeline_id" in run.data.tags and run.info.status == "FINISHED"]
+    parent = pipelines[0].info.run_id
+    nested = {
+        run.data.tags["stage"]: run
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == parent and "store_key" in run.data.tags
+    }
+    assert {"grpo_1st", "sft_data", "sft", "grpo_2nd", "register"} <= set(nested)
+    compared = 0
+    for stage in ("grpo_1st", "sft", "grpo_2nd"):
+        run = nested[stage]
+        folder = operations.store / stage / run.data.tags["store_key"]
+        for name, values in _by_name(read_metrics(folder / "metrics.jsonl")).items():
+            history = {each.step: each.value for each in client.get_metric_history(run.info.run_id, name)}
+            assert history == pytest.approx(values), (stage, name)
+            compared += len(values)
+    assert compared > 0
+
+
+def _by_name(rows: Any) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, float]] = {}
+    for step, values in rows:
+        for name, value in values.items():
+            if math.isfinite(value):
+                found.setdefault(name, {})[step] = value
+    return found
+
+
+def all_is_well(operations: Operations, reference: dict[str, str]) -> float:
+    """All of the above, and nothing is held; returns the seconds until all slots and locks were free."""
+    seconds = operations.lets_go()
+    nothing_is_lost(operations, reference)
+    nothing_is_half_registered(operations)
+    mlflow_has_every_metric(operations)
+    return seconds

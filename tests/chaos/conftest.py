@@ -1,0 +1,50 @@
+"""The undisturbed run that all cases are held against, and a service for each file of cases."""
+
+from collections.abc import Iterator
+
+import pytest
+from checks import STEPS, weights
+from operations import Operations, lasting
+from service_home import wait_until
+from tiny_pipeline import tiny_config
+
+from flows.config import PipelineConfig, with_overrides
+
+
+@pytest.fixture(scope="session")
+def config() -> PipelineConfig:
+    """The tiny pipeline, with some more steps a stage to be disturbed in."""
+    return with_overrides(tiny_config(), [f"{key}={value}" for key, value in STEPS.items()])
+
+
+@pytest.fixture(scope="session")
+def reference(config: PipelineConfig, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The weights that a run without any disturbance ends with."""
+    from flows.pipeline import train_ticker
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("TICKERFORGE_HOME", str(folder / "home"))
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.delenv("MLFLOW_TRACKING_URI")
+        train_ticker(config)
+    found = weights(folder)
+    assert len(found) == 3
+    return found
+
+
+@pytest.fixture(scope="module")
+def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
+    """A service of this file's own; a variable SERVICE in the file holds environment variables for it."""
+    with lasting(tmp_path_factory.mktemp("chaos"), getattr(request.module, "SERVICE", {})) as made:
+        yield made
+
+
+@pytest.fixture
+def operations(started: Operations) -> Operations:
+    """That service, well, and without anything of earlier cases."""
+    assert wait_until(started.is_well), started.logs()[-4000:]
+    started.lets_go()
+    started.forget()
+    return started

@@ -1,0 +1,71 @@
+"""Runs that meet, and runs that somebody cancels in the UI."""
+
+import shutil
+import time
+
+import psutil
+import pytest
+from checks import all_is_well, nothing_is_half_registered
+from operations import NIGHT, Operations
+from service_home import wait_until
+
+from flows.config import PipelineConfig, with_overrides
+
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated:DeprecationWarning"),
+]
+
+CANCELLED_SECONDS = 30
+
+
+@pytest.mark.parametrize("heavy_stages", ["gpu-pool", "here"])
+def test_a_run_that_is_cancelled_stops_its_stage_and_frees_its_slots_within_half_a_minute(
+    operations: Operations, config: PipelineConfig, reference: dict[str, str], heavy_stages: str
+) -> None:
+    long = with_overrides(config, ["training.grpo_1st.steps=5000"])
+    run = operations.start(long, heavy_stages=heavy_stages)
+    with operations.held_in("grpo_1st") as process:
+        pass
+    cancelled = time.monotonic()
+    operations.cancel(run)
+    gone = wait_until(lambda: not is_alive(process), seconds=CANCELLED_SECONDS)
+    assert gone, operations.told(run)
+    operations.lets_go(seconds=CANCELLED_SECONDS - (time.monotonic() - cancelled))
+    assert operations.outcome(run, seconds=60) == "CANCELLED"
+    assert all(operations.outcome(child["id"], seconds=60) == "CANCELLED" for child in operations.children(run))
+    # What it had reached can be resumed.
+    (partial,) = operations.store.glob("partial/grpo_1st-*")
+    shutil.rmtree(partial)
+    operations.completes(operations.start(config, heavy_stages=heavy_stages))
+    all_is_well(operations, reference)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_two_nights_and_a_run_by_hand_at_once_take_turns_and_register_one_version(
+    operations: Operations, config: PipelineConfig, reference: dict[str, str]
+) -> None:
+    night = {"tickers": ["DEMO"], "exchange": None, "heavy_stages": "here"}
+    runs = [operations.start(config, NIGHT, **night) for _ in range(2)]
+    by_hand = operations.start(config, heavy_stages="here")
+    for run in (*runs, by_hand):
+        operations.completes(run)
+    first, second = sorted((operations.run(run) for run in runs), key=lambda each: each["start_time"])
+    assert first["end_time"] <= second["start_time"]
+    assert len(operations.versions()) == 1
+    all_is_well(operations, reference)
+
+
+def test_a_night_on_the_gpu_pool_whose_batch_is_killed_trains_it_again(
+    operations: Operations, config: PipelineConfig, reference: dict[str, str]
+) -> None:
+    run = operations.start(config, NIGHT, tickers=["DEMO"], exchange=None, heavy_stages="gpu-pool")
+    with operations.held_in("grpo_2nd") as process:
+        process.kill()
+    operations.completes(run)
+    nothing_is_half_registered(operations)
+    all_is_well(operations, reference)

@@ -1,0 +1,105 @@
+"""Where training starts: from the champion where it fits, else from a fresh adapter."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from tiny_pipeline import tiny_config
+
+from flows import champions
+from flows.config import PipelineConfig, with_overrides
+from flows.stage_requests import RegisteredAdapter
+from tasks.adapters import AdapterCard, BaseModelRef, write_card
+from tasks.errors import TrackingError
+from tasks.store import ArtifactRef
+
+WINDOWS = ArtifactRef(stage="windows", key="k", path=Path("there/windows/k"), sha256="0" * 64)
+BASE = BaseModelRef(model="tiny", location="there/base", identity="abc")
+
+
+@pytest.fixture
+def champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineConfig:
+    """A configuration that starts from the champion, whose card says that it was made with the very same settings."""
+    config = with_overrides(tiny_config(), ["warm_start=champion"])
+    write_card(
+        tmp_path,
+        AdapterCard(
+            ticker="DEMO",
+            stage="sft",
+            base_model="tiny",
+            base_model_identity=BASE.identity,
+            features=config.features,
+            training=config.training,
+            seed=0,
+            windows_sha256="",
+            trained_until=date(2015, 3, 2),
+            git_revision="",
+        ),
+    )
+    monkeypatch.setattr(champions, "current_champion", lambda stock: RegisteredAdapter(spec=f"{stock}@3"))
+    monkeypatch.setattr(champions, "fetch_adapter", lambda adapter: tmp_path)
+    return config
+
+
+def started(config: PipelineConfig, *, windows: ArtifactRef | None = None) -> RegisteredAdapter | None:
+    return champions.warm_start(config, windows=windows or until("2015-03-02"), base_model=BASE)
+
+
+def until(day: str) -> ArtifactRef:
+    return WINDOWS.model_copy(update={"meta": {"train_end": day}})
+
+
+def test_training_starts_from_the_champion_where_it_fits(champion: PipelineConfig) -> None:
+    assert started(champion) == RegisteredAdapter(spec="DEMO@3")
+    other = with_overrides(champion, ["training.grpo_1st.steps=9", "seed=4"])
+    assert started(other) == RegisteredAdapter(spec="DEMO@3")
+
+
+def test_a_champion_that_was_trained_on_what_is_validation_or_test_now_is_passed_over(
+    champion: PipelineConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert started(champion, windows=until("2015-03-01")) is None
+    assert "end of training" in caplog.text
+    assert started(champion, windows=WINDOWS) is None
+
+
+def test_the_same_windows_again_start_where_the_champion_that_came_of_them_started(
+    champion: PipelineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = until("2015-03-02").model_copy(update={"sha256": ""})
+    monkeypatch.setattr(champions, "_champion_before", lambda current: None)
+    assert started(champion, windows=windows) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("training.lora_rank=8", "LoRA rank"),
+        ("features.context=5", "kind of windows"),
+        ("features.prompt_style=full", "kind of prompts"),
+    ],
+)
+def test_a_champion_that_does_not_fit_is_passed_over_and_the_log_says_why(
+    champion: PipelineConfig, caplog: pytest.LogCaptureFixture, change: str, told: str
+) -> None:
+    caplog.set_level("INFO")
+    assert started(with_overrides(champion, [change])) is None
+    assert f"has another {told}" in caplog.text
+    other = BASE.model_copy(update={"identity": "other"})
+    assert champions.warm_start(champion, windows=until("2015-03-02"), base_model=other) is None
+    assert "has another base model" in caplog.text
+
+
+def test_training_starts_afresh_where_that_is_asked_for_or_there_is_no_champion_or_no_registry(
+    champion: PipelineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert started(with_overrides(champion, ["warm_start=none"])) is None
+    monkeypatch.setattr(champions, "current_champion", lambda stock: None)
+    assert started(champion) is None
+
+    def away(stock: str) -> None:
+        raise TrackingError("MLflow does not answer")
+
+    monkeypatch.setattr(champions, "current_champion", away)
+    assert started(champion) is None
