@@ -6,9 +6,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from tasks.service import Service, read_service, service_processes
 CLI = ("-m", "deployments.cli")
 DRIVER = (str(Path(__file__).with_name("service_driver.py")),)
 PATIENCE_SECONDS = 120
+# SQLite takes a while to let go, longer on a busy machine.
+BUSY_SECONDS = 75
 
 
 def free_port() -> int:
@@ -105,17 +110,28 @@ class Home:
         return {f"{each.laddr.ip}:{each.laddr.port}" for each in found if each.status == psutil.CONN_LISTEN}
 
     def api(self, path: str, body: Any = None) -> Any:
-        """What Prefect's API answers to a GET, or to a POST where there is a body."""
+        """What Prefect's API answers to a GET, or to a POST where there is a body.
+
+        A server that says that it is busy is asked again, as Prefect's own clients do.
+        """
         data = None if body is None else json.dumps(body).encode()
         url = f"http://127.0.0.1:{self.prefect_port}/api{path}"
         request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
     def start_sleeper(self, secret: str) -> str:
         """Run the sleeper, wait until it sleeps, and return its flow run."""
         deployment = self.api("/deployments/name/sleeper/test")["id"]
-        run = self.api(f"/deployments/{deployment}/create_flow_run", {"parameters": {"secret": secret}})["id"]
+        wanted = {"parameters": {"secret": secret}, "idempotency_key": uuid.uuid4().hex}
+        run = self.api(f"/deployments/{deployment}/create_flow_run", wanted)["id"]
         assert wait_until((self.work / "sleeper.started").is_file), self.logs()
         return str(run)
 

@@ -10,7 +10,6 @@ import urllib.error
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,6 @@ RUN_SECONDS = 420
 # The lease of a killed holder, the server's look at leases, and a slow machine.
 FREE_SECONDS = LEASE_SECONDS + 45
 POLL_SECONDS = 0.005
-# SQLite takes a while to let go, longer on a busy machine.
-BUSY_SECONDS = 75
 NEEDED_TAGS = {*MADE, "ticker", "stage", "comparison_key", "verdict", "promoted", "git_revision", "seed"}
 
 
@@ -50,17 +47,6 @@ class Operations(Home):
             check=False,
             timeout=400,
         )
-
-    def api(self, path: str, body: Any = None) -> Any:
-        """As in any home; a server that says that it is busy is asked again, as Prefect's own clients do."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                return super().api(path, body)
-            except urllib.error.HTTPError as error:
-                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
-                    raise
-                time.sleep(1)
 
     @property
     def store(self) -> Path:
