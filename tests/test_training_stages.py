@@ -166,6 +166,8 @@ def test_the_guard_stops_a_collapsed_run_and_names_the_last_good_checkpoint(
 ) -> None:
     config = CONFIG.model_copy(
         update={
+            # It may collapse in its second step: the first must be there to go back to.
+            "checkpoint_every": 1,
             "guard": GuardConfig(min_valid_rate=0.05, max_reward_drop=0.4, patience=4),
             "grpo_1st": GRPOStageConfig(steps=60, prompts_per_step=2, group_size=4, learning_rate=0.3),
         }
