@@ -9,7 +9,7 @@ from prefect import flow
 from flows.config import PipelineConfig
 from flows.errors import NightFailed, StageFailed
 from flows.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
-from flows.heavy import ForecastAnswer, ForecastJob, forecast_job
+from flows.heavy import ForecastAnswer, ForecastJob, forecast_all
 from flows.next_sessions import Forecast, StockForecast
 from flows.schedule import Exchange, due_on_session
 from flows.steps import market_source
@@ -68,7 +68,7 @@ def forecast_and_issue(
     """Forecast stocks here or on the GPU pool, and keep what was said as issued now; faults become notes."""
     if not jobs:
         return ()
-    found = _on_gpu_pool(jobs) if heavy_stages == GPU_POOL else tuple(forecast_job(job) for job in jobs)
+    found = _on_gpu_pool(jobs) if heavy_stages == GPU_POOL else forecast_all(jobs)
     for each in found:
         if each.forecast is not None:
             issue(each.forecast, exchange=exchange)

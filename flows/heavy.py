@@ -1,6 +1,7 @@
 """The flows that workers of `gpu-pool` run: one heavy stage, and all heavy stages of a batch of tickers."""
 
 import logging
+from collections.abc import Sequence
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -80,7 +81,10 @@ def train_batch(jobs: list[TickerJob]) -> None:
     Args:
         jobs: One a ticker, as `nightly` sends them.
     """
-    write_record(ANSWERS, str(flow_run.id), BatchAnswer(tickers=tuple(_run_ticker(job) for job in jobs)))
+    # Held once for all: asking for it at each ticker takes longer than what an unchanged ticker costs.
+    with gpu_slot():
+        tickers = tuple(_run_ticker(job) for job in jobs)
+    write_record(ANSWERS, str(flow_run.id), BatchAnswer(tickers=tickers))
 
 
 @flow(name="forecast-batch", flow_run_name="{jobs[0].config.stock} and others", persist_result=False)
@@ -90,13 +94,13 @@ def forecast_batch(jobs: list[ForecastJob]) -> None:
     Args:
         jobs: One a ticker, as `forecast` and `nightly` send them.
     """
-    write_record(ANSWERS, str(flow_run.id), ForecastAnswer(stocks=tuple(forecast_job(job) for job in jobs)))
+    write_record(ANSWERS, str(flow_run.id), ForecastAnswer(stocks=forecast_all(jobs)))
 
 
-def forecast_job(job: ForecastJob) -> StockForecast:
-    """Forecast one ticker with its champion, or its challenger; faults become a note."""
+def forecast_all(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
+    """Forecast each ticker with its champion, or its challenger; faults become a note."""
     with gpu_slot():
-        return forecast_registered(job.config, bars=job.bars)
+        return tuple(forecast_registered(job.config, bars=job.bars) for job in jobs)
 
 
 def _run_ticker(job: TickerJob) -> TickerStages:
@@ -105,13 +109,12 @@ def _run_ticker(job: TickerJob) -> TickerStages:
     store = Store.current()
     steps = Steps(job.config, store, Recording(Here(store), results))
     try:
-        with gpu_slot():
-            base_model = steps.base_model()
-            stages = steps.trained(job.windows, base_model, start=job.start)
-            adapters = {stage: stages[stage] for stage in ADAPTER_STAGES}
-            steps.forecasts_of_all(job.windows, base_model, adapters)
-            if job.champion is not None:
-                steps.champion_forecasts(job.windows, job.champion)
+        base_model = steps.base_model()
+        stages = steps.trained(job.windows, base_model, start=job.start)
+        adapters = {stage: stages[stage] for stage in ADAPTER_STAGES}
+        steps.forecasts_of_all(job.windows, base_model, adapters)
+        if job.champion is not None:
+            steps.champion_forecasts(job.windows, job.champion)
     except Exception as error:
         logger.exception("%s failed", stock)
         return TickerStages(stock=stock, results=results, error=f"{type(error).__name__}: {error}")

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from tasks.tracking_runs import (
     has_died,
     milliseconds,
     open_run,
-    write_metrics,
+    write_values,
 )
-from tasks.tracking_server import is_server, without_credentials
+from tasks.tracking_server import check_reachable, is_server, without_credentials
 
 PIPELINE_TAG = "pipeline_id"
 FLOW_RUN_TAG = "prefect_flow_run_id"
@@ -34,10 +34,14 @@ FLOW_RUN_TAG = "prefect_flow_run_id"
 
 @dataclass(frozen=True)
 class PipelineRun:
-    """The parent run of one pipeline, in an MLflow that answered."""
+    """The parent run of one pipeline, in an MLflow that answered.
+
+    `new` says that nothing can have been nested in it by an earlier attempt, which then is not looked for.
+    """
 
     tracking: Tracking
     run_id: str
+    new: bool = False
 
     @property
     def address(self) -> str:
@@ -73,6 +77,7 @@ def start_pipeline(
     tags: Mapping[str, str],
     pipeline_id: str | None = None,
     started: datetime | None = None,
+    new: bool = False,
 ) -> PipelineRun:
     """Open the parent run; `params` may be nested and is flattened to dotted names.
 
@@ -83,20 +88,23 @@ def start_pipeline(
         tags: What is searched for.
         pipeline_id: The run that was opened with it is found again, and no other made; a new one if not given.
         started: When the pipeline began; now if not given.
+        new: The run cannot have been opened before.
 
     Raises:
         TrackingError: If MLflow does not answer.
     """
+    client = client_of(tracking)
     with as_tracking_error(tracking.uri):
         run_id = open_run(
-            client_of(tracking),
+            client,
             tracking.experiment_id,
             name,
             found_by={PIPELINE_TAG: pipeline_id or uuid.uuid4().hex},
             tags={"git_revision": git_revision(), **tags},
-            params=params,
             started=started,
+            new=new or pipeline_id is None,
         )
+        write_values(client, run_id, params=params)
         return PipelineRun(tracking, run_id)
 
 
@@ -116,12 +124,18 @@ def follow_pipeline(
     """
     pipeline_id, signs = uuid.uuid4().hex, workspace.root / "locks" / "runs"
     opened: PipelineRun | None = None
+    tried = False
 
     def open_() -> PipelineRun:
-        nonlocal opened
-        tracking = connect(workspace)
+        nonlocal opened, tried
         if opened is None:
-            opened = start_pipeline(tracking, name, params=params, tags=tags, pipeline_id=pipeline_id, started=started)
+            tracking, new = connect(workspace), not tried
+            tried = True
+            opened = start_pipeline(
+                tracking, name, params=params, tags=tags, pipeline_id=pipeline_id, started=started, new=new
+            )
+        else:
+            check_reachable(opened.tracking.uri)
         return opened
 
     log = PipelineLog(Journal(open_), LifeSign(signs, pipeline_id))
@@ -167,8 +181,8 @@ def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Ma
     rows.append(MetricRow(0, manifest.created, summary))
 
     def write(run: PipelineRun, client: Any) -> None:
-        run_id = _nested(run, stage, params=params, tags=tags, started=began)
-        write_metrics(client, run_id, rows)
+        run_id = _nested(run, stage, tags=tags, started=began)
+        write_values(client, run_id, params=params, metrics=rows)
         client.set_terminated(run_id, end_time=milliseconds(manifest.created))
 
     _tell(log, f"the stage {stage}", write)
@@ -188,11 +202,11 @@ def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
         for model, rows in figures.items():
             tags = {"stage": "comparison", "model": model, "chosen": str(model == chosen).lower()}
             run_id = _nested(run, f"comparison {model}", tags=tags, parent=parent, started=created)
-            write_metrics(client, run_id, rows)
+            write_values(client, run_id, metrics=rows)
             client.set_terminated(run_id)
         if chosen is not None:
             for run_id in (parent, run.run_id):
-                write_metrics(client, run_id, figures[chosen])
+                write_values(client, run_id, metrics=figures[chosen])
         client.log_artifacts(run.run_id, str(comparison.path), "model_comparison")
         client.set_terminated(parent)
 
@@ -233,7 +247,6 @@ def _nested(
     name: str,
     *,
     tags: Mapping[str, str],
-    params: Mapping[str, object] | None = None,
     parent: str | None = None,
     started: datetime | None = None,
 ) -> str:
@@ -243,15 +256,19 @@ def _nested(
         name,
         found_by={PARENT_TAG: parent or run.run_id},
         tags=tags,
-        params=params or {},
         started=started,
+        new=run.new,
     )
 
 
 def _tell(log: PipelineLog, what: str, write: Callable[[PipelineRun, Any], None]) -> bool:
+    tried = False
+
     def guarded(run: PipelineRun) -> None:
+        nonlocal tried
+        new, tried = not tried, True
         with as_tracking_error(run.tracking.uri):
-            write(run, client_of(run.tracking))
+            write(replace(run, new=new), client_of(run.tracking))
 
     return log.journal.tell(what, guarded)
 

@@ -1,6 +1,7 @@
 """Runs in MLflow, written so that every write may be repeated: found again, completed, never doubled."""
 
 import fcntl
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from tasks.disk import os_errors_as_store_error
 
 PARENT_TAG = "mlflow.parentRunId"
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
-BATCH_METRICS, BATCH_PARAMS = 1000, 100
+# MLflow takes a thousand values a call, of which a hundred may be parameters.
+BATCH_METRICS, BATCH_PARAMS = 900, 100
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ def open_run(
     *,
     found_by: Mapping[str, str],
     tags: Mapping[str, str],
-    params: Mapping[str, object],
     started: datetime | None = None,
+    new: bool = False,
 ) -> str:
     """The id of the run with these tags: found, where an earlier attempt was cut short, or made now.
 
@@ -47,38 +49,47 @@ def open_run(
         name: Name of the run; with `found_by` it names one run only.
         found_by: Tags by which the run is known.
         tags: Its other tags.
-        params: May be nested; flattened to dotted names.
         started: When it began; now if not given.
+        new: There was no earlier attempt, so that it need not be looked for.
     """
-    from mlflow.entities import Param
-
     short = {key: value[:LONGEST_TAG] for key, value in {**tags, **found_by}.items()}
-    wanted = [f"tags.`{key}` = '{value}'" for key, value in found_by.items()]
-    there = client.search_runs([experiment_id], filter_string=" and ".join(wanted))
+    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in found_by.items())
+    there = [] if new else client.search_runs([experiment_id], filter_string=wanted)
     found = [run for run in there if run.info.run_name == name]
     # Two, where MLflow made one without being able to answer.
     for double in found[1:]:
         client.delete_run(double.info.run_id)
     if found:
-        run_id = str(found[0].info.run_id)
-    else:
-        time = milliseconds(started) if started else None
-        run_id = str(client.create_run(experiment_id, run_name=name, tags=short, start_time=time).info.run_id)
-    flat = [Param(key, value) for key, value in flatten(params).items()]
-    for start in range(0, len(flat), BATCH_PARAMS):
-        client.log_batch(run_id, params=flat[start : start + BATCH_PARAMS])
-    return run_id
+        return str(found[0].info.run_id)
+    time = milliseconds(started) if started else None
+    return str(client.create_run(experiment_id, run_name=name, tags=short, start_time=time).info.run_id)
 
 
-def write_metrics(client: Any, run_id: str, rows: Sequence[MetricRow]) -> None:
-    """Log metrics with their own steps and times; MLflow keeps a value that it has already but once."""
-    from mlflow.entities import Metric
+def write_values(
+    client: Any, run_id: str, *, params: Mapping[str, object] | None = None, metrics: Sequence[MetricRow] = ()
+) -> None:
+    """Log parameters and metrics in as few calls as MLflow allows; what it has already it keeps but once.
 
-    metrics = [
-        Metric(name, value, milliseconds(row.instant), row.step) for row in rows for name, value in row.values.items()
+    Args:
+        client: MLflow's.
+        run_id: The run.
+        params: May be nested; flattened to dotted names.
+        metrics: With their own steps and times.
+    """
+    from mlflow.entities import Metric, Param
+
+    settings = [Param(key, value) for key, value in flatten(params or {}).items()]
+    values = [
+        Metric(name, value, milliseconds(row.instant), row.step)
+        for row in metrics
+        for name, value in row.values.items()
     ]
-    for start in range(0, len(metrics), BATCH_METRICS):
-        client.log_batch(run_id, metrics=metrics[start : start + BATCH_METRICS])
+    for batch in range(max(math.ceil(len(settings) / BATCH_PARAMS), math.ceil(len(values) / BATCH_METRICS))):
+        client.log_batch(
+            run_id,
+            params=settings[batch * BATCH_PARAMS : (batch + 1) * BATCH_PARAMS],
+            metrics=values[batch * BATCH_METRICS : (batch + 1) * BATCH_METRICS],
+        )
 
 
 def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:

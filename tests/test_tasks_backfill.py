@@ -31,7 +31,7 @@ from tasks.tracking import (
     log_stage,
     wait_for_tracking,
 )
-from tasks.tracking_runs import MetricRow, write_metrics
+from tasks.tracking_runs import MetricRow, write_values
 
 STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -144,13 +144,13 @@ def test_a_stage_cut_short_by_a_killed_mlflow_is_completed_and_not_doubled(
 ) -> None:
     log = follow(Workspace(tmp_path), "KILLED")
 
-    def half(client: Any, run_id: str, rows: list[MetricRow]) -> None:
-        write_metrics(client, run_id, rows[:1])
+    def half(client: Any, run_id: str, *, params: dict[str, object], metrics: list[MetricRow]) -> None:
+        write_values(client, run_id, params=params, metrics=metrics[:1])
         server.stop(signal.SIGKILL)
-        write_metrics(client, run_id, rows[1:])
+        write_values(client, run_id, metrics=metrics[1:])
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking_module, "write_metrics", half)
+        patch.setattr(tracking_module, "write_values", half)
         log_stage(log, "sft", artifact=made.sft, params={"steps": 2})
     assert len(log.journal) == 1
     server.start()
