@@ -4,6 +4,8 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -30,6 +32,7 @@ class Database:
         main = self._main()
         assert main is not None
         self.command, self.folder = main.cmdline(), main.cwd()
+        self.log = Path(self.folder).with_name("log")
         self.started: list[subprocess.Popen[bytes]] = []
 
     def _main(self) -> psutil.Process | None:
@@ -37,25 +40,38 @@ class Database:
         pids = [each.pid for each in listening if each.laddr.port == self.port and each.pid]
         return psutil.Process(pids[0]) if pids else None
 
+    def _processes(self) -> list[psutil.Process]:
+        """The server and its backends: all work in its data folder, also one that was forked a moment ago."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == self.folder:
+                    found.append(process)
+        return found
+
     def kill(self) -> None:
-        main = self._main()
-        assert main is not None
-        for process in [main, *main.children()]:
-            process.kill()
-        assert wait_until(lambda: self._main() is None)
+        assert self._main() is not None
+
+        def gone() -> bool:
+            left = self._processes()
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            return not left
+
+        assert wait_until(gone)
 
     def start(self) -> None:
         nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
         for _ in range(20):
-            done = subprocess.Popen(
-                [*nobody, *self.command], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            with self.log.open("ab") as log:
+                done = subprocess.Popen([*nobody, *self.command], cwd=self.folder, stdout=log, stderr=log)
             self.started.append(done)
             if wait_until(lambda done=done: self._main() or done.poll() is not None) and done.poll() is None:
                 return
             # What is left of the killed one still holds its memory.
             time.sleep(1)
-        raise AssertionError("PostgreSQL does not start again")
+        raise AssertionError(f"PostgreSQL does not start again:\n{self.log.read_text()[-4000:]}")
 
 
 @pytest.fixture(scope="module")
