@@ -20,6 +20,7 @@ from flows.heavy_stages import Finished
 from flows.next_sessions import StockForecast
 from flows.pipeline import PipelineResult, PreparedTicker, train
 from flows.schedule import Exchange, due, due_on_session
+from flows.stage_requests import RegisteredAdapter
 from flows.steps import Steps
 from flows.stocks import Tickers, stocks_of, with_stock
 from tasks.artifacts import publish_table
@@ -224,11 +225,15 @@ def ticker_night(
     """One ticker's entry: the verdict, the forecast, how former forecasts did, and what to watch."""
     warnings, live = [], ""
     registered = result.registered if result else None
+    promoted = registered is not None and CHAMPION in registered.aliases
     if ready is not None:
         if ready.stale:
             warnings.append(f"The prices lack {ready.stale} sessions.")
         try:
-            live, watched = watch(ready)
+            champion = (
+                RegisteredAdapter(spec=f"{stock}@{registered.version}") if promoted and registered else ready.champion
+            )
+            live, watched = watch(ready, champion=champion)
             warnings += watched
         except Exception as error:
             logger.exception("%s cannot be watched", stock)
@@ -237,7 +242,7 @@ def ticker_night(
     return TickerNight(
         stock=stock,
         verdict=result.verdict.headline if result else "",
-        promoted=registered is not None and CHAMPION in registered.aliases,
+        promoted=promoted,
         version=registered.version if registered else "",
         forecast=f"{made.sessions[-1].median / made.last_close - 1:+.2%} by {made.sessions[-1].date}" if made else "",
         live=live,
@@ -247,7 +252,7 @@ def ticker_night(
     )
 
 
-def watch(ready: Prepared) -> tuple[str, list[str]]:
+def watch(ready: Prepared, *, champion: RegisteredAdapter | None) -> tuple[str, list[str]]:
     """How issued forecasts did, in a sentence, and a sentence for each drift.
 
     The live error is held against what the test split promised when the champion was promoted.
@@ -255,7 +260,6 @@ def watch(ready: Prepared) -> tuple[str, list[str]]:
     stock, frame = ready.config.stock, read_windows(ready.windows)
     scores = score_issued(stock, read_bars(ready.bars))
     drift = input_drift(frame[frame["split"] == "train"], frame.sort_values("origin").tail(RECENT_WINDOWS))
-    champion = current_champion(stock)
     error = live_error_drift(scores, version=int(champion.spec.split("@")[1])) if champion else None
     return scores.text, [each.text for each in (drift, error) if each is not None and each.drifted]
 

@@ -60,6 +60,9 @@ class Database:
             return not left
 
         assert wait_until(gone)
+        # Unless it is reaped, the next one takes it for alive.
+        for process in self.started:
+            process.wait()
 
     def start(self) -> None:
         nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
