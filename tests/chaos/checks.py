@@ -56,7 +56,10 @@ def nothing_is_half_registered(operations: Operations) -> None:
 
 
 def mlflow_has_every_metric(operations: Operations) -> None:
-    """The last run is told whole: each stage has every step of its `metrics.jsonl`; and no run is left open."""
+    """The last run is told whole: each stage has every step of its `metrics.jsonl`; and no run is left open.
+
+    It registers nothing where one before it has registered the same.
+    """
     from mlflow import MlflowClient
 
     client = MlflowClient(operations.service.mlflow)
@@ -70,7 +73,8 @@ def mlflow_has_every_metric(operations: Operations) -> None:
         for run in runs
         if run.data.tags.get("mlflow.parentRunId") == parent and "store_key" in run.data.tags
     }
-    assert {"grpo_1st", "sft_data", "sft", "grpo_2nd", "register"} <= set(nested)
+    assert {"grpo_1st", "sft_data", "sft", "grpo_2nd"} <= set(nested)
+    assert "register" in {run.data.tags.get("stage") for run in runs}
     compared = 0
     for stage in ("grpo_1st", "sft", "grpo_2nd"):
         run = nested[stage]
