@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 30
-SILENCE_SECONDS = 90
+# Long enough for a server or a database that is away for a minute or two: the run itself is well then.
+SILENCE_SECONDS = 180
 AUTOMATION = "tickerforge: a run without a heartbeat has crashed"
 _OVER = ("Completed", "Failed", "Cancelled", "Crashed")
 

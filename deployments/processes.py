@@ -27,6 +27,7 @@ RUNNING = {"STARTING", "RUNNING"}
 START_SECONDS = 30
 KILL_SECONDS = 5
 POLL_SECONDS = 0.2
+RUN_MODULE = "prefect.engine"
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,26 @@ def end(processes: "Sequence[psutil.Process]", *, patience: float = KILL_SECONDS
     import psutil
 
     for process in processes:
-        _signal(process, "terminate")
+        terminate(process)
     _, alive = psutil.wait_procs(processes, timeout=patience)
     for process in alive:
         _signal(process, "kill")
     psutil.wait_procs(alive, timeout=KILL_SECONDS)
+
+
+def terminate(process: "psutil.Process") -> None:
+    """Send SIGTERM to a process, if it is still there."""
+    _signal(process, "terminate")
+
+
+def is_run(process: "psutil.Process") -> bool:
+    """Whether a process is the one in which a worker has a flow run executed."""
+    import psutil
+
+    try:
+        return RUN_MODULE in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 def _signal(process: "psutil.Process", how: str) -> None:

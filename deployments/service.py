@@ -92,7 +92,7 @@ def start(
             with server_lock(workspace, alone=True):
                 # Who waits for this lock finds the record afterwards, and a process manager that answers.
                 _start_servers(workspace, service, where, host=host)
-            return _complete(service, deploy)
+            return _complete(service, deploy, settle=True)
         except BaseException:
             logger.info("stopping what was started")
             _stop(workspace)
@@ -111,10 +111,15 @@ def stop(workspace: Workspace) -> bool:
         return _stop(workspace)
 
 
-def _complete(service: Service, deploy: Callable[[Service], object] | None) -> Service:
+def _complete(service: Service, deploy: Callable[[Service], object] | None, *, settle: bool = False) -> Service:
     processes.start_missing(service, SERVERS)
     wait_for_servers(service)
     os.environ.update(service.variables())
+    if settle:
+        # It imports Prefect, which takes its server's address from the environment at that moment.
+        from deployments.orphans import settle_orphans
+
+        settle_orphans()
     if deploy is not None:
         logger.info("both answer; deploying")
         deploy(service)
@@ -206,8 +211,8 @@ def _forget_socket(workspace: Workspace, path: Path) -> None:
 def _stop(workspace: Workspace) -> bool:
     service = read_service(workspace)
     if service is not None and service.answers():
+        _end_runs(workspace)
         processes.stop_programs(service, WORKERS)
-        _wait_for_runs(workspace)
         with processes.manager(service) as remote:
             remote.shutdown()
         deadline = time.monotonic() + MANAGER_END_SECONDS
@@ -222,9 +227,13 @@ def _stop(workspace: Workspace) -> bool:
     return ended or service is not None
 
 
-def _wait_for_runs(workspace: Workspace) -> None:
-    """Give runs that were told to end the time to say so to Prefect, which is still there."""
-    runs = [process for name in WORKERS for process in service_processes(workspace, program=name)]
+def _end_runs(workspace: Workspace) -> None:
+    """Tell runs to end, and give them time to say so to Prefect: a worker that ends first kills them on the spot."""
+    runs = [each for name in WORKERS for each in service_processes(workspace, program=name) if processes.is_run(each)]
+    if runs:
+        logger.info("telling %d runs to stop", len(runs))
+    for run in runs:
+        processes.terminate(run)
     _wait_for(runs, seconds=RUNS_END_SECONDS)
 
 

@@ -1,8 +1,10 @@
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -116,10 +118,12 @@ def test_a_server_and_a_worker_that_are_killed_come_back(home: Home) -> None:
 
 
 def test_down_tells_runs_to_stop_and_leaves_no_process_and_no_port(home: Home) -> None:
-    home.start_sleeper("-")
+    run = home.start_sleeper("-")
     place = Path(home.service.socket)
     done = home.call("down")
     assert done.returncode == 0, done.stderr
+    with closing(sqlite3.connect(home.workspace.prefect_db)) as database:
+        assert database.execute("SELECT state_type FROM flow_run WHERE id = ?", [run]).fetchone() == ("CRASHED",)
     assert (home.work / "sleeper.stopped").read_text() == "TerminationSignal"
     assert home.processes() == []
     assert not answers(f"http://127.0.0.1:{home.mlflow_port}")

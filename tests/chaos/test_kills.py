@@ -110,7 +110,7 @@ def test_after_sigterm_to_a_worker_the_same_run_ends_well_by_itself_or_started_a
     run = operations.start(config)
     with operations.held_in("grpo_1st"):
         psutil.Process(operations.pid(victim)).send_signal(signal.SIGTERM)
-    # Where the worker took its run along, silence tells after 90 s.
+    # Where the worker took its run along, silence tells after three minutes.
     if operations.outcome(run) != "COMPLETED":
         assert victim == "cpu-worker", operations.told(run)
         started_again(operations, config)

@@ -1,0 +1,81 @@
+"""Flow runs that ended with their service before they could say so: the UI must not show them as running for ever."""
+
+import logging
+import platform
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+logger = logging.getLogger(__name__)
+
+POOLS = ("cpu-pool", "gpu-pool")
+MESSAGE = "the service was stopped while it ran; started again, it goes on from what it had reached"
+
+
+def settle_orphans() -> int:
+    """Close the runs that no worker can be at work on any more; for a service whose own workers are not started yet.
+
+    Where workers of other machines are known, nothing is touched: their runs may be alive.
+
+    Returns:
+        How many there were.
+    """
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        if _other_machines(client):
+            return 0
+        left = _open_runs(client)
+        settled = {run.id for run in left if run.deployment_id is not None}
+        _close(client, [run for run in left if run.id in settled])
+        # Runs inside a run, which nobody started by themselves: their parent's end is theirs.
+        inside = [run for run in left if run.id not in settled and run.parent_task_run_id is not None]
+        for run in inside:
+            if _parent(client, run) in settled:
+                _close(client, [run])
+                settled.add(run.id)
+    if settled:
+        logger.info("closed %d runs that an earlier service left unfinished", len(settled))
+    return len(settled)
+
+
+def _other_machines(client: "SyncPrefectClient") -> bool:
+    from prefect.client.schemas.filters import WorkerFilter
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    names: set[str] = set()
+    for pool in POOLS:
+        try:
+            names |= {worker.name for worker in client.read_workers_for_work_pool(pool, WorkerFilter())}
+        except PrefectHTTPStatusError as error:
+            # A server that was never deployed to.
+            if error.response.status_code != HTTPStatus.NOT_FOUND:
+                raise
+    return any(not name.endswith(f"-{platform.node()}") for name in names)
+
+
+def _open_runs(client: "SyncPrefectClient") -> list["FlowRun"]:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=under_way)))
+    return client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+
+
+def _parent(client: "SyncPrefectClient", run: "FlowRun") -> object:
+    assert run.parent_task_run_id is not None
+    return client.read_task_run(run.parent_task_run_id).flow_run_id
+
+
+def _close(client: "SyncPrefectClient", runs: Iterable["FlowRun"]) -> None:
+    from prefect.states import Cancelled, Crashed
+
+    for run in runs:
+        cancelled = run.state is not None and run.state.is_cancelling()
+        client.set_flow_run_state(run.id, Cancelled(message=MESSAGE) if cancelled else Crashed(message=MESSAGE))
