@@ -93,17 +93,6 @@ def register_adapter(
     return RegisteredModel(name=name, version=version, aliases=aliases, reused=known is not None)
 
 
-def set_alias(tracking: Tracking, model: RegisteredModel, *, alias: str) -> RegisteredModel:
-    """Point an alias at a version.
-
-    Raises:
-        TrackingError: If MLflow does not answer or the version does not exist.
-    """
-    with as_tracking_error(tracking.uri):
-        client_of(tracking).set_registered_model_alias(model.name, alias, model.version)
-    return model.model_copy(update={"aliases": tuple(dict.fromkeys((*model.aliases, alias)))})
-
-
 def parse_spec(spec: str) -> tuple[str, str]:
     """Ticker and alias or version number of `AAPL`, `AAPL@challenger` or `AAPL@3`; without one the champion is meant.
 
@@ -149,20 +138,6 @@ def fetch_registered(tracking: Tracking, spec: str, *, cache: Path) -> Path:
     folder = cache / version.name / f"{version.version}-{version.creation_timestamp}"
     with locked(cache / f".{version.name}.lock", waiting_for=f"fetching {spec}"):
         return folder if (folder / CARD_FILE).is_file() else _download(tracking, version, folder)
-
-
-@task(name="fetch-champion", **TASK_OPTIONS)
-def fetch_champion(tracking: Tracking, ticker: str, *, cache: Path) -> Path | None:
-    """The folder of a ticker's current champion, fetched as `fetch_registered` does; `None` where there is none.
-
-    Raises:
-        TrackingError: If MLflow does not answer.
-        StoreError: If the cache cannot be written.
-    """
-    try:
-        return fetch_registered(tracking, f"{ticker}@{CHAMPION}", cache=cache)
-    except NotRegistered:
-        return None
 
 
 def _download(tracking: Tracking, version: Any, dest: Path) -> Path:

@@ -18,12 +18,10 @@ from tasks.paths import Workspace
 from tasks.preprocess import read_bars
 from tasks.registry import (
     RegisteredModel,
-    fetch_champion,
     fetch_registered,
     parse_spec,
     pull_adapter,
     register_adapter,
-    set_alias,
 )
 from tasks.store import ArtifactRef, Store
 from tasks.tracking import PipelineRun, start_pipeline
@@ -247,10 +245,8 @@ def test_only_the_verdict_makes_a_champion(made: Pieces, run: PipelineRun, track
     assert champion.aliases == ("challenger", "champion")
     assert champion.version != before.version
     assert str(find_version(tracking, champion.name, alias="champion").version) == champion.version
-    moved = set_alias(tracking, before, alias="champion")
-    assert str(find_version(tracking, moved.name, alias="champion").version) == before.version
     client_of(tracking).delete_registered_model_alias(before.name, "champion")
-    set_alias(tracking, before, alias="challenger")
+    client_of(tracking).set_registered_model_alias(before.name, "challenger", before.version)
 
 
 def test_a_champion_stays_when_it_is_promoted_again_and_when_a_challenger_is_refused(
@@ -270,10 +266,8 @@ def test_a_champion_stays_when_it_is_promoted_again_and_when_a_challenger_is_ref
 def test_the_champion_has_the_content_of_the_adapter_it_was_made_of(
     made: Pieces, registered: RegisteredModel, tracking: Tracking, tmp_path: Path
 ) -> None:
-    assert fetch_champion.fn(tracking, "NOPE", cache=tmp_path) is None
-    assert fetch_champion.fn(tracking, TICKER, cache=tmp_path) is None
-    set_alias(tracking, registered, alias="champion")
-    folder = fetch_champion.fn(tracking, TICKER, cache=tmp_path)
-    client_of(tracking).delete_registered_model_alias(registered.name, "champion")
-    assert folder is not None
+    client = client_of(tracking)
+    client.set_registered_model_alias(registered.name, "champion", registered.version)
+    folder = fetch_registered(tracking, TICKER, cache=tmp_path)
+    client.delete_registered_model_alias(registered.name, "champion")
     assert adapter_identity(folder) == adapter_identity(made.sft)
