@@ -43,7 +43,8 @@ POLL_SECONDS = 0.25
 LONGEST_SOCKET = 92
 SOCKET_FILE = "manager.sock"
 WORKER_SETTINGS = {
-    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    # A worker ends, and its runs with it, when it has asked twelve times in a row in vain: here after two minutes.
+    "PREFECT_WORKER_QUERY_SECONDS": "10",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
 
