@@ -80,7 +80,10 @@ class Database:
 @pytest.fixture(scope="module")
 def database() -> Iterator[Database]:
     with postgres_server("secret") as place:
-        yield Database(place)
+        made = Database(place)
+        yield made
+    for process in made.started:
+        process.wait()
 
 
 @pytest.fixture(scope="module")
