@@ -9,7 +9,7 @@ import pandas as pd
 from evaluation.contracts import FORECAST_COLUMNS, Floats
 from evaluation.errors import ForecastsError
 from features.config import FeatureConfig
-from features.prompts import Chat, parse, render
+from features.prompts import Chat, parse, render_all
 from features.units import CLIP, to_prices
 
 Generate = Callable[[list[Chat], int], Sequence[Sequence[str]]]
@@ -38,7 +38,7 @@ def collect_forecasts(
         ForecastsError: `generate` returned another number of prompts or of texts.
     """
     records = [{str(name): value for name, value in row.items()} for row in windows.to_dict("records")]
-    texts = generate([render(record, config=config) for record in records], n_samples)
+    texts = generate(render_all(windows, config=config), n_samples)
     if [len(answers) for answers in texts] != [n_samples] * len(records):
         raise ForecastsError(f"model {model}: {len(records)} prompts must get {n_samples} answers each")
     read = [_read(record, answers, config=config) for record, answers in zip(records, texts, strict=True)]

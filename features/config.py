@@ -54,11 +54,11 @@ class SyntheticConfig(FrozenModel):
     """A seeded synthetic market with known dynamics."""
 
     ticker: str = Field(default="DEMO", description="Name the synthetic series goes by.")
-    process: Literal["random_walk", "mean_reverting", "momentum"] = Field(
+    process: Literal["random_walk", "mean_reverting", "momentum", "regime_switch"] = Field(
         default="mean_reverting", description="Dynamics of the log price."
     )
     phi: float = Field(default=0.8, gt=-1, lt=1, description="AR(1) coefficient: log price or, for momentum, return.")
-    sessions: int = Field(default=1500, ge=100, le=100_000, description="Number of sessions.")
+    sessions: int = Field(default=1500, ge=100, le=200_000, description="Number of sessions.")
     volatility: float = Field(default=0.016, gt=0, lt=0.5, description="Standard deviation of one daily shock.")
     tail: float = Field(default=5.0, gt=2, description="Degrees of freedom of the Student-t shocks.")
     seed: int = Field(default=7, ge=0, description="Seed of the generator.")

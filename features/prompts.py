@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from features.config import FeatureConfig
 from features.units import CLIP, UNITS_PER_SIGMA, to_model_units
@@ -65,21 +67,42 @@ def answer_pattern(horizon: int) -> str:
     return rf"<think>[^<]*</think><answer>\[{number}(, ?{number}){{{horizon - 1}}}\]</answer>"
 
 
-def _integers(values: Sequence[float] | np.ndarray) -> str:
-    return " ".join(str(int(value)) for value in values)
+def shown_numbers(windows: pd.DataFrame, *, config: FeatureConfig) -> list[tuple[str, NDArray[Any]]]:
+    """What the prompts of windows show, line by line.
+
+    Args:
+        windows: Windows frame: `history` (USD, arrays of shape `(context,)`), `sigma` and, for the full style, the
+            feature columns; for `units="train_standard"` also `train_mean` and `train_std`.
+        config: Units and prompt style.
+
+    Returns:
+        Labels with arrays of shape `(n_windows, values)`, in the order of the prompt: integers, but for the
+        standardised prices.
+    """
+    history = np.stack(list(windows["history"])).astype(np.float64)
+    sigma = windows["sigma"].to_numpy(np.float64)
+    if config.units == "train_standard":
+        mean, deviation = (windows[name].to_numpy(np.float64)[:, None] for name in ("train_mean", "train_std"))
+        prices: NDArray[Any] = (history - mean) / deviation
+    else:
+        prices = to_model_units(history, origin_price=history[:, -1], sigma=sigma)
+    lines = [("prices", prices)]
+    if config.prompt_style == "full":
+        for label, columns, kind in FULL_LINES:
+            raw = windows[list(columns)].to_numpy(np.float64)
+            lines.append((label, _feature_values(raw, kind, origin=history[:, -1], sigma=sigma)))
+    return lines
 
 
-def _feature_values(window: Mapping[str, Any], columns: tuple[str, ...], kind: str) -> np.ndarray:
-    raw = np.array([float(window[column]) for column in columns])
-    origin = float(window["history"][-1])
-    unit = float(window["sigma"]) / UNITS_PER_SIGMA
+def _feature_values(
+    raw: NDArray[np.float64], kind: str, *, origin: NDArray[np.float64], sigma: NDArray[np.float64]
+) -> NDArray[np.int64]:
     match kind:
         case "distance":
             # A lower band can lie below zero after a jump: as far below the last close as can be written.
-            positive = np.maximum(raw, np.finfo(np.float64).tiny)
-            return to_model_units(positive, origin_price=origin, sigma=window["sigma"])
+            return to_model_units(np.maximum(raw, np.finfo(np.float64).tiny), origin_price=origin, sigma=sigma)
         case "move":
-            scaled = raw / (origin * unit)
+            scaled = raw / (origin * (sigma / UNITS_PER_SIGMA))[:, None]
         case "percent":
             scaled = raw * 100.0
         case _:
@@ -87,28 +110,33 @@ def _feature_values(window: Mapping[str, Any], columns: tuple[str, ...], kind: s
     return np.clip(np.rint(scaled), -CLIP, CLIP).astype(np.int64)
 
 
-def render(window: Mapping[str, Any], *, config: FeatureConfig) -> Chat:
-    """The chat that asks for one window's forecast.
+def render_all(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Chat]:
+    """The chats that ask for the forecasts of windows, in the frame's order.
 
     Args:
-        window: One row of the windows frame: `history` (USD, shape `(context,)`), `sigma` and the feature columns; for
-            `units="train_standard"` also `train_mean` and `train_std`.
+        windows: As for `shown_numbers`.
         config: Units and prompt style.
 
     Returns:
-        A system and a user message. Nothing in them depends on data after the window's origin.
+        For each window a system and a user message. Nothing in them depends on data after the window's origin.
     """
-    if config.units == "train_standard":
-        z = (np.asarray(window["history"], float) - window["train_mean"]) / window["train_std"]
-        system, lines = STANDARDISED_SYSTEM_PROMPT, ["prices " + " ".join(f"{value:.4f}" for value in z)]
-    else:
-        history = np.asarray(window["history"], float)
-        relative = to_model_units(history, origin_price=history[-1], sigma=window["sigma"])
-        system, lines = SYSTEM_PROMPT, ["prices " + _integers(relative)]
-    if config.prompt_style == "full":
-        lines += [f"{label} {_integers(_feature_values(window, columns, kind))}" for label, columns, kind in FULL_LINES]
-    lines.append(f"forecast {config.horizon}")
-    return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(lines)}]
+    if windows.empty:
+        return []
+    standardised = config.units == "train_standard"
+    texts = []
+    for label, values in shown_numbers(windows, config=config):
+        write = "{:.4f}".format if standardised and label == "prices" else str
+        texts.append([f"{label} {' '.join(map(write, row))}" for row in values.tolist()])
+    system: ChatMessage = {"role": "system", "content": STANDARDISED_SYSTEM_PROMPT if standardised else SYSTEM_PROMPT}
+    asked = f"forecast {config.horizon}"
+    return [
+        [system.copy(), {"role": "user", "content": "\n".join([*lines, asked])}] for lines in zip(*texts, strict=True)
+    ]
+
+
+def render(window: Mapping[str, Any], *, config: FeatureConfig) -> Chat:
+    """The chat that asks for one window's forecast; see `render_all`."""
+    return render_all(pd.DataFrame([dict(window)]), config=config)[0]
 
 
 def render_answer(values: Sequence[float] | np.ndarray, *, think: str = "", decimals: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""Seeded synthetic bars whose dynamics are known: random walk, mean reversion, momentum."""
+"""Seeded synthetic bars whose dynamics are known: random walk, mean reversion, momentum, and a switch between them."""
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,8 @@ FIRST_SESSION = "2015-01-02"
 START_PRICE = 100.0
 OPEN_NOISE = 0.25
 RANGE_NOISE = 0.35
+STAY = 0.99
+"""Probability that a session of the regime-switching process is in the regime of the one before."""
 
 
 def log_prices(
@@ -18,7 +20,8 @@ def log_prices(
     """Simulate log prices around zero, shape `(sessions,)`.
 
     `random_walk`: x_t = x_{t-1} + ε_t. `mean_reverting`: x_t = φ x_{t-1} + ε_t. `momentum`: r_t = φ r_{t-1} + ε_t and
-    x_t = x_{t-1} + r_t. ε_t is Student-t with `tail` degrees of freedom, scaled to the standard deviation `volatility`.
+    x_t = x_{t-1} + r_t. `regime_switch`: momentum or random walk, a hidden Markov chain that stays where it is with
+    probability `STAY`. ε_t is Student-t with `tail` degrees of freedom, scaled to the standard deviation `volatility`.
     """
     from scipy.signal import lfilter
 
@@ -30,7 +33,14 @@ def log_prices(
             return np.asarray(lfilter([1.0], [1.0, -phi], shocks))
         case "momentum":
             return np.cumsum(lfilter([1.0], [1.0, -phi], shocks))
-    raise ValueError(f"unknown process {process!r}: use random_walk, mean_reverting or momentum")
+        case "regime_switch":
+            trending = np.cumsum(rng.random(sessions) > STAY) % 2 == 0
+            returns = np.empty(sessions)
+            last = 0.0
+            for session, (shock, coefficient) in enumerate(zip(shocks, np.where(trending, phi, 0.0), strict=True)):
+                returns[session] = last = coefficient * last + shock
+            return np.cumsum(returns)
+    raise ValueError(f"unknown process {process!r}: use random_walk, mean_reverting, momentum or regime_switch")
 
 
 def bars_from_log_prices(log_price: NDArray[np.float64], *, rng: np.random.Generator) -> pd.DataFrame:

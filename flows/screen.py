@@ -10,6 +10,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from evaluation.contracts import EvalReport, Verdict
+    from flows.benchmark import MarketRun
     from flows.doctor import Check
     from flows.next_sessions import Forecast
     from flows.nightly import Night
@@ -37,6 +38,29 @@ def comparison(report: "EvalReport", verdict: "Verdict") -> RenderableType:
     mark = Text("promoted" if verdict.promoted else "not promoted", style="green" if verdict.promoted else "yellow")
     lines = [Text(f"  {'+' if reason.passed else '-'} {reason.text}") for reason in verdict.reasons]
     return Group(table, Text("Verdict: ").append_text(mark), Text(verdict.headline), *lines)
+
+
+def market_tables(runs: "Sequence[MarketRun]") -> RenderableType:
+    """For each market its optima, what each stage attained, and what the gate made of it."""
+    from flows.benchmark import summarise
+
+    shown: list[RenderableType] = []
+    for market, rows in summarise(runs).items():
+        mine = [run for run in runs if run.market == market]
+        first = mine[0]
+        table = Table(
+            title=f"{market}: process {first.optimum:.3f}, prompt (MSE*) {first.prompt_optimum:.3f} "
+            f"({first.predictor}), persistence 1; {len(mine)} seeds, {first.attained[0].windows} fresh windows",
+            title_justify="left",
+        )
+        for name in list(rows[0])[1:]:
+            table.add_column(name, justify="left" if name == "Model" else "right")
+        for row in rows:
+            table.add_row(*list(row.values())[1:])
+        promoted = sum(run.promoted for run in mine)
+        seconds = sum(run.seconds for run in mine)
+        shown += [table, Text(f"The gate promoted {promoted} of {len(mine)}. Training took {seconds:.0f} s.\n")]
+    return Group(*shown)
 
 
 def night(done: "Night") -> RenderableType:

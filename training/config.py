@@ -28,15 +28,38 @@ class SamplingConfig(FrozenModel):
     max_tokens: int = Field(default=128, ge=8, description="Longest answer in tokens.")
 
 
+WHOLE_ANSWER_KINDS = ("bounded_skill", "published")
+"""Rewards that have no score of a single session."""
+
+
 class RewardConfig(FrozenModel):
     """What GRPO rewards; see `training.rewards` for the formulas."""
 
-    kind: Literal["mse", "bounded_skill", "huber", "published"] = Field(
-        default="mse", description="Accuracy term: clipped -MSE, bounded skill, Huber, or the published 5/(1+10 MSE)."
+    kind: Literal["mse", "bounded_skill", "huber", "published", "crps"] = Field(
+        default="crps",
+        description="Accuracy: clipped -MSE, bounded skill, Huber, the published 5/(1+10 MSE), or the group's CRPS.",
+    )
+    credit: Literal["answer", "horizon"] | None = Field(
+        default=None,
+        description="One score for all tokens of an answer, or each value's own error on its own tokens; unset: the "
+        "latter, where the kind scores single sessions.",
     )
     clip: float = Field(default=4.0, gt=0, description="Largest loss, in multiples of what persistence expects.")
     financial_weight: float = Field(default=0.1, ge=0, le=1, description="Weight of sign(forecast) x move / sigma.")
     format_weight: float = Field(default=0.1, ge=0, le=1, description="Reward for an answer that parses.")
+
+    @model_validator(mode="after")
+    def _kind_fits_credit(self) -> Self:
+        if self.credit == "horizon" and self.kind in WHOLE_ANSWER_KINDS:
+            raise ValueError(f"kind = '{self.kind}' scores whole answers: use credit = 'answer'")
+        if self.credit == "answer" and self.kind == "crps":
+            raise ValueError("kind = 'crps' scores each session against the group: use credit = 'horizon'")
+        return self
+
+    @property
+    def by_horizon(self) -> bool:
+        """Whether each value's own error is credited to its own tokens."""
+        return self.kind not in WHOLE_ANSWER_KINDS if self.credit is None else self.credit == "horizon"
 
 
 class GuardConfig(FrozenModel):

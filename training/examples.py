@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from features.config import FeatureConfig
-from features.prompts import render
+from features.prompts import render_all
 from features.units import UNITS_PER_SIGMA, to_model_units
 from training.contracts import Example
 
@@ -28,7 +28,8 @@ def build_examples(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Exam
         One example a row; targets in model units, or z-scores of the train split with `units="train_standard"`.
     """
     examples = []
-    for row in cast(list[dict[str, Any]], windows.to_dict("records")):
+    prompts = render_all(windows, config=config)
+    for row, prompt in zip(cast(list[dict[str, Any]], windows.to_dict("records")), prompts, strict=True):
         prices = np.asarray(row["target"], float)
         if config.units == "train_standard":
             target = (prices - row["train_mean"]) / row["train_std"]
@@ -41,7 +42,7 @@ def build_examples(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Exam
                 window_id=window_id(row),
                 ticker=str(row["ticker"]),
                 origin=pd.Timestamp(row["origin"]).date(),
-                prompt=render(row, config=config),
+                prompt=prompt,
                 target=tuple(float(value) for value in target),
                 last_close=float(last_close),
             )

@@ -62,6 +62,8 @@ def accuracy(
       proper score: its optimum lies nearer persistence than the conditional mean does.
     * ``huber``: mean over sessions of ``-min(ρ(e / √E), clip)`` with ρ quadratic up to δ = 2, linear beyond;
       range [-clip, 0]. Elicits something between mean and median.
+    * ``crps``: ``-mean(min(|e| / (unit √h), clip))``, the part of the score that an answer has without its group, for
+      the log; what is trained on is `session_scores`.
     * ``published``: ``5 / (1 + 10 · MSE / E)``; range (0, 5]. Elicits near-certain hits: flat where the error is large.
 
     Args:
@@ -81,17 +83,68 @@ def accuracy(
             naive = float(np.mean(target**2))
             return (naive - mse) / (naive + mse) if naive + mse > 0 else 1.0
         case "huber":
-            ratio = np.abs(error) / np.sqrt(scale)
-            loss = np.where(ratio <= HUBER_DELTA, ratio**2, HUBER_DELTA * (2 * ratio - HUBER_DELTA))
-            return -float(np.mean(np.minimum(loss, clip)))
+            return -float(np.mean(np.minimum(_huber(np.abs(error) / np.sqrt(scale)), clip)))
+        case "crps":
+            sizes = unit * np.sqrt(np.arange(1, len(target) + 1))
+            return -float(np.mean(np.minimum(np.abs(error) / sizes, clip)))
         case "published":
             return 5.0 / (1.0 + 10.0 * mse / scale)
     raise ValueError(f"unknown reward kind {kind!r}")
 
 
+def session_scores(
+    values: NDArray[np.float64], targets: NDArray[np.float64], *, kind: str, clip: float, unit: float
+) -> NDArray[np.float64]:
+    """Accuracy of each value of a group's answers; higher is better.
+
+    Errors are in multiples of what persistence expects at that session, ``unit · √h``: every session teaches alike.
+
+    * ``mse``: ``-min(e², clip)``. Elicits the conditional mean, written with certainty.
+    * ``huber``: ``-min(ρ(e), clip)`` as in `accuracy`.
+    * ``crps``: ``-|x - y| + mean_j |x - x_j|`` over the group's other answers j. Its mean over the group is, up to a
+      factor in the second term that makes the gradient right, minus the continuous ranked probability score of the
+      group as an ensemble, a proper score: it elicits the whole predictive distribution, so that medians and bands
+      both mean what they say, and answers that all agree are not rewarded for it. (Gneiting and Raftery 2007,
+      "Strictly Proper Scoring Rules, Prediction, and Estimation", eq. 21.)
+
+    Args:
+        values: Forecasts less the last close, shape `(groups, answers, horizon)`; NaN throughout an invalid answer.
+        targets: Realised values less the last close, same units, shape `(groups, horizon)`.
+        kind: Which formula.
+        clip: Largest loss of one session.
+        unit: What one daily standard deviation measures in these units.
+
+    Returns:
+        Shape of `values`, NaN where they are.
+    """
+    horizon = values.shape[-1]
+    scale = unit * np.sqrt(np.arange(1, horizon + 1))
+    errors = (values - targets[:, None, :]) / scale
+    match kind:
+        case "mse":
+            return -np.minimum(errors**2, clip)
+        case "huber":
+            return -np.minimum(_huber(np.abs(errors)), clip)
+        case "crps":
+            apart = np.abs(values[:, :, None, :] - values[:, None, :, :]) / scale
+            others = np.maximum(np.isfinite(values[..., 0]).sum(axis=1) - 1, 1)[:, None, None]
+            spread = np.minimum(np.nansum(apart, axis=2) / others, clip)
+            return np.where(np.isfinite(errors), spread - np.minimum(np.abs(errors), clip), np.nan)
+    raise ValueError(f"no score of single sessions for reward kind {kind!r}")
+
+
+def _huber(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(ratio <= HUBER_DELTA, ratio**2, HUBER_DELTA * (2 * ratio - HUBER_DELTA))
+
+
 def worst_accuracy(kind: str, *, clip: float) -> float:
     """The lowest value that `accuracy` can take for a valid answer."""
-    return {"mse": -clip, "huber": -clip, "bounded_skill": -1.0, "published": 0.0}[kind]
+    return {"mse": -clip, "huber": -clip, "crps": -clip, "bounded_skill": -1.0, "published": 0.0}[kind]
+
+
+def invalid_score(kind: str, *, clip: float) -> float:
+    """The accuracy of an invalid answer: one margin below the worst of a valid one."""
+    return worst_accuracy(kind, clip=clip) - INVALID_MARGIN
 
 
 @dataclass(frozen=True)
@@ -112,7 +165,7 @@ class AccuracyReward:
         **_: Any,
     ) -> list[float]:
         """Score each completion; see `accuracy` for formula and range."""
-        invalid = worst_accuracy(self.kind, clip=self.clip) - INVALID_MARGIN
+        invalid = invalid_score(self.kind, clip=self.clip)
         scores = []
         for completion, truth, start in zip(completions, target, last_close, strict=True):
             values = parse(completion_text(completion), horizon=self.horizon)

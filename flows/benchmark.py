@@ -1,0 +1,173 @@
+"""The flow `benchmark-markets`: training on markets whose best attainable error is known, stage by stage."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from prefect import flow
+from pydantic import Field
+
+from evaluation.attained import Attained, captured_share
+from evaluation.contracts import BASE
+from evaluation.optima import process_optimum
+from features.config import FrozenModel, SyntheticConfig
+from flows.config import PipelineConfig
+from flows.steps import ADAPTER_STAGES, Steps
+from tasks.artifacts import publish_table
+from tasks.benchmark import attainable, score_forecasts
+from tasks.evaluate import read_verdict
+from tasks.store import ArtifactRef, Store
+
+logger = logging.getLogger(__name__)
+
+MARKETS: dict[str, tuple[str, float]] = {
+    "random-walk": ("random_walk", 0.0),
+    "mean-reverting-80": ("mean_reverting", 0.8),
+    "mean-reverting-95": ("mean_reverting", 0.95),
+    "momentum-40": ("momentum", 0.4),
+    "regime-switch": ("regime_switch", 0.6),
+}
+"""Name, process and coefficient; see `features.synthetic.log_prices`."""
+
+TRAIN_SESSIONS = 6_000
+FRESH_SESSIONS = 15_000
+FRESH_WINDOWS = 200
+FRESH_SEED, SEED_STRIDE = 1_000_000, 1_000
+MODELS = (BASE, *ADAPTER_STAGES)
+
+Seeds = Annotated[int, Field(ge=1, le=20, description="How many seeds: of the market and of all stages.")]
+Markets = Annotated[tuple[str, ...], Field(description="Markets by name; none means all of them.")]
+
+
+class MarketRun(FrozenModel):
+    """One market, one seed: what each model attained on fresh windows, and the gate's verdict on its own test split."""
+
+    market: str
+    seed: int
+    optimum: float
+    prompt_optimum: float
+    predictor: str
+    attained: tuple[Attained, ...]
+    seconds: float
+    promoted: bool
+    headline: str
+
+    def of(self, model: str) -> Attained:
+        """What one model attained."""
+        return next(each for each in self.attained if each.model == model)
+
+
+@flow(name="benchmark-markets", persist_result=False)
+def benchmark_markets(
+    config: PipelineConfig = PipelineConfig(), markets: Markets = (), seeds: Seeds = 3
+) -> tuple[MarketRun, ...]:
+    """Train on synthetic markets whose best attainable error is known, and say how much of it each stage captures.
+
+    Args:
+        config: Settings of all stages; stock, data and the market itself are the benchmark's own.
+        markets: Which markets; none means all.
+        seeds: How many seeds.
+
+    Raises:
+        ValueError: If there is no market of a name.
+    """
+    unknown = [name for name in markets if name not in MARKETS]
+    if unknown:
+        raise ValueError(f"no market {unknown[0]!r}: there are {', '.join(MARKETS)}")
+    runs = []
+    for market in markets or MARKETS:
+        for seed in range(seeds):
+            runs.append(run_market(config, market=market, seed=seed))
+            logger.info("%s, seed %d: %s", market, seed, runs[-1].headline)
+    publish_table(
+        "benchmark-markets",
+        [row for rows in summarise(runs).values() for row in rows],
+        description="Mean squared error over persistence's, mean over seeds and their standard deviation.",
+    )
+    return tuple(runs)
+
+
+def market_config(config: PipelineConfig, *, market: str, seed: int, sessions: int, shift: int = 0) -> PipelineConfig:
+    """The configuration of a run on one market; `shift` makes it another stretch of the same process."""
+    process, phi = MARKETS[market]
+    ticker = market.upper()
+    synthetic = SyntheticConfig.model_validate(
+        {
+            **config.synthetic.model_dump(),
+            "ticker": ticker,
+            "process": process,
+            "phi": phi,
+            "sessions": sessions,
+            "seed": seed * SEED_STRIDE + shift,
+        }
+    )
+    return PipelineConfig.model_validate(
+        {**config.model_dump(), "stock": ticker, "data": None, "synthetic": synthetic, "seed": seed}
+    )
+
+
+def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:
+    """All stages on one market with one seed; inside a flow run. What was done before is taken from the store."""
+    store = Store.current()
+    own = market_config(config, market=market, seed=seed, sessions=TRAIN_SESSIONS)
+    steps = Steps(own, store)
+    windows, base_model = steps.windows(steps.bars()), steps.base_model()
+    stages = steps.trained(windows, base_model)
+    adapters: dict[str, ArtifactRef] = {stage: stages[stage] for stage in ADAPTER_STAGES}
+
+    # The same stretch for every seed: what differs between seeds is then the training, not the windows.
+    fresh = market_config(config, market=market, seed=0, sessions=FRESH_SESSIONS, shift=FRESH_SEED)
+    asked = fresh.model_copy(
+        update={"evaluation": fresh.evaluation.model_copy(update={"max_windows": FRESH_WINDOWS}), "seed": seed}
+    )
+    unseen = Steps(asked, store)
+    fresh_windows = unseen.windows(unseen.bars())
+    answers = unseen.forecasts_of_all(fresh_windows, base_model, adapters)
+    found = tuple(
+        score_forecasts(fresh_windows, answers[model], model=model, evaluation=asked.evaluation) for model in MODELS
+    )
+    best, predictor = attainable(own.synthetic, features=own.features, store=store)
+    verdict = read_verdict(steps.comparison(windows, base_model, adapters))
+    process, phi = MARKETS[market]
+    return MarketRun(
+        market=market,
+        seed=seed,
+        optimum=process_optimum(process, phi=phi, horizon=config.features.horizon),
+        prompt_optimum=best,
+        predictor=predictor,
+        attained=found,
+        seconds=sum(float(str(ref.meta.get("seconds") or 0)) for ref in stages.values()),
+        promoted=verdict.promoted,
+        headline=verdict.headline,
+    )
+
+
+def summarise(runs: Sequence[MarketRun]) -> dict[str, list[dict[str, str]]]:
+    """For each market one row a model, figures as text: means over seeds with their standard deviation."""
+    tables: dict[str, list[dict[str, str]]] = {}
+    for market in dict.fromkeys(run.market for run in runs):
+        mine = [run for run in runs if run.market == market]
+        tables[market] = [_row(model, mine) for model in MODELS]
+    return tables
+
+
+def _row(model: str, runs: Sequence[MarketRun]) -> dict[str, str]:
+    found = [run.of(model) for run in runs]
+    captured = [captured_share(run.of(model).mse, optimum=run.prompt_optimum) for run in runs]
+    return {
+        "Market": runs[0].market,
+        "Model": model,
+        "MSE, median": _spread([each.mse for each in found]),
+        "MSE, single": _spread([each.single for each in found]),
+        "Captured": "" if math.isnan(captured[0]) else _spread(captured),
+        "CRPS": _spread([each.crps for each in found]),
+        "Band 80 %": _spread([each.coverage for each in found]),
+        "Valid": f"{np.mean([each.valid_rate for each in found]):.1%}",
+    }
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{np.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ±{np.std(values, ddof=1):.3f}"

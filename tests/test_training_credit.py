@@ -1,0 +1,211 @@
+"""Credit by session: which tokens write a value, whose error falls on them, and that CRPS elicits the distribution."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trained_pieces import TRAINING, pieces
+
+from features.config import FeatureConfig, SyntheticConfig
+from features.synthetic import market
+from features.windows import build_windows
+from training.config import GRPOStageConfig, RewardConfig
+from training.credit import advantages, tokens_of_values
+from training.examples import build_examples
+from training.rewards import session_scores
+from training.stages import run_grpo
+
+HORIZON = 10
+
+
+def scores_of(values: list[list[float]], target: list[float], kind: str) -> np.ndarray:
+    group = np.array([values], float)
+    return session_scores(group, np.array([target], float), kind=kind, clip=4.0, unit=10.0)
+
+
+def test_a_token_that_is_a_whole_number_belongs_to_its_value() -> None:
+    pieces = ["<think>", "</think>", "<answer>", "[", "3", ",", "-12", ",", "0", "]", "</answer>", ""]
+    assert tokens_of_values(pieces, horizon=3) == [[4], [6], [8]]
+
+
+def test_a_number_of_several_tokens_owns_all_of_them_and_none_of_its_neighbours() -> None:
+    pieces = ["<think>up 7 of 10</think><answer>", "[", "1", "2", ", -", "3", ",", " 45", "6.", "0]", "</answer>"]
+    assert tokens_of_values(pieces, horizon=3) == [[2, 3], [4, 5], [7, 8, 9]]
+
+
+@pytest.mark.parametrize("pieces", [[], ["no", " list"], ["[", "1", ",", "2", "]"], ["[1, 2, x]"]])
+def test_an_answer_without_its_numbers_has_no_tokens_of_values(pieces: list[str]) -> None:
+    assert tokens_of_values(pieces, horizon=3) == []
+
+
+@pytest.mark.parametrize("kind", ["mse", "huber", "crps"])
+def test_a_session_is_credited_for_its_own_error_alone(kind: str) -> None:
+    good, bad = scores_of([[0.0, 0.0], [0.0, 90.0]], [0.0, 0.0], kind)[0]
+    assert good[0] == bad[0]
+    assert good[1] > bad[1]
+
+
+@pytest.mark.parametrize("scale", ["none", "group", "batch"])
+def test_advantages_are_centred_in_each_group_and_session(scale: str) -> None:
+    rng = np.random.default_rng(0)
+    found = advantages(rng.normal(size=(3, 8, HORIZON)), np.zeros((3, 8)), scale=scale)
+    assert found.shape == (3, 8, HORIZON + 1)
+    assert np.allclose(found.mean(axis=1), 0.0)
+    assert np.allclose(found[..., -1], found[..., :-1].mean(axis=-1))
+    if scale != "none":
+        assert np.sqrt(np.mean(found[..., :-1] ** 2)) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", ["none", "group", "batch"])
+@pytest.mark.parametrize("kind", ["mse", "huber", "crps"])
+def test_every_token_of_an_invalid_answer_is_worse_off_than_the_answer_tokens_of_a_valid_one(
+    kind: str, scale: str
+) -> None:
+    values = [[0.0] * HORIZON, [np.nan] * HORIZON, [300.0] * HORIZON, [-300.0] * HORIZON]
+    scores = scores_of(values, [0.0] * HORIZON, kind)
+    found = advantages(scores, np.array([[0.1, -5.0, 0.1, 0.1]]), scale=scale)[0]
+    assert len(set(found[1])) == 1
+    assert found[1, 0] < found[[0, 2, 3], -1].min()
+    assert found[1, 0] < 0
+
+
+def test_the_gradient_of_the_crps_credit_is_that_of_the_continuous_ranked_probability_score() -> None:
+    places, target, group = np.array([-10.0, 0.0, 20.0]), 5.0, 3
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    shares = logits.softmax(0)
+    apart = torch.as_tensor(np.abs(places[:, None] - places[None]))
+    score = shares @ torch.as_tensor(np.abs(places - target)) - 0.5 * shares @ apart @ shares
+    (-score / 10.0).backward()
+    expected = logits.grad.clone()
+
+    logits.grad = None
+    surrogate = torch.zeros((), dtype=torch.float64)
+    for drawn in product(range(3), repeat=group):
+        credit = scores_of([[places[i]] for i in drawn], [target], "crps")[0, :, 0]
+        chance = np.prod([float(shares[i].detach()) for i in drawn])
+        logs = logits.log_softmax(0)[list(drawn)]
+        surrogate = surrogate + chance * (torch.as_tensor(credit) * logs).sum() / group
+    surrogate.backward()
+    assert torch.allclose(logits.grad, expected, atol=1e-10)
+
+
+def test_answers_that_all_agree_score_lower_by_crps_than_answers_that_spread_around_the_truth() -> None:
+    agreeing = scores_of([[0.0]] * 4, [10.0], "crps").mean()
+    spread = scores_of([[-5.0], [5.0], [15.0], [25.0]], [10.0], "crps").mean()
+    assert spread > agreeing
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"kind": "published", "credit": "horizon"}, "use credit = 'answer'"),
+        ({"kind": "crps", "credit": "answer"}, "use credit = 'horizon'"),
+    ],
+)
+def test_a_credit_that_a_kind_cannot_have_is_refused(settings: dict[str, str], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        RewardConfig.model_validate(settings)
+
+
+def test_each_kind_has_a_credit_that_fits_it() -> None:
+    by_horizon = {kind: RewardConfig(kind=kind).by_horizon for kind in ("mse", "huber", "crps", "bounded_skill")}
+    assert by_horizon == {"mse": True, "huber": True, "crps": True, "bounded_skill": False}
+
+
+def base() -> str:
+    return pieces().base_model.location
+
+
+def trained(tmp_path: Path, **reward: object) -> None:
+    features = FeatureConfig()
+    windows = build_windows(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=features)
+    examples = build_examples(windows[windows["split"] == "train"].iloc[:40], config=features)
+    config = TRAINING.model_copy(
+        update={
+            "grpo_1st": GRPOStageConfig(steps=2, prompts_per_step=2, group_size=4),
+            "reward": RewardConfig.model_validate(reward),
+        }
+    )
+    run_grpo(examples, stage="grpo_1st", base_model=base(), adapter=None, config=config, out_dir=tmp_path, seed=5)
+
+
+def test_log_probabilities_with_prompts_read_once_are_those_of_trl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl import GRPOTrainer
+
+    from training.backends.grpo_trainer import GroupedGRPOTrainer
+
+    base()
+    ours = GroupedGRPOTrainer._get_per_token_logps_and_entropies
+    compared: list[bool] = []
+
+    def both(self, model, *args, **options):
+        def gradients(found):
+            model.zero_grad()
+            found[0].sum().backward()
+            return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+        mine = ours(self, model, *args, **options)
+        theirs = GRPOTrainer._get_per_token_logps_and_entropies(self, model, *args, **options)
+        compared.append(torch.allclose(mine[0], theirs[0], atol=1e-5) and torch.allclose(mine[1], theirs[1], atol=1e-5))
+        compared.append(torch.allclose(gradients(mine), gradients(theirs), atol=1e-3))
+        model.zero_grad()
+        return ours(self, model, *args, **options)
+
+    monkeypatch.setattr(GroupedGRPOTrainer, "_get_per_token_logps_and_entropies", both)
+    trained(tmp_path)
+    assert compared == [True] * 4
+
+
+def test_a_trainer_credits_each_number_with_its_own_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.backends.grpo_trainer import GroupedGRPOTrainer
+
+    base()
+    ours = GroupedGRPOTrainer._generate_and_score_completions
+    seen = []
+
+    def keep(self, inputs):
+        output = ours(self, inputs)
+        texts = [self._pieces(row) for row in output["completion_ids"]]
+        seen.append((texts, output["advantages"].clone(), output["completion_mask"].clone()))
+        return output
+
+    monkeypatch.setattr(GroupedGRPOTrainer, "_generate_and_score_completions", keep)
+    trained(tmp_path, kind="mse")
+    numbers = 0
+    for texts, found, mask in seen:
+        assert found.shape == mask.shape
+        for row, answer in enumerate(texts):
+            owners = tokens_of_values(answer, horizon=HORIZON)
+            others = [t for t in range(len(answer)) if not any(t in owner for owner in owners)]
+            assert len(set(found[row, others].tolist())) == 1
+            if owners:
+                values = torch.stack([found[row, tokens].unique() for tokens in owners]).flatten()
+                assert torch.allclose(values.mean(), found[row, others[0]], atol=1e-4)
+                numbers += len(set(values.tolist()))
+    assert numbers > 20
+
+
+def test_groups_whose_answers_all_score_alike_weigh_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.backends.grpo_trainer import GroupedGRPOTrainer
+
+    base()
+    ours = GroupedGRPOTrainer._leave_out_flat_groups
+    counted = []
+
+    def flatten_first_group(self, output):
+        ours(self, output)
+        before = int(output["num_items_in_batch"])
+        output["advantages"][:4] = 0.0
+        ours(self, output)
+        counted.append((before, int(output["num_items_in_batch"]), output["completion_mask"].sum(dim=1).tolist()))
+
+    monkeypatch.setattr(GroupedGRPOTrainer, "_leave_out_flat_groups", flatten_first_group)
+    trained(tmp_path)
+    assert len(counted) == 2
+    for before, after, tokens in counted:
+        assert before == sum(tokens)
+        assert after == sum(tokens[4:])
