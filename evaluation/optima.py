@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from features.synthetic import STAY
 
 Floats = NDArray[np.float64]
+Sample = tuple[Floats, Floats]
 
 RIDGE = 10.0
 BOOSTED_ITERATIONS = 150
@@ -54,43 +55,39 @@ def process_optimum(process: str, *, phi: float, horizon: int) -> float:
     return float(1 - known.sum() / naive.sum())
 
 
-def prompt_optimum(
-    numbers: tuple[Floats, Floats], targets: tuple[Floats, Floats], *, nonlinear: bool = True
-) -> tuple[float, str]:
+def prompt_optimum(fitted: Sample, *scored: Sample) -> tuple[list[float], str]:
     """Least mean squared error over persistence's that predictors of the prompt's numbers attain: MSE*.
 
-    A ridge regression and gradient-boosted trees (scikit-learn) are fitted on one sample of windows and scored on
-    another; the better one counts.
+    A ridge regression and gradient-boosted trees on what it leaves over (scikit-learn) are fitted on one sample of
+    windows; the one that is better on the first of the other samples counts.
 
     Args:
-        numbers: Every number that the prompts show, shape `(n_windows, values)`: to fit on, and to score on.
-        targets: Realised values in model units, shape `(n_windows, horizon)`, likewise.
-        nonlinear: Whether to try the trees too, which takes longer.
+        fitted: Every number that the prompts show, shape `(n_windows, values)`, and the realised values in model units,
+            shape `(n_windows, horizon)`.
+        scored: Samples of other windows, likewise.
 
     Returns:
-        The ratio on the second sample, and the name of the predictor.
+        For each sample the ratio, and the name of the predictor.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    linear = make_pipeline(StandardScaler(), Ridge(RIDGE)).fit(numbers[0], targets[0])
-    naive = np.mean(targets[1] ** 2)
-    forecasts = linear.predict(numbers[1])
-    found = {"ridge": float(np.mean((forecasts - targets[1]) ** 2) / naive)}
-    if nonlinear:
-        # Trees on what the ridge leaves over: each is good at what the other is bad at.
-        rest = targets[0] - linear.predict(numbers[0])
-        boosted = np.stack(
-            [
-                HistGradientBoostingRegressor(max_iter=BOOSTED_ITERATIONS, learning_rate=0.05, random_state=0)
-                .fit(numbers[0], rest[:, session])
-                .predict(numbers[1])
-                for session in range(rest.shape[1])
-            ],
-            axis=1,
-        )
-        found["ridge and trees"] = float(np.mean((forecasts + boosted - targets[1]) ** 2) / naive)
-    name = min(found, key=lambda each: found[each])
-    return found[name], name
+    shown, targets = fitted
+    linear = make_pipeline(StandardScaler(), Ridge(RIDGE)).fit(shown, targets)
+    ridge = [linear.predict(each) for each, _ in scored]
+    rest = targets - linear.predict(shown)
+    trees = [np.empty_like(each) for each in ridge]
+    for session in range(targets.shape[1]):
+        boosted = HistGradientBoostingRegressor(max_iter=BOOSTED_ITERATIONS, learning_rate=0.05, random_state=0)
+        boosted.fit(shown, rest[:, session])
+        for found, (each, _) in zip(trees, scored, strict=True):
+            found[:, session] = boosted.predict(each)
+    candidates = {"ridge": ridge, "ridge and trees": [a + b for a, b in zip(ridge, trees, strict=True)]}
+    ratios = {
+        name: [float(np.mean((f - y) ** 2) / np.mean(y**2)) for f, (_, y) in zip(forecasts, scored, strict=True)]
+        for name, forecasts in candidates.items()
+    }
+    best = min(ratios, key=lambda name: ratios[name][0])
+    return ratios[best], best

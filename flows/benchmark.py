@@ -16,7 +16,7 @@ from features.config import FrozenModel, SyntheticConfig
 from flows.config import PipelineConfig
 from flows.steps import ADAPTER_STAGES, Steps
 from tasks.artifacts import publish_table
-from tasks.benchmark import attainable, score_forecasts
+from tasks.benchmark import Attainable, attainable, score_forecasts
 from tasks.evaluate import read_verdict
 from tasks.store import ArtifactRef, Store
 
@@ -47,8 +47,7 @@ class MarketRun(FrozenModel):
     market: str
     seed: int
     optimum: float
-    prompt_optimum: float
-    predictor: str
+    attainable: Attainable
     attained: tuple[Attained, ...]
     seconds: float
     promoted: bool
@@ -111,6 +110,8 @@ def market_config(config: PipelineConfig, *, market: str, seed: int, sessions: i
 def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:
     """All stages on one market with one seed; inside a flow run. What was done before is taken from the store."""
     store = Store.current()
+    judged = config.evaluation.max_windows or FRESH_WINDOWS
+    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"max_windows": judged})})
     own = market_config(config, market=market, seed=seed, sessions=TRAIN_SESSIONS)
     steps = Steps(own, store)
     windows, base_model = steps.windows(steps.bars()), steps.base_model()
@@ -128,15 +129,16 @@ def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:
     found = tuple(
         score_forecasts(fresh_windows, answers[model], model=model, evaluation=asked.evaluation) for model in MODELS
     )
-    best, predictor = attainable(own.synthetic, features=own.features, store=store)
+    best = attainable(
+        own.synthetic, asked=fresh_windows, features=own.features, evaluation=asked.evaluation, store=store
+    )
     verdict = read_verdict(steps.comparison(windows, base_model, adapters))
     process, phi = MARKETS[market]
     return MarketRun(
         market=market,
         seed=seed,
         optimum=process_optimum(process, phi=phi, horizon=config.features.horizon),
-        prompt_optimum=best,
-        predictor=predictor,
+        attainable=best,
         attained=found,
         seconds=sum(float(str(ref.meta.get("seconds") or 0)) for ref in stages.values()),
         promoted=verdict.promoted,
@@ -155,7 +157,7 @@ def summarise(runs: Sequence[MarketRun]) -> dict[str, list[dict[str, str]]]:
 
 def _row(model: str, runs: Sequence[MarketRun]) -> dict[str, str]:
     found = [run.of(model) for run in runs]
-    captured = [captured_share(run.of(model).mse, optimum=run.prompt_optimum) for run in runs]
+    captured = [captured_share(run.of(model).mse, optimum=run.attainable.asked) for run in runs]
     return {
         "Market": runs[0].market,
         "Model": model,

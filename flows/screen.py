@@ -47,10 +47,10 @@ def market_tables(runs: "Sequence[MarketRun]") -> RenderableType:
     shown: list[RenderableType] = []
     for market, rows in summarise(runs).items():
         mine = [run for run in runs if run.market == market]
-        first = mine[0]
+        first, best = mine[0], mine[0].attainable
         table = Table(
-            title=f"{market}: process {first.optimum:.3f}, prompt (MSE*) {first.prompt_optimum:.3f} "
-            f"({first.predictor}), persistence 1; {len(mine)} seeds, {first.attained[0].windows} fresh windows",
+            title=f"{market}: persistence 1, process {first.optimum:.3f}, prompt (MSE*, {best.predictor}) "
+            f"{best.general:.3f}, on these {first.attained[0].windows} windows {best.asked:.3f}; {len(mine)} seeds",
             title_justify="left",
         )
         for name in list(rows[0])[1:]:

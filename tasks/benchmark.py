@@ -1,6 +1,5 @@
 """Stored pieces of the benchmark on known markets: the best attainable error, and what a model attained."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +9,8 @@ import pandas as pd
 from evaluation.attained import Attained, attained
 from evaluation.compare import select_windows
 from evaluation.config import EvaluationConfig
-from evaluation.contracts import Floats
-from evaluation.optima import prompt_optimum
-from features.config import FeatureConfig, SyntheticConfig
+from evaluation.optima import Sample, prompt_optimum
+from features.config import FeatureConfig, FrozenModel, SyntheticConfig
 from features.prompts import shown_numbers
 from features.synthetic import market
 from features.units import to_model_units
@@ -26,47 +24,68 @@ FIT_SEED, SCORE_SEED = 2_000_000, 3_000_000
 OPTIMUM_FILE = "optimum.json"
 
 
-def attainable(process: SyntheticConfig, *, features: FeatureConfig, store: Store) -> tuple[float, str]:
-    """MSE* of a market: the least error over persistence's of a predictor that sees what prompts show.
+class Attainable(FrozenModel):
+    """MSE* of a market over persistence's: in general, and on the windows that models were asked for."""
 
-    Fitted on some 100,000 windows of a stretch of the market and scored on another; kept in the store.
+    general: float
+    asked: float
+    predictor: str
+
+
+def attainable(
+    process: SyntheticConfig,
+    *,
+    asked: ArtifactRef,
+    features: FeatureConfig,
+    evaluation: EvaluationConfig,
+    store: Store,
+) -> Attainable:
+    """The least error over persistence's of a predictor that sees what prompts show.
+
+    Fitted on some 100,000 windows of a stretch of the market and scored on some 40,000 of another, and on the windows
+    that models are asked for: compared there, the luck of those windows cancels. Kept in the store.
 
     Args:
         process: The market; its length and seed do not count.
+        asked: Artifact of `build_windows` of a third stretch.
         features: What prompts show.
+        evaluation: Which of its windows are asked for.
         store: Where it is kept.
-
-    Returns:
-        The ratio, and the name of the predictor.
     """
     relevant = process.model_dump(mode="json", exclude={"ticker", "sessions", "seed"})
 
     def build(folder: Path) -> Mapping[str, Scalar]:
         fitted, scored = (
-            _sample(process.model_copy(update={"sessions": sessions, "seed": seed}), features=features)
+            _sample(_stretch(process, sessions=sessions, seed=seed, features=features), features=features)
             for sessions, seed in ((FITTED_SESSIONS, FIT_SEED), (SCORED_SESSIONS, SCORE_SEED))
         )
-        ratio, predictor = prompt_optimum((fitted[0], scored[0]), (fitted[1], scored[1]))
-        (folder / OPTIMUM_FILE).write_text(json.dumps({"ratio": ratio, "predictor": predictor}), encoding="utf-8")
+        own = _sample(select_windows(read_windows(asked), config=evaluation), features=features)
+        (general, there), predictor = prompt_optimum(fitted, scored, own)
+        found = Attainable(general=general, asked=there, predictor=predictor)
+        (folder / OPTIMUM_FILE).write_text(found.model_dump_json(), encoding="utf-8")
         return {"windows": len(fitted[0])}
 
     ref = store.build(
         "optimum",
-        {"process": relevant, "features": features},
+        {"process": relevant, "asked": asked, "features": features, "max_windows": evaluation.max_windows},
         build,
         code=code_version("features", "evaluation.optima", "tasks.benchmark", libraries=("scikit-learn",)),
     )
-    found = json.loads((ref.path / OPTIMUM_FILE).read_text(encoding="utf-8"))
-    return float(found["ratio"]), str(found["predictor"])
+    return Attainable.model_validate_json((ref.path / OPTIMUM_FILE).read_bytes())
 
 
-def _sample(process: SyntheticConfig, *, features: FeatureConfig) -> tuple[Floats, Floats]:
-    """Numbers shown (n, k) and targets (n, h) in model units of every window of a stretch."""
-    windows = build_windows(market(process), ticker=process.ticker, config=features)
+def _stretch(process: SyntheticConfig, *, sessions: int, seed: int, features: FeatureConfig) -> pd.DataFrame:
+    stretch = process.model_copy(update={"sessions": sessions, "seed": seed})
+    return build_windows(market(stretch), ticker=process.ticker, config=features)
+
+
+def _sample(windows: pd.DataFrame, *, features: FeatureConfig) -> Sample:
+    """Numbers shown (n, k) and targets (n, h) in model units."""
     shown = np.concatenate([values for _, values in shown_numbers(windows, config=features)], axis=1)
-    origin = np.stack(list(windows["history"]))[:, -1]
     targets = to_model_units(
-        np.stack(list(windows["target"])), origin_price=origin, sigma=windows["sigma"].to_numpy(float)
+        np.stack(list(windows["target"])),
+        origin_price=np.stack(list(windows["history"]))[:, -1],
+        sigma=windows["sigma"].to_numpy(float),
     )
     return shown.astype(float), targets.astype(float)
 
