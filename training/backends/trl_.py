@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from trl import GRPOConfig, SFTConfig, SFTTrainer
 
 from training.backends.base import TrainingJob
+from training.backends.grpo_trainer import GroupedGRPOTrainer
 from training.config import GRPOStageConfig
 from training.contracts import Example, OnProgress, Progress
 from training.errors import TrainingDiverged
@@ -64,7 +65,9 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
     dataset = Dataset.from_list(
         [{"prompt": e.prompt, "target": list(e.target), "last_close": e.last_close} for e in examples]
     )
-    trainer = GRPOTrainer(model=model, reward_funcs=terms, args=args, train_dataset=dataset, processing_class=tokenizer)
+    trainer = GroupedGRPOTrainer(
+        model=model, reward_funcs=terms, args=args, train_dataset=dataset, processing_class=tokenizer
+    )
     return run_trainer(trainer, job=job, guard=CollapseGuard(job.config.guard))
 
 

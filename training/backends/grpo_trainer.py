@@ -1,0 +1,144 @@
+"""TRL's GRPO trainer, with each prompt of a step read once instead of once an answer: in rollouts and in training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.utils import selective_log_softmax_and_entropy
+
+from training.backends.sampling import sample, shares_prompts
+from training.backends.transformers_ import SMALL_MODEL
+
+
+class GroupedGRPOTrainer(GRPOTrainer):
+    """Samples and trains on what TRL's trainer does, but for rounding; leaves all to it where vLLM draws the rollouts.
+
+    A step of 8 prompts with 8 answers each reads 8 prompts and 64 answers, where TRL reads 64 of both.
+    """
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **options: Any
+    ) -> tuple[list[list[int]], Any]:
+        groups = prompt_ids[::num_generations]
+        grouped = prompt_ids == [prompt for prompt in groups for _ in range(num_generations)]
+        if self.use_vllm or not grouped:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **options)
+        # From torch's own generator, whose state is in each checkpoint: a resumed run draws what it would have drawn.
+        uniforms = torch.rand(len(groups), num_generations, self.max_completion_length, 2)
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, merged(model):
+            answers = sample(
+                model,
+                groups,
+                uniforms,
+                temperature=self.temperature,
+                end=self.eos_token_ids,
+                pad=self._tokenizer.pad_token_id,
+            )
+        return [ids for group in answers for ids in group], None
+
+    def _full_logits_logps(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **options: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Log-probability and entropy of each token of the answers, shape (answers, tokens).
+
+        The answers to one prompt stand behind it in one row, under a mask that hides them from each other.
+        """
+        packed = None
+        if not self.use_vllm and not any(value is not None and value is not False for value in options.values()):
+            packed = pack(input_ids, attention_mask, answer_length=logits_to_keep, pad=self._tokenizer.pad_token_id)
+        if packed is None or not shares_prompts(self.accelerator.unwrap_model(model)):
+            return super()._full_logits_logps(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **options
+            )
+        place, inputs, answers, seen = packed
+        logits = model(**inputs, use_cache=False).logits.view(*answers.shape, -1)
+        logps, entropies = selective_log_softmax_and_entropy(
+            logits, answers, self._entropy_bonus_enabled, temperature=self.temperature, row_mask=seen
+        )
+        return logps[place], entropies[place] if compute_entropy else None, None
+
+
+def pack(
+    ids: torch.Tensor, seen: torch.Tensor, *, answer_length: int, pad: int
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor, torch.Tensor] | None:
+    """Put answers to the same prompt into one row, behind the prompt.
+
+    Args:
+        ids: Prompts, padded on the left, and answers, padded on the right; shape (answers, prompt + answer).
+        seen: Their attention mask, same shape.
+        answer_length: Tokens of an answer, with padding.
+        pad: Token id that fills up where a prompt has fewer answers than another.
+
+    Returns:
+        Where each answer is among the packed ones, what the model is to be called with (its logits are then those of
+        the packed answers' tokens), the packed answers and their mask, each of shape (packed answers, answer_length);
+        `None` where there is nothing to gain.
+    """
+    count, length = ids.shape
+    start = length - answer_length
+    prompts = ids[:, :start].masked_fill(seen[:, :start] == 0, -1)
+    distinct, row = prompts.unique(dim=0, return_inverse=True)
+    slot = (row[:, None] == row[None]).tril(-1).sum(-1)
+    rows, width = len(distinct), int(slot.max()) + 1
+    if rows * (start + width * answer_length) >= count * length:
+        return None
+    place = row * width + slot
+    answers = ids.new_full((rows * width, answer_length), pad)
+    answers[place] = ids[:, start:]
+    answers_seen = seen.new_zeros(answers.shape)
+    answers_seen[place] = seen[:, start:]
+
+    prompt_seen = distinct >= 0
+    own = torch.arange(answer_length, device=ids.device)
+    positions = torch.cat(
+        [(prompt_seen.cumsum(-1) - 1).clamp(min=0), prompt_seen.sum(-1, keepdim=True) + own.repeat(width)[None]], -1
+    )
+    owner = torch.arange(width, device=ids.device).repeat_interleave(answer_length)
+    owner = torch.cat([owner.new_full((start,), -1), owner])
+    visible = ((owner[None] == -1) | (owner[:, None] == owner[None])).tril()
+    keys = torch.cat([prompt_seen, answers_seen.view(rows, -1).bool()], -1)
+    # Padding sees itself, so that no row of the softmax is empty.
+    itself = torch.eye(len(owner), dtype=torch.bool, device=ids.device)
+    # What foretells an answer's first token is the prompt's last; what foretells any other, the one before.
+    before = start + answer_length * torch.arange(width, device=ids.device)[:, None] + own[None] - 1
+    before[:, 0] = start - 1
+    inputs = {
+        "input_ids": torch.cat([distinct.masked_fill(~prompt_seen, pad), answers.view(rows, -1)], -1),
+        "attention_mask": ((visible[None] & keys[:, None]) | itself)[:, None],
+        "position_ids": positions,
+        "logits_to_keep": before.flatten(),
+    }
+    return place, inputs, answers, answers_seen
+
+
+@contextmanager
+def merged(model: Any) -> Iterator[None]:
+    """A small float32 model with its LoRA merged into the weights, which are the very same afterwards.
+
+    Unmerging subtracts what merging added and leaves a rounding error in the weights: they are therefore put back.
+    Larger models stay as they are: they would need memory for a second copy, and in bfloat16 the merged policy is
+    another one than the one that trains.
+    """
+    adapted = {name: weight for name, weight in model.named_parameters() if name.endswith("base_layer.weight")}
+    if model.num_parameters() >= SMALL_MODEL or any(w.dtype != torch.float32 for w in adapted.values()):
+        yield
+        return
+    kept = {name: weight.detach().clone() for name, weight in adapted.items()}
+    model.merge_adapter()
+    try:
+        yield
+    finally:
+        model.unmerge_adapter()
+        with torch.no_grad():
+            for name, weight in adapted.items():
+                weight.copy_(kept[name])
