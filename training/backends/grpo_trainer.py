@@ -1,122 +1,144 @@
-"""TRL's GRPO trainer for groups of answers to one prompt: the prompt is read once, values are credited one by one."""
+"""TRL's GRPO trainer, with each prompt of a step read once instead of once an answer: in rollouts and in training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from trl import GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
-from features.prompts import parse
-from training.config import RewardConfig
-from training.credit import advantages, tokens_of_values
-from training.rewards import FinancialReward, invalid_score, session_scores
-
-_TEXT_OPTIONS = {"batch_size", "compute_aux_loss"}
+from training.backends.sampling import sample, shares_prompts
+from training.backends.transformers_ import SMALL_MODEL
 
 
 class GroupedGRPOTrainer(GRPOTrainer):
-    """What TRL does, but a group's prompt is read once, and advantages may be those of values; the loss is TRL's."""
+    """Samples and trains on what TRL's trainer does, but for rounding; leaves all to it where vLLM draws the rollouts.
 
-    def __init__(self, *args: Any, reward: RewardConfig, unit: float, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._reward = reward
-        self._unit = unit
+    A step of 8 prompts with 8 answers each reads 8 prompts and 64 answers, where TRL reads 64 of both.
+    """
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
-        if self._reward.by_horizon:
-            output["advantages"] = self._token_advantages(inputs, output)
-        self._leave_out_flat_groups(output)
-        return output
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **options: Any
+    ) -> tuple[list[list[int]], Any]:
+        groups = prompt_ids[::num_generations]
+        grouped = prompt_ids == [prompt for prompt in groups for _ in range(num_generations)]
+        if self.use_vllm or not grouped:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **options)
+        # From torch's own generator, whose state is in each checkpoint: a resumed run draws what it would have drawn.
+        uniforms = torch.rand(len(groups), num_generations, self.max_completion_length, 2)
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, merged(model):
+            answers = sample(
+                model,
+                groups,
+                uniforms,
+                temperature=self.temperature,
+                end=self.eos_token_ids,
+                pad=self._tokenizer.pad_token_id,
+            )
+        return [ids for group in answers for ids in group], None
 
-    def _leave_out_flat_groups(self, output: dict[str, Any]) -> None:
-        """Answers that all score alike teach nothing: without their tokens in the normaliser they weigh nothing either.
-
-        TRL logs their share as `frac_reward_zero_std`.
-        """
-        advantages, tokens = output["advantages"], output["completion_mask"].sum(dim=1)
-        teaches = (advantages.reshape(len(tokens), -1) != 0).any(dim=1).view(-1, self.num_generations).any(dim=1)
-        counted = (tokens.view(-1, self.num_generations).sum(dim=1) * teaches).sum()
-        output["num_items_in_batch"] = self.accelerator.gather(counted).sum()
-
-    def _token_advantages(self, inputs: Sequence[dict[str, Any]], output: dict[str, Any]) -> torch.Tensor:
-        """Shape `(answers, tokens)`: each value's advantage on the tokens that write it."""
-        ids, mask = output["completion_ids"], output["completion_mask"].bool()
-        pieces = [self._pieces(row[kept]) for row, kept in zip(ids, mask, strict=True)]
-        by_value = self._value_advantages(inputs, pieces)
-        horizon = by_value.shape[1] - 1
-        by_token = by_value[:, -1:].repeat(ids.shape[1], axis=1)
-        for answer, texts in enumerate(pieces):
-            for value, tokens in enumerate(tokens_of_values(texts, horizon=horizon)):
-                by_token[answer, tokens] = by_value[answer, value]
-        return torch.as_tensor(by_token, dtype=torch.float32, device=ids.device)
-
-    def _get_per_token_logps_and_entropies(
+    def _full_logits_logps(
         self,
         model: Any,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         logits_to_keep: int,
-        *args: Any,
+        batch_size: int | None = None,
         compute_entropy: bool = False,
         **options: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Log-probabilities and entropies of the answers' tokens, with gradients through each prompt read once.
+        """Log-probability and entropy of each token of the answers, shape (answers, tokens).
 
-        An answer is a third of a sequence or less and a prompt stands in the batch once for each answer of its group:
-        reading it once saves more than half of a step. The same numbers come out but for rounding.
+        The answers to one prompt stand behind it in one row, under a mask that hides them from each other.
         """
-        multimodal = any(value is not None for name, value in options.items() if name not in _TEXT_OPTIONS)
-        if args or multimodal or self.args.gradient_checkpointing or self.use_liger_kernel or self.aux_loss_enabled:
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, compute_entropy=compute_entropy, **options
+        packed = None
+        if not self.use_vllm and not any(value is not None and value is not False for value in options.values()):
+            packed = pack(input_ids, attention_mask, answer_length=logits_to_keep, pad=self._tokenizer.pad_token_id)
+        if packed is None or not shares_prompts(self.accelerator.unwrap_model(model)):
+            return super()._full_logits_logps(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **options
             )
-        length = input_ids.shape[1] - logits_to_keep - 1
-        prompts, group = torch.unique(input_ids[:, : length + 1], dim=0, return_inverse=True)
-        first = torch.stack([(group == number).nonzero()[0, 0] for number in range(len(prompts))])
-        read = model(
-            input_ids=prompts[:, :-1], attention_mask=attention_mask[first, :length], use_cache=True, logits_to_keep=1
-        )
-        cache = read.past_key_values
-        cache.batch_select_indices(group)
-        logits = model(
-            input_ids=input_ids[:, length:-1], attention_mask=attention_mask[:, :-1], past_key_values=cache
-        ).logits
-        answers, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
+        place, inputs, answers, seen = packed
+        logits = model(**inputs, use_cache=False).logits.view(*answers.shape, -1)
         logps, entropies = selective_log_softmax_and_entropy(
-            logits, answers, entropy_requires_grad=False, temperature=self.temperature, row_mask=mask
+            logits, answers, self._entropy_bonus_enabled, temperature=self.temperature, row_mask=seen
         )
-        return logps, entropies if compute_entropy else None, None
+        return logps[place], entropies[place] if compute_entropy else None, None
 
-    def _pieces(self, ids: torch.Tensor) -> list[str]:
-        """The text of each token; the end token has none."""
-        return self._tokenizer.batch_decode(ids[:, None], skip_special_tokens=True)
 
-    def _value_advantages(self, inputs: Sequence[dict[str, Any]], pieces: Sequence[Sequence[str]]) -> np.ndarray:
-        """Shape `(answers, horizon + 1)`, see `training.credit.advantages`."""
-        reward, group = self._reward, self.num_generations
-        targets = np.array([each["target"] for each in inputs])
-        start = np.array([each["last_close"] for each in inputs])[:, None]
-        horizon = targets.shape[1]
-        values = np.full(targets.shape, np.nan)
-        for row, texts in enumerate(pieces):
-            parsed = parse("".join(texts), horizon=horizon)
-            if parsed is not None:
-                values[row] = parsed
-        valid = np.isfinite(values[:, 0]).reshape(-1, group)
-        scores = session_scores(
-            (values - start).reshape(-1, group, horizon),
-            (targets - start)[::group],
-            kind=reward.kind,
-            clip=reward.clip,
-            unit=self._unit,
-        )
-        financial = FinancialReward(horizon=horizon, unit=self._unit)
-        sign = financial(
-            completions=["".join(texts) for texts in pieces], target=targets.tolist(), last_close=start[:, 0].tolist()
-        )
-        scores[..., -1] += reward.financial_weight * np.reshape(sign, valid.shape)
-        invalid = np.where(valid, reward.format_weight, invalid_score(reward.kind, clip=reward.clip))
-        return advantages(scores, invalid, scale=self.args.scale_rewards).reshape(-1, horizon + 1)
+def pack(
+    ids: torch.Tensor, seen: torch.Tensor, *, answer_length: int, pad: int
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor, torch.Tensor] | None:
+    """Put answers to the same prompt into one row, behind the prompt.
+
+    Args:
+        ids: Prompts, padded on the left, and answers, padded on the right; shape (answers, prompt + answer).
+        seen: Their attention mask, same shape.
+        answer_length: Tokens of an answer, with padding.
+        pad: Token id that fills up where a prompt has fewer answers than another.
+
+    Returns:
+        Where each answer is among the packed ones, what the model is to be called with (its logits are then those of
+        the packed answers' tokens), the packed answers and their mask, each of shape (packed answers, answer_length);
+        `None` where there is nothing to gain.
+    """
+    count, length = ids.shape
+    start = length - answer_length
+    prompts = ids[:, :start].masked_fill(seen[:, :start] == 0, -1)
+    distinct, row = prompts.unique(dim=0, return_inverse=True)
+    slot = (row[:, None] == row[None]).tril(-1).sum(-1)
+    rows, width = len(distinct), int(slot.max()) + 1
+    if rows * (start + width * answer_length) >= count * length:
+        return None
+    place = row * width + slot
+    answers = ids.new_full((rows * width, answer_length), pad)
+    answers[place] = ids[:, start:]
+    answers_seen = seen.new_zeros(answers.shape)
+    answers_seen[place] = seen[:, start:]
+
+    prompt_seen = distinct >= 0
+    own = torch.arange(answer_length, device=ids.device)
+    positions = torch.cat(
+        [(prompt_seen.cumsum(-1) - 1).clamp(min=0), prompt_seen.sum(-1, keepdim=True) + own.repeat(width)[None]], -1
+    )
+    owner = torch.arange(width, device=ids.device).repeat_interleave(answer_length)
+    owner = torch.cat([owner.new_full((start,), -1), owner])
+    visible = ((owner[None] == -1) | (owner[:, None] == owner[None])).tril()
+    keys = torch.cat([prompt_seen, answers_seen.view(rows, -1).bool()], -1)
+    # Padding sees itself, so that no row of the softmax is empty.
+    itself = torch.eye(len(owner), dtype=torch.bool, device=ids.device)
+    # What foretells an answer's first token is the prompt's last; what foretells any other, the one before.
+    before = start + answer_length * torch.arange(width, device=ids.device)[:, None] + own[None] - 1
+    before[:, 0] = start - 1
+    inputs = {
+        "input_ids": torch.cat([distinct.masked_fill(~prompt_seen, pad), answers.view(rows, -1)], -1),
+        "attention_mask": ((visible[None] & keys[:, None]) | itself)[:, None],
+        "position_ids": positions,
+        "logits_to_keep": before.flatten(),
+    }
+    return place, inputs, answers, answers_seen
+
+
+@contextmanager
+def merged(model: Any) -> Iterator[None]:
+    """A small float32 model with its LoRA merged into the weights, which are the very same afterwards.
+
+    Unmerging subtracts what merging added and leaves a rounding error in the weights: they are therefore put back.
+    Larger models stay as they are: they would need memory for a second copy, and in bfloat16 the merged policy is
+    another one than the one that trains.
+    """
+    adapted = {name: weight for name, weight in model.named_parameters() if name.endswith("base_layer.weight")}
+    if model.num_parameters() >= SMALL_MODEL or any(w.dtype != torch.float32 for w in adapted.values()):
+        yield
+        return
+    kept = {name: weight.detach().clone() for name, weight in adapted.items()}
+    model.merge_adapter()
+    try:
+        yield
+    finally:
+        model.unmerge_adapter()
+        with torch.no_grad():
+            for name, weight in adapted.items():
+                weight.copy_(kept[name])

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
 from training.backends.base import TrainingJob
-from training.backends.grpo_trainer import GroupedGRPOTrainer
+from training.backends.horizon_credit import HorizonCreditTrainer
 from training.config import GRPOStageConfig
 from training.contracts import Example, OnProgress, Progress
 from training.errors import TrainingDiverged
@@ -65,7 +65,7 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
     dataset = Dataset.from_list(
         [{"prompt": e.prompt, "target": list(e.target), "last_close": e.last_close} for e in examples]
     )
-    trainer = GroupedGRPOTrainer(
+    trainer = HorizonCreditTrainer(
         model=model,
         reward_funcs=terms,
         args=args,

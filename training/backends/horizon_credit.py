@@ -1,0 +1,82 @@
+"""The GRPO trainer with each value's own error credited to its own tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from features.prompts import parse
+from training.backends.grpo_trainer import GroupedGRPOTrainer
+from training.config import RewardConfig
+from training.credit import advantages, tokens_of_values
+from training.rewards import FinancialReward, invalid_score, session_scores
+
+
+class HorizonCreditTrainer(GroupedGRPOTrainer):
+    """Advantages of values in the place of those of whole answers, where the reward has them; the loss is TRL's."""
+
+    def __init__(self, *args: Any, reward: RewardConfig, unit: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._reward = reward
+        self._unit = unit
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self._reward.by_horizon:
+            output["advantages"] = self._token_advantages(inputs, output)
+        self._leave_out_flat_groups(output)
+        return output
+
+    def _leave_out_flat_groups(self, output: dict[str, Any]) -> None:
+        """Answers that all score alike teach nothing: without their tokens in the normaliser they weigh nothing either.
+
+        TRL logs their share as `frac_reward_zero_std`.
+        """
+        advantages, tokens = output["advantages"], output["completion_mask"].sum(dim=1)
+        teaches = (advantages.reshape(len(tokens), -1) != 0).any(dim=1).view(-1, self.num_generations).any(dim=1)
+        counted = (tokens.view(-1, self.num_generations).sum(dim=1) * teaches).sum()
+        output["num_items_in_batch"] = self.accelerator.gather(counted).sum()
+
+    def _token_advantages(self, inputs: Sequence[dict[str, Any]], output: dict[str, Any]) -> torch.Tensor:
+        """Shape `(answers, tokens)`: each value's advantage on the tokens that write it."""
+        ids, mask = output["completion_ids"], output["completion_mask"].bool()
+        pieces = [self._pieces(row[kept]) for row, kept in zip(ids, mask, strict=True)]
+        by_value = self._value_advantages(inputs, pieces)
+        horizon = by_value.shape[1] - 1
+        by_token = by_value[:, -1:].repeat(ids.shape[1], axis=1)
+        for answer, texts in enumerate(pieces):
+            for value, tokens in enumerate(tokens_of_values(texts, horizon=horizon)):
+                by_token[answer, tokens] = by_value[answer, value]
+        return torch.as_tensor(by_token, dtype=torch.float32, device=ids.device)
+
+    def _pieces(self, ids: torch.Tensor) -> list[str]:
+        """The text of each token; the end token has none."""
+        return self._tokenizer.batch_decode(ids[:, None], skip_special_tokens=True)
+
+    def _value_advantages(self, inputs: Sequence[dict[str, Any]], pieces: Sequence[Sequence[str]]) -> np.ndarray:
+        """Shape `(answers, horizon + 1)`, see `training.credit.advantages`."""
+        reward, group = self._reward, self.num_generations
+        targets = np.array([each["target"] for each in inputs])
+        start = np.array([each["last_close"] for each in inputs])[:, None]
+        horizon = targets.shape[1]
+        values = np.full(targets.shape, np.nan)
+        for row, texts in enumerate(pieces):
+            parsed = parse("".join(texts), horizon=horizon)
+            if parsed is not None:
+                values[row] = parsed
+        valid = np.isfinite(values[:, 0]).reshape(-1, group)
+        scores = session_scores(
+            (values - start).reshape(-1, group, horizon),
+            (targets - start)[::group],
+            kind=reward.kind,
+            clip=reward.clip,
+            unit=self._unit,
+        )
+        financial = FinancialReward(horizon=horizon, unit=self._unit)
+        sign = financial(
+            completions=["".join(texts) for texts in pieces], target=targets.tolist(), last_close=start[:, 0].tolist()
+        )
+        scores[..., -1] += reward.financial_weight * np.reshape(sign, valid.shape)
+        invalid = np.where(valid, reward.format_weight, invalid_score(reward.kind, clip=reward.clip))
+        return advantages(scores, invalid, scale=self.args.scale_rewards).reshape(-1, horizon + 1)
