@@ -131,7 +131,8 @@ class StepRecorder(TrainerCallback):
             return
         reason = self._guard.observe(reward=row["reward"], valid_rate=row["valid_rate"])
         if reason is not None:
-            raise self._diverged(reason, step=step, good_until=step - self._guard.patience)
+            # The answers of a step come from the weights of the step before.
+            raise self._diverged(reason, step=step, good_until=step - self._guard.bad_steps - 1)
 
     def _diverged(self, reason: str, *, step: int, good_until: int) -> TrainingDiverged:
         good = [checkpoint for checkpoint in complete_checkpoints(self._out_dir) if step_of(checkpoint) <= good_until]
