@@ -130,7 +130,7 @@ def valid(answers: list[str]) -> list[tuple[float, ...]]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(market=markets, keep=st.integers(1, 3))
 def test_whatever_was_answered_only_finite_answers_of_the_windows_given_are_kept(
     rule: str, market: Market, keep: int
@@ -146,7 +146,7 @@ def test_whatever_was_answered_only_finite_answers_of_the_windows_given_are_kept
         ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(market=markets)
 def test_no_answer_of_a_window_is_better_than_the_one_that_best_of_n_keeps(market: Market) -> None:
     drawn = {example(index, target).window_id: (target, answers) for index, (target, answers) in enumerate(market)}
@@ -155,7 +155,7 @@ def test_no_answer_of_a_window_is_better_than_the_one_that_best_of_n_keeps(marke
         assert row.skill == max(answer_skill(values, target) for values in valid(answers))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(market=markets, seed=st.randoms(use_true_random=False))
 def test_best_of_n_does_not_depend_on_the_order_in_which_answers_were_drawn(market: Market, seed: Random) -> None:
     shuffled = [(target, seed.sample(answers, len(answers))) for target, answers in market]
@@ -171,7 +171,7 @@ def test_every_rule_repeats_and_is_not_moved_by_invalid_answers(rule: str, marke
     assert chosen(spoilt, rule=rule).equals(chosen(market, rule=rule))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(market=markets, buckets=st.integers(1, 5))
 def test_best_of_n_keeps_to_the_quota_of_each_stretch_of_time(market: Market, buckets: int) -> None:
     accepted = chosen(market, rule="best_of_n", buckets=buckets)
@@ -188,7 +188,7 @@ def test_best_of_n_keeps_to_the_quota_of_each_stretch_of_time(market: Market, bu
         assert accepted.empty
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(market=markets)
 def test_the_published_rule_keeps_as_many_windows_as_the_default_and_none_with_a_larger_error_than_one_left_out(
     market: Market,
@@ -221,7 +221,7 @@ def test_the_published_rule_prefers_the_window_that_hardly_moved_where_the_defau
     assert kept("none") == [calm[0].window_id, moved[0].window_id]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(market=markets)
 def test_the_control_keeps_the_first_valid_answer_of_every_window(market: Market) -> None:
     accepted = chosen(market, rule="none")
