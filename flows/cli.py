@@ -153,6 +153,7 @@ def stage(
     grpo_saved_lora_2nd: options.Lora2nd = None,
     sft_data_path: options.SftData = None,
     results_dir: options.ResultsDir = None,
+    rule: options.SelectionRule = None,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     seed: options.Seed = None,

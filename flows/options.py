@@ -25,6 +25,14 @@ class Stage(StrEnum):
     COMPARE = "compare"
 
 
+class Rule(StrEnum):
+    """Which answers are fine-tuned on."""
+
+    BEST_OF_N = "best_of_n"
+    PUBLISHED = "published"
+    NONE = "none"
+
+
 Stock = Annotated[str | None, typer.Option(help="Ticker.", show_default="AAPL", metavar="TICKER")]
 Data = Annotated[
     Path | None,
@@ -43,6 +51,10 @@ GpuMemoryUtilization = Annotated[
 ]
 CudaDevices = Annotated[str | None, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES.", metavar="0,1,...")]
 BackendName = Annotated[Backend | None, typer.Option("--backend", help="Who trains.", show_default="auto")]
+SelectionRule = Annotated[
+    Rule | None,
+    typer.Option("--rule", help="Which answers sft-data keeps for sft to learn from.", show_default="best_of_n"),
+]
 Recipe = Annotated[Path | None, typer.Option(help="Settings from a TOML file.", metavar="FILE.toml")]
 Assignments = Annotated[
     list[str] | None,
@@ -86,4 +98,5 @@ KEYS = {
     "lora_rank": "training.lora_rank",
     "gpu_memory_utilization": "training.gpu_memory_utilization",
     "backend": "training.backend",
+    "rule": "training.rejection.rule",
 }

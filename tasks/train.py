@@ -23,6 +23,8 @@ GRPOStage = Literal["grpo_1st", "grpo_2nd"]
 TINY_MODULES = (
     "training.base_model",
     "training.examples",
+    "training.backends.checkpoints",
+    "training.backends.recorder",
     "training.backends.tiny_model",
     "training.backends.transformers_",
     "training.backends.trl_",

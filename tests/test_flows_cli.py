@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,13 @@ from typer.testing import CliRunner, Result
 from features.config import FeatureConfig, SyntheticConfig
 from features.export import published_tables, write_published
 from features.synthetic import market
+from flows import options
 from flows.cli import app
-from flows.config import PipelineConfig
+from flows.config import PipelineConfig, build_config
 from flows.errors import ConfigError
 from flows.files import StageFiles
 from flows.preflight import check_stage
+from training.config import RejectionConfig
 
 HEADER = "Date,Open,High,Low,Close,Adj Close,Volume"
 COMMANDS = ("run", "preprocess", "stage", "forecast", "pull", "doctor")
@@ -158,6 +161,18 @@ def test_a_ticker_that_is_a_path_is_refused(cli: Cli, arguments: list[str]) -> N
 
 def test_an_unknown_stage_is_refused_with_the_choices(cli: Cli) -> None:
     assert_refused(cli("stage", "grpo9"), "'grpo9'", "'grpo1', 'sft-data', 'sft', 'grpo2', 'compare'")
+
+
+def test_an_unknown_rule_of_selection_is_refused_with_the_choices_that_the_setting_has(cli: Cli) -> None:
+    choices = get_args(RejectionConfig.model_fields["rule"].annotation)
+    assert [rule.value for rule in options.Rule] == list(choices)
+    assert_refused(cli("stage", "sft-data", "--rule", "calmest"), "'calmest'", *map(repr, choices))
+
+
+def test_the_rule_of_selection_may_be_given_by_its_option_or_by_set() -> None:
+    by_option = build_config(recipe=None, flags={options.KEYS["rule"]: options.Rule.PUBLISHED}, assignments=[])
+    by_set = build_config(recipe=None, flags={}, assignments=["training.rejection.rule=published"])
+    assert by_option.training.rejection.rule == by_set.training.rejection.rule == "published"
 
 
 def test_a_real_ticker_without_prices_is_not_trained_on_the_synthetic_market(cli: Cli) -> None:

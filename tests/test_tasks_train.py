@@ -7,6 +7,7 @@ from trained_pieces import FEATURES, GRPO, TRAINING, BuiltAgain, FinishedOnly, P
 
 from features.errors import PublishedLayoutError
 from tasks.adapters import adapter_folder, adapter_identity, base_model_identity
+from tasks.preprocess import read_windows
 from tasks.sft_data import store_sft_data
 from tasks.store import read_manifest
 from tasks.train import base_model_for, prepare_base_model, sample_answers, train_sft
@@ -62,6 +63,25 @@ def test_whatever_changes_a_stages_result_changes_its_key(made: Pieces, change: 
 
     with pytest.raises(BuiltAgain):
         run_grpo(FinishedOnly(made.store.root), made.windows, base, **changes)
+
+
+@pytest.mark.parametrize("rule", ["best_of_n", "published", "none"])
+def test_answers_are_kept_for_windows_of_the_train_split_only_whatever_the_rule(made: Pieces, rule: str) -> None:
+    rejection = TRAINING.rejection.model_copy(update={"rule": rule})
+    ref = sample_answers.fn(
+        made.windows,
+        made.base_model,
+        adapter=made.grpo_1st,
+        features=FEATURES,
+        config=TRAINING.model_copy(update={"rejection": rejection}),
+        seed=0,
+        store=made.store,
+    )
+    accepted = pd.read_parquet(ref.path / "sft_data.parquet")
+    train = read_windows(made.windows, splits=("train",))
+    assert len(accepted) > 0
+    assert set(accepted["origin"]) <= set(pd.to_datetime(train["origin"]))
+    assert ref.cached == (rule == "best_of_n")
 
 
 def test_an_adapter_given_as_a_folder_is_the_same_as_its_artifact(made: Pieces, tmp_path: Path) -> None:

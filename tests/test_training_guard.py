@@ -34,3 +34,11 @@ def test_a_model_that_does_not_know_the_format_yet_may_learn_it() -> None:
 
 def test_a_collapse_within_the_first_steps_is_noticed() -> None:
     assert verdicts([(-1.0, 1.0), (-1.0, 0.9), *[(-1.0, 0.0)] * 6])[4] is not None
+
+
+def test_the_guard_knows_how_long_a_run_has_been_bad_although_a_step_in_between_was_lucky() -> None:
+    guard = CollapseGuard(GuardConfig(patience=5))
+    rows = [(-1.0, 1.0)] * 10 + [(-4.0, 0.2), (-1.0, 0.9), (-4.0, 0.1), (-4.0, 0.1)]
+    reasons = [guard.observe(reward=reward, valid_rate=valid) for reward, valid in rows]
+    assert reasons.index(next(filter(None, reasons))) == len(rows) - 1
+    assert guard.bad_steps == 4

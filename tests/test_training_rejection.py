@@ -1,9 +1,12 @@
-"""Rejection sampling: best of N within a window, quotas over time, nothing unfit for training."""
+"""Rejection sampling: three rules, quotas over time, nothing unfit for training, the same whatever came first."""
 
 import json
+import math
 from datetime import date, timedelta
+from random import Random
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from training.contracts import Example
 from training.rejection import answer_skill, select_answers, spread_evenly
 
 HORIZON = 10
+RULES = ("best_of_n", "published", "none")
 
 
 def example(index: int, target: list[float]) -> Example:
@@ -95,3 +99,137 @@ def test_spread_evenly_never_exceeds_its_limit_and_stays_in_range(count: int, at
     assert len(chosen) <= max(at_most, 1)
     assert chosen == sorted(set(chosen))
     assert 0 <= chosen[0] <= chosen[-1] < count
+
+
+numbers = st.sampled_from(["0", "7", "-12", "3.5", "300", "1e3", "nan", "inf", "-inf", "", "x", "1e9", "9999999"])
+texts = st.one_of(
+    st.lists(st.integers(-9, 9), min_size=HORIZON, max_size=HORIZON).map(render_answer),
+    st.builds(
+        lambda think, values: render_answer(values, think=think),
+        st.sampled_from(["up", "down"]),
+        st.sampled_from([[1] * HORIZON, [-1] * HORIZON]),
+    ),
+    st.lists(numbers, min_size=HORIZON - 1, max_size=HORIZON + 1).map(
+        lambda cells: f"<think></think><answer>[{', '.join(cells)}]</answer>"
+    ),
+    st.text(max_size=30),
+)
+targets = st.lists(st.integers(-9, 9).map(float), min_size=HORIZON, max_size=HORIZON)
+markets = st.lists(st.tuples(targets, st.lists(texts, max_size=5)), min_size=1, max_size=12)
+Market = list[tuple[list[float], list[str]]]
+
+
+def chosen(market: Market, *, rule: str, keep: int = 1, buckets: int = 3, min_skill: float = -2.0) -> pd.DataFrame:
+    config = RejectionConfig(rule=rule, keep=keep, buckets=buckets, min_skill=min_skill)
+    examples = [example(index, target) for index, (target, _) in enumerate(market)]
+    return select_answers(examples, [answers for _, answers in market], config=config)
+
+
+def valid(answers: list[str]) -> list[tuple[float, ...]]:
+    return [values for text in answers if (values := parse(text, horizon=HORIZON)) is not None]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=25, deadline=None)
+@given(market=markets, keep=st.integers(1, 3))
+def test_whatever_was_answered_only_finite_answers_of_the_windows_given_are_kept(
+    rule: str, market: Market, keep: int
+) -> None:
+    accepted = chosen(market, rule=rule, keep=keep)
+    drawn = {example(index, target).window_id: answers for index, (target, answers) in enumerate(market)}
+    for row in accepted.itertuples():
+        values = parse(row.answer, horizon=HORIZON)
+        assert values is not None
+        assert all(math.isfinite(value) for value in values)
+        assert tuple(round(value) for value in values) in [
+            tuple(round(value) for value in each) for each in valid(drawn[row.window_id])
+        ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(market=markets)
+def test_no_answer_of_a_window_is_better_than_the_one_that_best_of_n_keeps(market: Market) -> None:
+    drawn = {example(index, target).window_id: (target, answers) for index, (target, answers) in enumerate(market)}
+    for row in chosen(market, rule="best_of_n").itertuples():
+        target, answers = drawn[row.window_id]
+        assert row.skill == max(answer_skill(values, target) for values in valid(answers))
+
+
+@settings(max_examples=25, deadline=None)
+@given(market=markets, seed=st.randoms(use_true_random=False))
+def test_best_of_n_does_not_depend_on_the_order_in_which_answers_were_drawn(market: Market, seed: Random) -> None:
+    shuffled = [(target, seed.sample(answers, len(answers))) for target, answers in market]
+    assert chosen(shuffled, rule="best_of_n", keep=2).equals(chosen(market, rule="best_of_n", keep=2))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=30, deadline=None)
+@given(market=markets)
+def test_every_rule_repeats_and_is_not_moved_by_invalid_answers(rule: str, market: Market) -> None:
+    spoilt = [(target, ["no answer", *answers, "<answer>[]</answer>"]) for target, answers in market]
+    assert chosen(market, rule=rule).equals(chosen(market, rule=rule))
+    assert chosen(spoilt, rule=rule).equals(chosen(market, rule=rule))
+
+
+@settings(max_examples=25, deadline=None)
+@given(market=markets, buckets=st.integers(1, 5))
+def test_best_of_n_keeps_to_the_quota_of_each_stretch_of_time(market: Market, buckets: int) -> None:
+    accepted = chosen(market, rule="best_of_n", buckets=buckets)
+    fit = [
+        index * buckets // len(market)
+        for index, (target, answers) in enumerate(market)
+        if any(answer_skill(values, target) >= -2.0 for values in valid(answers))
+    ]
+    if fit:
+        quota = math.ceil(len(fit) / len(set(fit)))
+        kept = accepted.groupby("bucket")["window_id"].nunique()
+        assert kept.to_dict() == {bucket: min(quota, fit.count(bucket)) for bucket in set(fit)}
+    else:
+        assert accepted.empty
+
+
+@settings(max_examples=25, deadline=None)
+@given(market=markets)
+def test_the_published_rule_keeps_as_many_windows_as_the_default_and_none_with_a_larger_error_than_one_left_out(
+    market: Market,
+) -> None:
+    accepted = chosen(market, rule="published")
+    assert len(accepted) == chosen(market, rule="best_of_n")["window_id"].nunique()
+    first = {
+        example(index, target).window_id: float(np.mean((np.array(valid(answers)[0]) - target) ** 2))
+        for index, (target, answers) in enumerate(market)
+        if valid(answers)
+    }
+    kept = {name: first[name] for name in accepted["window_id"]}
+    left_out = [error for name, error in first.items() if name not in kept]
+    if kept and left_out:
+        assert max(kept.values()) <= min(left_out)
+        assert accepted["bucket"].between(0, 2).all()
+
+
+def test_the_published_rule_prefers_the_window_that_hardly_moved_where_the_default_keeps_the_better_answer() -> None:
+    calm = example(0, [1.0] * HORIZON), [render_answer([0] * HORIZON)]
+    moved = example(1, [100.0] * HORIZON), [render_answer([90] * HORIZON)]
+    examples, answers = [calm[0], moved[0]], [calm[1], moved[1]]
+
+    def kept(rule: str) -> list[str]:
+        config = RejectionConfig(rule=rule, buckets=1, min_skill=0.5)
+        return select_answers(examples, answers, config=config)["window_id"].tolist()
+
+    assert kept("best_of_n") == [moved[0].window_id]
+    assert kept("published") == [calm[0].window_id]
+    assert kept("none") == [calm[0].window_id, moved[0].window_id]
+
+
+@settings(max_examples=25, deadline=None)
+@given(market=markets)
+def test_the_control_keeps_the_first_valid_answer_of_every_window(market: Market) -> None:
+    accepted = chosen(market, rule="none")
+    expected = {
+        example(index, target).window_id: render_answer(valid(answers)[0])
+        for index, (target, answers) in enumerate(market)
+        if valid(answers)
+    }
+    assert {
+        row.window_id: row.answer.replace("up", "").replace("down", "") for row in accepted.itertuples()
+    } == expected

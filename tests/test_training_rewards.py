@@ -7,23 +7,61 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.prompts import render_answer
+from features.prompts import parse, render_answer
 from training.config import RewardConfig
 from training.rejection import answer_skill
 from training.rewards import accuracy, expected_square, reward_terms, worst_accuracy
 
 HORIZON = 10
 KINDS = ("mse", "bounded_skill", "huber", "published")
-INVALID = ("", "<answer>[1]</answer>", render_answer([0] * 9), render_answer([0] * HORIZON) + " and so on")
+FLAT = render_answer([0] * HORIZON)
+INVALID = (
+    "",
+    "<answer>[1]</answer>",
+    render_answer([0] * (HORIZON - 1)),
+    render_answer([0] * (HORIZON + 1)),
+    FLAT + " and so on",
+    "Sure: " + FLAT,
+    FLAT + FLAT,
+    FLAT.replace("<answer>", "<answer><answer>"),
+    FLAT.replace("<think>", "<think><think>"),
+    FLAT.replace("[0", "[nan"),
+    FLAT.replace("[0", "[inf"),
+    FLAT.replace("[0", "[1e9"),
+    FLAT.replace("[0", "[1000000000"),
+    FLAT.replace("[0, ", "[, "),
+)
 moves = st.lists(st.integers(-300, 300), min_size=HORIZON, max_size=HORIZON)
+far = st.lists(st.integers(-(10**6), 10**6), min_size=HORIZON, max_size=HORIZON)
+rubbish = st.one_of(
+    st.sampled_from(INVALID),
+    st.text(max_size=40),
+    st.lists(st.sampled_from(["0", "5", "nan", "-inf", "1e5", "2000000", "one", ""]), max_size=HORIZON + 2).map(
+        lambda cells: f"<think></think><answer>[{', '.join(cells)}]</answer>"
+    ),
+).filter(lambda text: parse(text, horizon=HORIZON) is None)
+configs = st.builds(
+    RewardConfig,
+    kind=st.sampled_from(KINDS),
+    clip=st.floats(0.01, 1000),
+    financial_weight=st.floats(0, 1),
+    format_weight=st.floats(0, 1),
+)
+
+
+def totals(config: RewardConfig, texts: list[str], target: list[float], *, last_close: float = 0.0) -> list[float]:
+    """Rewards as TRL adds them up: terms as a float32 tensor, times the weights, summed."""
+    terms, weights = reward_terms(config, horizon=HORIZON, unit=10.0)
+    count = len(texts)
+    scores = np.array(
+        [term(completions=texts, target=[target] * count, last_close=[last_close] * count) for term in terms],
+        np.float32,
+    )
+    return (scores.T * np.array(weights, np.float32)).sum(axis=1).tolist()
 
 
 def total(kind: str, text: str, target: list[float]) -> float:
-    terms, weights = reward_terms(RewardConfig(kind=kind), horizon=HORIZON, unit=10.0)
-    return sum(
-        weight * term(completions=[text], target=[target], last_close=[0.0])[0]
-        for term, weight in zip(terms, weights, strict=True)
-    )
+    return totals(RewardConfig(kind=kind), [text], target)[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -31,6 +69,40 @@ def total(kind: str, text: str, target: list[float]) -> float:
 def test_an_invalid_answer_scores_below_every_valid_one(kind: str, forecast: list[int], target: list[int]) -> None:
     valid = total(kind, render_answer(forecast), target)
     assert all(total(kind, text, target) < valid for text in INVALID)
+
+
+@given(config=configs, invalid=rubbish, forecast=st.one_of(moves, far), target=moves, last_close=st.integers(-50, 50))
+def test_nothing_invalid_scores_above_anything_valid_whatever_the_weights(
+    config: RewardConfig, invalid: str, forecast: list[int], target: list[float], last_close: int
+) -> None:
+    above, below = totals(config, [render_answer(forecast), invalid], target, last_close=float(last_close))
+    assert np.isfinite([above, below]).all()
+    assert below < above
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", INVALID)
+def test_every_invalid_answer_scores_the_same_one_margin_below_the_worst_accuracy(kind: str, text: str) -> None:
+    config = RewardConfig(kind=kind, financial_weight=0.3, format_weight=0.2)
+    assert totals(config, [text], [5.0] * HORIZON)[0] == pytest.approx(worst_accuracy(kind, clip=4.0) - 1.0 - 0.3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(target=moves, prices=moves)
+def test_a_flat_answer_scores_as_persistence_and_a_copied_one_as_the_forecast_that_it_is(
+    kind: str, target: list[int], prices: list[int]
+) -> None:
+    config = RewardConfig(kind=kind, financial_weight=0.5, format_weight=0.1)
+    copied = np.array(prices, float)
+    realised = np.array(target, float)
+    flat, echoed = totals(config, [FLAT, render_answer(prices)], [float(value) for value in target])
+
+    def worth(forecast: np.ndarray) -> float:
+        return accuracy(forecast, realised, kind=kind, clip=4.0, unit=10.0) + 0.1
+
+    direction = np.sign(copied[-1]) * np.clip(realised[-1] / (10.0 * np.sqrt(HORIZON)), -2, 2) / 2
+    assert flat == pytest.approx(worth(np.zeros(HORIZON)), abs=1e-5)
+    assert echoed == pytest.approx(worth(copied) + 0.5 * direction, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

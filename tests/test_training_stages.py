@@ -1,7 +1,5 @@
-"""Real training on a minute model: resume, guard, sampling, and errors that say what to do."""
+"""Real training on a minute model: resume, sampling, and errors that say what to do."""
 
-import hashlib
-import json
 import signal
 import subprocess
 import sys
@@ -11,36 +9,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from trained_pieces import TRAINING, pieces
+from minute_training import CONFIG, FEATURES, Interrupted, digest, grpo, metrics, stop_at, train_examples
+from trained_pieces import pieces
 
-from features.config import FeatureConfig, SyntheticConfig
+from features.config import FeatureConfig
 from features.prompts import parse, render_answer
-from features.synthetic import market
-from features.windows import build_windows
 from training.backends import gpu_name, select, why_not
 from training.base_model import build_tiny, check_model
-from training.config import GRPOStageConfig, GuardConfig, TinyConfig, TrainingConfig
+from training.config import TinyConfig
 from training.contracts import Example, Progress
-from training.errors import AdapterError, BackendUnavailable, BaseModelError, NoAcceptedAnswers, TrainingDiverged
-from training.examples import build_examples
-from training.stages import answer_generator, run_grpo, run_rejection, run_sft
-
-FEATURES = FeatureConfig()
-CONFIG = TRAINING.model_copy(
-    update={"checkpoint_every": 2, "grpo_1st": GRPOStageConfig(steps=6, prompts_per_step=2, group_size=4)}
-)
-
-
-class Interrupted(Exception):
-    """Stands for whatever ends a process in the middle of a stage."""
-
-
-def stop_at(step: int):
-    def report(progress: Progress) -> None:
-        if progress.step >= step:
-            raise Interrupted
-
-    return report
+from training.errors import AdapterError, BackendUnavailable, BaseModelError, NoAcceptedAnswers
+from training.stages import answer_generator, run_rejection, run_sft
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +29,7 @@ def base() -> str:
 
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
-    windows = build_windows(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=FEATURES)
-    return build_examples(windows[windows["split"] == "train"].iloc[:40], config=FEATURES)
-
-
-def digest(folder: Path) -> str:
-    return hashlib.sha256((folder / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
-
-
-def grpo(examples: list[Example], base: str, out: Path, config: TrainingConfig = CONFIG, **options: object) -> Path:
-    arguments: dict = {"stage": "grpo_1st", "adapter": None, "seed": 5} | options
-    return run_grpo(examples, base_model=base, config=config, out_dir=out, **arguments).out_dir
+    return train_examples()
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +38,13 @@ def undisturbed(examples: list[Example], base: str, tmp_path_factory: pytest.Tem
 
 
 def steps_of(folder: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in metrics(folder)]
 
 
 def test_grpo_leaves_an_adapter_and_a_line_of_metrics_a_step_and_no_checkpoints(undisturbed: Path) -> None:
     assert {path.name for path in (undisturbed / "adapter").iterdir()} >= {"adapter_config.json"}
     assert steps_of(undisturbed) == [1, 2, 3, 4, 5, 6]
-    row = json.loads((undisturbed / "metrics.jsonl").read_text().splitlines()[0])
-    assert {"reward", "valid_rate", "accuracy", "financial", "loss", "seconds"} <= set(row)
+    assert {"reward", "valid_rate", "accuracy", "financial", "loss", "seconds"} <= set(metrics(undisturbed)[0])
     assert not list(undisturbed.glob("checkpoint-*"))
     assert not [path for path in undisturbed.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
 
@@ -98,9 +66,7 @@ def test_grpo_killed_with_kill_9_resumes_to_the_same_bytes(
         f"""
         import torch; torch.set_num_threads(1)
         from test_training_stages import *
-        windows = build_windows(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=FEATURES)
-        train = build_examples(windows[windows["split"] == "train"].iloc[:40], config=FEATURES)
-        grpo(train, {base!r}, Path({str(tmp_path)!r}))
+        grpo(train_examples(), {base!r}, Path({str(tmp_path)!r}))
         """
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parent)
@@ -133,6 +99,41 @@ def test_two_runs_of_one_seed_agree_and_another_seed_does_not(
     assert digest(grpo(examples, base, tmp_path / "other", seed=6)) != digest(undisturbed)
 
 
+@pytest.mark.parametrize("remains", ["half a temporary file", "half a chunk", "an empty chunk"])
+def test_sampling_that_was_killed_goes_on_from_its_whole_chunks_to_the_same_bytes(
+    remains: str, examples: list[Example], base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.stages.CHUNK_WINDOWS", 4)
+    seen: list[int] = []
+
+    def sample(out: Path, stop: int = 1000) -> bytes:
+        def report(progress: Progress) -> None:
+            seen.append(progress.step)
+            if progress.step >= stop:
+                raise Interrupted
+
+        run_rejection(examples, base_model=base, adapter=None, config=CONFIG, out_dir=out, seed=1, on_progress=report)
+        return (out / "sft_data.parquet").read_bytes()
+
+    with pytest.raises(Interrupted):
+        sample(tmp_path / "killed", stop=8)
+    chunk = tmp_path / "killed" / "chunks" / "00000008.json"
+    whole = (tmp_path / "killed" / "chunks" / "00000004.json").read_text()
+    match remains:
+        case "half a temporary file":
+            chunk.with_suffix(".tmp").write_text(whole[: len(whole) // 2])
+        case "half a chunk":
+            chunk.write_text(whole[: len(whole) // 2])
+        case "an empty chunk":
+            chunk.touch()
+    stamp = chunk.with_name("00000000.json").stat().st_mtime_ns
+    with pytest.raises(Interrupted):
+        sample(tmp_path / "killed", stop=12)
+    assert chunk.with_name("00000000.json").stat().st_mtime_ns == stamp
+    assert sample(tmp_path / "killed") == sample(tmp_path / "undisturbed")
+    assert not chunk.parent.exists()
+
+
 def test_sampling_and_fine_tuning_resume_to_the_same_result(
     examples: list[Example], base: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,25 +160,6 @@ def test_sampling_and_fine_tuning_resume_to_the_same_result(
     with pytest.raises(Interrupted):
         tune("sft", on_progress=stop_at(2))
     assert digest(tune("sft")) == digest(tune("sft-undisturbed"))
-
-
-def test_the_guard_stops_a_collapsed_run_and_names_the_last_good_checkpoint(
-    examples: list[Example], base: str, tmp_path: Path
-) -> None:
-    config = CONFIG.model_copy(
-        update={
-            # It may collapse in its second step: the first must be there to go back to.
-            "checkpoint_every": 1,
-            "guard": GuardConfig(min_valid_rate=0.05, max_reward_drop=0.4, patience=4),
-            "grpo_1st": GRPOStageConfig(steps=60, prompts_per_step=2, group_size=4, learning_rate=0.3),
-        }
-    )
-    with pytest.raises(TrainingDiverged, match="grpo_1st stopped at step") as caught:
-        grpo(examples, base, tmp_path, config)
-    assert max(steps_of(tmp_path)) < 60
-    assert caught.value.last_good is not None
-    assert (caught.value.last_good / "adapter_model.safetensors").is_file()
-    assert str(caught.value.last_good) in str(caught.value)
 
 
 def test_the_tiny_model_builds_the_same_from_one_seed_and_after_an_interruption(tmp_path: Path) -> None:

@@ -85,8 +85,12 @@ class GRPOStageConfig(FrozenModel):
 
 
 class RejectionConfig(FrozenModel):
-    """Best-of-N answers within a window, then windows by quota per time bucket."""
+    """Which of the answers drawn are fine-tuned on; see `training.rejection` for the rules."""
 
+    rule: Literal["best_of_n", "published", "none"] = Field(
+        default="best_of_n",
+        description="Best of N in a window, windows by quota over time; the published rule; every first valid answer.",
+    )
     answers: int = Field(default=16, ge=2, le=256, description="Answers drawn per train window.")
     keep: int = Field(default=1, ge=1, description="Best answers kept per window.")
     min_skill: float = Field(default=0.0, lt=1, description="Least skill against persistence of a kept answer.")

@@ -1,7 +1,7 @@
 """Errors of the training package.
 
 TrainingError (RuntimeError)
-├── TrainingDiverged      the guard stopped a run whose valid rate or reward collapsed
+├── TrainingDiverged      a run whose valid rate or reward collapsed, or that came to no number, was stopped
 ├── BackendUnavailable    the backend asked for cannot run on this machine; says what is missing
 ├── BaseModelError        the base model cannot be found, built or used as configured
 ├── AdapterError          a folder that should hold a LoRA adapter cannot be read as one
@@ -16,7 +16,10 @@ class TrainingError(RuntimeError):
 
 
 class TrainingDiverged(TrainingError):
-    """A run stopped because it was getting worse; `last_good` is the newest checkpoint from before that."""
+    """A run stopped because it was getting worse; `last_good` is the newest checkpoint from before that.
+
+    That folder is a PEFT adapter that later stages can start from; it stays where it is until the stage succeeds.
+    """
 
     def __init__(self, message: str, *, last_good: Path | None) -> None:
         super().__init__(message)

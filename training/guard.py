@@ -21,9 +21,12 @@ class CollapseGuard:
         self._was_valid = False
 
     @property
-    def patience(self) -> int:
-        """Steps over which the averages are taken."""
-        return self._config.patience
+    def bad_steps(self) -> int:
+        """Steps since the first of the last `patience` that was, alone, as bad as a collapse; itself included."""
+        for age, (reward, valid) in enumerate(zip(self._reward, self._valid, strict=True)):
+            if self._is_bad(reward=reward, valid_rate=valid):
+                return len(self._reward) - age
+        return 0
 
     def observe(self, *, reward: float, valid_rate: float) -> str | None:
         """Take in one step; returns the reason in words once the run has collapsed, else `None`."""
@@ -36,11 +39,15 @@ class CollapseGuard:
         mean = sum(self._reward) / len(self._reward)
         self._best = mean if self._best is None else max(self._best, mean)
         over = f"over the last {self._config.patience} steps"
+        if not self._is_bad(reward=mean, valid_rate=valid):
+            return None
         if self._was_valid and valid < self._config.min_valid_rate:
             return f"only {valid:.0%} of the answers were valid {over} (least: {self._config.min_valid_rate:.0%})"
-        if self._best - mean > self._config.max_reward_drop:
-            return (
-                f"the mean reward fell to {mean:.2f} {over}, {self._best - mean:.2f} below its best {self._best:.2f} "
-                f"(most: {self._config.max_reward_drop:.2f})"
-            )
-        return None
+        return (
+            f"the mean reward fell to {mean:.2f} {over}, {self._best - mean:.2f} below its best {self._best:.2f} "
+            f"(most: {self._config.max_reward_drop:.2f})"
+        )
+
+    def _is_bad(self, *, reward: float, valid_rate: float) -> bool:
+        unparseable = self._was_valid and valid_rate < self._config.min_valid_rate
+        return unparseable or (self._best is not None and self._best - reward > self._config.max_reward_drop)

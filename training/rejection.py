@@ -1,7 +1,17 @@
-"""Choosing the answers worth fine-tuning on: best of N within a window, then windows by quota per time bucket."""
+"""Choosing the answers worth fine-tuning on, by one of three rules.
+
+* ``best_of_n``: the best answers within a window, then windows by quota per stretch of time. Elicits answers that beat
+  persistence in their own window, in every regime.
+* ``published``, for comparison: one answer a window, the first valid one; the windows lie in bins of equal width by the
+  mean squared error of that answer, and are kept bin by bin from the lowest, the lowest error first within a bin, until
+  as many are kept as ``best_of_n`` keeps. A window in which the price hardly moves has a low error whatever is
+  answered: this selects calm windows rather than good answers, and elicits forecasts that hardly move.
+* ``none``, the control: the first valid answer of every window. Elicits what the model does already.
+"""
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,27 +47,41 @@ def select_answers(
 ) -> pd.DataFrame:
     """The accepted answers, in time order.
 
-    Within a window the valid answers are ranked by skill against persistence and the best `config.keep` of those with
-    at least `config.min_skill` stay. The windows are then cut into `config.buckets` stretches of equal length in time,
-    and each stretch may keep at most its quota of windows, the best first: the mean number of accepted windows per
-    stretch that has any, rounded up. So no regime crowds out the others, and no window is preferred for being calm.
+    With ``best_of_n`` the valid answers of a window are ranked by skill against persistence and the best `config.keep`
+    of those with at least `config.min_skill` stay. The windows are then cut into `config.buckets` stretches of equal
+    length in time, and each stretch may keep at most its quota of windows, the best first: the mean number of accepted
+    windows per stretch that has any, rounded up. So no regime crowds out the others, and no window is preferred for
+    being calm. The other rules, which know neither `keep` nor `min_skill`, are described at the top of this module.
 
     Args:
         examples: Train windows; nothing of validation or test may be among them.
         answers: For each example the texts drawn for it.
-        config: Best of N, least skill, number of buckets.
+        config: Rule, best of N, least skill, number of buckets.
         decimals: Decimals of a rewritten answer (0 in model units).
 
     Returns:
         One row an accepted answer with the columns `COLUMNS`; `prompt` is JSON, `answer` is rewritten in the one
-        canonical form (values as parsed, `think` as written), `rank` is 0 for the best of its window.
+        canonical form (values as parsed, `think` as written), `rank` is 0 for the best of its window, `bucket` is the
+        stretch of time, or the bin of errors with ``published``.
     """
+    best = _best_of_n(examples, answers, config=config, decimals=decimals)
+    if config.rule == "best_of_n":
+        return best[list(COLUMNS)]
+    first = _first_valid(examples, answers, config=config, decimals=decimals)
+    if config.rule == "published":
+        first = _lowest_errors(first, count=best["window_id"].nunique(), buckets=config.buckets)
+    return first[list(COLUMNS)]
+
+
+def _best_of_n(
+    examples: Sequence[Example], answers: Sequence[Sequence[str]], *, config: RejectionConfig, decimals: int
+) -> pd.DataFrame:
     rows = []
-    for example, texts in zip(examples, answers, strict=True):
-        horizon = len(example.target)
+    for position, (example, texts) in enumerate(zip(examples, answers, strict=True)):
         scored: dict[tuple[float, ...], tuple[float, str]] = {}
-        for text in texts:
-            values = parse(text, horizon=horizon)
+        # Sorted, so that of answers alike but for their thoughts the same one stays, whichever was drawn first.
+        for text in sorted(texts):
+            values = parse(text, horizon=len(example.target))
             if values is None or values in scored:
                 continue
             skill = answer_skill(values, example.target, last_close=example.last_close)
@@ -65,33 +89,58 @@ def select_answers(
                 scored[values] = (skill, text)
         best = sorted(scored.items(), key=lambda item: (-item[1][0], item[0]))[: config.keep]
         for rank, (values, (skill, text)) in enumerate(best):
-            think = text.split("<think>", 1)[1].split("</think>", 1)[0]
-            rows.append(
-                {
-                    "window_id": example.window_id,
-                    "ticker": example.ticker,
-                    "origin": pd.Timestamp(example.origin),
-                    "prompt": json.dumps(example.prompt, ensure_ascii=False),
-                    "answer": render_answer(values, think=think.strip(), decimals=decimals),
-                    "skill": skill,
-                    "rank": rank,
-                }
-            )
+            row = _row(example, text, values, decimals=decimals)
+            rows.append(row | {"skill": skill, "rank": rank, "position": position})
+    accepted = _frame(rows, count=len(examples), buckets=config.buckets)
+    return accepted if accepted.empty else _apply_quota(accepted)
+
+
+def _first_valid(
+    examples: Sequence[Example], answers: Sequence[Sequence[str]], *, config: RejectionConfig, decimals: int
+) -> pd.DataFrame:
+    rows = []
+    for position, (example, texts) in enumerate(zip(examples, answers, strict=True)):
+        parsed = ((text, parse(text, horizon=len(example.target))) for text in texts)
+        text, values = next(((text, values) for text, values in parsed if values is not None), ("", None))
+        if values is None:
+            continue
+        row = _row(example, text, values, decimals=decimals)
+        skill = answer_skill(values, example.target, last_close=example.last_close)
+        error = float(np.mean((np.asarray(values) - np.asarray(example.target)) ** 2))
+        rows.append(row | {"skill": skill, "rank": 0, "position": position, "error": error})
+    return _frame(rows, count=len(examples), buckets=config.buckets)
+
+
+def _row(example: Example, text: str, values: Sequence[float], *, decimals: int) -> dict[str, Any]:
+    think = text.split("<think>", 1)[1].split("</think>", 1)[0]
+    return {
+        "window_id": example.window_id,
+        "ticker": example.ticker,
+        "origin": pd.Timestamp(example.origin),
+        "prompt": json.dumps(example.prompt, ensure_ascii=False),
+        "answer": render_answer(values, think=think.strip(), decimals=decimals),
+    }
+
+
+def _frame(rows: Sequence[dict[str, Any]], *, count: int, buckets: int) -> pd.DataFrame:
     if not rows:
-        return pd.DataFrame(columns=list(COLUMNS))
-    accepted = pd.DataFrame(rows)
-    order = {example.window_id: index for index, example in enumerate(examples)}
-    position = accepted["window_id"].map(order)
-    accepted["bucket"] = (position * config.buckets // len(examples)).astype(int)
-    return _apply_quota(accepted, order=order)
+        return pd.DataFrame(columns=[*COLUMNS, "position", "error"])
+    frame = pd.DataFrame(rows)
+    frame["bucket"] = (frame["position"] * buckets // count).astype(int)
+    return frame
 
 
-def _apply_quota(accepted: pd.DataFrame, *, order: dict[str, int]) -> pd.DataFrame:
+def _apply_quota(accepted: pd.DataFrame) -> pd.DataFrame:
     windows = accepted[accepted["rank"] == 0]
     quota = int(np.ceil(len(windows) / windows["bucket"].nunique()))
     best = windows.sort_values(["bucket", "skill", "window_id"], ascending=[True, False, True])
     kept = best.groupby("bucket").head(quota)["window_id"]
-    chosen = accepted[accepted["window_id"].isin(set(kept))].copy()
-    chosen["position"] = chosen["window_id"].map(order)
-    chosen = chosen.sort_values(["position", "rank"]).drop(columns="position").reset_index(drop=True)
-    return chosen[list(COLUMNS)]
+    chosen = accepted[accepted["window_id"].isin(set(kept))]
+    return chosen.sort_values(["position", "rank"]).reset_index(drop=True)
+
+
+def _lowest_errors(first: pd.DataFrame, *, count: int, buckets: int) -> pd.DataFrame:
+    width = first["error"].max() / buckets if len(first) else 0.0
+    binned = first if width == 0 else first.assign(bucket=(first["error"] // width).clip(upper=buckets - 1).astype(int))
+    kept = binned.sort_values(["error", "window_id"]).head(count)
+    return kept.sort_values("position").reset_index(drop=True)

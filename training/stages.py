@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from features.prompts import Chat
@@ -51,7 +52,7 @@ def run_grpo(
         on_progress: Told of each step.
 
     Raises:
-        TrainingDiverged: The guard stopped the run.
+        TrainingDiverged: The run collapsed, or a step came to no number; names the last good adapter.
         BackendUnavailable: The backend asked for cannot run here.
         AdapterError: `adapter` cannot be read.
     """
@@ -92,10 +93,9 @@ def run_rejection(
     decimals: int = 0,
     on_progress: OnProgress | None = None,
 ) -> StageResult:
-    """Draw N answers per train window and keep the best; leaves `sft_data.parquet`.
+    """Draw N answers per train window and keep some by the configured rule; leaves `sft_data.parquet`.
 
-    Drawn chunk by chunk, each with a seed of its own and kept as soon as it is drawn, so that a killed run resumes at
-    the next chunk.
+    Drawn chunk by chunk, each kept as soon as it is drawn, so that a killed run resumes at the next chunk.
 
     Raises:
         NoAcceptedAnswers: No answer passed.
@@ -109,7 +109,8 @@ def run_rejection(
     for start in range(0, len(chosen), CHUNK_WINDOWS):
         path = chunks / f"{start:08d}.json"
         part = chosen[start : start + CHUNK_WINDOWS]
-        if not path.exists():
+        drawn = _read_chunk(path, windows=len(part))
+        if drawn is None:
             drawn = sampler.generate(
                 [example.prompt for example in part],
                 base_model=base_model,
@@ -122,14 +123,16 @@ def run_rejection(
                 stage="rejection",
             )
             _write_json(path, drawn)
-        answers += json.loads(path.read_text())
+        answers += drawn
         if on_progress is not None:
             on_progress(Progress("rejection", len(answers), len(chosen)))
     accepted = select_answers(chosen, answers, config=rejection, decimals=decimals)
     if accepted.empty:
+        skilled = f" and reached a skill of {rejection.min_skill}: lower rejection.min_skill,"
+        skilled = ":" if rejection.rule == "none" else skilled
         raise NoAcceptedAnswers(
-            f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was valid and reached a skill "
-            f"of {rejection.min_skill}: lower rejection.min_skill, draw more answers, or train grpo_1st longer"
+            f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was valid{skilled} draw more "
+            "answers, or train grpo_1st longer"
         )
     temporary = out_dir / f"{SFT_DATA}.tmp"
     accepted.to_parquet(temporary, index=False)
@@ -141,7 +144,8 @@ def run_rejection(
         "windows": float(len(chosen)),
         "answers": float(len(chosen) * rejection.answers),
         "accepted": float(len(accepted)),
-        "mean_skill": float(accepted["skill"].mean()),
+        # A window that never moved has no skill but that of the perfect answer.
+        "mean_skill": float(accepted["skill"].replace(-np.inf, np.nan).mean()),
     }
     return StageResult("rejection", out_dir, len(chosen), time.monotonic() - began, summary)
 
@@ -194,7 +198,19 @@ def _made(folder: Path) -> Path:
     return folder
 
 
+def _read_chunk(path: Path, *, windows: int) -> list[list[str]] | None:
+    """The answers of a chunk drawn earlier; `None` where it was not, or not written to the end."""
+    try:
+        drawn: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return drawn if len(drawn) == windows else None
+
+
 def _write_json(path: Path, value: object) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

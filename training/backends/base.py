@@ -69,7 +69,8 @@ class Backend(Sampler, Protocol):
         """Run (or resume) GRPO; returns the last logged metrics.
 
         Raises:
-            TrainingDiverged: The guard stopped the run.
+            TrainingDiverged: The run collapsed, or a step came to no number.
+            TrainingError: Memory runs out even at a micro-batch of 1.
         """
         ...
 

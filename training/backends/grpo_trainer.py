@@ -9,6 +9,7 @@ from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
+from training.backends.memory import MEMORY_CURE, with_smaller_batches
 from training.backends.sampling import sample, shares_prompts
 from training.backends.transformers_ import SMALL_MODEL
 
@@ -28,15 +29,24 @@ class GroupedGRPOTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **options)
         # From torch's own generator, whose state is in each checkpoint: a resumed run draws what it would have drawn.
         uniforms = torch.rand(len(groups), num_generations, self.max_completion_length, 2)
+        answers: list[list[list[int]]] = []
+
+        def draw(size: int) -> None:
+            while (done := len(answers)) < len(groups):
+                part = slice(done, done + size)
+                answers.extend(
+                    sample(
+                        model,
+                        groups[part],
+                        uniforms[part],
+                        temperature=self.temperature,
+                        end=self.eos_token_ids,
+                        pad=self._tokenizer.pad_token_id,
+                    )
+                )
+
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, merged(model):
-            answers = sample(
-                model,
-                groups,
-                uniforms,
-                temperature=self.temperature,
-                end=self.eos_token_ids,
-                pad=self._tokenizer.pad_token_id,
-            )
+            with_smaller_batches(draw, batch=len(groups), what="sampling answers", cure=MEMORY_CURE)
         return [ids for group in answers for ids in group], None
 
     def _full_logits_logps(

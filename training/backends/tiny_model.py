@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 
 from features.prompts import FULL_LINES, SYSTEM_PROMPT, Chat
 from features.units import CLIP
+from training.backends.checkpoints import remove_checkpoints
 from training.backends.transformers_ import limit_threads, quieten
-from training.backends.trl_ import remove_checkpoints, train_resumably, trainer_arguments
+from training.backends.trl_ import train_resumably, trainer_arguments
 from training.config import TinyConfig
 from training.contracts import OnProgress
 

@@ -1,0 +1,160 @@
+"""What is done at every step of a training: record it, and stop a run that collapses or is no longer a number."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from training.backends.checkpoints import METRICS_FILE, complete_checkpoints, mark_complete, read_metrics, step_of
+from training.contracts import OnProgress, Progress
+from training.errors import TrainingDiverged
+from training.guard import CollapseGuard
+
+METRICS = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "rewards/FormatReward/mean": "valid_rate",
+    "rewards/AccuracyReward/mean": "accuracy",
+    "rewards/FinancialReward/mean": "financial",
+    "frac_reward_zero_std": "zero_variance_groups",
+    "completions/mean_length": "answer_tokens",
+    "entropy": "entropy",
+    "mean_token_accuracy": "token_accuracy",
+}
+# What torch says when it is asked to draw from probabilities that are no numbers: on a CPU, on a GPU.
+NOT_A_NUMBER = ("probability tensor contains", "device-side assert")
+
+
+class StepRecorder(TrainerCallback):
+    """Writes each step to `metrics.jsonl`, reports progress, marks complete checkpoints, and stops a run gone wrong."""
+
+    def __init__(
+        self,
+        out_dir: Path,
+        *,
+        stage: str,
+        resumed_at: int,
+        guard: CollapseGuard | None,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._out_dir = out_dir
+        self._path = out_dir / METRICS_FILE
+        self._stage = stage
+        self._guard = guard
+        self._on_progress = on_progress
+        self._began = time.monotonic()
+        self._spent = 0.0
+        self._step = resumed_at
+        self.last: dict[str, float] = {}
+        rows = [row for row in read_metrics(self._path) if row["step"] <= resumed_at]
+        for row in rows:
+            self._ask_guard(row, row["step"])
+            self._spent = row["seconds"]
+        if rows:
+            self.last = _numbers(rows[-1])
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(temporary, self._path)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
+    ) -> None:
+        """Refuse weights that are no numbers before anything is made of them."""
+        if not all_finite(weight for weight in model.parameters() if weight.requires_grad):
+            raise TrainingDiverged(
+                f"{self._stage} cannot start: the adapter it goes on from holds values that are not finite. "
+                "Go on from another adapter, or train that one again.",
+                last_good=None,
+            )
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
+    ) -> None:
+        """Stop before a gradient that is no number reaches the weights."""
+        if not all_finite(weight.grad for weight in model.parameters() if weight.grad is not None):
+            raise self.not_a_number("the gradient is not finite")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
+    ) -> None:
+        """Stop before weights that are no numbers are saved."""
+        if not all_finite(weight for weight in model.parameters() if weight.requires_grad):
+            raise self.not_a_number("a weight is not finite")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Record one step."""
+        if not logs or "loss" not in logs:
+            return
+        metrics = {ours: float(logs[theirs]) for theirs, ours in METRICS.items() if theirs in logs}
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(metrics.get(name, 0.0)):
+                raise self.not_a_number(f"the {name} is {metrics[name]}")
+        self._step = state.global_step
+        seconds = round(self._spent + time.monotonic() - self._began, 3)
+        row = {"stage": self._stage, "step": state.global_step, "total": state.max_steps, **metrics, "seconds": seconds}
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.last = metrics
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._stage, state.global_step, state.max_steps, metrics))
+        self._ask_guard(row, state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark the checkpoint just written as complete."""
+        mark_complete(self._out_dir / f"checkpoint-{state.global_step}")
+
+    def not_a_number(self, reason: str) -> TrainingDiverged:
+        """The error for a step that came to no number.
+
+        The weights of the newest checkpoint may be what it came from: only an older one has been seen to work.
+        """
+        return self._diverged(reason, step=self._step + 1, good_until=self._step - 1)
+
+    def _ask_guard(self, row: dict[str, Any], step: int) -> None:
+        if self._guard is None or "valid_rate" not in row:
+            return
+        reason = self._guard.observe(reward=row["reward"], valid_rate=row["valid_rate"])
+        if reason is not None:
+            # The answers of a step come from the weights of the step before.
+            raise self._diverged(reason, step=step, good_until=step - self._guard.bad_steps - 1)
+
+    def _diverged(self, reason: str, *, step: int, good_until: int) -> TrainingDiverged:
+        good = [checkpoint for checkpoint in complete_checkpoints(self._out_dir) if step_of(checkpoint) <= good_until]
+        last_good = good[-1] if good else None
+        where = (
+            f"The last good adapter, of step {step_of(last_good)}, is kept in {last_good}; later stages can use it."
+            if last_good
+            else "There is no checkpoint from before that."
+        )
+        scale = "" if self._guard is None else f" or use {self._stage}.scale_rewards = 'batch' or 'group',"
+        return TrainingDiverged(
+            f"{self._stage} stopped at step {step}: {reason}. {where}\n"
+            f"Lower {self._stage}.learning_rate,{scale} and run again.",
+            last_good=last_good,
+        )
+
+
+def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether every value of all floating-point tensors is a finite number."""
+    values = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+    return not values or bool(torch.stack([value.isfinite().all() for value in values]).all())
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key not in ("stage", "step", "total", "seconds")}
