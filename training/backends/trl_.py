@@ -12,10 +12,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from training.backends.base import TrainingJob
+from training.backends.transformers_ import gpu_dtype
 from training.config import GRPOStageConfig
 from training.contracts import Example, OnProgress, Progress
 from training.errors import TrainingDiverged
@@ -48,11 +50,12 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
     stage: GRPOStageConfig = getattr(job.config, job.stage)
     terms, weights = reward_terms(job.config.reward, horizon=len(examples[0].target), unit=job.unit)
     answers = stage.prompts_per_step * stage.group_size
-    micro = math.gcd(job.config.micro_batch_size, answers)
+    own = answers // job.config.launch.processes
+    micro = math.gcd(job.config.micro_batch_size, own)
     args = GRPOConfig(
         **_common_arguments(job, max_steps=stage.steps, learning_rate=job.config.learning_rate(job.stage)),
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=answers // micro,
+        gradient_accumulation_steps=own // micro,
         num_generations=stage.group_size,
         max_completion_length=job.config.sampling.max_tokens,
         temperature=stage.temperature,
@@ -73,12 +76,13 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
     from datasets import Dataset
 
     stage = job.config.sft
-    micro = math.gcd(job.config.micro_batch_size, stage.batch_size)
+    own = stage.batch_size // job.config.launch.processes
+    micro = math.gcd(job.config.micro_batch_size, own)
     args = SFTConfig(
         **_common_arguments(job, max_steps=-1, learning_rate=job.config.learning_rate(job.stage)),
         num_train_epochs=stage.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=stage.batch_size // micro,
+        gradient_accumulation_steps=own // micro,
         max_length=job.config.max_seq_length,
         completion_only_loss=True,
         dataset_num_proc=None,
@@ -117,12 +121,11 @@ def _kept_checkpoints(job: TrainingJob) -> int:
 def trainer_arguments(*, save_steps: int, kept: int = 2) -> dict[str, Any]:
     """Arguments that every trainer here shares: log each step, save every `save_steps`, report to nobody.
 
-    bfloat16 on a GPU, float32 on a CPU: many CPUs emulate bfloat16, at a third of the speed.
+    bfloat16 on a GPU that has it, float32 on a CPU: many CPUs emulate bfloat16, at a third of the speed.
     """
-    on_gpu = torch.cuda.is_available()
     return {
-        "bf16": on_gpu,
-        "use_cpu": not on_gpu,
+        "bf16": gpu_dtype() == "bfloat16",
+        "use_cpu": not torch.cuda.is_available(),
         "logging_steps": 1,
         "logging_first_step": True,
         "save_strategy": "steps",
@@ -145,9 +148,10 @@ def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | No
         TrainingDiverged: The guard stopped the run; names the newest checkpoint from before the collapse.
     """
     last = train_resumably(trainer, out_dir=job.out_dir, stage=job.stage, guard=guard, on_progress=job.on_progress)
-    trainer.model.save_pretrained(str(job.out_dir / "adapter"), safe_serialization=True)
-    (job.out_dir / "adapter" / "README.md").unlink(missing_ok=True)
-    remove_checkpoints(job.out_dir)
+    if PartialState().is_main_process:
+        trainer.model.save_pretrained(str(job.out_dir / "adapter"), safe_serialization=True)
+        (job.out_dir / "adapter" / "README.md").unlink(missing_ok=True)
+        remove_checkpoints(job.out_dir)
     return last
 
 
@@ -155,7 +159,8 @@ def train_resumably(
     trainer: Trainer, *, out_dir: Path, stage: str, guard: CollapseGuard | None, on_progress: OnProgress | None
 ) -> dict[str, float]:
     """Train to the end, from the last complete checkpoint if there is one; the same result either way."""
-    checkpoint = last_complete_checkpoint(out_dir)
+    with PartialState().main_process_first():
+        checkpoint = last_complete_checkpoint(out_dir)
     recorder = StepRecorder(
         out_dir, stage=stage, resumed_at=_step_of(checkpoint) if checkpoint else 0, guard=guard, on_progress=on_progress
     )
@@ -199,9 +204,10 @@ class StepRecorder(TrainerCallback):
             self._spent = row["seconds"]
         if rows:
             self.last = _numbers(rows[-1])
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(temporary, self._path)
+        if PartialState().is_main_process:
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            os.replace(temporary, self._path)
 
     def on_log(
         self,
@@ -217,20 +223,23 @@ class StepRecorder(TrainerCallback):
         metrics = {ours: float(logs[theirs]) for theirs, ours in METRICS.items() if theirs in logs}
         seconds = round(self._spent + time.monotonic() - self._began, 3)
         row = {"stage": self._stage, "step": state.global_step, "total": state.max_steps, **metrics, "seconds": seconds}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if state.is_world_process_zero:
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
         self.last = metrics
         if self._on_progress is not None:
             self._on_progress(Progress(self._stage, state.global_step, state.max_steps, metrics))
         self._ask_guard(row, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the checkpoint just written as complete."""
-        checkpoint = self._out_dir / f"checkpoint-{state.global_step}"
-        for file in (path for path in checkpoint.rglob("*") if path.is_file()):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        (checkpoint / COMPLETE).touch()
+        """Mark the checkpoint just written as complete, once every process has written its part."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            checkpoint = self._out_dir / f"checkpoint-{state.global_step}"
+            for file in (path for path in checkpoint.rglob("*") if path.is_file()):
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            (checkpoint / COMPLETE).touch()
 
     def _ask_guard(self, row: dict[str, Any], step: int) -> None:
         if self._guard is None or "valid_rate" not in row:
