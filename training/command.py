@@ -25,8 +25,9 @@ from training.stages import GRPOStage, answer_generator, run_grpo, run_rejection
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-Windows = Annotated[Path | None, typer.Option(help="Parquet file of windows, as the pipeline stores it.")]
-Bars = Annotated[Path | None, typer.Option(help="CSV of daily bars (Yahoo columns) to cut into windows instead.")]
+Data = Annotated[
+    Path, typer.Option(help="windows.parquet as the pipeline stores it, or a CSV of daily bars (Yahoo columns).")
+]
 BaseModel = Annotated[
     str,
     typer.Option(
@@ -54,11 +55,10 @@ def build_base(out: Path, config: Recipe = None, set_: Assignments = None) -> No
 
 @app.command()
 def grpo(
+    data: Data,
     base_model: BaseModel,
     out: Out,
     stage: GRPOStage = "grpo_1st",
-    windows: Windows = None,
-    bars: Bars = None,
     adapter: Adapter = None,
     config: Recipe = None,
     set_: Assignments = None,
@@ -67,7 +67,7 @@ def grpo(
     """Train an adapter by GRPO on the train windows."""
     with _reported() as report:
         features, training = _settings(config, set_, model=base_model)
-        train = _windows(windows, bars, features=features, split="train")
+        train = _windows(data, features=features, split="train")
         result = run_grpo(
             build_examples(train, config=features),
             stage=stage,
@@ -84,10 +84,9 @@ def grpo(
 
 @app.command()
 def sft_data(
+    data: Data,
     base_model: BaseModel,
     out: Out,
-    windows: Windows = None,
-    bars: Bars = None,
     adapter: Adapter = None,
     config: Recipe = None,
     set_: Assignments = None,
@@ -97,7 +96,7 @@ def sft_data(
     with _reported() as report:
         features, training = _settings(config, set_, model=base_model)
         result = run_rejection(
-            build_examples(_windows(windows, bars, features=features, split="train"), config=features),
+            build_examples(_windows(data, features=features, split="train"), config=features),
             base_model=base_model,
             adapter=adapter,
             config=training,
@@ -129,9 +128,8 @@ def sft(
 
 @app.command()
 def sample(
+    data: Data,
     base_model: BaseModel,
-    windows: Windows = None,
-    bars: Bars = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
     adapter: Adapter = None,
     config: Recipe = None,
@@ -141,7 +139,7 @@ def sample(
     """Draw answers to the windows of a split; one JSON object a line goes to standard output."""
     with _reported() as report:
         features, training = _settings(config, set_, model=base_model)
-        examples = build_examples(_windows(windows, bars, features=features, split=split), config=features)
+        examples = build_examples(_windows(data, features=features, split=split), config=features)
         options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "seed": seed, "on_progress": report}
         generate = answer_generator(config=training, horizon=features.horizon, **options)
         answers = generate([example.prompt for example in examples], training.sampling.samples)
@@ -184,14 +182,11 @@ def _merge(settings: dict[str, Any], given: dict[str, Any]) -> None:
             settings[key] = value
 
 
-def _windows(windows: Path | None, bars: Path | None, *, features: FeatureConfig, split: str) -> pd.DataFrame:
-    if (windows is None) == (bars is None):
-        raise typer.BadParameter("give either --windows FILE.parquet or --bars FILE.csv")
-    if windows is not None:
-        frame = pd.read_parquet(windows)
+def _windows(data: Path, *, features: FeatureConfig, split: str) -> pd.DataFrame:
+    if data.suffix == ".parquet":
+        frame = pd.read_parquet(data)
     else:
-        assert bars is not None
-        frame = build_windows(read_csv(bars, ticker=bars.stem), ticker=bars.stem, config=features)
+        frame = build_windows(read_csv(data, ticker=data.stem), ticker=data.stem, config=features)
     return frame[frame["split"] == split].reset_index(drop=True)
 
 
