@@ -159,7 +159,7 @@ def test_unsloth_refuses_a_process_that_has_imported_transformers(examples: list
     from training.backends.unsloth_ import UnslothBackend
 
     assert transformers.__name__ in sys.modules
-    with pytest.raises(BackendUnavailable, match="unsloth must be imported before .*transformers"):
+    with pytest.raises(BackendUnavailable, match=r"unsloth must be imported before .*transformers"):
         UnslothBackend().train_grpo(examples, job=TrainingJob("grpo_1st", "base", None, CONFIG, tmp_path, 0))
 
 
