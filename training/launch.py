@@ -128,8 +128,10 @@ def _train_in_processes(backend: str, data: Sequence[Example] | pd.DataFrame, *,
 
 
 def _environment() -> dict[str, str]:
+    # Or a folder `training` in the working folder would be taken for this package.
     root = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    found = {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])), "PYTHONSAFEPATH": "1"}
+    environment = os.environ | found
     return environment if gpu_names() else environment | {"ACCELERATE_USE_CPU": "true"}
 
 
