@@ -31,7 +31,7 @@ from training.stages import run_grpo
 RECIPE = Path(__file__).parent.parent / "deployments" / "recipes" / "gpu.toml"
 FEATURES = FeatureConfig()
 CONFIG = TRAINING.model_copy(
-    update={"checkpoint_every": 2, "grpo_1st": GRPOStageConfig(steps=4, prompts_per_step=2, group_size=4)}
+    update={"checkpoint_every": 2, "grpo_1st": GRPOStageConfig(steps=12, prompts_per_step=2, group_size=4)}
 )
 ISOLATED = CONFIG.model_copy(update={"launch": LaunchConfig(isolate=True)})
 
@@ -77,7 +77,8 @@ def test_an_own_process_sees_the_chosen_gpus_ends_with_its_caller_and_resumes_to
     wait_until_gone(seen)
     assert (tmp_path / "own" / "checkpoint-2" / "COMPLETE").exists()
     grpo(examples, tmp_path / "own", ISOLATED, on_progress=lambda progress: steps.append(progress.step))
-    assert steps == [3, 4]
+    assert steps == list(range(steps[0], 13))
+    assert steps[0] >= 3
     assert digest(tmp_path / "own") == digest(grpo(examples, tmp_path / "here", CONFIG))
 
 
@@ -112,7 +113,11 @@ def test_an_own_process_dies_when_its_parent_is_killed(examples: list[Example], 
 
 @pytest.mark.slow
 def test_two_processes_share_each_step_and_leave_one_adapter(examples: list[Example], tmp_path: Path) -> None:
-    update = {"backend": "transformers", "launch": LaunchConfig(processes=2)}
+    update = {
+        "backend": "transformers",
+        "launch": LaunchConfig(processes=2),
+        "grpo_1st": GRPOStageConfig(steps=4, prompts_per_step=2, group_size=4),
+    }
     steps: list[int] = []
     out = grpo(
         examples, tmp_path, CONFIG.model_copy(update=update), on_progress=lambda progress: steps.append(progress.step)
