@@ -65,10 +65,11 @@ def test_answers_to_a_split_are_json_lines(windows: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "none.csv", "--base-model", "tiny"], "none.csv"),
+        (["--data", "none.csv", "--base-model", "tiny"], "build-base FOLDER"),
+        (["--data", "none.csv", "--base-model", "org/name"], "none.csv"),
         (["--data", "none.csv", "--base-model", "./none"], "config.json is missing"),
-        (["--data", "none.csv", "--base-model", "tiny", "--set", "training.lora_rank=0"], "lora_rank"),
-        (["--data", "none.csv", "--base-model", "tiny", "--set", "training.none=1"], "none"),
+        (["--data", "none.csv", "--base-model", "org/name", "--set", "training.lora_rank=0"], "lora_rank"),
+        (["--data", "none.csv", "--base-model", "org/name", "--set", "training.none=1"], "none"),
     ],
 )
 def test_what_cannot_work_is_one_line_that_names_it(arguments: list[str], message: str, tmp_path: Path) -> None:

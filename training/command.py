@@ -16,10 +16,10 @@ from features.bars import read_csv
 from features.config import FeatureConfig
 from features.errors import FeaturesError
 from features.windows import build_windows
-from training.base_model import build_tiny, check_model
+from training.base_model import TINY, build_tiny, check_model
 from training.config import TrainingConfig
 from training.contracts import OnProgress, Progress, StageResult
-from training.errors import TrainingError
+from training.errors import BaseModelError, TrainingError
 from training.examples import build_examples, unit_of_sigma
 from training.stages import GRPOStage, answer_generator, run_grpo, run_rejection, run_sft
 
@@ -168,6 +168,11 @@ def _settings(
         _merge(settings, given)
     features = FeatureConfig.model_validate(settings.get("features", {}))
     training = settings.get("training", {})
+    if model == TINY:
+        raise BaseModelError(
+            "the tiny model must be built first: `python -m training build-base FOLDER`; then give --base-model FOLDER "
+            "--set training.model=tiny"
+        )
     if model is not None:
         check_model(model, features=features)
         training = {"model": model} | training
