@@ -7,8 +7,10 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 from pydantic import ValidationError
@@ -25,7 +27,7 @@ from training.config import GRPOStageConfig, LaunchConfig, TrainingConfig
 from training.contracts import Example, Progress
 from training.errors import AdapterError, BackendUnavailable, TrainingDiverged, TrainingError
 from training.examples import build_examples
-from training.launch import _outcome, command
+from training.launch import _outcome, _read_job, _write_job, command
 from training.stages import run_grpo
 
 RECIPE = Path(__file__).parent.parent / "deployments" / "recipes" / "gpu.toml"
@@ -126,6 +128,18 @@ def test_two_processes_share_each_step_and_leave_one_adapter(examples: list[Exam
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 4
     assert {path.name for path in out.iterdir()} == {"adapter", "metrics.jsonl"}
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_job_reaches_the_other_process_as_it_was(examples: list[Example], tmp_path: Path) -> None:
+    job = TrainingJob("grpo_2nd", "base", tmp_path / "adapter", ISOLATED, tmp_path / "out", 7, unit=0.1 + 0.2)
+    _write_job(tmp_path, "transformers", examples, job=job)
+    name, read, again = _read_job(tmp_path, reports=False)
+    assert (name, read, again) == ("transformers", examples, job)
+    accepted = pd.DataFrame({"prompt": ["[]"], "answer": ["<think></think>"], "skill": [1 / 3]})
+    _write_job(tmp_path, "unsloth", accepted, job=replace(job, stage="sft"))
+    _, read, again = _read_job(tmp_path, reports=False)
+    assert again.stage == "sft"
+    pd.testing.assert_frame_equal(read, accepted)
 
 
 def test_a_diverged_run_keeps_its_last_good_checkpoint_on_the_way_back(tmp_path: Path) -> None:
