@@ -33,7 +33,15 @@ MODEL_MODULES = ("features.prompts", "features.units", "training")
 MODEL_LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth", "vllm")
 
 # These change how safely and how fast a stage is finished, not what it ends with; the model itself counts by content.
-WITHOUT_EFFECT = {"model", "backend", "checkpoint_every", "gpu_memory_utilization", "guard", "trust_remote_code"}
+WITHOUT_EFFECT = {
+    "model",
+    "backend",
+    "checkpoint_every",
+    "gpu_memory_utilization",
+    "guard",
+    "launch",
+    "trust_remote_code",
+}
 STAGE_GROUPS = {"tiny", "sampling", "reward", "grpo_1st", "rejection", "sft", "grpo_2nd"}
 
 
@@ -252,6 +260,8 @@ def stage_inputs(
         "learning_rates": {
             stage: config.learning_rate(stage) for stage in ("grpo_1st", "sft", "grpo_2nd") if stage in settings
         },
+        # Two processes round differently from one, and vLLM from transformers; where its server is, does not matter.
+        "launch": [config.launch.processes, config.launch.vllm_server is not None],
         "backend": select(config.backend, model=config.model).backend.name,
     }
 

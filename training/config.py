@@ -108,6 +108,22 @@ class SFTStageConfig(FrozenModel):
     )
 
 
+class LaunchConfig(FrozenModel):
+    """Which processes train: this one, one of its own, or several, one a GPU."""
+
+    isolate: bool = Field(
+        default=False, description="Train in a process of its own, which gives all memory back (unsloth always does)."
+    )
+    processes: int = Field(
+        default=1, ge=1, le=64, description="Processes that share each step, one a GPU (backend transformers only)."
+    )
+    vllm_server: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s]+$",
+        description="Address of the vLLM server that draws GRPO's answers, on GPUs of its own (backend transformers).",
+    )
+
+
 # A model of a million parameters learns at rates that would destroy one of billions.
 DEFAULT_LEARNING_RATES = {"grpo": {"tiny": 1e-3, "other": 1e-5}, "sft": {"tiny": 3e-3, "other": 2e-4}}
 
@@ -125,6 +141,7 @@ class TrainingConfig(FrozenModel):
     micro_batch_size: int = Field(default=64, ge=1, description="Answers per forward pass; less needs less memory.")
     gradient_checkpointing: bool = Field(default=False, description="Trade time for memory (large models).")
     checkpoint_every: int = Field(default=20, ge=1, description="Steps between checkpoints.")
+    launch: LaunchConfig = Field(default=LaunchConfig(), description="Which processes train.")
     tiny: TinyConfig = Field(default=TinyConfig(), description="The base model that `tiny` builds.")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="How the answers of a window are drawn.")
     reward: RewardConfig = Field(default=RewardConfig(), description="What GRPO rewards.")
@@ -149,4 +166,30 @@ class TrainingConfig(FrozenModel):
     def _rejection_keeps_no_more_than_it_draws(self) -> Self:
         if self.rejection.keep > self.rejection.answers:
             raise ValueError("rejection.keep must not exceed rejection.answers")
+        return self
+
+    @model_validator(mode="after")
+    def _several_gpus_are_left_to_transformers(self) -> Self:
+        several = self.launch.processes > 1 or self.launch.vllm_server is not None
+        if several and self.backend != "transformers":
+            raise ValueError(
+                "launch.processes and launch.vllm_server need the backend transformers: set training.backend = "
+                "'transformers'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_share_a_step_evenly(self) -> Self:
+        for stage in ("grpo_1st", "grpo_2nd"):
+            settings: GRPOStageConfig = getattr(self, stage)
+            if settings.prompts_per_step % self.launch.processes:
+                raise ValueError(
+                    f"{stage}.prompts_per_step = {settings.prompts_per_step} must be a multiple of launch.processes = "
+                    f"{self.launch.processes}, so that a window's answers stay together"
+                )
+        if self.sft.batch_size % self.launch.processes:
+            raise ValueError(
+                f"sft.batch_size = {self.sft.batch_size} must be a multiple of launch.processes = "
+                f"{self.launch.processes}"
+            )
         return self

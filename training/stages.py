@@ -17,6 +17,7 @@ from training.backends.base import TrainingJob
 from training.config import TrainingConfig
 from training.contracts import Example, OnProgress, Progress, StageResult
 from training.errors import NoAcceptedAnswers, TrainingError
+from training.launch import train
 from training.rejection import select_answers, spread_evenly
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def run_grpo(
         raise TrainingError(f"{stage}: there is no train window to learn from")
     backend = _backend(config)
     job = TrainingJob(stage, base_model, adapter, config, _made(out_dir), seed, unit=unit, on_progress=on_progress)
-    return _timed(stage, out_dir, lambda: backend.train_grpo(examples, job=job))
+    return _timed(stage, out_dir, lambda: train(backend, examples, job=job))
 
 
 def run_sft(
@@ -79,7 +80,7 @@ def run_sft(
         raise NoAcceptedAnswers(f"{sft_data} holds no answers to fine-tune on")
     backend = _backend(config)
     job = TrainingJob("sft", base_model, adapter, config, _made(out_dir), seed, on_progress=on_progress)
-    return _timed("sft", out_dir, lambda: backend.train_sft(accepted, job=job))
+    return _timed("sft", out_dir, lambda: train(backend, accepted, job=job))
 
 
 def run_rejection(
@@ -102,7 +103,7 @@ def run_rejection(
     """
     rejection = config.rejection
     chosen = [examples[i] for i in spread_evenly(len(examples), at_most=rejection.max_windows)]
-    sampler = sampler_for(_backend(config), model=config.model)
+    sampler = sampler_for(_backend(config), config=config)
     began = time.monotonic()
     answers: list[list[str]] = []
     chunks = _made(out_dir / "chunks")
@@ -163,7 +164,7 @@ def answer_generator(
     """A function that draws n answers to each prompt, for evaluation and forecasting."""
 
     def generate(prompts: Sequence[Chat], n: int) -> list[list[str]]:
-        sampler = sampler_for(_backend(config), model=config.model)
+        sampler = sampler_for(_backend(config), config=config)
         return sampler.generate(
             prompts,
             base_model=base_model,
@@ -186,9 +187,9 @@ def _backend(config: TrainingConfig) -> Backend:
     return selection.backend
 
 
-def _timed(stage: str, out_dir: Path, train: Callable[[], dict[str, float]]) -> StageResult:
+def _timed(stage: str, out_dir: Path, run: Callable[[], dict[str, float]]) -> StageResult:
     began = time.monotonic()
-    summary = train()
+    summary = run()
     lines = (out_dir / "metrics.jsonl").read_text().splitlines()
     return StageResult(stage, out_dir, len(lines), time.monotonic() - began, summary)
 

@@ -1,23 +1,49 @@
 """Who trains and who draws answers: chosen here, imported only when chosen."""
 
+import gc
 import importlib.util
+import os
 import shutil
 import subprocess
+import sys
 
 from training.backends.base import Backend, Sampler, Selection
+from training.config import TrainingConfig
 from training.errors import BackendUnavailable
 
-__all__ = ["Backend", "Sampler", "Selection", "gpu_name", "sampler_for", "select", "why_not"]
+__all__ = [
+    "Backend",
+    "Sampler",
+    "Selection",
+    "gpu_name",
+    "gpu_names",
+    "named",
+    "release_models",
+    "sampler_for",
+    "select",
+    "why_not",
+]
+
+
+def gpu_names() -> list[str]:
+    """Names of the CUDA GPUs that `CUDA_VISIBLE_DEVICES` shows; asks the driver, so that torch need not be imported."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    names = done.stdout.strip().splitlines() if done.returncode == 0 else []
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is None:
+        return names
+    # A device may also be named by UUID, which does not say which of the driver's list it is.
+    chosen = [part.strip() for part in shown.split(",")]
+    indices = [int(part) if part.isdigit() else 0 for part in chosen if part.isdigit() or part.startswith("GPU-")]
+    return [names[index] for index in indices if index < len(names)]
 
 
 def gpu_name() -> str | None:
-    """Name of the first CUDA GPU, or `None`; asks the driver, so that torch need not be imported."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    names = done.stdout.strip().splitlines()
-    return names[0] if done.returncode == 0 and names else None
+    """Name of the first CUDA GPU, or `None`."""
+    return next(iter(gpu_names()), None)
 
 
 def why_not(name: str) -> str | None:
@@ -51,17 +77,37 @@ def select(name: str = "auto", *, model: str | None = None) -> Selection:
     obstacle = why_not(name)
     if obstacle is not None:
         raise BackendUnavailable(f"the backend {name} cannot run here: {obstacle}")
-    backend = _unsloth() if name == "unsloth" else _transformers()
-    return Selection(backend, f"{name}: asked for")
+    return Selection(named(name), f"{name}: asked for")
 
 
-def sampler_for(backend: Backend, *, model: str) -> Sampler:
-    """Who draws answers for rejection sampling, comparison and forecasting: vLLM beside unsloth, else the backend."""
-    if backend.name == "unsloth" and model != "tiny" and why_not("vllm") is None:
+def named(name: str) -> Backend:
+    """The backend of that name, whether or not it can run here."""
+    return _unsloth() if name == "unsloth" else _transformers()
+
+
+def sampler_for(backend: Backend, *, config: TrainingConfig) -> Sampler:
+    """Who draws answers for rejection sampling, comparison and forecasting.
+
+    vLLM beside unsloth, and where a vLLM server draws GRPO's answers; else the backend itself.
+    """
+    wanted = backend.name == "unsloth" or config.launch.vllm_server is not None
+    if wanted and config.model != "tiny" and why_not("vllm") is None:
         from training.backends.vllm_ import VLLMSampler
 
         return VLLMSampler()
     return backend
+
+
+def release_models() -> None:
+    """Forget the models that sampling keeps loaded: another process is about to need the GPU's memory."""
+    for module, cached in (("vllm_", "_engine"), ("transformers_", "_sampling_model")):
+        loaded = sys.modules.get(f"{__name__}.{module}")
+        if loaded is not None:
+            getattr(loaded, cached).cache_clear()
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _transformers() -> Backend:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.backends.checkpoints import METRICS_FILE, complete_checkpoints, mark_complete, read_metrics, step_of
@@ -61,9 +62,10 @@ class StepRecorder(TrainerCallback):
             self._spent = row["seconds"]
         if rows:
             self.last = _numbers(rows[-1])
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(temporary, self._path)
+        if PartialState().is_main_process:
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            os.replace(temporary, self._path)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
@@ -108,16 +110,19 @@ class StepRecorder(TrainerCallback):
         self._step = state.global_step
         seconds = round(self._spent + time.monotonic() - self._began, 3)
         row = {"stage": self._stage, "step": state.global_step, "total": state.max_steps, **metrics, "seconds": seconds}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if state.is_world_process_zero:
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
         self.last = metrics
         if self._on_progress is not None:
             self._on_progress(Progress(self._stage, state.global_step, state.max_steps, metrics))
         self._ask_guard(row, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the checkpoint just written as complete."""
-        mark_complete(self._out_dir / f"checkpoint-{state.global_step}")
+        """Mark the checkpoint just written as complete, once every process has written its part."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            mark_complete(self._out_dir / f"checkpoint-{state.global_step}")
 
     def not_a_number(self, reason: str) -> TrainingDiverged:
         """The error for a step that came to no number.

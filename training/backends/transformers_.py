@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,19 @@ def load_base(base_model: str, *, trust_remote_code: bool, dtype: str = "auto") 
     except (OSError, ValueError) as error:
         raise BaseModelError(_unreadable_model(base_model, error)) from error
     if torch.cuda.is_available():
-        return model.to("cuda")
+        # One process a GPU, where accelerate started several; each is told its number.
+        return model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     if model.num_parameters() < SMALL_MODEL:
         limit_threads()
     return model
+
+
+def gpu_dtype() -> str:
+    """`bfloat16` on a GPU that computes in it, `float32` on an older one and on a CPU."""
+    import torch
+
+    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if fast else "float32"
 
 
 def limit_threads() -> None:
@@ -124,10 +134,7 @@ def check_adapter(adapter: Path) -> None:
 
 @lru_cache(maxsize=1)
 def _sampling_model(base_model: str, adapter: str | None, adapter_stamp: int, trust_remote_code: bool) -> Any:
-    import torch
-
-    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
-    model = load_base(base_model, trust_remote_code=trust_remote_code, dtype=dtype)
+    model = load_base(base_model, trust_remote_code=trust_remote_code, dtype=gpu_dtype())
     if adapter is not None:
         model = attach_adapter(model, Path(adapter), trainable=False).merge_and_unload()
     return model.eval()
@@ -251,9 +258,10 @@ class TransformersBackend:
         return answers
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
-        """GRPO by TRL; see `Backend.train_grpo`."""
-        from training.backends import trl_
+        """GRPO by TRL, with rollouts by the configured vLLM server, if any; see `Backend.train_grpo`."""
+        from training.backends import trl_, vllm_server
 
+        job = replace(job, engine_arguments=vllm_server.rollout_arguments(job.config))
         return trl_.grpo(self._trainable(job), self._tokenizer(job), examples, job=job)
 
     def train_sft(self, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
@@ -270,7 +278,7 @@ class TransformersBackend:
         from transformers import set_seed
 
         set_seed(job.seed)
-        model = load_base(job.base_model, trust_remote_code=job.config.trust_remote_code, dtype="float32")
+        model = load_base(job.base_model, trust_remote_code=job.config.trust_remote_code, dtype=gpu_dtype())
         if job.adapter is not None:
             return attach_adapter(model, job.adapter, trainable=True)
         lora = LoraConfig(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate import PartialState
 from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
@@ -16,6 +17,7 @@ from training.backends.checkpoints import last_complete_checkpoint, remove_check
 from training.backends.horizon_credit import HorizonCreditTrainer
 from training.backends.memory import MEMORY_CURE, TrainableWeights, largest_divisor, with_smaller_batches
 from training.backends.recorder import NOT_A_NUMBER, StepRecorder
+from training.backends.transformers_ import gpu_dtype
 from training.config import GRPOStageConfig
 from training.contracts import Example, OnProgress
 from training.guard import CollapseGuard
@@ -30,7 +32,7 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
 
     stage: GRPOStageConfig = getattr(job.config, job.stage)
     terms, weights = reward_terms(job.config.reward, horizon=len(examples[0].target), unit=job.unit)
-    answers = stage.prompts_per_step * stage.group_size
+    answers = stage.prompts_per_step * stage.group_size // job.config.launch.processes
     dataset = Dataset.from_list(
         [{"prompt": e.prompt, "target": list(e.target), "last_close": e.last_close} for e in examples]
     )
@@ -68,6 +70,7 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
     from datasets import Dataset
 
     stage = job.config.sft
+    answers = stage.batch_size // job.config.launch.processes
     dataset = Dataset.from_list(
         [
             {"prompt": json.loads(prompt), "completion": [{"role": "assistant", "content": answer}]}
@@ -76,12 +79,12 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
     )
 
     def train(batch: int) -> dict[str, float]:
-        micro = largest_divisor(stage.batch_size, at_most=batch)
+        micro = largest_divisor(answers, at_most=batch)
         args = SFTConfig(
             **_common_arguments(job, max_steps=-1, learning_rate=job.config.learning_rate(job.stage)),
             num_train_epochs=stage.epochs,
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=stage.batch_size // micro,
+            gradient_accumulation_steps=answers // micro,
             max_length=job.config.max_seq_length,
             completion_only_loss=True,
             dataset_num_proc=None,
@@ -89,7 +92,7 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
         trainer = SFTTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer)
         return run_trainer(trainer, job=job, guard=None)
 
-    return _within_memory(train, model, batch=stage.batch_size, job=job)
+    return _within_memory(train, model, batch=answers, job=job)
 
 
 def _within_memory(
@@ -98,17 +101,19 @@ def _within_memory(
     """Train with the largest part of a step's batch that is configured and fits into memory.
 
     Gradients accumulate over the parts, so that every step learns from the whole batch. An attempt that runs out of
-    memory is resumed from its last checkpoint, or started over from the weights it began with.
+    memory is resumed from its last checkpoint, or started over from the weights it began with. Processes that share a
+    step would have to halve together: there the error ends the run, and says which setting to halve.
     """
+    batch = min(job.config.micro_batch_size, batch)
+    if job.config.launch.processes > 1:
+        return train(batch)
     start = TrainableWeights(model)
 
     def attempt(size: int) -> dict[str, float]:
         start.restore()
         return train(size)
 
-    return with_smaller_batches(
-        attempt, batch=min(job.config.micro_batch_size, batch), what=job.stage, cure=MEMORY_CURE
-    )
+    return with_smaller_batches(attempt, batch=batch, what=job.stage, cure=MEMORY_CURE)
 
 
 def _common_arguments(job: TrainingJob, *, max_steps: int, learning_rate: float) -> dict[str, Any]:
@@ -135,12 +140,11 @@ def _kept_checkpoints(job: TrainingJob) -> int:
 def trainer_arguments(*, save_steps: int, kept: int = 2) -> dict[str, Any]:
     """Arguments that every trainer here shares: log each step, save every `save_steps`, report to nobody.
 
-    bfloat16 on a GPU, float32 on a CPU: many CPUs emulate bfloat16, at a third of the speed.
+    bfloat16 on a GPU that has it, float32 on a CPU: many CPUs emulate bfloat16, at a third of the speed.
     """
-    on_gpu = torch.cuda.is_available()
     return {
-        "bf16": on_gpu,
-        "use_cpu": not on_gpu,
+        "bf16": gpu_dtype() == "bfloat16",
+        "use_cpu": not torch.cuda.is_available(),
         "logging_steps": 1,
         "logging_first_step": True,
         # Else a loss that is no number is logged as the mean of the losses before it.
@@ -165,9 +169,10 @@ def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | No
         TrainingDiverged: The run collapsed or came to no number; names the newest checkpoint from before that.
     """
     last = train_resumably(trainer, out_dir=job.out_dir, stage=job.stage, guard=guard, on_progress=job.on_progress)
-    trainer.model.save_pretrained(str(job.out_dir / "adapter"), safe_serialization=True)
-    (job.out_dir / "adapter" / "README.md").unlink(missing_ok=True)
-    remove_checkpoints(job.out_dir)
+    if PartialState().is_main_process:
+        trainer.model.save_pretrained(str(job.out_dir / "adapter"), safe_serialization=True)
+        (job.out_dir / "adapter" / "README.md").unlink(missing_ok=True)
+        remove_checkpoints(job.out_dir)
     return last
 
 
@@ -175,7 +180,8 @@ def train_resumably(
     trainer: Trainer, *, out_dir: Path, stage: str, guard: CollapseGuard | None, on_progress: OnProgress | None
 ) -> dict[str, float]:
     """Train to the end, from the last complete checkpoint if there is one; the same result either way."""
-    checkpoint = last_complete_checkpoint(out_dir)
+    with PartialState().main_process_first():
+        checkpoint = last_complete_checkpoint(out_dir)
     recorder = StepRecorder(
         out_dir, stage=stage, resumed_at=step_of(checkpoint) if checkpoint else 0, guard=guard, on_progress=on_progress
     )

@@ -1,5 +1,6 @@
 """Training on a GPU by Unsloth: quantised base model, fused kernels, vLLM rollouts; TRL's trainers on top."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from features.prompts import Chat
 from training.backends.base import TrainingJob
 from training.config import SamplingConfig, TrainingConfig
 from training.contracts import Example, OnProgress
-from training.errors import AdapterError, BaseModelError
+from training.errors import AdapterError, BackendUnavailable, BaseModelError
 
 
 class UnslothBackend:
@@ -54,7 +55,8 @@ class UnslothBackend:
         model, tokenizer = _load(job, fast_inference=True)
         from training.backends import trl_
 
-        engine = {"use_vllm": True, "vllm_mode": "colocate"}
+        # Unsloth gives up on vLLM by itself where it does not fit the GPU, and says so; TRL must then generate.
+        engine = {"use_vllm": True, "vllm_mode": "colocate"} if hasattr(model, "vllm_engine") else {}
         return trl_.grpo(model, tokenizer, examples, job=replace(job, engine_arguments=engine))
 
     def train_sft(self, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
@@ -66,7 +68,12 @@ class UnslothBackend:
 
 
 def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
-    # Unsloth patches trl, transformers and peft, and must therefore be imported before them.
+    early = {"trl", "transformers", "peft"} & set(sys.modules)
+    if early and "unsloth" not in sys.modules:
+        raise BackendUnavailable(
+            f"unsloth must be imported before {', '.join(sorted(early))}, which this process has imported already: "
+            "train by training.stages, which starts a process of its own for it"
+        )
     from unsloth import FastLanguageModel
 
     from training.backends.transformers_ import LORA_TARGETS, check_adapter
@@ -77,6 +84,8 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
             model_name=job.base_model,
             max_seq_length=config.max_seq_length,
             load_in_4bit=config.load_in_4bit,
+            # Or it would take a quantised copy of another repository, which the adapter would then name as its base.
+            use_exact_model_name=True,
             fast_inference=fast_inference,
             max_lora_rank=config.lora_rank,
             gpu_memory_utilization=config.gpu_memory_utilization,

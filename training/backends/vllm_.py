@@ -14,6 +14,8 @@ from training.contracts import OnProgress, Progress
 from training.errors import BackendUnavailable
 
 CHUNK_PROMPTS = 512
+# vLLM takes no other ranks as the largest; one in between is served by the next.
+LORA_RANKS = (8, 16, 32, 64, 128, 256)
 
 
 @lru_cache(maxsize=1)
@@ -25,7 +27,7 @@ def _engine(
     return LLM(
         base_model,
         enable_lora=True,
-        max_lora_rank=max(8, lora_rank),
+        max_lora_rank=next(rank for rank in LORA_RANKS if rank >= lora_rank),
         max_model_len=max_seq_length,
         gpu_memory_utilization=gpu_memory_utilization,
         trust_remote_code=trust_remote_code,

@@ -1,0 +1,254 @@
+"""Training in a process of its own, or in several: how they are started, followed and ended.
+
+Unsloth patches trl, transformers and peft when it is imported, for the whole process and for good, and several GPUs
+need one process each. Either way the trainers run in `python -m training job FOLDER`, by itself or under
+`accelerate launch`; the folder holds the job, and takes in progress, outcome and output. A child whose parent dies ends
+at once: its standard input is a pipe that the parent holds open.
+"""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+
+from training import errors
+from training.backends import Backend, gpu_names, named, release_models
+from training.backends.base import TrainingJob
+from training.config import LaunchConfig, TrainingConfig
+from training.contracts import Example, Progress
+from training.errors import BackendUnavailable, TrainingDiverged, TrainingError
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 10.0
+SHOWN_LINES = 40
+JOB, EXAMPLES, ACCEPTED, PROGRESS, OUTPUT = (
+    "job.json",
+    "examples.json",
+    "accepted.parquet",
+    "progress.jsonl",
+    "output.txt",
+)
+_RAISED = re.compile(r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
+
+
+def train(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
+    """Train here or in processes of their own, as backend and `job.config.launch` demand.
+
+    Args:
+        backend: Who trains.
+        data: Train windows, or the accepted answers of the stage `sft`.
+        job: What to train.
+
+    Returns:
+        The metrics of the last step.
+
+    Raises:
+        TrainingError: As the trainer raises it in whichever process, or the process ended without a result.
+    """
+    launch = job.config.launch
+    if backend.name == "unsloth" or launch.isolate or launch.processes > 1:
+        return _train_in_processes(backend.name, data, job=job)
+    return _train_here(backend, data, job=job)
+
+
+def work(folder: Path) -> None:
+    """Do the job that `_train_in_processes` wrote into a folder; the body of each child process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    rank = int(os.environ.get("RANK", "0"))
+    name, data, job = _read_job(folder, reports=rank == 0)
+    try:
+        outcome: dict[str, Any] = {"summary": _train_here(named(name), data, job=job)}
+    except TrainingError as error:
+        outcome = {"error": type(error).__name__, "message": str(error)}
+        if isinstance(error, TrainingDiverged):
+            outcome["last_good"] = str(error.last_good) if error.last_good else None
+    _write(folder / f"outcome-{rank}.json", json.dumps(outcome))
+
+
+def command(launch: LaunchConfig, folder: Path) -> list[str]:
+    """The command line of the child; several processes are started by accelerate, which chooses a free port.
+
+    Raises:
+        BackendUnavailable: Fewer GPUs can be seen than processes are asked for.
+    """
+    job = ["-m", "training", "job", str(folder)]
+    if launch.processes == 1:
+        return [sys.executable, *job]
+    gpus = len(gpu_names())
+    if 0 < gpus < launch.processes:
+        raise BackendUnavailable(
+            f"launch.processes = {launch.processes} needs as many GPUs, and {gpus} can be seen: lower it, or show more "
+            "of them by --cuda-devices"
+        )
+    # `--multi_gpu` stands for a process each on one machine; on a CPU they talk by gloo.
+    options = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    options += ["--num_processes", str(launch.processes), "--main_process_port", "0"]
+    return [sys.executable, "-m", "accelerate.commands.launch", *options, *job]
+
+
+def _train_here(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
+    if isinstance(data, pd.DataFrame):
+        return backend.train_sft(data, job=job)
+    return backend.train_grpo(data, job=job)
+
+
+def _train_in_processes(backend: str, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
+    release_models()
+    with tempfile.TemporaryDirectory(prefix="tickerforge-") as name:
+        folder = Path(name)
+        _write_job(folder, backend, data, job=job)
+        with (folder / OUTPUT).open("wb") as output:
+            process = subprocess.Popen(
+                command(job.config.launch, folder),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                start_new_session=True,
+            )
+        try:
+            _follow(process, folder / PROGRESS, job=job)
+        finally:
+            _end(process)
+        return _outcome(folder, stage=job.stage, code=process.returncode)
+
+
+def _environment() -> dict[str, str]:
+    # Or a folder `training` in the working folder would be taken for this package.
+    root = str(Path(__file__).resolve().parents[1])
+    found = {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])), "PYTHONSAFEPATH": "1"}
+    environment = os.environ | found
+    return environment if gpu_names() else environment | {"ACCELERATE_USE_CPU": "true"}
+
+
+def _follow(process: subprocess.Popen[bytes], path: Path, *, job: TrainingJob) -> None:
+    """Pass on each step that the child reports, until it ends."""
+    path.touch()
+    with path.open() as file:
+        running = True
+        while running:
+            try:
+                process.wait(POLL_SECONDS)
+                running = False
+            except subprocess.TimeoutExpired:
+                pass
+            for event in _events(file):
+                if job.on_progress is not None:
+                    job.on_progress(event)
+
+
+def _events(file: IO[str]) -> list[Progress]:
+    events = []
+    while True:
+        start = file.tell()
+        line = file.readline()
+        if not line.endswith("\n"):
+            file.seek(start)
+            return events
+        events.append(Progress(**json.loads(line)))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the child and what it started: closing its standard input tells each of its processes to go."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _outcome(folder: Path, *, stage: str, code: int) -> dict[str, float]:
+    """The summary that the first process left, or the error of whichever process failed.
+
+    Raises:
+        TrainingError: Of the same class as in the child; or the child ended without a word.
+    """
+    outcomes = [json.loads(path.read_text()) for path in sorted(folder.glob("outcome-*.json"))]
+    for failed in (outcome for outcome in outcomes if "error" in outcome):
+        if failed["error"] == TrainingDiverged.__name__:
+            last_good = failed["last_good"]
+            raise TrainingDiverged(failed["message"], last_good=Path(last_good) if last_good else None)
+        raise getattr(errors, failed["error"])(failed["message"])
+    if code == 0 and outcomes:
+        return dict(outcomes[0]["summary"])
+    lines = (folder / OUTPUT).read_text(errors="replace").splitlines()
+    logger.error("%s: the last lines of its own process:\n%s", stage, "\n".join(lines[-SHOWN_LINES:]))
+    raised = [found[1] for line in lines if (found := _RAISED.match(line))]
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    cause = raised[0] if raised else "it said nothing; when memory runs out, the system kills without a word"
+    raise TrainingError(f"{stage} {how} in its own process: {cause}. The log holds the last lines of its output.")
+
+
+def _write_job(folder: Path, backend: str, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> None:
+    if isinstance(data, pd.DataFrame):
+        data.to_parquet(folder / ACCEPTED, index=False)
+    else:
+        rows = [asdict(example) | {"origin": example.origin.isoformat()} for example in data]
+        _write(folder / EXAMPLES, json.dumps(rows))
+    order = {
+        "backend": backend,
+        "stage": job.stage,
+        "base_model": job.base_model,
+        "adapter": str(job.adapter.resolve()) if job.adapter else None,
+        "config": job.config.model_dump(mode="json"),
+        "out_dir": str(job.out_dir.resolve()),
+        "seed": job.seed,
+        "unit": job.unit,
+    }
+    _write(folder / JOB, json.dumps(order))
+
+
+def _read_job(folder: Path, *, reports: bool) -> tuple[str, Sequence[Example] | pd.DataFrame, TrainingJob]:
+    order = json.loads((folder / JOB).read_text())
+    data: Sequence[Example] | pd.DataFrame
+    if order["stage"] == "sft":
+        data = pd.read_parquet(folder / ACCEPTED)
+    else:
+        data = [
+            Example(**row | {"origin": date.fromisoformat(row["origin"]), "target": tuple(row["target"])})
+            for row in json.loads((folder / EXAMPLES).read_text())
+        ]
+
+    def report(event: Progress) -> None:
+        with (folder / PROGRESS).open("a") as file:
+            file.write(json.dumps(asdict(event)) + "\n")
+
+    job = TrainingJob(
+        stage=order["stage"],
+        base_model=order["base_model"],
+        adapter=Path(order["adapter"]) if order["adapter"] else None,
+        config=TrainingConfig.model_validate(order["config"]),
+        out_dir=Path(order["out_dir"]),
+        seed=order["seed"],
+        unit=order["unit"],
+        on_progress=report if reports else None,
+    )
+    return order["backend"], data, job
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
