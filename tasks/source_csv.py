@@ -1,0 +1,24 @@
+"""Prices from another folder of CSV files."""
+
+from pathlib import Path
+
+from features.bars import read_csv
+from tasks.market_data import csv_path
+from tasks.price_files import Filled, keep
+
+
+def fill(folder: Path, stock: str, *, source: Path) -> Filled:
+    """Copy one stock's file, once it has proved to be a price file.
+
+    Args:
+        folder: Where to.
+        stock: Name of the ticker.
+        source: Folder with a `{STOCK}.csv`.
+
+    Raises:
+        FeaturesError: If the file is faulty, or the one that would be replaced.
+        MarketDataError: If there is no such file, or it contradicts the one that would be replaced.
+        PublishError: If the folder cannot be written.
+    """
+    path = csv_path(source, stock)
+    return keep(folder, stock, read_csv(path, ticker=stock), content=path.read_bytes())

@@ -1,0 +1,72 @@
+"""The daily prices of the StockNet data set (Xu and Cohen, 2018): 88 US stocks, September 2012 to September 2017."""
+
+import re
+import zipfile
+from hashlib import sha256 as sha256_of
+from pathlib import Path
+
+from features.bars import validate_ticker
+from features.errors import TickerNameError
+from tasks.disk import file_sha256, os_errors_as_store_error, write_durably
+from tasks.download import download
+from tasks.errors import MarketDataError
+from tasks.logs import run_logger
+
+# The revision that holds the prices. Its authors publish no hash of the archive, and GitHub does not promise to pack one
+# revision into the same bytes for ever: the first download's hash is recorded, and later ones must have it.
+REVISION = "be24fafd37b9b9848e310494d282cb10ab1d580c"
+URL = f"https://github.com/yumoxu/stocknet-dataset/archive/{REVISION}.zip"
+ARCHIVE_FILE, HASH_FILE, PRICES_FOLDER = "archive.zip", "archive.zip.sha256", "prices"
+
+_MEMBER = re.compile(r"(?:.*/)?price/raw/([^/]+)\.csv")
+
+
+def unpacked(cache: Path, *, url: str = URL, sha256: str | None = None) -> Path:
+    """The folder of price files in the archive; downloaded once, and verified at every use.
+
+    Args:
+        cache: Folder of downloads.
+        url: The archive, as a zip file with the price files in `price/raw`.
+        sha256: Its expected hash; without it the one recorded at the first download, if there was one.
+
+    Raises:
+        MarketDataError: If the archive cannot be had, has another hash, or holds no prices.
+        StoreError: If the cache cannot be written.
+    """
+    place = cache / f"stocknet-{sha256_of(url.encode()).hexdigest()[:12]}"
+    archive, record = place / ARCHIVE_FILE, place / HASH_FILE
+    with os_errors_as_store_error(place, doing="looking for the StockNet archive"):
+        expected = sha256 or (record.read_text().strip() if record.exists() else None)
+        there = archive.exists() and file_sha256(archive) == expected
+        if archive.exists() and not there:
+            run_logger(__name__).warning("%s has not the hash that it should have: downloading it again", archive)
+    if not there:
+        found = download(url, archive, sha256=expected)
+        if expected is None:
+            run_logger(__name__).warning(
+                "%s: SHA-256 %s, compared with nothing, as no hash is published; it is recorded in %s, and later "
+                "downloads must have it",
+                url,
+                found,
+                record,
+            )
+        expected = found
+    with os_errors_as_store_error(place, doing="unpacking the StockNet archive"):
+        write_durably(record, f"{expected}\n")
+        return _unpack(archive, place / PRICES_FOLDER, url=url)
+
+
+def _unpack(archive: Path, folder: Path, *, url: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    found = 0
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            for member in packed.infolist():
+                if match := _MEMBER.fullmatch(member.filename):
+                    (folder / f"{validate_ticker(match[1])}.csv").write_bytes(packed.read(member))
+                    found += 1
+    except (zipfile.BadZipFile, TickerNameError) as error:
+        raise MarketDataError(f"{archive}, from {url}, cannot be used: {error}. Delete it and try again.") from error
+    if not found:
+        raise MarketDataError(f"{archive}, from {url}, has no price/raw/STOCK.csv in it: check the address")
+    return folder
