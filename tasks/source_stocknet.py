@@ -12,8 +12,8 @@ from tasks.download import download
 from tasks.errors import MarketDataError
 from tasks.logs import run_logger
 
-# The revision that holds the prices. Its authors publish no hash of the archive, and GitHub does not promise to pack one
-# revision into the same bytes for ever: the first download's hash is recorded, and later ones must have it.
+# The revision that brought the prices. We know of no published hash of the archive, and GitHub does not promise to pack
+# a revision into the same bytes for ever: so the first download's hash is recorded, and later ones must have it.
 REVISION = "be24fafd37b9b9848e310494d282cb10ab1d580c"
 URL = f"https://github.com/yumoxu/stocknet-dataset/archive/{REVISION}.zip"
 ARCHIVE_FILE, HASH_FILE, PRICES_FOLDER = "archive.zip", "archive.zip.sha256", "prices"
@@ -44,8 +44,8 @@ def unpacked(cache: Path, *, url: str = URL, sha256: str | None = None) -> Path:
         found = download(url, archive, sha256=expected)
         if expected is None:
             run_logger(__name__).warning(
-                "%s: SHA-256 %s, compared with nothing, as no hash is published; it is recorded in %s, and later "
-                "downloads must have it",
+                "%s has the SHA-256 %s, which could be compared with nothing (no hash of it is known); it is recorded "
+                "in %s, and later downloads must have it",
                 url,
                 found,
                 record,

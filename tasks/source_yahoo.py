@@ -27,9 +27,7 @@ PAUSE_SECONDS = 0.3
 PRICES_PATH = "/finance/chart/"
 
 
-def fill(
-    folder: Path, stock: str, *, now: datetime, first: date | None = None, exchange: str | None = None
-) -> Filled:
+def fill(folder: Path, stock: str, *, now: datetime, first: date | None = None, exchange: str | None = None) -> Filled:
     """Bring one stock's price file up to date, or make it.
 
     Of a stock that has a file, only sessions after its last one are asked for, and the five before to see whether the
