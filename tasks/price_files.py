@@ -86,8 +86,12 @@ def keep(
                 rename_durably(fresh, path)
             finally:
                 fresh.unlink(missing_ok=True)
+    return described(stock, bars, added=len(bars) - (0 if stored is None else len(stored)), note=note)
+
+
+def described(stock: str, bars: pd.DataFrame, *, added: int = 0, note: str = "") -> Filled:
+    """What a price file of these bars holds."""
     first, last = bars["date"].iloc[[0, -1]].dt.date
-    added = len(bars) - (0 if stored is None else len(stored))
     return Filled(stock, sessions=len(bars), added=added, first=first, last=last, note=note)
 
 

@@ -52,8 +52,9 @@ def unpacked(cache: Path, *, url: str = URL, sha256: str | None = None) -> Path:
             )
         expected = found
     with os_errors_as_store_error(place, doing="unpacking the StockNet archive"):
+        folder = _unpack(archive, place / PRICES_FOLDER, url=url)
         write_durably(record, f"{expected}\n")
-        return _unpack(archive, place / PRICES_FOLDER, url=url)
+    return folder
 
 
 def _unpack(archive: Path, folder: Path, *, url: str) -> Path:
@@ -66,7 +67,13 @@ def _unpack(archive: Path, folder: Path, *, url: str) -> Path:
                     (folder / f"{validate_ticker(match[1])}.csv").write_bytes(packed.read(member))
                     found += 1
     except (zipfile.BadZipFile, TickerNameError) as error:
-        raise MarketDataError(f"{archive}, from {url}, cannot be used: {error}. Delete it and try again.") from error
+        archive.unlink()
+        raise MarketDataError(
+            f"what {url} sent cannot be used: {error}. It was thrown away: check the address"
+        ) from error
     if not found:
-        raise MarketDataError(f"{archive}, from {url}, has no price/raw/STOCK.csv in it: check the address")
+        archive.unlink()
+        raise MarketDataError(
+            f"what {url} sent has no price/raw/STOCK.csv in it and was thrown away: check the address"
+        )
     return folder

@@ -1,6 +1,7 @@
 """Prices from Yahoo Finance through yfinance: only what is missing, and everything anew where history was adjusted."""
 
 import time
+import warnings
 from datetime import date, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from tasks.download import SILENCE_SECONDS, answered
 from tasks.errors import MarketDataError
 from tasks.logs import run_logger
 from tasks.paths import Workspace
-from tasks.price_files import Filled, keep, stored_bars
+from tasks.price_files import Filled, described, keep, stored_bars
 from tasks.sessions import stale_by
 
 FIRST_DAY = date(2010, 1, 1)
@@ -53,7 +54,7 @@ def fill(folder: Path, stock: str, *, now: datetime, first: date | None = None, 
     if first is not None and first < begins:
         return _refill(folder, stock, first=first, now=now, why=f"the file began on {begins}")
     if exchange is not None and stale_by(ends, now, exchange=exchange) == 0:
-        return keep(folder, stock, stored, content=(folder / f"{stock}.csv").read_bytes(), note="up to date")
+        return described(stock, stored, note="up to date")
     overlap = stored.tail(OVERLAP)
     fetched, note = _history(stock, first=overlap["date"].iloc[0].date(), now=now)
     again = fetched[fetched["date"].isin(overlap["date"])]
@@ -63,7 +64,7 @@ def fill(folder: Path, stock: str, *, now: datetime, first: date | None = None, 
         return _refill(folder, stock, first=begins, now=now, why="history was adjusted (a dividend or a split)")
     later = fetched[fetched["date"] > stored["date"].iloc[-1]]
     if later.empty:
-        return keep(folder, stock, stored, content=(folder / f"{stock}.csv").read_bytes(), note="nothing new")
+        return described(stock, stored, note="nothing new")
     return keep(folder, stock, pd.concat([stored, later], ignore_index=True), note=note)
 
 
@@ -78,23 +79,25 @@ def _history(stock: str, *, first: date, now: datetime) -> tuple[pd.DataFrame, s
     yfinance, session = _client()
     end = (now + timedelta(days=1)).date()
     try:
-        ticker = yfinance.Ticker(stock, session=session)
-        table = ticker.history(
-            start=first.isoformat(),
-            end=end.isoformat(),
-            auto_adjust=False,
-            actions=False,
-            keepna=True,
-            timeout=SILENCE_SECONDS,
-        )
-        # Whatever Yahoo sends instead of prices, yfinance trips over somewhere.
-        regular = ticker.history_metadata["currentTradingPeriod"]["regular"]
-        closes = pd.Timestamp(regular["end"])
-        opens = pd.Timestamp(regular["start"])
+        # yfinance calls pandas in ways that pandas is about to give up.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            ticker = yfinance.Ticker(stock, session=session)
+            table = ticker.history(
+                start=first.isoformat(),
+                end=end.isoformat(),
+                auto_adjust=False,
+                actions=False,
+                keepna=True,
+                timeout=SILENCE_SECONDS,
+            )
+            regular = ticker.history_metadata["currentTradingPeriod"]["regular"]
+        opens, closes = pd.Timestamp(regular["start"]), pd.Timestamp(regular["end"])
     except yfinance.exceptions.YFRateLimitError as error:
         raise MarketDataError(f"{stock}: Yahoo wants fewer requests: try again in some hours") from error
     except yfinance.exceptions.YFTickerMissingError as error:
         raise MarketDataError(f"{stock}: Yahoo has no prices from {first} on ({error}): check the ticker") from error
+    # Whatever else Yahoo sends instead of prices, yfinance trips over somewhere.
     except (yfinance.exceptions.YFException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise MarketDataError(
             f"{stock}: Yahoo does not answer as it should ({type(error).__name__}: {error}): try again later"
