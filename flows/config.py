@@ -33,7 +33,7 @@ class PipelineConfig(FrozenModel):
     )
     update: Literal["none", "yahoo"] = Field(
         default="none",
-        description="Where `nightly` and `forecast` first bring the price files of the data folder up to date from.",
+        description="Where nights, daily forecasts and scheduled runs first bring the files in data up to date from.",
     )
     seed: int = Field(default=0, ge=0, le=2_147_483_647, description="Seed of every stage.")
     warm_start: Literal["none", "champion"] = Field(

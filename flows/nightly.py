@@ -39,7 +39,13 @@ BatchSize = Annotated[
 
 
 class Prepared(PreparedTicker):
-    """A ticker that is ready to be trained; `stale` counts the sessions that its prices lack, `not_updated` says why."""
+    """A ticker that is ready to be trained.
+
+    Attributes:
+        config: Its settings.
+        stale: Sessions that its prices lack.
+        not_updated: Why its prices could not be brought up to date.
+    """
 
     config: PipelineConfig
     stale: int = 0

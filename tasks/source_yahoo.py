@@ -135,7 +135,7 @@ def _client() -> tuple[Any, Any]:
             return answered(lambda: ask(method, url, *arguments, **options), faults=RequestException)
 
     yfinance.config.debug.hide_exceptions = False
-    folder = Workspace.current().root / "yahoo"
+    folder = Workspace.current().yahoo
     folder.mkdir(parents=True, exist_ok=True)
     yfinance.set_tz_cache_location(str(folder))
     return yfinance, PoliteSession(impersonate="chrome")
