@@ -86,7 +86,7 @@ def fetch_bars(source: MarketSource, stock: str, *, store: Store) -> ArtifactRef
     made = store.build("bars", inputs, build, code=code)
     if made.meta["without_prices"]:
         run_logger(__name__).warning(
-            "%s: %s rows without prices are left out (%s)",
+            "%s: rows without prices, left out: %s (%s)",
             ticker,
             made.meta["without_prices"],
             made.meta["dates_without_prices"],

@@ -95,6 +95,11 @@ def described(stock: str, bars: pd.DataFrame, *, added: int = 0, note: str = "")
     return Filled(stock, sessions=len(bars), added=added, first=first, last=last, note=note)
 
 
+def without_prices(rows: int) -> str:
+    """A note on rows that are left out, empty where there are none."""
+    return f"rows without prices, left out: {rows}" if rows else ""
+
+
 def _check_history(path: Path, stored: pd.DataFrame, bars: pd.DataFrame, *, revised: bool) -> None:
     lost = stored.loc[~stored["date"].isin(bars["date"]), "date"]
     cure = "It stays as it is; move it away first if the new prices are to stand in its place."

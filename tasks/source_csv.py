@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from features.bars import read_csv
+from features.bars import read_csv_with_gaps
 from tasks.market_data import csv_path
-from tasks.price_files import Filled, keep
+from tasks.price_files import Filled, keep, without_prices
 
 
 def fill(folder: Path, stock: str, *, source: Path) -> Filled:
@@ -21,4 +21,5 @@ def fill(folder: Path, stock: str, *, source: Path) -> Filled:
         PublishError: If the folder cannot be written.
     """
     path = csv_path(source, stock)
-    return keep(folder, stock, read_csv(path, ticker=stock), content=path.read_bytes())
+    bars, gaps = read_csv_with_gaps(path, ticker=stock)
+    return keep(folder, stock, bars, content=path.read_bytes(), note=without_prices(len(gaps)))

@@ -16,7 +16,7 @@ from tasks.download import SILENCE_SECONDS, answered
 from tasks.errors import MarketDataError
 from tasks.logs import run_logger
 from tasks.paths import Workspace
-from tasks.price_files import Filled, described, keep, stored_bars
+from tasks.price_files import Filled, described, keep, stored_bars, without_prices
 from tasks.sessions import stale_by
 
 FIRST_DAY = date(2010, 1, 1)
@@ -105,8 +105,7 @@ def _history(stock: str, *, first: date, now: datetime) -> tuple[pd.DataFrame, s
     if now < closes:
         table = table[table.index < opens.normalize()]
     empty = table[[name.replace("_", " ").title() for name in PRICE_COLUMNS]].isna().all(axis=1)
-    note = f"{int(empty.sum())} rows without prices are left out" if empty.any() else ""
-    return validate_frame(table[~empty], source=f"{stock} at Yahoo"), note
+    return validate_frame(table[~empty], source=f"{stock} at Yahoo"), without_prices(int(empty.sum()))
 
 
 @cache

@@ -97,7 +97,7 @@ def test_rows_without_prices_are_left_out_counted_and_said(tmp_path: Path, caplo
         caplog.clear()
         ref = fetch(tmp_path, "REX", Store(tmp_path / "store"))
         assert (ref.meta["rows"], ref.meta["without_prices"], ref.meta["dates_without_prices"]) == (398, 2, dates)
-        assert f"REX: 2 rows without prices are left out ({dates})" in caplog.text
+        assert f"REX: rows without prices, left out: 2 ({dates})" in caplog.text
     assert not set(dates.split()) & set(read_bars(ref)["date"].dt.strftime("%Y-%m-%d"))
 
 

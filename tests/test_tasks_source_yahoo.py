@@ -96,7 +96,7 @@ def test_rows_without_prices_are_left_out_and_counted(yahoo: Yahoo, tmp_path: Pa
     gap.loc[50, gap.columns != "date"] = np.nan
     yahoo.bars["AAPL"] = gap
     filled = fill(tmp_path, "AAPL", now=yahoo.instant)
-    assert (filled.sessions, filled.note) == (119, "1 rows without prices are left out")
+    assert (filled.sessions, filled.note) == (119, "rows without prices, left out: 1")
 
 
 def test_a_row_that_lacks_some_prices_is_an_error(yahoo: Yahoo, tmp_path: Path) -> None:

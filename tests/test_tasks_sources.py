@@ -95,7 +95,7 @@ def test_a_folder_of_files_is_copied_byte_by_byte_after_it_proved_readable(tmp_p
     (source / "REX.csv").write_text("\r\n".join(text))
     (source / "BAD.csv").write_text("\n".join([*text[:3], text[3].replace(",", ",-", 1)]))
     filled = source_csv.fill(tmp_path / "prices", "REX", source=source)
-    assert (filled.sessions, filled.added) == (119, 119)
+    assert (filled.sessions, filled.added, filled.note) == (119, 119, "rows without prices, left out: 1")
     with pytest.raises(BarsError, match=r"source/BAD\.csv, row 4, column Open"):
         source_csv.fill(tmp_path / "prices", "BAD", source=source)
     assert files(tmp_path / "prices") == {"REX.csv": (source / "REX.csv").read_bytes()}
