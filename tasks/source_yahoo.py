@@ -25,6 +25,9 @@ OVERLAP = 5
 # Below the smallest dividends, some 4e-5 of a price, and above the noise of Yahoo's single-precision numbers.
 SAME_ADJUSTMENT = 1e-6
 PAUSE_SECONDS = 0.3
+# A night of many stocks must neither press on against a refusal nor wait in vain for each of them.
+QUIET_SECONDS = 600.0
+TOO_MANY_REQUESTS = 429
 PRICES_PATH = "/finance/chart/"
 
 
@@ -93,8 +96,6 @@ def _history(stock: str, *, first: date, now: datetime) -> tuple[pd.DataFrame, s
             )
             regular = ticker.history_metadata["currentTradingPeriod"]["regular"]
         opens, closes = pd.Timestamp(regular["start"]), pd.Timestamp(regular["end"])
-    except yfinance.exceptions.YFRateLimitError as error:
-        raise MarketDataError(f"{stock}: Yahoo wants fewer requests: try again in some hours") from error
     except yfinance.exceptions.YFTickerMissingError as error:
         raise MarketDataError(f"{stock}: Yahoo has no prices from {first} on ({error}): check the ticker") from error
     # Whatever else Yahoo sends instead of prices, yfinance trips over somewhere.
@@ -123,15 +124,26 @@ def _client() -> tuple[Any, Any]:
         raise MarketDataError("prices from Yahoo need yfinance: pip install 'tickerforge[yahoo]'") from error
 
     class PoliteSession(Session):
-        """A session that waits before it asks for prices, and asks again where that may help."""
+        """A session that waits before it asks for prices, asks again where that may help, and takes a no for all."""
+
+        quiet_until = 0.0
 
         def request(self, method: Any, url: str, *arguments: Any, **options: Any) -> Any:
+            if time.monotonic() < self.quiet_until:
+                raise RequestException(f"not asked: for {QUIET_SECONDS / 60:.0f} minutes after a refusal or no answer")
             ask = super().request
             # Yahoo's cookies may be refused for good, and prices come without them.
             if PRICES_PATH not in url:
                 return ask(method, url, *arguments, **options)
             time.sleep(PAUSE_SECONDS)
-            return answered(lambda: ask(method, url, *arguments, **options), faults=RequestException)
+            try:
+                response = answered(lambda: ask(method, url, *arguments, **options), faults=RequestException)
+            except RequestException:
+                self.quiet_until = time.monotonic() + QUIET_SECONDS
+                raise
+            if response.status_code == TOO_MANY_REQUESTS:
+                self.quiet_until = time.monotonic() + QUIET_SECONDS
+            return response
 
     yfinance.config.debug.hide_exceptions = False
     folder = Workspace.current().yahoo

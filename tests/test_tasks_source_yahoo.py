@@ -118,7 +118,10 @@ def test_a_busy_yahoo_is_asked_again_as_late_as_it_says(yahoo: Yahoo, tmp_path: 
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (Reply(status=429, headers={"Retry-After": "86400"}), "Yahoo wants fewer requests"),
+        (
+            Reply(status=429, headers={"Retry-After": "86400"}),
+            r"Yahoo does not answer as it should \(RequestException: .*not asked: for 10 minutes",
+        ),
         (Reply(status=500, body=b"oops"), "Yahoo does not answer as it should"),
         (Reply(b'{"chart": {"result": [{'), "Yahoo does not answer as it should"),
         (Reply(b'{"chart": {"result": null, "error": null}}'), "Yahoo has no prices"),
@@ -135,6 +138,24 @@ def test_what_is_no_answer_is_told_and_the_stored_history_stays(
         fill(tmp_path, "AAPL", now=yahoo.instant)
     assert (tmp_path / "AAPL.csv").read_bytes() == as_csv(BARS.head(100))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("refusal", [Reply(status=429, headers={"Retry-After": "86400"}), Reply(b"x" * 1000, sent=10)])
+def test_after_a_refusal_no_other_stock_is_asked_for(yahoo: Yahoo, tmp_path: Path, refusal: Reply) -> None:
+    yahoo.bars["MSFT"] = BARS
+    yahoo.instead["AAPL"] = [refusal]
+    for stock in ("AAPL", "MSFT"):
+        with pytest.raises(MarketDataError, match=f"{stock}: Yahoo does not answer"):
+            fill(tmp_path, stock, now=yahoo.instant)
+    assert {stock for stock, _ in yahoo.asked} == {"AAPL"}
+
+
+def test_one_stock_that_yahoo_trips_over_leaves_the_others_alone(yahoo: Yahoo, tmp_path: Path) -> None:
+    yahoo.bars["MSFT"] = BARS
+    yahoo.instead["AAPL"] = [Reply(status=500, body=b"oops")]
+    with pytest.raises(MarketDataError, match="AAPL: Yahoo does not answer"):
+        fill(tmp_path, "AAPL", now=yahoo.instant)
+    assert fill(tmp_path, "MSFT", now=yahoo.instant).sessions == 120
 
 
 def test_a_stock_that_yahoo_does_not_know_is_named(yahoo: Yahoo, tmp_path: Path) -> None:

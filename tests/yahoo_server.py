@@ -114,5 +114,6 @@ def yahoo_server(monkeypatch: pytest.MonkeyPatch, bars: dict[str, pd.DataFrame])
         monkeypatch.setattr(download, "RETRY_DELAYS_SECONDS", [0.0, 0.0])
         monkeypatch.setattr(source_yahoo, "PAUSE_SECONDS", 0.0)
         YfData.cache_get.cache_clear()
+        source_yahoo._client.cache_clear()
         yahoo.web = web
         yield yahoo
