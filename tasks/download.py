@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from tasks.disk import file_sha256, os_errors_as_store_error, rename_durably
 from tasks.errors import MarketDataError
@@ -97,11 +98,17 @@ def download(url: str, target: Path, *, sha256: str | None = None) -> str:
         if sha256 is not None and found != sha256.lower():
             part.unlink()
             raise MarketDataError(
-                f"{url}: the file's SHA-256 is {found} and should be {sha256}. It was thrown away. Try again; if it "
-                "stays so, the file has changed: check where it comes from before you accept the new hash."
+                f"{public(url)}: the file's SHA-256 is {found} and should be {sha256}. It was thrown away. Try again; "
+                "if it stays so, the file has changed: check where it comes from before you accept the new hash."
             )
         rename_durably(part, target)
     return found
+
+
+def public(url: str) -> str:
+    """An address as it may be shown: without user, password and query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _fetch(url: str, part: Path) -> None:
@@ -114,11 +121,11 @@ def _fetch(url: str, part: Path) -> None:
             try:
                 return _fetch_rest(session, url, part)
             except RequestException as error:
-                # Only the class: an address may hold a password.
+                # Only the class: its text holds the whole address.
                 fault = type(error).__name__
             fruitless = 0 if _size(part) > before else fruitless + 1
             if fruitless == FRUITLESS_ATTEMPTS:
-                raise MarketDataError(f"{url} breaks off ({fault}) after {_size(part)} bytes: try again later")
+                raise MarketDataError(f"{public(url)} breaks off ({fault}) after {_size(part)} bytes: try again later")
             run_logger(__name__).info("broken off after %d bytes (%s): going on", _size(part), fault)
             time.sleep(RETRY_DELAYS_SECONDS[0])
 
@@ -143,7 +150,7 @@ def _fetch_rest(session: "Session", url: str, part: Path) -> None:
     with response:
         resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if response.status_code != 200 and not resumed:
-            raise MarketDataError(f"{url} answers {response.status_code} {response.reason}: {_cure(response)}")
+            raise MarketDataError(f"{public(url)} answers {response.status_code} {response.reason}: {_cure(response)}")
         with part.open("ab" if resumed else "wb") as file:
             for chunk in response.iter_content(CHUNK_BYTES):
                 file.write(chunk)
@@ -161,8 +168,8 @@ def _ask(session: "Session", url: str, *, have: int) -> "Response":
         )
     except RequestException as error:
         raise MarketDataError(
-            f"{url} does not answer ({type(error).__name__}): check the address and the network"
-        ) from error
+            f"{public(url)} does not answer ({type(error).__name__}): check the address and the network"
+        ) from None
 
 
 def _cure(response: "Response") -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from features.bars import validate_ticker
 from features.errors import TickerNameError
 from tasks.disk import file_sha256, os_errors_as_store_error, write_durably
-from tasks.download import download
+from tasks.download import download, public
 from tasks.errors import MarketDataError
 from tasks.logs import run_logger
 
@@ -46,7 +46,7 @@ def unpacked(cache: Path, *, url: str = URL, sha256: str | None = None) -> Path:
             run_logger(__name__).warning(
                 "%s has the SHA-256 %s, which could be compared with nothing (no hash of it is known); it is recorded "
                 "in %s, and later downloads must have it",
-                url,
+                public(url),
                 found,
                 record,
             )
@@ -69,11 +69,11 @@ def _unpack(archive: Path, folder: Path, *, url: str) -> Path:
     except (zipfile.BadZipFile, TickerNameError) as error:
         archive.unlink()
         raise MarketDataError(
-            f"what {url} sent cannot be used: {error}. It was thrown away: check the address"
+            f"what {public(url)} sent cannot be used: {error}. It was thrown away: check the address"
         ) from error
     if not found:
         archive.unlink()
         raise MarketDataError(
-            f"what {url} sent has no price/raw/STOCK.csv in it and was thrown away: check the address"
+            f"what {public(url)} sent has no price/raw/STOCK.csv in it and was thrown away: check the address"
         )
     return folder

@@ -1,6 +1,8 @@
 """Downloads from a server on this machine: whole, broken off, slow, refused, and not what was expected."""
 
+import logging
 import time
+import traceback
 from hashlib import sha256
 from pathlib import Path
 
@@ -119,6 +121,18 @@ def test_a_server_that_falls_silent_is_asked_for_the_rest(tmp_path: Path) -> Non
     with web_server(answer) as web:
         assert download(f"{web.url}/a", tmp_path / "a", sha256=HASH) == HASH
     assert "Range" in web.asked[1][1]
+
+
+@pytest.mark.parametrize("reply", [Reply(status=404), Reply(BODY, sent=0), Reply(BODY + b"!")])
+def test_no_message_tells_the_password_of_an_address(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reply: Reply
+) -> None:
+    caplog.set_level(logging.INFO)
+    with web_server(replies(reply)) as web:
+        url = f"{web.url}/a?token=s3cret".replace("//", "//me:s3cret@")
+        with pytest.raises(MarketDataError, match=r"http://127\.0\.0\.1:\d+/a") as caught:
+            download(url, tmp_path / "a", sha256=HASH)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value)) + caplog.text
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
