@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from tasks.disk import file_sha256, os_errors_as_store_error, rename_durably
+from tasks.disk import file_sha256, fsync_tree, os_errors_as_store_error, rename_durably
 from tasks.errors import MarketDataError
 from tasks.logs import run_logger
 from tasks.retries import RETRIED_STATUS, RETRY_DELAYS_SECONDS
@@ -101,6 +101,7 @@ def download(url: str, target: Path, *, sha256: str | None = None) -> str:
                 f"{public(url)}: the file's SHA-256 is {found} and should be {sha256}. It was thrown away. Try again; "
                 "if it stays so, the file has changed: check where it comes from before you accept the new hash."
             )
+        fsync_tree(part)
         rename_durably(part, target)
     return found
 

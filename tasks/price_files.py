@@ -10,7 +10,7 @@ import pandas as pd
 
 from features.bars import YAHOO_COLUMNS, read_csv, validate_ticker
 from features.schemas import BAR_COLUMNS, PRICE_COLUMNS
-from tasks.disk import os_errors_as_publish_error, rename_durably
+from tasks.disk import fsync_tree, os_errors_as_publish_error, rename_durably
 from tasks.errors import MarketDataError
 from tasks.remote_files import UNFINISHED_SUFFIX
 
@@ -83,6 +83,7 @@ def keep(
             fresh = path.with_name(f".{path.name}.{uuid4().hex}{UNFINISHED_SUFFIX}")
             try:
                 fresh.write_bytes(content)
+                fsync_tree(fresh)
                 rename_durably(fresh, path)
             finally:
                 fresh.unlink(missing_ok=True)

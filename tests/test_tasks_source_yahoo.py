@@ -1,5 +1,6 @@
 """Prices from Yahoo: yfinance itself against a server on this machine that answers as Yahoo does."""
 
+import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -13,6 +14,7 @@ from yahoo_server import Yahoo, up_to, yahoo_server
 from features.config import SyntheticConfig
 from features.errors import BarsError
 from features.synthetic import market
+from tasks import source_yahoo
 from tasks.errors import MarketDataError
 from tasks.price_files import as_csv, keep, stored_bars
 from tasks.source_yahoo import fill
@@ -148,6 +150,19 @@ def test_after_a_refusal_no_other_stock_is_asked_for(yahoo: Yahoo, tmp_path: Pat
         with pytest.raises(MarketDataError, match=f"{stock}: Yahoo does not answer"):
             fill(tmp_path, stock, now=yahoo.instant)
     assert {stock for stock, _ in yahoo.asked} == {"AAPL"}
+
+
+def test_a_yahoo_that_falls_silent_is_not_waited_for(
+    yahoo: Yahoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_yahoo, "SILENCE_SECONDS", 1.0)
+    keep(tmp_path, "AAPL", BARS.head(100))
+    yahoo.instead["AAPL"] = [Reply(b"x" * 1000, sent=10, silence=60.0)]
+    began = time.monotonic()
+    with pytest.raises(MarketDataError, match=r"AAPL: Yahoo does not answer as it should \(Timeout"):
+        fill(tmp_path, "AAPL", now=yahoo.instant)
+    assert time.monotonic() - began < 30
+    assert (tmp_path / "AAPL.csv").read_bytes() == as_csv(BARS.head(100))
 
 
 def test_one_stock_that_yahoo_trips_over_leaves_the_others_alone(yahoo: Yahoo, tmp_path: Path) -> None:
