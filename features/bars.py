@@ -1,9 +1,11 @@
 """Daily bars: read from CSV, validated with errors that name row, column and value, and adjusted for splits."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from features import csvfile
 from features.errors import BarsError, TickerNameError
-from features.schemas import BAR_COLUMNS, FAULTS, first_violation
+from features.schemas import BAR_COLUMNS, FAULTS, PRICE_COLUMNS, first_violation
 
 YAHOO_COLUMNS = ("Date", "Open", "High", "Low", "Close", "Adj Close", "Volume")
 LONGEST_TICKER = 32
@@ -19,6 +21,15 @@ LONGEST_TICKER = 32
 _TICKER = re.compile(r"[A-Za-z0-9_^=-][A-Za-z0-9._^=-]*", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
 _DATE = re.compile(r"\s*(\d{4}-\d{2}-\d{2})(?:[T ][\d:.,+-]*Z?)?\s*", re.ASCII)
+_NO_VALUE = frozenset({"", "null"})
+_NO_TRADE = _NO_VALUE | {"0"}
+
+
+class CsvBars(NamedTuple):
+    """The bars of a file, and the dates of its rows that hold none."""
+
+    bars: pd.DataFrame
+    without_prices: tuple[date, ...]
 
 
 @dataclass(frozen=True)
@@ -69,22 +80,42 @@ def read_csv(path: str | Path, *, ticker: str) -> pd.DataFrame:
             message names file, row as a text editor shows it, column, value and what to do.
         TickerNameError: `ticker` is not a valid name.
     """
+    return read_csv_with_gaps(path, ticker=ticker).bars
+
+
+def read_csv_with_gaps(path: str | Path, *, ticker: str) -> CsvBars:
+    """Read a file as `read_csv` does, and say which of its rows hold no prices.
+
+    Yahoo writes a row of `null` for a session whose prices it has lost. Such a row, with all prices `null` or empty and
+    the volume that or 0, is left out: the session is missing, as if it had no row. One that lacks only some of its
+    values is an error.
+
+    Returns:
+        Bars, and the dates of the rows left out, in the file's order.
+    """
     name = f"{validate_ticker(ticker)}: {path}"
     try:
         table = csvfile.read_text(path, error=BarsError)
     except BarsError as fault:
         raise BarsError(f"{ticker}: {fault}") from fault
     labels = _locate(table.header, name=name)
-    source = _Source(name, table.lines, labels)
     columns = list(zip(*table.rows, strict=True))
     cells = {column: columns[table.header.index(label)] for column, label in labels.items()}
-    return _checked(
+    gaps = _rows_without_prices(cells)
+    dates = _dates(cells["date"], _Source(name, table.lines, labels))
+    kept = [row for row in range(len(table.rows)) if row not in gaps]
+    if not kept:
+        raise BarsError(f"{name}: no row has prices; download the file again")
+    source = _Source(name, [table.lines[row] for row in kept], labels)
+    cells = {column: [cells[column][row] for row in kept] for column in BAR_COLUMNS}
+    bars = _checked(
         {
-            column: _dates(cells[column], source) if column == "date" else _numbers(cells[column], column, source)
+            column: dates[kept] if column == "date" else _numbers(cells[column], column, source)
             for column in BAR_COLUMNS
         },
         source,
     )
+    return CsvBars(bars, tuple(dates[row].item() for row in sorted(gaps)))
 
 
 def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
@@ -167,6 +198,16 @@ def _locate(header: Sequence[str], *, name: str) -> dict[str, str]:
     return {column: labels[column] for column in BAR_COLUMNS}
 
 
+def _rows_without_prices(cells: Mapping[str, Sequence[str]]) -> set[int]:
+    """Positions of rows that name a session and nothing of it."""
+    prices = zip(*(cells[column] for column in PRICE_COLUMNS), strict=True)
+    return {
+        row
+        for row, (values, volume) in enumerate(zip(prices, cells["volume"], strict=True))
+        if volume.strip() in _NO_TRADE and all(value.strip() in _NO_VALUE for value in values)
+    }
+
+
 def _numbers(cells: Sequence[str], column: str, source: _Source) -> NDArray[np.float64]:
     if not all(map(_NUMBER.fullmatch, cells)):
         position = next(row for row, cell in enumerate(cells) if not _NUMBER.fullmatch(cell))
@@ -174,7 +215,7 @@ def _numbers(cells: Sequence[str], column: str, source: _Source) -> NDArray[np.f
         fault = "is not a number" if cell.strip() else "is an empty cell"
         cure = "write a plain number such as 101.25 or delete the row"
         if cell.strip() == "null":
-            cure = "Yahoo writes null where it has no price: delete the row"
+            cure = "Yahoo writes null where it has no price: fill it in or delete the row"
         raise source.error(position, column, cell, fault=fault, cure=cure)
     return np.array(list(map(float, cells)))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import benchmark_cli, nightly_cli, options, registry_cli
+from flows import benchmark_cli, data_cli, nightly_cli, options, registry_cli
 from flows.terminal import command, complain, prepare, show
 
 if TYPE_CHECKING:
@@ -235,6 +235,7 @@ app.command(epilog="Example: tickerforge nightly --data prices/")(nightly_cli.ni
 app.command(epilog="Example: tickerforge pull AAPL@challenger adapters/AAPL")(registry_cli.pull)
 app.add_typer(registry_cli.app, name="registry")
 app.add_typer(benchmark_cli.app, name="benchmark")
+app.add_typer(data_cli.app, name="data")
 
 
 @app.command(epilog="Example: tickerforge doctor --json")

@@ -31,6 +31,10 @@ class PipelineConfig(FrozenModel):
         description="Folder with one {STOCK}.csv a ticker (Yahoo columns). Without it the synthetic market is used, "
         "and `stock` must be its ticker.",
     )
+    update: Literal["none", "yahoo"] = Field(
+        default="none",
+        description="Where nights, daily forecasts and scheduled runs first bring the files in data up to date from.",
+    )
     seed: int = Field(default=0, ge=0, le=2_147_483_647, description="Seed of every stage.")
     warm_start: Literal["none", "champion"] = Field(
         default="none", description="Where the first stage starts: a fresh adapter, or the current champion."

@@ -11,6 +11,7 @@ from flows.errors import NightFailed, StageFailed
 from flows.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
 from flows.heavy import ForecastAnswer, ForecastJob, forecast_all
 from flows.next_sessions import Forecast, StockForecast
+from flows.price_updates import update_prices
 from flows.schedule import Exchange, due_on_session
 from flows.steps import market_source
 from flows.stocks import Tickers, stocks_of, with_stock
@@ -51,6 +52,7 @@ def forecast(
     for stock in tickers or stocks_of(config):
         try:
             own = with_stock(config, stock)
+            update_prices(own, exchange=exchange)
             jobs.append(ForecastJob(config=own, bars=fetch_bars(market_source(own), stock, store=Store.current())))
         except Exception as error:
             logger.exception("no prices of %s", stock)

@@ -19,6 +19,7 @@ from flows.heavy import BatchAnswer, ForecastJob, TickerJob, TickerStages
 from flows.heavy_stages import Finished
 from flows.next_sessions import StockForecast
 from flows.pipeline import PipelineResult, PreparedTicker, train
+from flows.price_updates import update_prices
 from flows.schedule import Exchange, due, due_on_session
 from flows.stage_requests import RegisteredAdapter
 from flows.steps import Steps
@@ -38,10 +39,17 @@ BatchSize = Annotated[
 
 
 class Prepared(PreparedTicker):
-    """A ticker that is ready to be trained; `stale` counts the sessions that its prices lack."""
+    """A ticker that is ready to be trained.
+
+    Attributes:
+        config: Its settings.
+        stale: Sessions that its prices lack.
+        not_updated: Why its prices could not be brought up to date.
+    """
 
     config: PipelineConfig
     stale: int = 0
+    not_updated: str = ""
 
 
 class TickerNight(FrozenModel):
@@ -154,8 +162,9 @@ def prepare_all(
 
 
 def prepare(config: PipelineConfig, stock: str, *, exchange: str | None) -> Prepared:
-    """Prices, windows and champion of one ticker; what has not changed is taken from the store."""
+    """Prices, updated where that is asked for, windows and champion of one ticker; what is the same is not remade."""
     own = with_stock(config, stock)
+    not_updated = update_prices(own, exchange=exchange)
     steps = Steps(own, Store.current())
     bars = steps.bars()
     windows = steps.windows(bars)
@@ -169,6 +178,7 @@ def prepare(config: PipelineConfig, stock: str, *, exchange: str | None) -> Prep
         start=warm_start(own, windows=windows),
         champion=current_champion(stock),
         stale=stale,
+        not_updated=not_updated,
     )
 
 
@@ -229,6 +239,9 @@ def ticker_night(
     if ready is not None:
         if ready.stale:
             warnings.append(f"The prices lack {ready.stale} sessions.")
+        if ready.not_updated:
+            last = read_bars(ready.bars)["date"].iloc[-1].date()
+            warnings.append(f"The prices end on {last}, as they could not be updated ({ready.not_updated}).")
         try:
             champion = (
                 RegisteredAdapter(spec=f"{stock}@{registered.version}") if promoted and registered else ready.champion

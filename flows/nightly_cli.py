@@ -1,5 +1,6 @@
 """The command `tickerforge nightly`: the night's work, now."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -8,10 +9,20 @@ from flows import options
 from flows.terminal import command, prepare, show
 
 
+class Update(StrEnum):
+    """A source of new prices."""
+
+    NONE = "none"
+    YAHOO = "yahoo"
+
+
 def nightly(
     data: options.Data = None,
     stocks: Annotated[
         list[str] | None, typer.Option("--stock", help="Ticker, repeatable.", show_default="all", metavar="TICKER")
+    ] = None,
+    update: Annotated[
+        Update | None, typer.Option(help="Where to bring the prices up to date from first.", show_default="none")
     ] = None,
     model: options.Model = None,
     recipe: options.Recipe = None,
@@ -27,7 +38,7 @@ def nightly(
         from flows.config import build_config
         from flows.embedded import start_prefect, wait_for_prefect
 
-        flags = {"data": data, "training.model": model, "warm_start": "champion"}
+        flags = {"data": data, "update": update, "training.model": model, "warm_start": "champion"}
         config = build_config(recipe=recipe, flags=flags, assignments=set_ or ())
         prepare()
         start_prefect()

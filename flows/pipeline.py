@@ -15,6 +15,7 @@ from flows.champions import current_champion, warm_start
 from flows.config import PipelineConfig
 from flows.errors import ChampionChanged
 from flows.gpu_pool import GPU_POOL, GpuPool, Where
+from flows.price_updates import update_prices
 from flows.runs import Run, new_run_folder, recorded_run, stage_settings
 from flows.schedule import Exchange, due_on_session
 from flows.slots import ticker_slot
@@ -67,14 +68,17 @@ def train_ticker(
     Args:
         config: Stock, data and every setting of every stage.
         heavy_stages: Where training and sampling run: in this process, or on workers of the GPU work pool.
-        exchange: Calendar such as XNYS; a run that is due on a day without a session there does nothing.
+        exchange: Calendar such as XNYS, for runs on a schedule: one that is due on a day without a session there does
+            nothing, any other first updates the prices where the configuration says so.
 
     Returns:
         What the run left behind; nothing on a day without a session.
     """
-    if exchange is not None and not due_on_session(exchange):
-        logger.info("%s has no session today: nothing to do for %s", exchange, config.stock)
-        return None
+    if exchange is not None:
+        if not due_on_session(exchange):
+            logger.info("%s has no session today: nothing to do for %s", exchange, config.stock)
+            return None
+        update_prices(config, exchange=exchange)
     return train(config, heavy=GpuPool() if heavy_stages == GPU_POOL else None)
 
 

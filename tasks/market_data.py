@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 from prefect import task
 from pydantic import Field
 
-from features.bars import read_csv, validate_ticker
+from features.bars import CsvBars, read_csv_with_gaps, validate_ticker
 from features.config import FrozenModel, SyntheticConfig
 from features.synthetic import market
 from tasks.disk import file_sha256
 from tasks.errors import MarketDataError
+from tasks.logs import run_logger
 from tasks.paths import BARS_FILE
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version
@@ -52,7 +53,8 @@ def fetch_bars(source: MarketSource, stock: str, *, store: Store) -> ArtifactRef
     """Read and validate one ticker's bars and store them as `bars.parquet`.
 
     Returns:
-        Artifact of the stage `bars`; its meta holds `ticker`, `rows`, `first` and `last` session.
+        Artifact of the stage `bars`; its meta holds `ticker`, `rows`, `first` and `last` session, and of rows without
+        prices, which are left out, the count `without_prices` and the `dates_without_prices`.
 
     Raises:
         FeaturesError: If the ticker's name or its prices are not acceptable.
@@ -68,13 +70,28 @@ def fetch_bars(source: MarketSource, stock: str, *, store: Store) -> ArtifactRef
         inputs = {"csv": _content(path), "ticker": ticker}
 
     def build(folder: Path) -> dict[str, Scalar]:
-        bars = market(config) if path is None else read_csv(path, ticker=ticker)
+        bars, gaps = CsvBars(market(config), ()) if path is None else read_csv_with_gaps(path, ticker=ticker)
         bars.to_parquet(folder / BARS_FILE, index=False)
         first, last = bars["date"].iloc[[0, -1]].dt.date
-        return {"ticker": ticker, "rows": len(bars), "first": first.isoformat(), "last": last.isoformat()}
+        return {
+            "ticker": ticker,
+            "rows": len(bars),
+            "first": first.isoformat(),
+            "last": last.isoformat(),
+            "without_prices": len(gaps),
+            "dates_without_prices": " ".join(each.isoformat() for each in gaps),
+        }
 
     code = code_version(*MODULES, libraries=("pandas", "numpy", "pyarrow"))
-    return store.build("bars", inputs, build, code=code)
+    made = store.build("bars", inputs, build, code=code)
+    if made.meta["without_prices"]:
+        run_logger(__name__).warning(
+            "%s: rows without prices, left out: %s (%s)",
+            ticker,
+            made.meta["without_prices"],
+            made.meta["dates_without_prices"],
+        )
+    return made
 
 
 def csv_path(folder: Path, stock: str) -> Path:

@@ -60,6 +60,16 @@ class Workspace:
         return self.root / "pulled"
 
     @property
+    def downloads(self) -> Path:
+        """Archives that price files came in."""
+        return self.root / "downloads"
+
+    @property
+    def yahoo(self) -> Path:
+        """What yfinance remembers from call to call: time zones and a cookie."""
+        return self.root / "yahoo"
+
+    @property
     def prefect_home(self) -> Path:
         """Settings, results and state of the embedded Prefect."""
         return self.root / "prefect"

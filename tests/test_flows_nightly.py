@@ -4,14 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from tiny_pipeline import tiny_config
+from web_server import Reply
+from yahoo_server import up_to, yahoo_server
 
+from features.bars import read_csv
 from features.synthetic import market
 from flows.config import with_overrides
 from flows.errors import NightFailed
 from flows.nightly import nightly
 from tasks.disk import tree_hashes
+from tasks.price_files import keep
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,3 +69,28 @@ def test_a_good_ticker_is_done_and_the_night_ends_red_with_a_table_of_who_failed
     assert [each.stock for each in again.tickers] == ["GOOD"]
     assert tree_hashes(working_folder / "models") == before
     assert [row["Stock"] for row in night_table()] == ["GOOD"]
+
+
+def test_prices_are_updated_first_and_a_ticker_that_cannot_be_goes_on_with_what_it_has_and_says_so(
+    prefect_server: None, working_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yesterday = f"{pd.Timestamp.now('America/New_York') - pd.offsets.BDay(1):%Y-%m-%d}"
+    bars = up_to(market(tiny_config().synthetic), last=yesterday)
+    for stock in ("FRESH", "LAGS"):
+        keep(working_folder / "prices", stock, bars.head(397))
+    config = with_overrides(tiny_config(), ["stock=FRESH", "data=prices", "warm_start=champion", "update=yahoo"])
+    with yahoo_server(monkeypatch, {"FRESH": bars, "LAGS": bars}) as yahoo:
+        yahoo.now = f"{yesterday} 17:30"
+        yahoo.instead["LAGS"] = [Reply(status=503)]
+        with pytest.raises(NightFailed, match=r"3 tickers: \d promoted, 1 failed") as failure:
+            nightly(config, tickers=("FRESH", "LAGS", "NOPE"))
+    assert "NOPE: MarketDataError: NOPE: Yahoo" in str(failure.value)
+    sessions = {stock: len(read_csv(Path("prices", f"{stock}.csv"), ticker=stock)) for stock in ("FRESH", "LAGS")}
+    assert sessions == {"FRESH": 400, "LAGS": 397}
+    table = {row["Stock"]: row for row in night_table()}
+    assert table["NOPE"]["Outcome"] == "failed"
+    assert "% by " in table["FRESH"]["Forecast"]
+    assert "% by " in table["LAGS"]["Forecast"]
+    last = f"{bars['date'].iloc[396]:%Y-%m-%d}"
+    assert f"The prices end on {last}, as they could not be updated (MarketDataError: LAGS" in table["LAGS"]["Watch"]
+    assert "updated" not in table["FRESH"]["Watch"]

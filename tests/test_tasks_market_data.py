@@ -28,7 +28,14 @@ def fetch(folder: Path, ticker: str, store: Store) -> ArtifactRef:
 def test_bars_from_a_folder_are_stored_as_they_are_in_the_file(tmp_path: Path) -> None:
     path = write_prices(tmp_path, "BRK-A")
     ref = fetch(tmp_path, "BRK-A", Store(tmp_path / "store"))
-    assert ref.meta == {"ticker": "BRK-A", "rows": 400, "first": "2015-01-02", "last": "2016-07-14"}
+    assert ref.meta == {
+        "ticker": "BRK-A",
+        "rows": 400,
+        "first": "2015-01-02",
+        "last": "2016-07-14",
+        "without_prices": 0,
+        "dates_without_prices": "",
+    }
     stored, written = read_bars(ref), pd.read_csv(path, parse_dates=["Date"])
     assert (stored["date"].to_numpy() == written["Date"].to_numpy()).all()
     assert stored["adj_close"].to_numpy() == pytest.approx(written["Adj Close"].to_numpy(), rel=1e-12)
@@ -78,6 +85,20 @@ def test_faulty_prices_are_refused_and_nothing_is_stored(tmp_path: Path) -> None
     with pytest.raises(BarsError, match=r"AAPL\.csv, row 6, column Open: 'oops'"):
         fetch(tmp_path, "AAPL", store)
     assert not list(store.root.rglob("*.parquet"))
+
+
+def test_rows_without_prices_are_left_out_counted_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = write_prices(tmp_path, "REX").read_text().splitlines()
+    for row in (100, 200):
+        lines[row] = f"{lines[row][:10]},null,null,null,null,null,null"
+    (tmp_path / "REX.csv").write_text("\n".join(lines))
+    dates = f"{lines[100][:10]} {lines[200][:10]}"
+    for _ in ("built", "cached"):
+        caplog.clear()
+        ref = fetch(tmp_path, "REX", Store(tmp_path / "store"))
+        assert (ref.meta["rows"], ref.meta["without_prices"], ref.meta["dates_without_prices"]) == (398, 2, dates)
+        assert f"REX: rows without prices, left out: 2 ({dates})" in caplog.text
+    assert not set(dates.split()) & set(read_bars(ref)["date"].dt.strftime("%Y-%m-%d"))
 
 
 def test_the_synthetic_market_goes_by_the_tickers_name(tmp_path: Path) -> None:

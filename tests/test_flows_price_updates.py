@@ -1,0 +1,61 @@
+"""Updates before prices are read: what is fetched, what is fallen back on, and what is told."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from web_server import Reply
+from yahoo_server import Yahoo, up_to, yahoo_server
+
+from features.config import SyntheticConfig
+from features.synthetic import market
+from flows.config import PipelineConfig
+from flows.errors import ConfigError
+from flows.price_updates import update_prices
+from tasks.errors import MarketDataError
+from tasks.price_files import as_csv, keep
+
+YESTERDAY = f"{pd.Timestamp.now('America/New_York') - pd.offsets.BDay(1):%Y-%m-%d}"
+BARS = up_to(market(SyntheticConfig(sessions=120)), last=YESTERDAY)
+
+
+@pytest.fixture
+def yahoo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Yahoo]:
+    with yahoo_server(monkeypatch, {"AAPL": BARS}) as server:
+        server.now = f"{YESTERDAY} 17:30"
+        yield server
+
+
+def config(folder: Path | None, **settings: str) -> PipelineConfig:
+    return PipelineConfig(stock="AAPL", data=folder, **settings)
+
+
+def test_without_being_told_nothing_is_updated(yahoo: Yahoo, tmp_path: Path) -> None:
+    keep(tmp_path, "AAPL", BARS.head(100))
+    assert update_prices(config(tmp_path), exchange=None) == ""
+    assert yahoo.asked == []
+    assert (tmp_path / "AAPL.csv").read_bytes() == as_csv(BARS.head(100))
+
+
+def test_a_file_is_brought_up_to_date_or_made(yahoo: Yahoo, tmp_path: Path) -> None:
+    keep(tmp_path, "AAPL", BARS.head(100))
+    for folder in (tmp_path, tmp_path / "new"):
+        assert update_prices(config(folder, update="yahoo"), exchange="XNYS") == ""
+        assert (folder / "AAPL.csv").read_bytes() == as_csv(BARS)
+
+
+def test_a_failed_update_is_told_and_the_file_stays_but_without_one_there_is_no_going_on(
+    yahoo: Yahoo, tmp_path: Path
+) -> None:
+    yahoo.instead["AAPL"] = [Reply(status=503)]
+    keep(tmp_path, "AAPL", BARS.head(100))
+    assert "MarketDataError: AAPL: Yahoo does not" in update_prices(config(tmp_path, update="yahoo"), exchange=None)
+    assert (tmp_path / "AAPL.csv").read_bytes() == as_csv(BARS.head(100))
+    with pytest.raises(MarketDataError, match="AAPL: Yahoo does not"):
+        update_prices(config(tmp_path / "new", update="yahoo"), exchange=None)
+
+
+def test_an_update_needs_a_folder() -> None:
+    with pytest.raises(ConfigError, match="update = yahoo needs a folder of price files: give --data FOLDER"):
+        update_prices(config(None, update="yahoo"), exchange=None)
