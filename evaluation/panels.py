@@ -19,8 +19,9 @@ Dates = NDArray[np.datetime64]
 class Truth:
     """What happened after the origins of one split; n windows, h sessions ahead.
 
-    `ticker` is the name in messages, that of the pool where the windows are of several `tickers` (n,). `target` (n, h), `origin_price`, `train_mean` and `train_std` (n,) in USD; `sigma` (n,) is the standard deviation of
-    daily log returns; `positions` (n,) are the session numbers of the origins.
+    `ticker` is the name in messages, that of the pool where the windows are of several `tickers` (n,). `target` (n, h),
+    `origin_price`, `train_mean` and `train_std` (n,) in USD; `sigma` (n,) is the standard deviation of daily log
+    returns; `positions` (n,) are the session numbers of the origins.
     """
 
     ticker: str

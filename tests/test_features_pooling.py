@@ -56,9 +56,7 @@ def test_tickers_with_the_same_calendar_lose_nothing(frames: list[pd.DataFrame])
 
 
 @pytest.mark.parametrize("at_most", [30, 100, 101])
-def test_a_selection_gives_every_ticker_its_share_and_covers_its_time(
-    frames: list[pd.DataFrame], at_most: int
-) -> None:
+def test_a_selection_gives_every_ticker_its_share_and_covers_its_time(frames: list[pd.DataFrame], at_most: int) -> None:
     train = pd.concat([frame[frame["split"] == "train"] for frame in frames])
     chosen = spread(train, at_most=at_most)
     assert len(chosen) == at_most
