@@ -113,8 +113,11 @@ def csv_path(folder: Path, stock: str) -> Path:
     ticker = validate_ticker(stock)
     there = list_tickers(folder)
     path = folder / f"{ticker}.csv"
-    if ticker == POOL and path.is_file():
-        raise MarketDataError(_reserved(path))
+    if ticker == POOL:
+        cure = f"name one of its tickers. {POOL} is for `tickerforge run` and `tickerforge stage`."
+        raise MarketDataError(
+            _reserved(path) if path.is_file() else f"{POOL} stands for all tickers of {folder} together: {cure}"
+        )
     if path.is_file():
         return path
     if not there:
