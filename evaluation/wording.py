@@ -1,6 +1,6 @@
 """What the report says in sentences: the evidence, the splits, and each picture's finding."""
 
-from evaluation.contracts import DECIDING_METRIC, PERSISTENCE, POOLED, EvalReport, Split
+from evaluation.contracts import BASE, DECIDING_METRIC, PERSISTENCE, POOLED, EvalReport, Split
 from evaluation.labels import METRICS, model_label, p_text, percent
 from evaluation.metrics import skill
 
@@ -40,6 +40,8 @@ def pooling(report: EvalReport) -> str:
     test = report.test_of(model, split="test", against=POOLED)
     chance = f" ({p_text(test.p_value)})" if test and not test.note else ""
     pooled = _against(skill(errors[POOLED], errors[PERSISTENCE]), "persistence's")
+    if BASE in errors:
+        pooled += " and " + _against(skill(errors[POOLED], errors[BASE]), "the base model's")
     added = _against(own, "the pooled adapter's")
     return (
         f"What pooling bought: the pooled adapter, from which training started, has on test a squared error {pooled} "
@@ -55,9 +57,9 @@ def _against(gain: float, whose: str) -> str:
 def split_words(report: EvalReport, split: Split) -> str:
     """Which windows a split's figures rest on."""
     summary = report.summary(split)
-    thinned = "" if summary.windows == summary.available else f" of {summary.available}, evenly spaced"
     tickers = sum(row.split == split for row in report.tickers)
-    of = f" of {tickers} ticker{'s' * (tickers > 1)}" if tickers else ""
+    thinned = "" if summary.windows == summary.available else f" of {summary.available}, evenly spaced"
+    of = f" (tickers: {tickers})" if tickers else ""
     together = "They overlap, and those of one date count as one: they" if tickers else "They overlap, and"
     return (
         f"{summary.windows} windows{thinned}{of}, forecast from {summary.first_origin:%-d %B %Y} to "

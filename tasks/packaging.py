@@ -184,7 +184,7 @@ def _refuse_code(downloaded: Path, *, source: str) -> None:
 
 def _readme(card: AdapterCard, *, final: Path, base: str, source: str) -> str:
     folder = quote(str(final))
-    stock, whose = (card.ticker, card.ticker) if card.ticker != POOL else ("TICKER", "any ticker like those of its pool")
+    stock, whose = ("TICKER", "any ticker like its pool's") if card.ticker == POOL else (card.ticker, card.ticker)
     rank = next(size for size in VLLM_RANKS if size >= card.training.lora_rank)
     return f"""# {card.ticker}: a TickerForge adapter
 

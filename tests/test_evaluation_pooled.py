@@ -118,7 +118,7 @@ def test_the_report_of_a_pool_shows_the_tickers_and_no_single_price_series(
     assert [path.stem for path in paths.figures] == ["skill", "horizon"]
     for text in (paths.markdown.read_text(), paths.html.read_text()):
         assert all(ticker in text for ticker in LIVES)
-        assert "of 3 tickers" in text
+        assert "(tickers: 3)" in text
         assert "those of one date count as one" in text
         assert "What pooling bought" not in text
 

@@ -118,8 +118,10 @@ def test_a_ticker_starts_from_the_pool_and_its_report_says_what_that_bought(own:
     assert "training starts from ALL@1" in log_of(own)
     assert own.report.models[3:5] == ("base", "pooled")
     for path in (own.report_path, own.report_path.with_name("report.md")):
-        assert "What pooling bought: the pooled adapter" in path.read_text()
-        assert "Pooled adapter" in path.read_text()
+        text = path.read_text()
+        assert "What pooling bought: the pooled adapter" in text
+        assert "the base model's before any training on AAA alone" in text.replace("&#39;", "'")
+        assert "Pooled adapter" in text
     against = own.report.test_of("sft", split="test", against="pooled")
     assert against is not None
     errors = [own.report.value(model, split="test", metric="scaled_mse") or 0.0 for model in ("sft", "pooled")]
