@@ -10,6 +10,7 @@ from deployments.entries import (
     NIGHTLY_TAGS,
     OWN_SLUG,
     TICKERS_FILE,
+    TRAIN_TICKER,
     Entry,
     Tickers,
     for_night,
@@ -17,6 +18,7 @@ from deployments.entries import (
     read_entries,
     read_tickers,
 )
+from features.pooling import POOL
 from flows.config import PipelineConfig, build_config, check_source, with_overrides
 from flows.errors import ConfigError
 from flows.gpu_pool import CPU_POOL, GPU_POOL
@@ -113,7 +115,7 @@ def prepare(entry: Entry, *, config: PipelineConfig, stocks: list[str]) -> "tupl
             own["stock"] = config.stock if config.stock in stocks else stocks[0]
         full = with_overrides(config, [f"{key}={value}" for key, value in own.items()])
         check_source(full)
-        if full.stock not in stocks:
+        if full.stock not in (*stocks, POOL):
             raise ConfigError(f"{flow.name}/{entry.name}: the data folder holds no prices for {full.stock}")
         parameters["config"] = full.model_dump(mode="json")
         try:
@@ -155,7 +157,7 @@ def _apply(
         schedules=_schedules(entry, existing),
     )
     # Flows without parameters here are called by other flows, also for a stock that is newer than the deployment.
-    _narrow_form(deployment, stocks if parameters else None)
+    _narrow_form(deployment, _offered(entry, parameters, stocks=stocks) if parameters else None)
     deployment.apply()
     return name
 
@@ -178,6 +180,12 @@ def _schedules(entry: Entry, existing: "Sequence[DeploymentSchedule]") -> "list[
         DeploymentScheduleCreate(**schedule.model_dump(include={"schedule", "active", "slug", "parameters"}))
         for schedule in added
     ]
+
+
+def _offered(entry: Entry, parameters: Mapping[str, Any], *, stocks: list[str]) -> list[str]:
+    """The stocks that a form offers, and, where a data folder can be trained on as a whole, the pool of them."""
+    pooled = entry.entrypoint == TRAIN_TICKER and parameters["config"]["data"] is not None and POOL not in stocks
+    return [*stocks, POOL] if pooled else stocks
 
 
 def _narrow_form(deployment: Any, stocks: list[str] | None) -> None:

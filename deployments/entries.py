@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from features.bars import validate_ticker
 from features.config import FrozenModel
+from features.pooling import POOL
 from flows.errors import ConfigError
 from flows.gpu_pool import CPU_POOL, GPU_POOL, PoolName
 from tasks.sessions import exchange_timezone
@@ -140,7 +141,7 @@ def for_night(entry: Entry, tickers: Tickers) -> Entry:
     """
     if entry.entrypoint != NIGHTLY:
         return entry
-    own = {"tickers": list(tickers.tickers), "exchange": tickers.exchange}
+    own = {"tickers": [name for name in tickers.tickers if name != POOL], "exchange": tickers.exchange}
     schedule = Schedule(slug=NIGHT_SLUG, cron=tickers.cron, timezone=exchange_timezone(tickers.exchange))
     return entry.model_copy(update={"parameters": entry.parameters | own, "schedules": (schedule,)})
 

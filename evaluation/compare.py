@@ -13,6 +13,7 @@ from evaluation.contracts import (
     DRIFT,
     MODELS,
     PERSISTENCE,
+    POOLED,
     SPLITS,
     EvalReport,
     Floats,
@@ -20,27 +21,30 @@ from evaluation.contracts import (
     Significance,
     Split,
     SplitSummary,
+    TickerScore,
     in_display_order,
 )
 from evaluation.errors import EvaluationError, ForecastsError
 from evaluation.labels import model_label
 from evaluation.metrics import scaled_errors, score, skill
 from evaluation.panels import Answers, Truth, answers_of, session_calendar, truth_of
-from evaluation.significance import diebold_mariano, independent_rows
+from evaluation.significance import by_session, diebold_mariano, independent_rows
+from features.pooling import spread
+
+POOL_WINDOWS = 1000
 
 
 def select_windows(windows: pd.DataFrame, *, config: EvaluationConfig) -> pd.DataFrame:
     """The validation and test windows that are scored: all, or `max_windows` per split evenly spaced in time.
 
+    Of the windows of several tickers `POOL_WINDOWS` per split are scored where `max_windows` does not say otherwise, so
+    that a pool costs no more than some tickers do; they are spread evenly over the tickers, too.
+
     Returns:
         Rows of `windows`, sorted by origin within each split; selecting from the result again changes nothing.
     """
-    chosen = []
-    for split in SPLITS:
-        rows = windows[windows["split"] == split].sort_values("origin")
-        if config.max_windows is not None and len(rows) > config.max_windows:
-            rows = rows.iloc[np.linspace(0, len(rows) - 1, config.max_windows).round().astype(int)]
-        chosen.append(rows)
+    limit = config.max_windows or (POOL_WINDOWS if windows["ticker"].nunique() > 1 else len(windows))
+    chosen = [spread(windows[windows["split"] == split], at_most=limit) for split in SPLITS]
     return pd.concat(chosen, ignore_index=True)
 
 
@@ -51,22 +55,30 @@ def choose(losses: Mapping[str, float]) -> str | None:
 
 
 def compare(
-    windows: pd.DataFrame, forecasts: pd.DataFrame, *, config: EvaluationConfig, n_candidates: int | None = None
+    windows: pd.DataFrame,
+    forecasts: pd.DataFrame,
+    *,
+    config: EvaluationConfig,
+    n_candidates: int | None = None,
+    pool: str | None = None,
 ) -> EvalReport:
     """Score every model on the same validation and test windows, and choose an adapter on validation alone.
 
     Args:
-        windows: Windows frame of one ticker; the train split may be in it and is not scored.
+        windows: Windows frame of one ticker, or of the tickers of a pool; the train split may be in it and is not
+            scored.
         forecasts: Forecasts frame with persistence, drift and any of the other models; every model must answer every
             selected window of both splits.
         config: Which windows are selected, and the band.
         n_candidates: Variants among which the choice was made, where they are more than the adapters in `forecasts`.
+        pool: Name of the pool that the windows are of. Every window then counts once, but MSE and MAE of the published
+            protocol, which are means over tickers; the tests are made on the series of `significance.by_session`.
 
     Raises:
-        EvaluationError: More than one ticker, or a split without windows.
+        EvaluationError: More than one ticker and no pool, or a split without windows.
         ForecastsError: A model is unknown, a baseline is missing, or forecasts do not fit the windows.
     """
-    ticker = _only_ticker(windows)
+    ticker = pool or _only_ticker(windows)
     models = _models(forecasts, ticker=ticker)
     selected = select_windows(windows, config=config)
     calendar = session_calendar(windows)
@@ -74,6 +86,7 @@ def compare(
     rows: list[MetricRow] = []
     tests: list[Significance] = []
     notes: list[str] = []
+    by_ticker: list[TickerScore] = []
     chosen = None
     for split in SPLITS:
         if not (selected["split"] == split).any():
@@ -86,6 +99,10 @@ def compare(
         summaries.append(_summary(truth, available=int((windows["split"] == split).sum())))
         rows += _metric_rows(truth, answers, interval=config.interval)
         tests += [_test(truth, losses, model=model, against=PERSISTENCE) for model in models if model != PERSISTENCE]
+        if POOLED in models:
+            tests += [_test(truth, losses, model=model, against=POOLED) for model in ADAPTERS if model in models]
+        if pool is not None:
+            by_ticker += _by_ticker(truth, losses)
         notes += [*_silence(truth, answers), *_untested(split, tests)]
         if split == "validation":
             chosen = choose({model: float(loss.mean()) for model, loss in losses.items()})
@@ -100,6 +117,7 @@ def compare(
         metrics=tuple(rows),
         significance=tuple(tests),
         notes=tuple(notes),
+        tickers=tuple(by_ticker),
     )
 
 
@@ -154,15 +172,29 @@ def _metric_rows(truth: Truth, answers: Sequence[Answers], *, interval: float) -
 
 
 def _test(truth: Truth, losses: Mapping[str, Floats], *, model: str, against: str) -> Significance:
-    test = diebold_mariano(losses[model], losses[against], positions=truth.positions, horizon=truth.horizon)
+    test = diebold_mariano(
+        by_session(losses[model], positions=truth.positions),
+        by_session(losses[against], positions=truth.positions),
+        positions=np.unique(truth.positions),
+        horizon=truth.horizon,
+    )
     return Significance(split=truth.split, model=model, against=against, **asdict(test))
+
+
+def _by_ticker(truth: Truth, losses: Mapping[str, Floats]) -> list[TickerScore]:
+    rows = []
+    for ticker in np.unique(truth.tickers):
+        mine = truth.tickers == ticker
+        values = {model: float(loss[mine].mean()) for model, loss in losses.items()}
+        rows.append(TickerScore(split=truth.split, ticker=str(ticker), windows=int(mine.sum()), values=values))
+    return rows
 
 
 def _untested(split: Split, tests: Sequence[Significance]) -> list[str]:
     """Why some models have no significance test."""
     models: dict[str, list[str]] = {}
     for test in tests:
-        if test.split == split and test.note:
+        if test.split == split and test.against == PERSISTENCE and test.note:
             models.setdefault(test.note, []).append(model_label(test.model))
     return [f"On {split} p is set to 1 for {', '.join(names)}: {note}." for note, names in models.items()]
 

@@ -11,7 +11,8 @@ class EvaluationConfig(FrozenModel):
     max_windows: int | None = Field(
         default=None,
         ge=2,
-        description="Most windows per split, evenly spaced in time and the same for every model; none: all of them.",
+        description="Most windows per split, evenly spaced in time and the same for every model; none: all of them, or "
+        "1000 of all tickers together.",
     )
     interval: float = Field(default=0.8, gt=0, lt=1, description="Nominal coverage of the forecast band.")
     examples: int = Field(default=6, ge=1, le=12, description="Test windows drawn one by one in the report.")

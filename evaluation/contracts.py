@@ -17,10 +17,10 @@ Split = Literal["validation", "test"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
 PERSISTENCE, DRIFT, WINDOW_MEAN = "persistence", "drift", "window_mean"
 BASELINES = (PERSISTENCE, DRIFT, WINDOW_MEAN)
-BASE = "base"
+BASE, POOLED = "base", "pooled"
 ADAPTERS = ("grpo_1st", "sft", "grpo_2nd")
 CHAMPION = "champion"
-MODELS = (*BASELINES, BASE, *ADAPTERS, CHAMPION)
+MODELS = (*BASELINES, BASE, POOLED, *ADAPTERS, CHAMPION)
 
 FORECAST_COLUMNS = ("ticker", "origin", "split", "model", "median", "samples", "n_samples", "n_valid")
 DECIDING_METRIC = "scaled_mse"
@@ -47,10 +47,20 @@ class MetricRow(FrozenModel):
     values: dict[str, float | None]
 
 
+class TickerScore(FrozenModel):
+    """One ticker's share of a pool's comparison: its windows, and every model's scaled MSE (daily variances)."""
+
+    split: Split
+    ticker: str
+    windows: int
+    values: dict[str, float]
+
+
 class Significance(FrozenModel):
     """One Diebold-Mariano test; see `evaluation.significance`.
 
-    `mean_difference` is the model's mean scaled loss minus the reference's (daily variances): negative is better.
+    `mean_difference` is the model's mean scaled loss minus the reference's (daily variances): negative is better. Of a
+    pool `windows` and `lag` count sessions.
     """
 
     split: Split
@@ -66,7 +76,10 @@ class Significance(FrozenModel):
 
 
 class EvalReport(FrozenModel):
-    """All that is known about the forecasters of one ticker, as plain numbers that survive JSON."""
+    """All that is known about the forecasters of one ticker, as plain numbers that survive JSON.
+
+    A pool's report goes by the pool's name and has a row a ticker and split in `tickers`.
+    """
 
     ticker: str
     horizon: int
@@ -78,6 +91,7 @@ class EvalReport(FrozenModel):
     metrics: tuple[MetricRow, ...]
     significance: tuple[Significance, ...]
     notes: tuple[str, ...]
+    tickers: tuple[TickerScore, ...] = ()
 
     def value(self, model: str, *, split: Split, metric: str) -> float | None:
         """One model's figure over the whole path, or `None` where the metric does not apply to it.
@@ -94,12 +108,13 @@ class EvalReport(FrozenModel):
         """The windows behind the figures of a split."""
         return next(summary for summary in self.splits if summary.split == split)
 
-    def test_of(self, model: str, *, split: Split) -> Significance | None:
-        """The model's test against persistence, or `None` for persistence itself."""
-        return next((test for test in self.significance if test.model == model and test.split == split), None)
+    def test_of(self, model: str, *, split: Split, against: str = PERSISTENCE) -> Significance | None:
+        """The model's test against persistence or another reference, or `None` where none was made."""
+        wanted = (model, split, against)
+        return next((test for test in self.significance if (test.model, test.split, test.against) == wanted), None)
 
     def metrics_frame(self) -> pd.DataFrame:
-        """The long table: one row per (ticker, split, metric, horizon), one column per model.
+        """The long table: one row per (ticker, split, metric, horizon), one column per model; a pool's tickers last.
 
         Returns:
             Columns `ticker split metric horizon` (nullable integer, missing for the whole path), then the models.
@@ -107,6 +122,10 @@ class EvalReport(FrozenModel):
         rows = [
             [self.ticker, row.split, row.metric, row.horizon, *(row.values.get(model) for model in self.models)]
             for row in self.metrics
+        ]
+        rows += [
+            [row.ticker, row.split, DECIDING_METRIC, None, *(row.values[model] for model in self.models)]
+            for row in self.tickers
         ]
         frame = pd.DataFrame(rows, columns=["ticker", "split", "metric", "horizon", *self.models])
         return frame.astype({"horizon": "Int64"} | dict.fromkeys(self.models, "float64"))
@@ -136,5 +155,5 @@ class Verdict(FrozenModel):
 
 
 def in_display_order(models: Iterable[str]) -> tuple[str, ...]:
-    """Sort model names as tables show them: baselines, base model, adapters by stage, champion."""
+    """Sort model names as tables show them: baselines, base model, pooled adapter, adapters by stage, champion."""
     return tuple(sorted(set(models), key=MODELS.index))

@@ -113,17 +113,19 @@ def score(truth: Truth, answers: Answers, *, interval: float) -> dict[str, float
     """Every metric of one model on one split that needs no other model.
 
     Returns:
-        `mse mae` (published protocol: z-scores of the train split), `rmse_usd mae_usd`, `scaled_mse` (daily variances),
-        `directional_accuracy`, `crps` (log returns in daily standard deviations), and, where answers were sampled,
-        `coverage` of the band, `valid_rate` and `answered` (share of windows with a valid answer); else `None`.
+        `mse mae` (published protocol: z-scores of the train split; of several tickers each one's, then their mean),
+        `rmse_usd mae_usd`, `scaled_mse` (daily variances), `directional_accuracy`, `crps` (log returns in daily
+        standard deviations), and, where answers were sampled, `coverage` of the band, `valid_rate` and `answered`
+        (share of windows with a valid answer); else `None`.
     """
     target, forecast = truth.target, answers.median
     z = [standardised(prices, mean=truth.train_mean, std=truth.train_std) for prices in (target, forecast)]
+    each_ticker = [[part[truth.tickers == ticker] for part in z] for ticker in np.unique(truth.tickers)]
     sampled = bool(answers.n_samples.sum())
     inside, ranked = _distribution(truth, answers, interval=interval)
     return {
-        "mse": mse(*z),
-        "mae": mae(*z),
+        "mse": float(np.mean([mse(*part) for part in each_ticker])),
+        "mae": float(np.mean([mae(*part) for part in each_ticker])),
         "rmse_usd": rmse(target, forecast),
         "mae_usd": mae(target, forecast),
         "scaled_mse": float(scaled_errors(target, forecast, sigma=truth.sigma).mean()),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evaluation.contracts import FORECAST_COLUMNS, Floats, Ints, Split
 from evaluation.errors import ForecastsError
+from features.pooling import POOL
 
 Dates = NDArray[np.datetime64]
 
@@ -18,12 +19,14 @@ Dates = NDArray[np.datetime64]
 class Truth:
     """What happened after the origins of one split; n windows, h sessions ahead.
 
-    `target` (n, h), `origin_price`, `train_mean` and `train_std` (n,) in USD; `sigma` (n,) is the standard deviation of
-    daily log returns; `positions` (n,) are the session numbers of the origins.
+    `ticker` is the name in messages, that of the pool where the windows are of several `tickers` (n,). `target` (n, h),
+    `origin_price`, `train_mean` and `train_std` (n,) in USD; `sigma` (n,) is the standard deviation of daily log
+    returns; `positions` (n,) are the session numbers of the origins.
     """
 
     ticker: str
     split: Split
+    tickers: NDArray[np.object_]
     origins: Dates
     positions: Ints
     target: Floats
@@ -87,12 +90,14 @@ def session_calendar(windows: pd.DataFrame) -> Dates:
 
 
 def truth_of(windows: pd.DataFrame, *, split: Split, calendar: Dates) -> Truth:
-    """The truth of one split of one ticker, sorted by origin; `calendar` numbers the sessions."""
-    rows = windows[windows["split"] == split].sort_values("origin")
+    """The truth of one split, sorted by origin, then ticker; `calendar` numbers the sessions."""
+    rows = windows[windows["split"] == split].sort_values(["origin", "ticker"])
     origins = session_dates(rows["origin"])
+    tickers = rows["ticker"].to_numpy(object)
     return Truth(
-        ticker=str(rows["ticker"].iloc[0]),
+        ticker=str(tickers[0]) if len(set(tickers)) == 1 else POOL,
         split=split,
+        tickers=tickers,
         origins=origins,
         positions=np.searchsorted(calendar, origins).astype(np.int64),
         target=matrix(rows["target"]),
@@ -113,20 +118,19 @@ def answers_of(forecasts: pd.DataFrame, *, model: str, truth: Truth) -> Answers:
     missing = [column for column in FORECAST_COLUMNS if column not in forecasts]
     if missing:
         raise ForecastsError(f"{truth.ticker}: the forecasts frame lacks the columns {', '.join(missing)}")
-    mine = forecasts[
-        (forecasts["ticker"] == truth.ticker) & (forecasts["model"] == model) & (forecasts["split"] == truth.split)
-    ]
-    origins = session_dates(mine["origin"])
+    mine = forecasts[(forecasts["model"] == model) & (forecasts["split"] == truth.split)]
+    mine = mine[mine["ticker"].isin(set(truth.tickers))]
     where = f"{truth.ticker}, {truth.split}, model {model}"
-    if len(np.unique(origins)) < len(origins):
+    answered_for = pd.MultiIndex.from_arrays([mine["ticker"].to_numpy(object), session_dates(mine["origin"])])
+    if answered_for.has_duplicates:
         raise ForecastsError(f"{where}: more than one forecast for the same origin")
-    absent = np.setdiff1d(truth.origins, origins)
+    places = answered_for.get_indexer(pd.MultiIndex.from_arrays([truth.tickers, truth.origins]))
+    absent = truth.origins[places < 0]
     if len(absent):
         raise ForecastsError(
             f"{where}: {len(absent)} of {len(truth.origins)} windows have no forecast, the first at {absent[0]}"
         )
-    order = np.argsort(origins)
-    mine = mine.iloc[order[np.searchsorted(origins[order], truth.origins)]]
+    mine = mine.iloc[places]
     if any(len(value) != truth.horizon for value in mine["median"]):
         raise ForecastsError(f"{where}: a forecast does not have {truth.horizon} values")
     median = matrix(mine["median"])

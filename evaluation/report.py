@@ -18,9 +18,9 @@ from evaluation.curves import error_by_horizon, has_curves, learning_curves, ski
 from evaluation.labels import METRICS, MODEL_DEFINITIONS, model_label
 from evaluation.panels import answers_of, session_calendar, truth_of
 from evaluation.plots import forecast_panels, price_series
-from evaluation.tables import COLUMNS, GROUPS, written_rows
+from evaluation.tables import COLUMNS, GROUPS, ticker_rows, written_rows
 from evaluation.theme import DARK, LIGHT, Theme
-from evaluation.wording import evidence, picture_words, split_words
+from evaluation.wording import evidence, picture_words, pooling, split_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,19 +105,21 @@ def _pictures(
     training_metrics: pd.DataFrame | None,
     config: EvaluationConfig,
 ) -> list[Picture]:
-    """The figures in reading order; the forecasts drawn are those of the chosen adapter, or of the base model."""
+    """The figures in reading order; the forecasts drawn are those of the chosen adapter, or of the base model.
+
+    A pool has no series of prices, and no forecasts are drawn.
+    """
     model = report.chosen or (BASE if BASE in report.models else DRIFT)
     truth = truth_of(select_windows(windows, config=config), split="test", calendar=session_calendar(windows))
     answers = answers_of(forecasts, model=model, truth=truth)
     interval = report.interval
-    draws: dict[str, Callable[[Theme], Figure]] = {
-        "skill": lambda theme: skill_bars(report, theme=theme),
-        "forecasts": lambda theme: forecast_panels(
+    draws: dict[str, Callable[[Theme], Figure]] = {"skill": lambda theme: skill_bars(report, theme=theme)}
+    if not report.tickers:
+        draws["forecasts"] = lambda theme: forecast_panels(
             windows, truth, answers, interval=interval, count=config.examples, theme=theme
-        ),
-        "series": lambda theme: price_series(windows, truth, answers, interval=interval, theme=theme),
-        "horizon": lambda theme: error_by_horizon(report, theme=theme),
-    }
+        )
+        draws["series"] = lambda theme: price_series(windows, truth, answers, interval=interval, theme=theme)
+    draws["horizon"] = lambda theme: error_by_horizon(report, theme=theme)
     if training_metrics is not None and has_curves(training_metrics):
         curves = training_metrics
         draws["training"] = lambda theme: learning_curves(curves, ticker=report.ticker, theme=theme)
@@ -135,7 +137,7 @@ def render_markdown(
     """The report as Markdown; the pictures are linked as `figures/NAME.png`."""
     marks = {True: "✓", False: "✗"}
     lines = [f"# {report.ticker}: {'promoted' if verdict.promoted else 'not promoted'}", "", verdict.headline, ""]
-    lines += [evidence(report), ""]
+    lines += [line for text in (evidence(report), pooling(report)) if text for line in (text, "")]
     lines += [f"- {marks[reason.passed]} {reason.text}" for reason in verdict.reasons]
     for split in reversed(SPLITS):
         lines += [
@@ -145,6 +147,7 @@ def render_markdown(
             split_words(report, split),
             "",
             *_markdown_table(report, split),
+            *_markdown_tickers(report, split),
         ]
     for picture in pictures or []:
         lines += [
@@ -175,6 +178,12 @@ def _markdown_table(report: EvalReport, split: Split) -> list[str]:
     return lines
 
 
+def _markdown_tickers(report: EvalReport, split: Split) -> list[str]:
+    rows = ticker_rows(report, split)
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return ["", lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]] if rows else []
+
+
 def _render_html(
     report: EvalReport,
     verdict: Verdict,
@@ -193,8 +202,14 @@ def _render_html(
         report=report,
         verdict=verdict,
         evidence=evidence(report),
+        pooling=pooling(report),
         tables=[
-            (f"{split.capitalize()} split", split_words(report, split), written_rows(report, split))
+            (
+                f"{split.capitalize()} split",
+                split_words(report, split),
+                written_rows(report, split),
+                ticker_rows(report, split),
+            )
             for split in reversed(SPLITS)
         ],
         groups=GROUPS,

@@ -101,6 +101,25 @@ def diebold_mariano(losses: Floats, reference: Floats, *, positions: Ints, horiz
     )
 
 
+def by_session(losses: Floats, *, positions: Ints) -> Floats:
+    """One loss a session from the windows of several tickers: what a test of a pool is made on.
+
+    Windows of the same date are no independent evidence, since markets move together. Following the test for panels of
+    Timmermann and Zhu (2019), "Comparing Forecasting Performance with Panel Data", the losses are averaged over the
+    tickers of each origin, and the series of averages is tested. Where the number of tickers varies, a session's sum is
+    divided by the mean number, so that the mean of the series is that of all windows.
+
+    Args:
+        losses: Loss per window, shape (n,).
+        positions: Session numbers of the origins, ascending, shape (n,); equal for windows of the same date.
+
+    Returns:
+        Shape (number of different positions,), in time order; `losses` themselves where all positions differ.
+    """
+    sessions, place = np.unique(positions, return_inverse=True)
+    return np.asarray(np.bincount(place, weights=losses) / (len(positions) / len(sessions)))
+
+
 def _standard_error(difference: Floats, *, lag: int) -> float:
     from statsmodels.regression.linear_model import OLS
 

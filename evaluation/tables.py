@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from evaluation.contracts import EvalReport, Split
+from evaluation.contracts import PERSISTENCE, EvalReport, Split
 from evaluation.labels import METRICS, model_label
+from evaluation.metrics import skill
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Decides", ("skill", "p_value", "scaled_mse")),
@@ -73,3 +74,27 @@ def best_models(table: pd.DataFrame) -> dict[str, frozenset[str]]:
         record = np.nanmin(values) if direction == "low" else np.nanmax(values)
         best[column] = frozenset(str(model) for model in table.index[np.isclose(values, record, rtol=1e-9, atol=0)])
     return best
+
+
+def ticker_rows(report: EvalReport, split: Split) -> list[tuple[str, ...]]:
+    """A pool's tickers as text, the whole pool last; a head row first, and nothing at all for a single ticker.
+
+    Returns:
+        Ticker, windows, persistence's scaled MSE, then each other model's skill against it.
+    """
+    rows = [(row.ticker, row.windows, row.values) for row in report.tickers if row.split == split]
+    if not rows:
+        return []
+    pooled = {model: report.value(model, split=split, metric="scaled_mse") or 0.0 for model in report.models}
+    others = [model for model in report.models if model != PERSISTENCE]
+    head = ("Ticker", "Windows", "Persistence, scaled MSE", *(f"{model_label(model)}, skill" for model in others))
+    body = [
+        (
+            ticker,
+            str(windows),
+            METRICS["scaled_mse"].write(values[PERSISTENCE]),
+            *(METRICS["skill"].write(skill(values[model], values[PERSISTENCE])) for model in others),
+        )
+        for ticker, windows, values in (*rows, (f"{report.ticker} (pool)", report.summary(split).windows, pooled))
+    ]
+    return [head, *body]

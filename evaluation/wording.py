@@ -1,7 +1,8 @@
 """What the report says in sentences: the evidence, the splits, and each picture's finding."""
 
-from evaluation.contracts import PERSISTENCE, EvalReport, Split
+from evaluation.contracts import BASE, DECIDING_METRIC, PERSISTENCE, POOLED, EvalReport, Split
 from evaluation.labels import METRICS, model_label, p_text, percent
+from evaluation.metrics import skill
 
 
 def evidence(report: EvalReport) -> str:
@@ -29,13 +30,40 @@ def evidence(report: EvalReport) -> str:
     )
 
 
+def pooling(report: EvalReport) -> str:
+    """What training on all tickers together brought this one, and what its own training added; empty without a pool."""
+    model = report.chosen
+    if POOLED not in report.models or model is None:
+        return ""
+    errors = {name: report.value(name, split="test", metric=DECIDING_METRIC) or 0.0 for name in report.models}
+    own = skill(errors[model], errors[POOLED])
+    test = report.test_of(model, split="test", against=POOLED)
+    chance = f" ({p_text(test.p_value)})" if test and not test.note else ""
+    pooled = _against(skill(errors[POOLED], errors[PERSISTENCE]), "persistence's")
+    if BASE in errors:
+        pooled += " and " + _against(skill(errors[POOLED], errors[BASE]), "the base model's")
+    added = _against(own, "the pooled adapter's")
+    return (
+        f"What pooling bought: the pooled adapter, from which training started, has on test a squared error {pooled} "
+        f"before any training on {report.ticker} alone; after it {model_label(model)}'s is "
+        f"{added}{chance}."
+    )
+
+
+def _against(gain: float, whose: str) -> str:
+    return f"equal to {whose}" if gain == 0 else f"{percent(abs(gain))} {'below' if gain > 0 else 'above'} {whose}"
+
+
 def split_words(report: EvalReport, split: Split) -> str:
     """Which windows a split's figures rest on."""
     summary = report.summary(split)
+    tickers = sum(row.split == split for row in report.tickers)
     thinned = "" if summary.windows == summary.available else f" of {summary.available}, evenly spaced"
+    of = f" (tickers: {tickers})" if tickers else ""
+    together = "They overlap, and those of one date count as one: they" if tickers else "They overlap, and"
     return (
-        f"{summary.windows} windows{thinned}, forecast from {summary.first_origin:%-d %B %Y} to "
-        f"{summary.last_origin:%-d %B %Y}, the last target on {summary.last_target:%-d %B %Y}. They overlap, and "
+        f"{summary.windows} windows{thinned}{of}, forecast from {summary.first_origin:%-d %B %Y} to "
+        f"{summary.last_origin:%-d %B %Y}, the last target on {summary.last_target:%-d %B %Y}. {together} "
         f"hold no more evidence than {summary.independent} separate ones."
     )
 

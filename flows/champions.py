@@ -1,7 +1,9 @@
-"""The current champion of a stock: what a challenger is compared with, and where its training may start."""
+"""The current champion of a stock, which its challengers are compared with, and where their training may start."""
 
 import logging
+from collections.abc import Iterator
 
+from features.pooling import POOL
 from flows.config import PipelineConfig
 from flows.heavy_stages import fetch_adapter
 from flows.stage_requests import RegisteredAdapter
@@ -11,7 +13,7 @@ from tasks.errors import NotRegistered, TrackingError
 from tasks.paths import Workspace
 from tasks.preprocess import train_end
 from tasks.promotion import FORMER_CHAMPION
-from tasks.registry import CHAMPION, find_version, model_name
+from tasks.registry import CHALLENGER, CHAMPION, find_version, model_name
 from tasks.store import ArtifactRef
 from tasks.tracking import connect
 from training.errors import AdapterError
@@ -25,8 +27,12 @@ def current_champion(stock: str) -> RegisteredAdapter | None:
     Raises:
         TrackingError: If MLflow does not answer: a challenger must not pass by a champion that nobody saw.
     """
+    return _registered(stock, CHAMPION)
+
+
+def _registered(stock: str, alias: str) -> RegisteredAdapter | None:
     try:
-        found = find_version(connect(Workspace.current()), model_name(stock), alias=CHAMPION)
+        found = find_version(connect(Workspace.current()), model_name(stock), alias=alias)
     except NotRegistered:
         return None
     return RegisteredAdapter(spec=f"{stock}@{found.version}")
@@ -35,26 +41,66 @@ def current_champion(stock: str) -> RegisteredAdapter | None:
 def warm_start(
     config: PipelineConfig, *, windows: ArtifactRef, base_model: BaseModelRef | None = None
 ) -> RegisteredAdapter | None:
-    """Where the first stage starts: the champion where the configuration asks for it and it fits, else nowhere.
+    """Where the first stage starts: from the first registered adapter that the configuration asks for and that fits.
 
-    A champion fits that has the same base model and rank, takes the same windows and prompts, and was trained on
-    nothing later than this run's train split. One that was trained on these very windows came of this very run, which
-    then starts where it started before: from the champion before it.
+    With `warm_start="champion"` that is the champion, else the pooled adapter; with `"pooled"` only the latter. The
+    pooled adapter is the champion of `ALL`, else its challenger.
+
+    An adapter fits that has the same base model and rank, takes the same windows and prompts, and was trained on
+    nothing later than this run's train split. A champion that was trained on these very windows came of this very run,
+    which then starts where it started before: from the champion before it.
     """
-    if config.warm_start != "champion":
-        return None
+    for adapter in _candidates(config, windows=windows):
+        try:
+            card = read_card(fetch_adapter(adapter))
+        except (TrackingError, AdapterError) as error:
+            logger.warning("training does not start from %s, which cannot be had: %s", adapter.spec, error)
+            continue
+        if different := _differences(card, config, windows=windows, base_model=base_model):
+            logger.info("training does not start from %s, which has another %s", adapter.spec, " and ".join(different))
+            continue
+        logger.info("training starts from %s", adapter.spec)
+        return adapter
+    if config.warm_start != "none":
+        logger.info("%s has no adapter to start from that fits: training starts from a fresh one", config.stock)
+    return None
+
+
+def _candidates(config: PipelineConfig, *, windows: ArtifactRef) -> Iterator[RegisteredAdapter]:
+    """The adapters that training may start from, the preferred one first; those that cannot be had are passed over."""
+    if config.warm_start == "champion":
+        try:
+            if (champion := _champion_before_this_run(config.stock, windows=windows)) is not None:
+                yield champion
+        except (TrackingError, AdapterError) as error:
+            logger.warning("no champion of %s can be had to start from: %s", config.stock, error)
+        if config.stock == POOL:
+            return
+    if config.warm_start != "none":
+        found = (pooled_adapter(alias) for alias in (CHAMPION, CHALLENGER))
+        yield from dict.fromkeys(adapter for adapter in found if adapter is not None)
+
+
+def pooled_adapter(alias: str) -> RegisteredAdapter | None:
+    """The adapter of all tickers under an alias, by its version number; `None` where none can be had."""
     try:
-        champion = current_champion(config.stock)
-        card = _card(champion)
-        if champion is not None and card is not None and card.windows_sha256 == windows.sha256:
-            champion = _champion_before(champion)
-            card = _card(champion)
-    except (TrackingError, AdapterError) as error:
-        logger.warning("no champion of %s can be had, so training starts from a fresh adapter: %s", config.stock, error)
+        return _registered(POOL, alias)
+    except TrackingError as error:
+        logger.warning("no adapter %s@%s can be had to start from: %s", POOL, alias, error)
         return None
-    if champion is None or card is None:
-        logger.info("%s has no champion to start from: training starts from a fresh adapter", config.stock)
-        return None
+
+
+def _champion_before_this_run(stock: str, *, windows: ArtifactRef) -> RegisteredAdapter | None:
+    champion = current_champion(stock)
+    if champion is None or read_card(fetch_adapter(champion)).windows_sha256 != windows.sha256:
+        return champion
+    return _champion_before(champion)
+
+
+def _differences(
+    card: AdapterCard, config: PipelineConfig, *, windows: ArtifactRef, base_model: BaseModelRef | None
+) -> list[str]:
+    """Why an adapter does not fit, each to be read after "has another"."""
     border = train_end(windows)
     alike = {
         "base model": _same_base_model(card, config, base_model),
@@ -63,15 +109,7 @@ def warm_start(
         "kind of prompts": card.features.prompt_style == config.features.prompt_style,
         "end of training, later than this run's": bool(card.trained_until and border and card.trained_until <= border),
     }
-    if different := [name for name, same in alike.items() if not same]:
-        logger.info(
-            "the champion %s has another %s: training starts from a fresh adapter",
-            champion.spec,
-            " and ".join(different),
-        )
-        return None
-    logger.info("training starts from the champion %s", champion.spec)
-    return champion
+    return [name for name, same in alike.items() if not same]
 
 
 def _same_base_model(card: AdapterCard, config: PipelineConfig, base_model: BaseModelRef | None) -> bool:
@@ -79,10 +117,6 @@ def _same_base_model(card: AdapterCard, config: PipelineConfig, base_model: Base
     if base_model is not None:
         return card.base_model_identity == base_model.identity
     return card.training.model == config.training.model and card.training.tiny == config.training.tiny
-
-
-def _card(champion: RegisteredAdapter | None) -> AdapterCard | None:
-    return read_card(fetch_adapter(champion)) if champion is not None else None
 
 
 def _champion_before(champion: RegisteredAdapter) -> RegisteredAdapter | None:

@@ -48,7 +48,7 @@ def run(
     seed: options.Seed = None,
     debug: options.Debug = False,
 ) -> None:
-    """Run the whole pipeline for one stock.
+    """Run the whole pipeline for one stock, or, with --stock ALL, for all stocks of the data folder together.
 
     Three training stages, comparison, gate, registry. A run that was interrupted resumes where it stopped; what has
     not changed is not done again.
@@ -63,6 +63,7 @@ def run(
         check_run(config, home=home())
         prepare()
         start_prefect()
+        from flows.outcome import BAD_INPUT
         from flows.pipeline import train_ticker
         from tasks.tracking import check_tracking
 
@@ -80,6 +81,10 @@ def run(
         if registered is not None:
             rows.append(("registered", f"{registered.uri} ({', '.join(registered.aliases)})"))
         show(screen.paths(rows))
+        for reason in result.left_out.values():
+            complain(reason, label="left out: ")
+        if result.left_out:
+            raise typer.Exit(BAD_INPUT)
 
 
 @app.command(epilog="Example: tickerforge preprocess --root-path prices/ --stock AAPL --stock BRK-A --output-dir csv/")

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from evaluation.config import EvaluationConfig, GateConfig
 from features.config import FeatureConfig, FrozenModel, SyntheticConfig
+from features.pooling import POOL
 from flows.errors import ConfigError
 from training.config import TrainingConfig
 
@@ -24,7 +25,9 @@ class PipelineConfig(FrozenModel):
     """Everything one run of the pipeline depends on."""
 
     stock: str = Field(
-        default="AAPL", description="Ticker to train for.", json_schema_extra={"pattern": TICKER_PATTERN}
+        default="AAPL",
+        description=f"Ticker to train for; {POOL}: one adapter for all tickers of the data folder together.",
+        json_schema_extra={"pattern": TICKER_PATTERN},
     )
     data: Path | None = Field(
         default=None,
@@ -36,8 +39,10 @@ class PipelineConfig(FrozenModel):
         description="Where nights, daily forecasts and scheduled runs first bring the files in data up to date from.",
     )
     seed: int = Field(default=0, ge=0, le=2_147_483_647, description="Seed of every stage.")
-    warm_start: Literal["none", "champion"] = Field(
-        default="none", description="Where the first stage starts: a fresh adapter, or the current champion."
+    warm_start: Literal["none", "champion", "pooled"] = Field(
+        default="none",
+        description="Where the first stage starts: none: a fresh adapter; champion: the current champion, else the "
+        "adapter of all tickers; pooled: the adapter of all tickers. What does not fit is passed over.",
     )
     features: FeatureConfig = Field(default=FeatureConfig(), description="Windows, indicators, units and prompts.")
     synthetic: SyntheticConfig = Field(default=SyntheticConfig(), description="The market used where data is empty.")
@@ -57,13 +62,30 @@ def check_source(config: PipelineConfig) -> None:
     """Refuse a stock without prices: a model of the synthetic market must not go by a real ticker's name.
 
     Raises:
-        ConfigError: If there is no data folder and the stock is not the synthetic one.
+        ConfigError: If there is no data folder and the stock is not the synthetic one; for a pool as `pool_folder`.
     """
-    if config.data is None and config.stock != config.synthetic.ticker:
+    if config.stock == POOL:
+        pool_folder(config)
+    elif config.data is None and config.stock != config.synthetic.ticker:
         raise ConfigError(
             f"no prices for {config.stock}: give --data FOLDER with a {config.stock}.csv in it. Without prices there "
             f"is only the synthetic market: --stock {config.synthetic.ticker}."
         )
+
+
+def pool_folder(config: PipelineConfig) -> Path:
+    """The folder whose tickers are pooled.
+
+    Raises:
+        ConfigError: If there is none, or the windows of different tickers would not be comparable.
+    """
+    if config.data is None:
+        raise ConfigError(f"--stock {POOL} trains on all tickers of a folder together: give --data FOLDER")
+    if config.features.units != "sigma":
+        raise ConfigError(
+            f"--stock {POOL} needs features.units = 'sigma': z-scores of different tickers are not comparable"
+        )
+    return config.data
 
 
 def build_config(

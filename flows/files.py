@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field
 
 from features.config import FrozenModel
+from features.pooling import POOL
 from flows.config import PipelineConfig
 from flows.errors import ConfigError
 
@@ -75,6 +76,16 @@ def check_pairs(files: StageFiles) -> None:
     others = [split for split in ("test", "full") if pairs[split] is not None]
     if pairs["train"] is None and others:
         raise ConfigError(f"--{others[0]}-x-path needs --train-x-path and --train-y-path: they fix the units")
+
+
+def check_names_ticker(config: PipelineConfig) -> None:
+    """Refuse the name of the pool for the files of one ticker.
+
+    Raises:
+        ConfigError: If the stock is the pool.
+    """
+    if config.stock == POOL:
+        raise ConfigError(f"--stock {POOL} stands for all tickers of a folder: name the ticker that the files are of")
 
 
 def as_published(config: PipelineConfig, files: StageFiles) -> PipelineConfig:

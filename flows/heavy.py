@@ -112,7 +112,7 @@ def _run_ticker(job: TickerJob) -> TickerStages:
         base_model = steps.base_model()
         stages = steps.trained(job.windows, base_model, start=job.start)
         adapters = {stage: stages[stage] for stage in ADAPTER_STAGES}
-        steps.forecasts_of_all(job.windows, base_model, adapters)
+        steps.forecasts_of_all(job.windows, base_model, adapters, start=job.start)
         if job.champion is not None:
             steps.champion_forecasts(job.windows, job.champion)
     except Exception as error:

@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 
 from features.config import FrozenModel
+from features.pooling import POOL
 from features.windows import latest_window
 from flows.config import PipelineConfig
 from flows.steps import market_source, training_here
@@ -102,7 +103,7 @@ def forecast_stock(
         version = int(find_version(tracking, model_name(config.stock), alias=alias).version)
         folder = fetch_registered(tracking, f"{config.stock}@{version}", cache=workspace.pulled)
     card = read_card(folder)
-    if card.ticker != config.stock:
+    if card.ticker not in (config.stock, POOL):
         raise AdapterError(f"the adapter {folder} was trained for {card.ticker}: add --stock {card.ticker}")
     training = training_here(card.training, config=config.training)
     select(training.backend, model=training.model)

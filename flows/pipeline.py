@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow
+from pydantic import Field
 
 from evaluation.contracts import EvalReport, Verdict
 from features.config import FrozenModel
@@ -15,6 +16,7 @@ from flows.champions import current_champion, warm_start
 from flows.config import PipelineConfig
 from flows.errors import ChampionChanged
 from flows.gpu_pool import GPU_POOL, GpuPool, Where
+from flows.pool import Data
 from flows.price_updates import update_prices
 from flows.runs import Run, new_run_folder, recorded_run, stage_settings
 from flows.schedule import Exchange, due_on_session
@@ -37,7 +39,7 @@ REPORT_FILE = "report.html"
 
 
 class PipelineResult(FrozenModel):
-    """What a finished run leaves behind."""
+    """What a finished run leaves behind; `left_out` says why tickers are missing in a pool."""
 
     stock: str
     results: Path
@@ -46,13 +48,12 @@ class PipelineResult(FrozenModel):
     registered: RegisteredModel | None
     report: EvalReport
     verdict: Verdict
+    left_out: dict[str, str] = Field(default={})
 
 
-class PreparedTicker(FrozenModel):
+class PreparedTicker(Data):
     """A ticker's data, and the champion: what training starts from and what it is compared with."""
 
-    bars: ArtifactRef
-    windows: ArtifactRef
     start: RegisteredAdapter | None = None
     champion: RegisteredAdapter | None = None
 
@@ -61,7 +62,7 @@ class PreparedTicker(FrozenModel):
 def train_ticker(
     config: PipelineConfig = PipelineConfig(), heavy_stages: Where = "here", exchange: Exchange = None
 ) -> PipelineResult | None:
-    """Train, compare and register one ticker's adapter.
+    """Train, compare and register the adapter of one ticker, or, as the stock `ALL`, that of all tickers together.
 
     Every stage whose inputs, settings and code have not changed is taken from the store; an interrupted one resumes.
 
@@ -98,17 +99,15 @@ def train(
     folder = new_run_folder(config.stock)
     with recorded_run(config, folder=folder) as run, ticker_slot(config.stock):
         run.steps = steps = replace(run.steps, heavy=heavy)
-        if given is None:
-            bars = steps.bars()
-            windows = steps.windows(bars)
-        else:
-            bars, windows = given.bars, given.windows
+        data = given or steps.data()
+        bars, windows = data.bars, data.windows
         parent = run.start_tracking("train", windows=windows)
         base_model = steps.base_model()
+        start = given.start if given else warm_start(config, windows=windows, base_model=base_model)
         stages = steps.trained(
             windows,
             base_model,
-            start=given.start if given else warm_start(config, windows=windows, base_model=base_model),
+            start=start,
             on_stage=lambda stage, artifact: log_stage(
                 parent, stage, artifact=steps.store.here(artifact), params=stage_settings(config, stage)
             ),
@@ -118,7 +117,7 @@ def train(
         # Judged without MLflow, a challenger would pass by a champion that nobody saw.
         wait_for_tracking(parent)
         champion = given.champion if given else current_champion(config.stock)
-        comparison = steps.comparison(windows, base_model, adapters, champion=champion)
+        comparison = steps.comparison(windows, base_model, adapters, start=start, champion=champion)
         report, verdict = read_report(comparison), read_verdict(comparison)
         log_comparison(parent, comparison)
 
@@ -152,6 +151,7 @@ def train(
             registered=registered,
             report=report,
             verdict=verdict,
+            left_out=data.left_out,
         )
 
 

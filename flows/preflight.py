@@ -6,11 +6,12 @@ from pathlib import Path
 
 from features.bars import read_csv, validate_ticker
 from features.export import published_sigma, read_published
+from features.pooling import POOL
 from features.synthetic import market
 from features.windows import build_windows
-from flows.config import PipelineConfig, check_source
+from flows.config import PipelineConfig, check_source, pool_folder
 from flows.errors import ConfigError
-from flows.files import READ_ADAPTERS, StageFiles, check_pairs
+from flows.files import READ_ADAPTERS, StageFiles, check_names_ticker, check_pairs
 from tasks.adapters import check_adapter
 from tasks.errors import StoreError
 from tasks.tracking_server import check_server
@@ -77,6 +78,7 @@ def _check_published(stage: str, config: PipelineConfig, files: StageFiles) -> N
     train, test, full = files.pair("train"), files.pair("test"), files.pair("full")
     if train is None:
         return
+    check_names_ticker(config)
     if stage == "compare" and test is None:
         raise ConfigError("compare judges forecasts of the test files: give --test-x-path and --test-y-path too")
     sigma = published_sigma(train[0])
@@ -118,8 +120,16 @@ def _check_machine(config: PipelineConfig, *, home: Path) -> None:
 
 
 def check_prices(config: PipelineConfig) -> None:
-    """Refuse prices that no windows can be cut from; errors as in `check_run`."""
+    """Refuse prices that no windows can be cut from; errors as in `check_run`.
+
+    Of a pool the folder alone is looked at: its faulty tickers are left out by the run.
+    """
     check_source(config)
+    if config.stock == POOL:
+        from tasks.market_data import pool_tickers
+
+        pool_tickers(pool_folder(config))
+        return
     ticker = validate_ticker(config.stock)
     if config.data is None:
         bars = market(config.synthetic)

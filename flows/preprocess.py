@@ -15,9 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class Preprocessed(FrozenModel):
-    """One stock's windows, or why there are none."""
+    """One stock's bars and windows, or why there are none."""
 
     stock: str
+    bars: ArtifactRef | None = None
     windows: ArtifactRef | None = None
     published: tuple[Path, ...] = ()
     error: str = ""
@@ -54,4 +55,4 @@ def _preprocess_one(
     except (FeaturesError, MarketDataError, PublishError) as error:
         logger.info("%s: %s", stock, error, extra={"terminal": False})
         return Preprocessed(stock=stock, error=str(error))
-    return Preprocessed(stock=stock, windows=windows, published=tuple(written))
+    return Preprocessed(stock=stock, bars=bars, windows=windows, published=tuple(written))

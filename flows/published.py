@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from flows.config import PipelineConfig
-from flows.files import StageFiles, check_pairs
+from flows.files import StageFiles, check_names_ticker, check_pairs
 from tasks.disk import os_errors_as_publish_error, rename_durably, write_durably
 from tasks.paths import FORECASTS_FILE
 from tasks.preprocess import import_published, read_windows
@@ -19,7 +19,7 @@ def windows_from_files(files: StageFiles, *, config: PipelineConfig, store: Stor
     """The windows that explicit files describe, or `None` where none are given.
 
     Raises:
-        ConfigError: As `flows.files.check_pairs`.
+        ConfigError: As `flows.files.check_pairs` and `check_names_ticker`.
         FeaturesError: If a file cannot be read.
         MarketDataError: If a file is not there.
     """
@@ -27,6 +27,7 @@ def windows_from_files(files: StageFiles, *, config: PipelineConfig, store: Stor
     train = files.pair("train")
     if train is None:
         return None
+    check_names_ticker(config)
     return import_published(train, files.pair("test"), ticker=config.stock, config=config.features, store=store)
 
 

@@ -143,7 +143,7 @@ def single_stage(name: StageName, config: PipelineConfig, files: StageFiles) -> 
             # The answers are all that it learns from: no prices are needed, and their hash stands for the data.
             windows = store_sft_data(files.sft_data_path, store=run.steps.store)
         if windows is None:
-            windows = run.steps.windows(run.steps.bars())
+            windows = run.steps.data().windows
         run.start_tracking(name, windows=windows)
         yield StageInputs(run, files, windows, run.steps.base_model())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from features.config import FrozenModel
+from features.pooling import POOL
 from flows.config import PipelineConfig
 from tasks.adapters import BaseModelRef
 from tasks.store import ArtifactRef
@@ -37,6 +38,11 @@ class RegisteredAdapter(FrozenModel):
     """A version in the registry such as `AAPL@7`, which any machine can fetch."""
 
     spec: str
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether it was trained on all tickers together."""
+        return self.spec.partition("@")[0] == POOL
 
 
 Adapter = ArtifactRef | RegisteredAdapter | Path

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.contracts import CHAMPION
+from evaluation.contracts import CHAMPION, POOLED
+from features.pooling import POOL
 from flows.config import PipelineConfig, check_source
 from flows.errors import StageRefused
 from flows.heavy_stages import Here, fetch_adapter, stage_seed
+from flows.pool import Data, pooled_data
 from flows.stage_requests import Adapter, HeavyStage, HeavyStages, RegisteredAdapter, StageRequest, StageResult
 from tasks.adapters import AdapterCard, BaseModelRef, adapter_identity, read_card
 from tasks.environment import git_revision
@@ -45,6 +47,13 @@ class Steps:
     config: PipelineConfig
     store: Store
     heavy: HeavyStages | None = None
+
+    def data(self) -> Data:
+        """Bars and windows of the stock, or of all tickers as one pool."""
+        if self.config.stock == POOL:
+            return pooled_data(self.config, store=self.store)
+        bars = self.bars()
+        return Data(bars=bars, windows=self.windows(bars))
 
     def bars(self) -> ArtifactRef:
         """Validated bars of the stock."""
@@ -115,12 +124,18 @@ class Steps:
         return {"grpo_1st": grpo_1st, "sft_data": sft_data, "sft": sft, "grpo_2nd": grpo_2nd}
 
     def forecasts_of_all(
-        self, windows: ArtifactRef, base_model: BaseModelRef, adapters: Mapping[str, Adapter]
+        self,
+        windows: ArtifactRef,
+        base_model: BaseModelRef,
+        adapters: Mapping[str, Adapter],
+        *,
+        start: RegisteredAdapter | None = None,
     ) -> dict[str, ArtifactRef]:
-        """Forecasts of the base model and of every adapter, by the model's name."""
+        """Forecasts of the base model, of every adapter and of a pooled one that a ticker's training started from."""
+        pooled = {POOLED: start} if start is not None and start.is_pooled and self.config.stock != POOL else {}
         requests = [
             self._request("forecasts", windows=windows, base_model=base_model, adapter=adapter, model=model)
-            for model, adapter in {"base": None, **adapters}.items()
+            for model, adapter in {"base": None, **pooled, **adapters}.items()
         ]
         results = (self.heavy or Here(self.store)).run(requests)
         return {request.model: _as_artifact(result) for request, result in zip(requests, results, strict=True)}
@@ -131,13 +146,15 @@ class Steps:
         base_model: BaseModelRef,
         adapters: Mapping[str, ArtifactRef | Path],
         *,
+        start: RegisteredAdapter | None = None,
         champion: RegisteredAdapter | Path | None = None,
     ) -> ArtifactRef:
         """Forecasts of the base model and of every adapter, scored, judged and reported.
 
-        The champion stands beside them, unless it is the very adapter that validation chooses.
+        A pooled adapter that training started from stands beside them, and the champion, unless it is the very adapter
+        that validation chooses.
         """
-        forecasts = self.forecasts_of_all(windows, base_model, adapters)
+        forecasts = self.forecasts_of_all(windows, base_model, adapters, start=start)
 
         def compared(standing: ArtifactRef | None) -> ArtifactRef:
             return compare_models(

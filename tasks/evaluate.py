@@ -14,6 +14,7 @@ from evaluation.drift import ExpectedError, expected_error
 from evaluation.forecasts import collect_forecasts
 from evaluation.gate import decide
 from features.config import FeatureConfig
+from features.pooling import POOL
 from tasks.adapters import BaseModelRef, adapter_folder
 from tasks.metrics import read_metrics
 from tasks.paths import EXPECTED_ERROR_FILE, FORECASTS_FILE, METRICS_FILE, REPORT_DATA_FILE, VERDICT_FILE
@@ -43,7 +44,7 @@ def forecast_model(
     Args:
         windows: Artifact of `build_windows`.
         base_model: From `prepare_base_model`.
-        model: Name in tables: `base`, `grpo_1st`, `sft`, `grpo_2nd` or `champion`.
+        model: Name in tables: `base`, `pooled`, `grpo_1st`, `sft`, `grpo_2nd` or `champion`.
         adapter: The adapter to load, as in `train_grpo`; `None` asks the base model itself.
         config: Backend and sampling.
         features: How windows become prompts.
@@ -124,9 +125,9 @@ def compare_models(
         asked = [pd.read_parquet(ref.path / FORECASTS_FILE) for ref in forecasts]
         if champion is not None:
             asked.append(pd.read_parquet(champion.path / FORECASTS_FILE).assign(model=CHAMPION))
-        baselines = baseline_forecasts(selected, train=read_train_rows(windows))
-        answers = pd.concat([baselines, *asked], ignore_index=True)
-        report = compare(frame, answers, config=evaluation)
+        pool = POOL if windows.meta.get("ticker") == POOL else None
+        answers = pd.concat([*_baselines(selected, read_train_rows(windows)), *asked], ignore_index=True)
+        report = compare(frame, answers, config=evaluation, pool=pool)
         verdict = decide(report, gate)
         write_report(
             report,
@@ -154,7 +155,7 @@ def compare_models(
         "gate": gate,
     }
     libraries = ("pandas", "numpy", "scipy", "statsmodels", "matplotlib", "jinja2")
-    code = code_version("evaluation", "tasks.evaluate", libraries=libraries)
+    code = code_version("evaluation", "features.pooling", "tasks.evaluate", libraries=libraries)
     return store.build("comparison", inputs, build, code=code)
 
 
@@ -193,6 +194,14 @@ def training_curves(stages: Mapping[str, ArtifactRef]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=["stage", "step", "reward", "valid_rate", "loss"])
 
 
+def _baselines(selected: pd.DataFrame, train: pd.DataFrame) -> list[pd.DataFrame]:
+    """Each ticker's baselines, fitted on its own train rows."""
+    if "ticker" not in train:
+        return [baseline_forecasts(selected, train=train)]
+    rows = dict(list(train.groupby("ticker")))
+    return [baseline_forecasts(windows, train=rows[ticker]) for ticker, windows in selected.groupby("ticker")]
+
+
 def _provenance(
     windows: ArtifactRef, forecasts: Sequence[ArtifactRef], stages: Mapping[str, ArtifactRef]
 ) -> dict[str, str]:
@@ -204,8 +213,16 @@ def _provenance(
     return {
         "Base model": ", ".join(sorted({str(ref.meta["base_model"]) for ref in forecasts})),
         "Windows": sessions,
+        **_provenance_of_pool(windows),
         "Data": f"windows {windows.sha256[:16]}",
         "Stages": ", ".join(trained),
         "Code": manifest.git_revision,
         "Versions": ", ".join(f"{name} {manifest.packages[name]}" for name in libraries if name in manifest.packages),
     }
+
+
+def _provenance_of_pool(windows: ArtifactRef) -> dict[str, str]:
+    if windows.meta.get("ticker") != POOL:
+        return {}
+    told = {"Pooled": "pooled", "Left out": "left_out", "Common borders": "borders"}
+    return {label: str(windows.meta[name]) for label, name in told.items() if windows.meta[name]}

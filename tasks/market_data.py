@@ -8,6 +8,7 @@ from pydantic import Field
 
 from features.bars import CsvBars, read_csv_with_gaps, validate_ticker
 from features.config import FrozenModel, SyntheticConfig
+from features.pooling import POOL
 from features.synthetic import market
 from tasks.disk import file_sha256
 from tasks.errors import MarketDataError
@@ -46,6 +47,30 @@ def list_tickers(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise MarketDataError(f"no folder {folder}: --data names a folder with one STOCK.csv per ticker")
     return sorted(path.stem for path in folder.glob("*.csv"))
+
+
+def pool_tickers(folder: Path) -> list[str]:
+    """Tickers of a folder that are to be pooled.
+
+    Raises:
+        MarketDataError: If the folder is missing, holds a ticker by the pool's own name, or fewer than two.
+    """
+    tickers = list_tickers(folder)
+    if POOL in tickers:
+        raise MarketDataError(_reserved(folder / f"{POOL}.csv"))
+    if len(tickers) < 2:
+        raise MarketDataError(
+            f"--stock {POOL} trains on all tickers of a folder together, and {folder} holds {len(tickers)}: put two or "
+            "more STOCK.csv there, or name the one with --stock"
+        )
+    return tickers
+
+
+def _reserved(path: Path) -> str:
+    return (
+        f"{path} cannot be used: {POOL} stands for all tickers together and is no ticker here. Rename the file, for "
+        f"example to {POOL}-US.csv; its ticker is then {POOL}-US."
+    )
 
 
 @task(name="fetch-bars", task_run_name="fetch-bars {stock}", **TASK_OPTIONS)
@@ -99,11 +124,17 @@ def csv_path(folder: Path, stock: str) -> Path:
 
     Raises:
         TickerNameError: If the name could lead out of the folder.
-        MarketDataError: If folder or file is missing; names some tickers that are there.
+        MarketDataError: If folder or file is missing; names some tickers that are there. Also for the name of the
+            pool, which is no ticker's.
     """
     ticker = validate_ticker(stock)
     there = list_tickers(folder)
     path = folder / f"{ticker}.csv"
+    if ticker == POOL:
+        cure = f"name one of its tickers. {POOL} is for `tickerforge run` and `tickerforge stage`."
+        raise MarketDataError(
+            _reserved(path) if path.is_file() else f"{POOL} stands for all tickers of {folder} together: {cure}"
+        )
     if path.is_file():
         return path
     if not there:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from features.pooling import POOL
 from tasks.adapters import (
     ADAPTER_FILES,
     BASE_PATH_SETTING,
@@ -183,17 +184,18 @@ def _refuse_code(downloaded: Path, *, source: str) -> None:
 
 def _readme(card: AdapterCard, *, final: Path, base: str, source: str) -> str:
     folder = quote(str(final))
+    stock, whose = ("TICKER", "any ticker like its pool's") if card.ticker == POOL else (card.ticker, card.ticker)
     rank = next(size for size in VLLM_RANKS if size >= card.training.lora_rank)
     return f"""# {card.ticker}: a TickerForge adapter
 
 LoRA adapter in PEFT format ({", ".join(ADAPTER_FILES)}) of the stage `{card.stage}`, from `{source}`.
-It forecasts the next {card.features.horizon} daily closes of {card.ticker}. `{CARD_FILE}` says how it must be asked.
+It forecasts the next {card.features.horizon} daily closes of {whose}. `{CARD_FILE}` says how it must be asked.
 
 Base model: `{base}`
 
 The next sessions from a folder of prices:
 
-    tickerforge forecast --stock {card.ticker} --data FOLDER --adapter {folder}
+    tickerforge forecast --stock {stock} --data FOLDER --adapter {folder}
 
 With PEFT:
 

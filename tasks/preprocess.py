@@ -1,6 +1,6 @@
 """Windows of one ticker as a stored artifact, and the published CSV layout on request."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -9,6 +9,8 @@ import pandas as pd
 from prefect import task
 
 from features.config import FeatureConfig
+from features.pooling import POOL
+from features.pooling import pool_windows as pool
 from features.splits import split_borders
 from tasks.disk import file_sha256, os_errors_as_publish_error
 from tasks.errors import MarketDataError
@@ -47,6 +49,43 @@ def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> 
         return _write(folder, cut(prices, ticker=ticker, config=config), prices.iloc[:train_end], ticker=ticker)
 
     inputs = {"bars": bars, "ticker": ticker, "config": relevant}
+    return store.build("windows", inputs, build, code=_code())
+
+
+@task(name="pool-windows", **TASK_OPTIONS)
+def pool_windows(
+    windows: Sequence[ArtifactRef], *, example: ArtifactRef, left_out: Sequence[str], store: Store
+) -> ArtifactRef:
+    """Put the windows of several tickers together, with borders in calendar time that all share.
+
+    Args:
+        windows: Artifacts of `build_windows`, one a ticker.
+        example: Artifact of `fetch_bars` of any of them: what a model of the pool is asked with, for the registry.
+        left_out: Tickers that could not be used, for the record.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact as `build_windows` returns it, of the ticker `ALL`, that holds `bars.parquet` too; its meta holds
+        `pooled` and `left_out` (names) and in `borders` what the common borders cost, in words.
+    """
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        frame, borders = pool([read_windows(ref) for ref in windows])
+        rows = [read_train_rows(ref).assign(ticker=ref.meta["ticker"]) for ref in windows]
+        read_bars(example).to_parquet(folder / BARS_FILE, index=False)
+        told = [
+            f"{border.dropped} {border.split} windows dropped for targets after {border.last.date()}, where those of "
+            f"{border.ticker} end"
+            for border in borders
+            if border.dropped
+        ]
+        return _write(folder, frame, pd.concat(rows, ignore_index=True), ticker=POOL) | {
+            "pooled": ", ".join(str(ref.meta["ticker"]) for ref in windows),
+            "left_out": ", ".join(left_out),
+            "borders": "; ".join(told),
+        }
+
+    inputs = {"pool": list(windows), "example": example, "left_out": list(left_out)}
     return store.build("windows", inputs, build, code=_code())
 
 
@@ -122,13 +161,17 @@ def read_windows(windows: ArtifactRef, *, splits: tuple[str, ...] = ()) -> pd.Da
 
 
 def read_train_rows(windows: ArtifactRef) -> pd.DataFrame:
-    """The prices of exactly the train split, `date` and `adj_close`, for baselines that are fitted on them."""
+    """The prices of exactly the train split, `date` and `adj_close`, for baselines that are fitted on them.
+
+    Those of a pool have a column `ticker` too.
+    """
     return pd.read_parquet(windows.path / TRAIN_ROWS_FILE)
 
 
 def _write(folder: Path, windows: pd.DataFrame, train_rows: pd.DataFrame, *, ticker: str) -> dict[str, Scalar]:
     windows.to_parquet(folder / WINDOWS_FILE, index=False)
-    train_rows[["date", "adj_close"]].to_parquet(folder / TRAIN_ROWS_FILE, index=False)
+    columns = [column for column in ("ticker", "date", "adj_close") if column in train_rows]
+    train_rows[columns].to_parquet(folder / TRAIN_ROWS_FILE, index=False)
     counts = windows["split"].value_counts()
     train = windows[windows["split"] == "train"]
     last = str(max(dates[-1] for dates in train["target_dates"]))[:10] if len(train) else None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from prefect import task
 
 from features.config import FeatureConfig
+from features.pooling import POOL, spread
 from tasks.adapters import AdapterCard, BaseModelRef, adapter_folder, adapter_identity, base_model_identity
 from tasks.logs import run_logger
 from tasks.paths import SFT_DATA_FILE
@@ -29,7 +30,7 @@ TINY_MODULES = (
     "training.backends.transformers_",
     "training.backends.trl_",
 )
-MODEL_MODULES = ("features.prompts", "features.units", "training")
+MODEL_MODULES = ("features.pooling", "features.prompts", "features.units", "training")
 MODEL_LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth", "vllm")
 
 # These change how safely and how fast a stage is finished, not what it ends with; the model itself counts by content.
@@ -119,6 +120,10 @@ def train_grpo(
 
     def build(folder: Path) -> Mapping[str, Scalar]:
         train = read_windows(windows, splits=("train",))
+        if windows.meta.get("ticker") == POOL:
+            settings = getattr(config, stage)
+            # More than are visited would cost their prompts, and leave it to chance which tickers are.
+            train = spread(train, at_most=settings.steps * settings.prompts_per_step)
         with progress_reporter() as report:
             result = run_grpo(
                 build_examples(train, config=features),
@@ -160,9 +165,10 @@ def sample_answers(
     from training.stages import run_rejection
 
     def build(folder: Path) -> Mapping[str, Scalar]:
+        train = spread(read_windows(windows, splits=("train",)), at_most=config.rejection.max_windows)
         with progress_reporter() as report:
             result = run_rejection(
-                build_examples(read_windows(windows, splits=("train",)), config=features),
+                build_examples(train, config=features),
                 base_model=base_model.location,
                 adapter=adapter_folder(adapter),
                 config=config,

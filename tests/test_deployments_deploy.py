@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deployments.deploy import AUTOMATION, SILENCE_SECONDS, deploy, prepare
-from deployments.entries import PREFECT_FILE, nightly_entries, read_entries, read_tickers
+from deployments.entries import NIGHTLY, PREFECT_FILE, for_night, nightly_entries, read_entries, read_tickers
 from features.synthetic import market
 from flows.config import PipelineConfig, with_overrides
 from flows.errors import ConfigError
@@ -239,7 +239,7 @@ def test_every_field_of_the_form_has_a_description_and_every_choice_and_bound_of
     form = dict(leaves(schema, schema["definitions"], ""))
     assert [name for name, field in form.items() if not field.get("description")] == []
     assert form["heavy_stages"]["enum"] == ["here", "gpu-pool"]
-    assert form["config.stock"]["enum"] == ["AAPL", "BRK.B"]
+    assert form["config.stock"]["enum"] == ["AAPL", "BRK.B", "ALL"]
     words = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
     compared = 0
     for name, field in settings_of(PipelineConfig):
@@ -368,3 +368,18 @@ def test_a_run_due_on_thanksgiving_does_nothing_and_ends_completed(
     run_flow(flow, flow_run=run, parameters=flow.validate_parameters(run.parameters))
     assert client.read_flow_run(run.id).state.is_completed()
     assert not list(working_folder.iterdir())
+
+
+def test_the_pool_of_all_tickers_may_have_a_night_of_its_own_and_is_no_ticker_of_the_night(
+    tmp_path: Path, data: Path
+) -> None:
+    listed = read_tickers(written(tmp_path, "[tickers.AAPL]\n[tickers.ALL]\ncron = '0 18 * * 5'\n"))
+    (night,) = (for_night(entry, listed) for entry in read_entries() if entry.entrypoint == NIGHTLY)
+    assert night.parameters["tickers"] == ["AAPL"]
+    (pool,) = (entry for entry in nightly_entries(listed) if entry.name == "nightly-ALL")
+    config = with_overrides(PipelineConfig(), ["stock=AAPL", f"data={data}"])
+    _, parameters = prepare(pool, config=config, stocks=["AAPL", "BRK.B"])
+    assert (parameters["config"]["stock"], parameters["config"]["warm_start"]) == ("ALL", "champion")
+    assert pool.schedules[0].active
+    with pytest.raises(ConfigError, match="give --data FOLDER"):
+        prepare(pool, config=DEMO, stocks=["DEMO"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.contracts import Floats
-from evaluation.significance import diebold_mariano, hac_lag, independent_rows
+from evaluation.significance import by_session, diebold_mariano, hac_lag, independent_rows
 
 HORIZON = 10
 
@@ -114,3 +114,34 @@ def test_too_few_independent_windows_are_no_evidence(windows: int) -> None:
 def test_a_worse_forecaster_has_a_large_p_value() -> None:
     model, reference = overlapping_null(240, seed=5, edge=-0.25)
     assert diebold_mariano(model, reference, positions=np.arange(240), horizon=HORIZON).p_value > 0.9
+
+
+def test_copies_of_a_ticker_add_no_evidence() -> None:
+    model, reference = overlapping_null(120, seed=3, edge=0.1)
+    alone = diebold_mariano(model, reference, positions=np.arange(120), horizon=HORIZON)
+    positions = np.repeat(np.arange(120), 20)
+    series = [by_session(np.repeat(losses, 20), positions=positions) for losses in (model, reference)]
+    together = diebold_mariano(*series, positions=np.unique(positions), horizon=HORIZON)
+    assert together.p_value == pytest.approx(alone.p_value)
+    assert (together.windows, together.independent) == (120, 12)
+
+
+def test_windows_of_a_pool_count_once_a_session_so_that_a_true_null_is_rejected_near_the_nominal_rate() -> None:
+    """Ten tickers, each a mixture of one market and of a noise of its own; every third window is missing."""
+    rejected, naive = [], []
+    for seed in range(300):
+        market = np.subtract(*overlapping_null(240, seed=seed))
+        own = [np.subtract(*overlapping_null(240, seed=1000 + 10 * seed + ticker)) for ticker in range(10)]
+        panel = 0.8 * market + 0.6 * np.stack(own)
+        there = (np.arange(240) + np.arange(10)[:, None]) % 3 > 0
+        positions = np.broadcast_to(np.arange(240), panel.shape)[there]
+        order = np.argsort(positions, kind="stable")
+        losses, positions = panel[there][order], positions[order]
+        series = by_session(losses, positions=positions)
+        assert series.mean() == pytest.approx(losses.mean())
+        test = diebold_mariano(series, np.zeros_like(series), positions=np.unique(positions), horizon=HORIZON)
+        rejected.append(test.p_value < 0.05)
+        stacked = np.arange(len(losses))
+        naive.append(diebold_mariano(losses, np.zeros_like(losses), positions=stacked, horizon=HORIZON).p_value < 0.05)
+    assert 0.02 <= np.mean(rejected) <= 0.08
+    assert np.mean(naive) > 0.15

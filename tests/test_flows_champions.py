@@ -1,5 +1,6 @@
 """Where training starts: from the champion where it fits, else from a fresh adapter."""
 
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tiny_pipeline import tiny_config
 from flows import champions
 from flows.config import PipelineConfig, with_overrides
 from flows.stage_requests import RegisteredAdapter
-from tasks.adapters import AdapterCard, BaseModelRef, write_card
+from tasks.adapters import AdapterCard, BaseModelRef, read_card, write_card
 from tasks.errors import TrackingError
 from tasks.store import ArtifactRef
 
@@ -36,9 +37,19 @@ def champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineConfig:
             git_revision="",
         ),
     )
-    monkeypatch.setattr(champions, "current_champion", lambda stock: RegisteredAdapter(spec=f"{stock}@3"))
+    monkeypatch.setattr(champions, "_registered", registry({"DEMO@champion": 3}))
     monkeypatch.setattr(champions, "fetch_adapter", lambda adapter: tmp_path)
     return config
+
+
+def registry(versions: dict[str, int]) -> Callable[[str, str], RegisteredAdapter | None]:
+    """What is registered, by ticker and alias."""
+
+    def registered(stock: str, alias: str) -> RegisteredAdapter | None:
+        version = versions.get(f"{stock}@{alias}")
+        return RegisteredAdapter(spec=f"{stock}@{version}") if version else None
+
+    return registered
 
 
 def started(config: PipelineConfig, *, windows: ArtifactRef | None = None) -> RegisteredAdapter | None:
@@ -95,11 +106,55 @@ def test_training_starts_afresh_where_that_is_asked_for_or_there_is_no_champion_
     champion: PipelineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert started(with_overrides(champion, ["warm_start=none"])) is None
-    monkeypatch.setattr(champions, "current_champion", lambda stock: None)
+    monkeypatch.setattr(champions, "_registered", registry({}))
     assert started(champion) is None
 
-    def away(stock: str) -> None:
+    def away(stock: str, alias: str) -> None:
         raise TrackingError("MLflow does not answer")
 
-    monkeypatch.setattr(champions, "current_champion", away)
+    monkeypatch.setattr(champions, "_registered", away)
     assert started(champion) is None
+
+
+EVERYTHING = {"DEMO@champion": 3, "ALL@champion": 5, "ALL@challenger": 6}
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "start"),
+    [
+        ("champion", EVERYTHING, "DEMO@3"),
+        ("champion", {"ALL@champion": 5, "ALL@challenger": 6}, "ALL@5"),
+        ("champion", {"ALL@challenger": 6}, "ALL@6"),
+        ("pooled", EVERYTHING, "ALL@5"),
+        ("pooled", {"DEMO@champion": 3}, None),
+        ("none", EVERYTHING, None),
+    ],
+)
+def test_where_there_is_no_champion_training_starts_from_the_pooled_adapter(
+    champion: PipelineConfig, monkeypatch: pytest.MonkeyPatch, asked: str, there: dict[str, int], start: str | None
+) -> None:
+    monkeypatch.setattr(champions, "_registered", registry(there))
+    config = with_overrides(champion, [f"warm_start={asked}"])
+    assert started(config) == (RegisteredAdapter(spec=start) if start else None)
+
+
+def test_a_champion_that_does_not_fit_gives_way_to_the_pooled_adapter(
+    champion: PipelineConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    other = tmp_path / "other"
+    other.mkdir()
+    card = read_card(tmp_path)
+    write_card(other, card.model_copy(update={"training": card.training.model_copy(update={"lora_rank": 16})}))
+    monkeypatch.setattr(champions, "_registered", registry(EVERYTHING))
+    monkeypatch.setattr(champions, "fetch_adapter", lambda adapter: tmp_path if adapter.is_pooled else other)
+    assert started(champion) == RegisteredAdapter(spec="ALL@5")
+    assert "DEMO@3, which has another LoRA rank" in caplog.text
+
+
+def test_a_pool_starts_from_its_champion_or_afresh(champion: PipelineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = champion.model_copy(update={"stock": "ALL"})
+    monkeypatch.setattr(champions, "_registered", registry(EVERYTHING))
+    assert started(pool) == RegisteredAdapter(spec="ALL@5")
+    monkeypatch.setattr(champions, "_registered", registry({"ALL@challenger": 6}))
+    assert started(pool) is None
