@@ -11,6 +11,7 @@ from features.config import FrozenModel, SyntheticConfig
 from features.synthetic import market
 from tasks.disk import file_sha256
 from tasks.errors import MarketDataError
+from tasks.logs import run_logger
 from tasks.paths import BARS_FILE
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version
@@ -37,14 +38,19 @@ MarketSource = Annotated[FolderSource | SyntheticSource, Field(discriminator="ki
 
 
 def list_tickers(folder: Path) -> list[str]:
-    """Tickers that a folder holds a CSV file for, sorted.
+    """Tickers that a folder holds a CSV file for, sorted; what is named like one but is no file is told in the log.
 
     Raises:
         MarketDataError: If there is no such folder.
     """
     if not folder.is_dir():
         raise MarketDataError(f"no folder {folder}: --data names a folder with one STOCK.csv per ticker")
-    return sorted(path.stem for path in folder.glob("*.csv"))
+    found = sorted(folder.glob("*.csv"))
+    files = [path for path in found if path.is_file()]
+    if len(files) < len(found):
+        others = ", ".join(path.name for path in found if path not in files)
+        run_logger(__name__).warning("%s: left out, as folders or broken links: %s", folder, others)
+    return [path.stem for path in files]
 
 
 @task(name="fetch-bars", task_run_name="fetch-bars {stock}", **TASK_OPTIONS)
@@ -85,10 +91,12 @@ def csv_path(folder: Path, stock: str) -> Path:
         MarketDataError: If folder or file is missing; names some tickers that are there.
     """
     ticker = validate_ticker(stock)
-    there = list_tickers(folder)
     path = folder / f"{ticker}.csv"
     if path.is_file():
         return path
+    there = list_tickers(folder)
+    if path.is_symlink() or path.exists():
+        raise MarketDataError(f"no prices for {ticker}: {path} is a folder or a broken link; put a file there")
     if not there:
         raise MarketDataError(f"{folder} holds no CSV files: put one STOCK.csv per ticker there")
     more = f" and {len(there) - NAMED_TICKERS} more" if len(there) > NAMED_TICKERS else ""
