@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from trained_pieces import EVALUATION, BuiltAgain, FinishedOnly, Pieces, pieces, run_forecast
+from trained_pieces import EVALUATION, BuiltAgain, FinishedOnly, Pieces, run_forecast
 
 from evaluation.config import GateConfig
 from tasks.artifacts import artifact_key, comparison_rows
@@ -10,11 +10,6 @@ from tasks.errors import PublishError
 from tasks.evaluate import compare_models, named_scores, read_report, read_verdict, training_curves
 from tasks.paths import ModelFolder, RunFolder
 from tasks.publish import publish_adapter, publish_comparison_folder, publish_sft_data, publish_stage
-
-
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
 
 
 def test_every_model_is_asked_for_the_same_windows_of_both_splits(made: Pieces) -> None:

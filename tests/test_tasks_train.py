@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from trained_pieces import FEATURES, GRPO, TRAINING, BuiltAgain, FinishedOnly, Pieces, pieces, run_grpo
+from trained_pieces import FEATURES, GRPO, TRAINING, BuiltAgain, FinishedOnly, Pieces, run_grpo
 
 from features.errors import PublishedLayoutError
 from tasks.adapters import adapter_folder, adapter_identity, base_model_identity
@@ -11,11 +11,6 @@ from tasks.sft_data import store_sft_data
 from tasks.store import read_manifest
 from tasks.train import base_model_for, prepare_base_model, sample_answers, train_sft
 from training.errors import AdapterError, BaseModelError
-
-
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
 
 
 def test_the_stages_leave_adapters_in_safetensors_and_their_metrics(made: Pieces) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from trained_pieces import TRAINING, pieces
+from trained_pieces import TRAINING, Pieces
 
 from features.config import FeatureConfig, SyntheticConfig
 from features.prompts import parse, render_answer
@@ -44,8 +44,8 @@ def stop_at(step: int):
 
 
 @pytest.fixture(scope="module")
-def base() -> str:
-    return pieces().base_model.location
+def base(made: Pieces) -> str:
+    return made.base_model.location
 
 
 @pytest.fixture(scope="module")
