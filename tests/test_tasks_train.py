@@ -21,6 +21,13 @@ def test_the_stages_leave_adapters_in_safetensors_and_their_metrics(made: Pieces
         assert ref.meta["seconds"] > 0
 
 
+def test_an_adapters_configuration_is_written_in_the_same_order_by_every_process(made: Pieces) -> None:
+    for ref in (made.grpo_1st, made.sft):
+        targets = json.loads((ref.path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+        assert len(targets) == 7
+        assert targets == sorted(targets)
+
+
 def test_the_same_stage_is_found_and_not_trained_again(made: Pieces) -> None:
     again = run_grpo(made.store, made.windows, made.base_model)
     assert again.cached
