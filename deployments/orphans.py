@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POOLS = ("cpu-pool", "gpu-pool")
+# As many runs as the server tells at a time.
+PAGE = 200
 MESSAGE = "the service was stopped while it ran; started again, it goes on from what it had reached"
 
 
@@ -31,13 +33,13 @@ def settle_orphans() -> int:
             return 0
         left = _open_runs(client)
         settled = {run.id for run in left if run.deployment_id is not None}
-        _close(client, [run for run in left if run.id in settled])
+        parents = {
+            run.id: _parent(client, run) for run in left if run.id not in settled and run.parent_task_run_id is not None
+        }
         # Runs inside a run, which nobody started by themselves: their parent's end is theirs.
-        inside = [run for run in left if run.id not in settled and run.parent_task_run_id is not None]
-        for run in inside:
-            if _parent(client, run) in settled:
-                _close(client, [run])
-                settled.add(run.id)
+        while inside := {run for run, parent in parents.items() if parent in settled} - settled:
+            settled |= inside
+        _close(client, [run for run in left if run.id in settled])
     if settled:
         logger.info("closed %d runs that an earlier service left unfinished", len(settled))
     return len(settled)
@@ -65,7 +67,13 @@ def _open_runs(client: "SyncPrefectClient") -> list["FlowRun"]:
 
     under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=under_way)))
-    return client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+    found: list[FlowRun] = []
+    while True:
+        # By id: where several runs have the same value, pages may overlap.
+        page = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=len(found))
+        found += page
+        if len(page) < PAGE:
+            return found
 
 
 def _parent(client: "SyncPrefectClient", run: "FlowRun") -> object:

@@ -16,57 +16,51 @@ if TYPE_CHECKING:
     from flows.config import PipelineConfig
 
 NIGHTLY = "30 23 * * 1-5"
-EXCHANGE_ZONE = "America/New_York"
+EXCHANGE = "XNYS"
 API_VARIABLE = "PREFECT_API_URL"
 
 
 def deployments(
-    config: "PipelineConfig", *, tickers: tuple[str, ...] = (), cron: str = NIGHTLY, timezone: str = EXCHANGE_ZONE
+    config: "PipelineConfig", *, tickers: tuple[str, ...] = (), cron: str = NIGHTLY, exchange: str = EXCHANGE
 ) -> "list[RunnerDeployment]":
-    """The deployments to serve: `manual`, and `nightly-{TICKER}` for each ticker.
+    """The deployments to serve, as `deploy` makes them but with all stages here: `manual`, and `nightly-{TICKER}`.
 
     Args:
         config: What the UI's form starts from, and what the nightly runs use but for the stock.
         tickers: Stocks to train every night.
-        cron: When, in the cron notation.
-        timezone: The zone that `cron` is meant in.
+        cron: When, in the cron notation and the time zone of the exchange.
+        exchange: Calendar of the days on which to train them.
 
     Raises:
         ConfigError: If a ticker has no prices.
+        MarketDataError: If the exchange is unknown, or there is no such data folder.
     """
     from prefect.schedules import Cron
 
-    from deployments.entries import NIGHT_SLUG
-    from flows.config import check_source, with_overrides
-    from flows.pipeline import train_ticker
+    from deployments.deploy import prepare
+    from deployments.entries import TRAIN_TICKER, Ticker, Tickers, nightly_entries, read_entries
+    from flows.stocks import stocks_of
 
-    served: list[Any] = [
-        train_ticker.to_deployment(
-            name="manual",
-            parameters={"config": config.model_dump(mode="json")},
-            description="Train, compare and register one ticker, now.",
-            tags=["tickerforge"],
+    listed = Tickers(exchange=exchange, tickers={ticker: Ticker(cron=cron) for ticker in tickers})
+    manual = next(entry for entry in read_entries() if entry.entrypoint == TRAIN_TICKER)
+    served: list[Any] = []
+    for entry in (manual, *nightly_entries(listed)):
+        flow, parameters = prepare(entry, config=config, stocks=list(stocks_of(config)))
+        made = flow.to_deployment(
+            entry.name,
+            parameters=parameters | {"heavy_stages": "here"},
+            schedules=[Cron(each.cron, timezone=each.timezone, slug=each.slug) for each in entry.schedules],
+            description=entry.description,
+            tags=list(entry.tags),
         )
-    ]
-    for ticker in tickers:
-        nightly = with_overrides(config, [f"stock={ticker}"])
-        check_source(nightly)
-        served.append(
-            train_ticker.to_deployment(
-                name=f"nightly-{ticker}",
-                parameters={"config": nightly.model_dump(mode="json")},
-                schedule=Cron(cron, timezone=timezone, slug=NIGHT_SLUG),
-                description=f"Retrain {ticker} every night.",
-                tags=["tickerforge", "nightly"],
-            )
-        )
+        served.append(made)
     return served
 
 
 def main(
     ticker: Annotated[list[str] | None, typer.Option(help="Stock to train every night; repeatable.")] = None,
     cron: Annotated[str, typer.Option(help="When to train the tickers.")] = NIGHTLY,
-    timezone: Annotated[str, typer.Option(help="Zone of --cron.")] = EXCHANGE_ZONE,
+    exchange: Annotated[str, typer.Option(help="Calendar of their sessions, in whose zone --cron is.")] = EXCHANGE,
     data: Annotated[Path | None, typer.Option(help="Folder with one {STOCK}.csv a ticker.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Settings from a TOML file.")] = None,
 ) -> None:
@@ -75,6 +69,7 @@ def main(
     from flows.errors import ConfigError
     from flows.logs import send_to_prefect
     from tasks.environment import set_embedded_defaults
+    from tasks.errors import MarketDataError
     from tasks.paths import Workspace
 
     if not os.environ.get(API_VARIABLE):
@@ -86,8 +81,8 @@ def main(
     send_to_prefect()
     try:
         config = build_config(recipe=recipe, flags={"data": data.resolve() if data else None})
-        served = deployments(config, tickers=tuple(ticker or ()), cron=cron, timezone=timezone)
-    except (ConfigError, ValueError) as error:
+        served = deployments(config, tickers=tuple(ticker or ()), cron=cron, exchange=exchange)
+    except (ConfigError, MarketDataError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     from prefect import serve
 

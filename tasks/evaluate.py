@@ -15,7 +15,7 @@ from evaluation.forecasts import collect_forecasts
 from evaluation.gate import decide
 from features.config import FeatureConfig
 from features.pooling import POOL
-from tasks.adapters import BaseModelRef, adapter_folder
+from tasks.adapters import BaseModelRef, adapter_folder, adapter_identity
 from tasks.metrics import read_metrics
 from tasks.paths import EXPECTED_ERROR_FILE, FORECASTS_FILE, METRICS_FILE, REPORT_DATA_FILE, VERDICT_FILE
 from tasks.preprocess import read_train_rows, read_windows
@@ -149,7 +149,8 @@ def compare_models(
     inputs = {
         "windows": windows,
         "forecasts": {str(ref.meta["model"]): ref for ref in forecasts},
-        "stages": stages,
+        # Not their whole content: a stage that is made again has logged other seconds.
+        "stages": {stage: {"key": ref.key, "adapter": adapter_identity(ref)} for stage, ref in stages.items()},
         "champion": champion,
         "evaluation": evaluation,
         "gate": gate,

@@ -39,14 +39,19 @@ MarketSource = Annotated[FolderSource | SyntheticSource, Field(discriminator="ki
 
 
 def list_tickers(folder: Path) -> list[str]:
-    """Tickers that a folder holds a CSV file for, sorted.
+    """Tickers that a folder holds a CSV file for, sorted; what is named like one but is no file is told in the log.
 
     Raises:
         MarketDataError: If there is no such folder.
     """
     if not folder.is_dir():
         raise MarketDataError(f"no folder {folder}: --data names a folder with one STOCK.csv per ticker")
-    return sorted(path.stem for path in folder.glob("*.csv"))
+    found = sorted(folder.glob("*.csv"))
+    files = [path for path in found if path.is_file()]
+    if len(files) < len(found):
+        others = ", ".join(path.name for path in found if path not in files)
+        run_logger(__name__).warning("%s: left out, as folders or broken links: %s", folder, others)
+    return [path.stem for path in files]
 
 
 def pool_tickers(folder: Path) -> list[str]:
@@ -128,7 +133,6 @@ def csv_path(folder: Path, stock: str) -> Path:
             pool, which is no ticker's.
     """
     ticker = validate_ticker(stock)
-    there = list_tickers(folder)
     path = folder / f"{ticker}.csv"
     if ticker == POOL:
         cure = f"name one of its tickers. {POOL} is for `tickerforge run` and `tickerforge stage`."
@@ -137,6 +141,9 @@ def csv_path(folder: Path, stock: str) -> Path:
         )
     if path.is_file():
         return path
+    there = list_tickers(folder)
+    if path.is_symlink() or path.exists():
+        raise MarketDataError(f"no prices for {ticker}: {path} is a folder or a broken link; put a file there")
     if not there:
         raise MarketDataError(f"{folder} holds no CSV files: put one STOCK.csv per ticker there")
     more = f" and {len(there) - NAMED_TICKERS} more" if len(there) > NAMED_TICKERS else ""

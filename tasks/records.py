@@ -64,16 +64,6 @@ def list_records(kind: str, prefix: str = "") -> list[str]:
     return [name.removeprefix(above).removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
 
 
-def delete_record(kind: str, name: str) -> None:
-    """Remove a document; nothing happens where there is none.
-
-    Raises:
-        ValueError: If kind or name are no names, see `write_record`.
-        StoreError: If it cannot be removed.
-    """
-    _files().delete(_path(kind, name))
-
-
 def _files() -> RemoteFiles:
     shared = SharedStore.current()
     if shared is not None:

@@ -6,9 +6,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from tracking_environment import forget_tracking
+
+if TYPE_CHECKING:
+    from trained_pieces import Pieces
+
+    from tasks.tracking_client import Tracking
 
 HOME = Path(tempfile.mkdtemp(prefix="tickerforge-tests-"))
 SERVERS = ("PREFECT_API_URL", "PREFECT_API_KEY", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
@@ -67,6 +73,23 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def made() -> "Pieces":
+    """The artifacts of one tiny pipeline."""
+    from trained_pieces import pieces
+
+    return pieces()
+
+
+@pytest.fixture(scope="module")
+def tracking() -> "Tracking":
+    """The embedded MLflow of the tests' home."""
+    from tasks.paths import Workspace
+    from tasks.tracking_client import connect
+
+    return connect(Workspace.current())
 
 
 @pytest.fixture

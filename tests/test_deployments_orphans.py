@@ -8,6 +8,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.states import Cancelling, Running
 
+from deployments import orphans
 from deployments.orphans import POOLS, settle_orphans
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -65,6 +66,16 @@ def test_runs_of_an_earlier_service_are_closed_with_those_inside_them_and_no_oth
     assert state_of(client, cancelled) == "CANCELLED"
     assert [state_of(client, run) for run in (by_hand, inside_by_hand)] == ["RUNNING"] * 2
     assert settle_orphans() == 0
+
+
+def test_more_runs_than_the_server_tells_at_a_time_are_all_closed(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "PAGE", 2)
+    left = [deployed_run(client, Running()) for _ in range(5)]
+    children = [run_inside(client, run) for run in left]
+    assert settle_orphans() == 10
+    assert {state_of(client, run) for run in (*left, *children)} == {"CRASHED"}
 
 
 def test_nothing_is_closed_where_a_worker_of_another_machine_is_known(client: SyncPrefectClient) -> None:

@@ -9,35 +9,49 @@ from flows.config import PipelineConfig, with_overrides
 from flows.errors import ConfigError
 
 
-def test_one_deployment_for_the_form_and_one_a_night_for_each_ticker(tmp_path: Path) -> None:
-    config = with_overrides(PipelineConfig(), [f"data={tmp_path}"])
+@pytest.fixture
+def config(tmp_path: Path) -> PipelineConfig:
+    """Two stocks in a data folder."""
+    for stock in ("AAPL", "BRK-A"):
+        (tmp_path / f"{stock}.csv").touch()
+    return with_overrides(PipelineConfig(), [f"data={tmp_path}", "training.grpo_1st.steps=7"])
+
+
+def test_one_deployment_for_the_form_and_one_a_night_for_each_ticker(config: PipelineConfig) -> None:
     manual, aapl, brk = deployments(config, tickers=("AAPL", "BRK-A"), cron="0 22 * * 1-5")
     assert manual.name == "manual"
     assert manual.schedules == []
     assert [served.name for served in (aapl, brk)] == ["nightly-AAPL", "nightly-BRK-A"]
     assert aapl.schedules[0].schedule.cron == "0 22 * * 1-5"
     assert aapl.schedules[0].schedule.timezone == "America/New_York"
+    (tokyo,) = deployments(config, tickers=("AAPL",), exchange="XTKS")[1:]
+    assert tokyo.schedules[0].schedule.timezone == "Asia/Tokyo"
+    assert tokyo.parameters["exchange"] == "XTKS"
 
 
-def test_the_parameters_of_every_deployment_are_a_valid_configuration(tmp_path: Path) -> None:
+def test_the_parameters_of_every_deployment_are_valid_and_keep_all_stages_in_the_serving_process(
+    config: PipelineConfig,
+) -> None:
     from flows.pipeline import train_ticker
 
-    config = with_overrides(PipelineConfig(), [f"data={tmp_path}", "training.grpo_1st.steps=7"])
-    for served in deployments(config, tickers=("T",)):
-        read = train_ticker.validate_parameters(served.parameters)["config"]
-        assert read.training.grpo_1st.steps == 7
-    assert read.stock == "T"
+    for served in deployments(config, tickers=("BRK-A",)):
+        read = train_ticker.validate_parameters(served.parameters)
+        assert read["config"].training.grpo_1st.steps == 7
+        assert read["heavy_stages"] == "here"
+    assert read["config"].stock == "BRK-A"
 
 
-def test_a_nightly_ticker_without_prices_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no prices for AAPL"):
-        deployments(PipelineConfig(), tickers=("AAPL",))
+@pytest.mark.parametrize("with_prices", [False, True])
+def test_a_nightly_ticker_without_prices_is_refused(config: PipelineConfig, with_prices: bool) -> None:
+    with pytest.raises(ConfigError, match="no prices for MSFT"):
+        deployments(config if with_prices else PipelineConfig(), tickers=("MSFT",))
 
 
-def test_the_server_knows_the_schedule_and_the_form_after_deploying(prefect_server: None, tmp_path: Path) -> None:
+def test_the_server_knows_the_schedule_and_the_form_after_deploying(
+    prefect_server: None, config: PipelineConfig
+) -> None:
     from prefect.client.orchestration import get_client
 
-    config = with_overrides(PipelineConfig(), [f"data={tmp_path}"])
     for served in deployments(config, tickers=("AAPL",)):
         served.apply()
     with get_client(sync_client=True) as client:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from mlflow_server import MlflowServer
 from tracking_environment import forget_tracking
-from trained_pieces import Pieces, pieces
+from trained_pieces import Pieces
 
 from tasks import tracking as tracking_module
 from tasks.backfill import Journal, default_patience
@@ -34,11 +34,6 @@ from tasks.tracking import (
 from tasks.tracking_runs import MetricRow, write_values
 
 STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,17 @@
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from trained_pieces import EVALUATION, BuiltAgain, FinishedOnly, Pieces, pieces, run_forecast
+from trained_pieces import EVALUATION, BuiltAgain, FinishedOnly, Pieces, run_forecast
 
 from evaluation.config import GateConfig
 from tasks.artifacts import artifact_key, comparison_rows
+from tasks.disk import folder_sha256
 from tasks.errors import PublishError
 from tasks.evaluate import compare_models, named_scores, read_report, read_verdict, training_curves
 from tasks.paths import ModelFolder, RunFolder
 from tasks.publish import publish_adapter, publish_comparison_folder, publish_sft_data, publish_stage
-
-
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
 
 
 def test_every_model_is_asked_for_the_same_windows_of_both_splits(made: Pieces) -> None:
@@ -77,6 +74,25 @@ def test_a_stricter_gate_is_a_new_comparison_of_the_same_forecasts(made: Pieces)
     arguments["store"] = FinishedOnly(made.store.root)
     with pytest.raises(BuiltAgain):
         compare_models.fn(made.windows, made.forecasts, gate=GateConfig(min_skill=0.99), **arguments)
+
+
+def test_a_stage_that_is_made_again_in_other_seconds_leaves_the_comparison_as_it_is(
+    made: Pieces, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(made.sft.path, again)
+    (again / "metrics.jsonl").write_text((again / "metrics.jsonl").read_text().replace('"seconds": ', '"seconds": 9'))
+    sft = made.sft.model_copy(update={"path": again, "sha256": folder_sha256(again)})
+    assert sft.sha256 != folder_sha256(made.sft.path)
+    comparison = compare_models.fn(
+        made.windows,
+        made.forecasts,
+        stages={"grpo_1st": made.grpo_1st, "sft": sft},
+        evaluation=EVALUATION,
+        gate=GateConfig(),
+        store=FinishedOnly(made.store.root),
+    )
+    assert comparison.key == made.comparison.key
 
 
 def test_a_champion_stands_in_the_table_and_is_judged_against_but_never_chosen(made: Pieces) -> None:

@@ -3,17 +3,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from trained_pieces import FEATURES, TICKER, TRAINING, Pieces, pieces
+from trained_pieces import FEATURES, TICKER, TRAINING, Pieces
 
 from features.errors import BarsError, InsufficientHistoryError
 from tasks.adapters import adapter_folder
 from tasks.forecasting import forecast_band, forecast_next, next_sessions
 from tasks.preprocess import read_bars
-
-
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
 
 
 def forecast(made: Pieces, bars: pd.DataFrame, *, seed: int = 3, adapter: bool = True) -> pd.DataFrame:

@@ -69,6 +69,24 @@ def test_an_empty_or_missing_folder_is_named(tmp_path: Path) -> None:
         list_tickers(tmp_path / "nowhere")
 
 
+def test_a_folder_or_a_broken_link_is_no_stock_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "FOLDER.csv").mkdir()
+    (data / "BROKEN.csv").symlink_to(tmp_path / "nowhere.csv")
+    (data / "LINKED.csv").symlink_to(write_prices(tmp_path, "AAPL"))
+    assert list_tickers(data) == ["LINKED"]
+    assert "BROKEN.csv, FOLDER.csv" in caplog.text
+    with pytest.raises(MarketDataError, match=r"There are LINKED\.$"):
+        fetch(data, "MSFT", Store(tmp_path / "store"))
+    for name in ("BROKEN", "FOLDER"):
+        with pytest.raises(MarketDataError, match=rf"{name}\.csv is a folder or a broken link"):
+            fetch(data, name, Store(tmp_path / "store"))
+    assert fetch(data, "LINKED", Store(tmp_path / "store")).meta["rows"] == 400
+
+
 def test_a_ticker_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     write_prices(tmp_path, "secret")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prefect import flow
 from prefect.artifacts import Artifact
-from trained_pieces import Pieces, pieces
+from trained_pieces import Pieces
 
 from features.config import SyntheticConfig
 from tasks.artifacts import publish_comparison
@@ -16,11 +16,6 @@ from tasks.store import ArtifactRef, Store
 
 # Prefect's clients of a failed run are closed by the garbage collector only.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
 
 
 def test_a_flow_leaves_a_table_and_a_link_in_the_ui(prefect_server: None, made: Pieces, tmp_path: Path) -> None:

@@ -9,16 +9,15 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from trained_pieces import Pieces, pieces
+from trained_pieces import Pieces
 
 from evaluation.contracts import Verdict
 from tasks.errors import NotRegistered
-from tasks.paths import Workspace
 from tasks.promotion import history, rollback
 from tasks.registry import RegisteredModel, register_adapter
 from tasks.store import ArtifactRef, Store
 from tasks.tracking import PipelineRun, start_pipeline
-from tasks.tracking_client import Tracking, client_of, connect
+from tasks.tracking_client import Tracking, client_of
 from tasks.versions import aliases_of, find_version
 
 # MLflow uses what pandas 3 will drop.
@@ -26,16 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 FIRST = datetime(2026, 11, 20, 21, 30, tzinfo=UTC)
 SECOND, THIRD = FIRST + timedelta(days=1), FIRST + timedelta(days=2)
-
-
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
-
-
-@pytest.fixture(scope="module")
-def tracking() -> Tracking:
-    return connect(Workspace.current())
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
-from trained_pieces import FEATURES, Pieces, pieces
+from trained_pieces import FEATURES, Pieces
 
 from tasks.adapters import read_card
 from tasks.forecasting import forecast_next
 from tasks.model_code import needed_modules, write_model_code
-from tasks.paths import Workspace
 from tasks.preprocess import read_bars
 from tasks.registry import RegisteredModel, fetch_registered, pull_adapter, register_adapter
 from tasks.tracking import start_pipeline
-from tasks.tracking_client import Tracking, connect
+from tasks.tracking_client import Tracking
 from training.errors import AdapterError
 
 # MLflow uses what pandas 3 will drop.
@@ -31,16 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 AT = datetime(2026, 11, 20, 21, 30, tzinfo=UTC)
 EVALUATION_SEED = 0
-
-
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
-
-
-@pytest.fixture(scope="module")
-def tracking() -> Tracking:
-    return connect(Workspace.current())
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel
 
 from tasks.errors import StoreError
-from tasks.records import delete_record, list_records, read_record, write_record
+from tasks.records import list_records, read_record, write_record
 
 
 class Night(BaseModel):
@@ -26,15 +26,12 @@ def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return tmp_path / "mounted"
 
 
-def test_a_record_is_read_as_it_was_last_written_until_it_is_deleted(root: Path) -> None:
+def test_a_record_is_read_as_it_was_last_written(root: Path) -> None:
     assert read_record("night", "AAPL/2026-11-20", Night) is None
     write_record("night", "AAPL/2026-11-20", Night(tickers=1))
     write_record("night", "AAPL/2026-11-20", Night(tickers=2))
     assert read_record("night", "AAPL/2026-11-20", Night) == Night(tickers=2)
     assert [path.name for path in root.rglob("*") if path.is_file()] == ["2026-11-20.json"]
-    delete_record("night", "AAPL/2026-11-20")
-    delete_record("night", "AAPL/2026-11-20")
-    assert read_record("night", "AAPL/2026-11-20", Night) is None
 
 
 def test_records_are_listed_by_kind_and_beginning(root: Path) -> None:
@@ -56,7 +53,6 @@ def test_a_name_that_leads_elsewhere_is_refused(root: Path, name: str) -> None:
     for call in (
         lambda: write_record("night", name, Night(tickers=1)),
         lambda: read_record("night", name, Night),
-        lambda: delete_record("night", name),
         lambda: list_records(name),
     ):
         with pytest.raises(ValueError, match="no name for a record"):

@@ -7,7 +7,7 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
-from trained_pieces import FEATURES, TICKER, TRAINING, Pieces, pieces
+from trained_pieces import FEATURES, TICKER, TRAINING, Pieces
 
 from evaluation.contracts import Verdict
 from features.errors import TickerNameError
@@ -25,7 +25,7 @@ from tasks.registry import (
 )
 from tasks.store import ArtifactRef, Store
 from tasks.tracking import PipelineRun, start_pipeline
-from tasks.tracking_client import Tracking, client_of, connect
+from tasks.tracking_client import Tracking, client_of
 from tasks.versions import find_version, model_name
 from training.errors import AdapterError
 
@@ -33,16 +33,6 @@ AT = datetime(2026, 11, 20, 21, 30, tzinfo=UTC)
 
 # MLflow uses what pandas 3 will drop.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
-
-
-@pytest.fixture(scope="module")
-def tracking() -> Tracking:
-    return connect(Workspace.current())
 
 
 @pytest.fixture(scope="module")

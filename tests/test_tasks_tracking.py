@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow_server import free_port
-from trained_pieces import Pieces, pieces
+from trained_pieces import Pieces
 
 from tasks.errors import TrackingError
 from tasks.evaluate import read_report
@@ -38,16 +38,6 @@ from tasks.tracking_runs import flatten
 from tasks.tracking_server import check_reachable, tracking_uri, without_credentials
 
 STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
-
-
-@pytest.fixture(scope="module")
-def tracking() -> Tracking:
-    return connect(Workspace.current())
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from trained_pieces import FEATURES, GRPO, TRAINING, BuiltAgain, FinishedOnly, Pieces, pieces, run_grpo
+from trained_pieces import FEATURES, GRPO, TRAINING, BuiltAgain, FinishedOnly, Pieces, run_grpo
 
 from features.errors import PublishedLayoutError
 from tasks.adapters import adapter_folder, adapter_identity, base_model_identity
@@ -14,17 +14,19 @@ from tasks.train import base_model_for, prepare_base_model, sample_answers, trai
 from training.errors import AdapterError, BaseModelError
 
 
-@pytest.fixture(scope="module")
-def made() -> Pieces:
-    return pieces()
-
-
 def test_the_stages_leave_adapters_in_safetensors_and_their_metrics(made: Pieces) -> None:
     for ref in (made.grpo_1st, made.sft):
         files = set(read_manifest(ref).files)
         assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "metrics.jsonl"} <= files
         assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl")) or "checkpoint" in name]
         assert ref.meta["seconds"] > 0
+
+
+def test_an_adapters_configuration_is_written_in_the_same_order_by_every_process(made: Pieces) -> None:
+    for ref in (made.grpo_1st, made.sft):
+        targets = json.loads((ref.path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+        assert len(targets) == 7
+        assert targets == sorted(targets)
 
 
 def test_the_same_stage_is_found_and_not_trained_again(made: Pieces) -> None:

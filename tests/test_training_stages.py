@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from minute_training import CONFIG, FEATURES, Interrupted, digest, grpo, metrics, stop_at, train_examples
-from trained_pieces import pieces
+from trained_pieces import Pieces
 
 from features.config import FeatureConfig
 from features.prompts import parse, render_answer
@@ -23,8 +23,8 @@ from training.stages import answer_generator, run_rejection, run_sft
 
 
 @pytest.fixture(scope="module")
-def base() -> str:
-    return pieces().base_model.location
+def base(made: Pieces) -> str:
+    return made.base_model.location
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,7 @@
-"""One tiny pipeline of a few steps a stage, run once per test session by calling the tasks' functions directly."""
+"""One tiny pipeline of a few steps a stage, made by calling the tasks' functions directly."""
 
 import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,6 @@ def run_forecast(pieces_store: Store, windows: ArtifactRef, base: BaseModelRef, 
     return forecast_model.fn(windows, base, store=pieces_store, **(arguments | changes))
 
 
-@cache
 def pieces() -> Pieces:
     import torch
 

@@ -170,6 +170,10 @@ def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | No
     """
     last = train_resumably(trainer, out_dir=job.out_dir, stage=job.stage, guard=guard, on_progress=job.on_progress)
     if PartialState().is_main_process:
+        for settings in trainer.model.peft_config.values():
+            # Every process writes a set in another order, and the same adapter would have another identity.
+            if isinstance(settings.target_modules, set):
+                settings.target_modules = sorted(settings.target_modules)
         trainer.model.save_pretrained(str(job.out_dir / "adapter"), safe_serialization=True)
         (job.out_dir / "adapter" / "README.md").unlink(missing_ok=True)
         remove_checkpoints(job.out_dir)
