@@ -1,7 +1,7 @@
 """TRL's GRPO trainer, with each prompt of a step read once instead of once an answer: in rollouts and in training."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,7 +28,11 @@ class GroupedGRPOTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **options)
         # From torch's own generator, whose state is in each checkpoint: a resumed run draws what it would have drawn.
         uniforms = torch.rand(len(groups), num_generations, self.max_completion_length, 2)
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, merged(model):
+        rounded = self.args.bf16 or self.args.fp16
+        with (
+            unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
+            nullcontext() if rounded else merged(model),
+        ):
             answers = sample(
                 model,
                 groups,
@@ -126,8 +130,8 @@ def merged(model: Any) -> Iterator[None]:
     """A small float32 model with its LoRA merged into the weights, which are the very same afterwards.
 
     Unmerging subtracts what merging added and leaves a rounding error in the weights: they are therefore put back.
-    Larger models stay as they are: they would need memory for a second copy, and in bfloat16 the merged policy is
-    another one than the one that trains.
+    Larger models stay as they are: they would need memory for a second copy. Not for bfloat16, where the merged policy
+    is another one than the one that trains.
     """
     adapted = {name: weight for name, weight in model.named_parameters() if name.endswith("base_layer.weight")}
     if model.num_parameters() >= SMALL_MODEL or any(w.dtype != torch.float32 for w in adapted.values()):
