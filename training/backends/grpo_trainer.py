@@ -12,6 +12,8 @@ from trl.trainer.utils import selective_log_softmax_and_entropy
 from training.backends.sampling import sample, shares_prompts
 from training.backends.transformers_ import SMALL_MODEL
 
+MOST_ATTENTION = 4
+
 
 class GroupedGRPOTrainer(GRPOTrainer):
     """Samples and trains on what TRL's trainer does, but for rounding; leaves all to it where vLLM draws the rollouts.
@@ -94,7 +96,9 @@ def pack(
     distinct, row = prompts.unique(dim=0, return_inverse=True)
     slot = (row[:, None] == row[None]).tril(-1).sum(-1)
     rows, width = len(distinct), int(slot.max()) + 1
-    if rows * (start + width * answer_length) >= count * length:
+    packed = start + width * answer_length
+    # Attention grows with the square of a row: long answers to short prompts are better off in rows of their own.
+    if rows * packed >= count * length or rows * packed**2 > MOST_ATTENTION * count * length**2:
         return None
     place = row * width + slot
     answers = ids.new_full((rows * width, answer_length), pad)

@@ -12,7 +12,10 @@ import torch
 
 from training.backends.grammar import Grammar
 
+# Answers get a row each once so few of them go on, or once so many tokens of other answers lie masked in a row: passing
+# over those then costs more than a copy of the prompt.
 STRAGGLERS = 0.25
+CROWDED = 1024
 
 
 def shares_prompts(model: Any) -> bool:
@@ -78,7 +81,7 @@ def sample(
         left = int(running.sum())
         if left == 0 or step + 1 == longest:
             break
-        if left <= STRAGGLERS * len(running):
+        if left <= STRAGGLERS * len(running) or batch.crowded:
             batch.keep(running)
             states = [state for state, kept in zip(states, running.tolist(), strict=False) if kept]
             which, token, running = which[running], token[running], running[running]
@@ -155,6 +158,11 @@ class _Batch:
             self._mask = seen.repeat_interleave(answers, 0)
         else:
             self._mask = seen.bool()[:, None, None].expand(-1, 1, answers, -1)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether rows hold so much of other answers that answers are better off alone."""
+        return self._width > 1 and self._width * self._steps >= CROWDED
 
     def advance(self, token: torch.Tensor) -> None:
         """Read one token more of each answer; shape (answers,)."""
