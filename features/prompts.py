@@ -58,13 +58,19 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _LARGEST = 1e6
 
 
-def answer_pattern(horizon: int) -> str:
-    """Regular expression of every valid answer in integer units, for constrained decoding.
+def answer_pattern(horizon: int, *, decimals: int = 0, longest_think: int | None = None) -> str:
+    """Regular expression of the valid answers, for constrained decoding.
 
     It has no capturing groups and no look-around, so that guided decoders accept it.
+
+    Args:
+        horizon: Values in an answer.
+        decimals: Most decimals of a value; 0 for integer units.
+        longest_think: Most characters of what is thought; `None` for no limit.
     """
-    number = r"-?[0-9]{1,3}"
-    return rf"<think>[^<]*</think><answer>\[{number}(, ?{number}){{{horizon - 1}}}\]</answer>"
+    number = r"-?[0-9]{1,3}" + (rf"(\.[0-9]{{1,{decimals}}})?" if decimals else "")
+    think = "[^<]*" if longest_think is None else f"[^<]{{0,{longest_think}}}"
+    return rf"<think>{think}</think><answer>\[{number}(, ?{number}){{{horizon - 1}}}\]</answer>"
 
 
 def shown_numbers(windows: pd.DataFrame, *, config: FeatureConfig) -> list[tuple[str, NDArray[Any]]]:

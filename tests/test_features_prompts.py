@@ -193,3 +193,12 @@ def test_the_pattern_for_constrained_decoding_admits_answers_only(text: str, fit
 
 def test_a_history_of_equal_prices_is_ten_zeros() -> None:
     assert to_model_units([7.0] * 10, origin_price=7.0, sigma=0.01).tolist() == [0] * 10
+
+
+@pytest.mark.parametrize(("decimals", "think"), [(0, ""), (2, "up"), (4, "")])
+def test_the_pattern_of_answers_allows_what_is_written_and_no_longer_thought(decimals: int, think: str) -> None:
+    pattern = answer_pattern(3, decimals=decimals, longest_think=2)
+    values = [1.25, -3.5, 30.0]
+    assert re.fullmatch(pattern, render_answer(values, think=think, decimals=decimals))
+    assert not re.fullmatch(pattern, render_answer(values, think="flat", decimals=decimals))
+    assert not re.fullmatch(pattern, render_answer(values, decimals=decimals + 1))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import chisquare
-from trained_pieces import TRAINING, pieces
+from trained_pieces import pieces
 
 from features.config import FeatureConfig, SyntheticConfig
 from features.synthetic import market
@@ -50,9 +50,11 @@ def model() -> Any:
     return get_peft_model(base, lora).double()
 
 
-@pytest.fixture(params=["shared", "a row an answer"])
+@pytest.fixture(params=["shared", "a row an answer", "crowded"])
 def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    if request.param != "shared":
+    if request.param == "crowded":
+        monkeypatch.setattr(sampling, "CROWDED", 20)
+    if request.param == "a row an answer":
         monkeypatch.setattr(sampling, "shares_prompts", lambda model: False)
     return request.param
 
@@ -172,6 +174,11 @@ def test_prompts_that_nothing_shares_are_left_to_trl(prompts: list[list[int]], t
     assert pack(ids, torch.ones_like(ids), answer_length=2, pad=tokenizer.pad_token_id) is None
 
 
+def test_long_answers_to_a_short_prompt_are_left_to_trl(tokenizer: Any) -> None:
+    ids = torch.tensor([[5, 6] + [7] * 100] * 8)
+    assert pack(ids, torch.ones_like(ids), answer_length=100, pad=tokenizer.pad_token_id) is None
+
+
 def test_merging_for_a_rollout_leaves_every_weight_as_it_was(model: Any) -> None:
     model = model.float()
     ids = torch.arange(10, 40)[None]
@@ -182,7 +189,7 @@ def test_merging_for_a_rollout_leaves_every_weight_as_it_was(model: Any) -> None
             changed = [name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])]
             inside = model(input_ids=ids).logits
         after = model(input_ids=ids).logits
-    assert len(changed) == len(LORA_TARGETS) * TRAINING.tiny.layers
+    assert len(changed) == len(LORA_TARGETS) * model.config.num_hidden_layers
     torch.testing.assert_close(inside, plain, rtol=1e-3, atol=1e-4)
     assert torch.equal(after, plain)
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())

@@ -26,6 +26,10 @@ class SamplingConfig(FrozenModel):
     samples: int = Field(default=16, ge=1, le=256, description="Answers per window; the forecast is their median.")
     batch_size: int = Field(default=256, ge=1, description="Answers generated at a time (transformers backend).")
     max_tokens: int = Field(default=128, ge=8, description="Longest answer in tokens.")
+    constrained: bool | None = Field(
+        default=None,
+        description="Hold answers to their format by a grammar; unset: with vLLM only, where it costs nothing.",
+    )
 
 
 WHOLE_ANSWER_KINDS = ("bounded_skill", "published")

@@ -1,7 +1,7 @@
 """TRL's GRPO trainer, with each prompt of a step read once instead of once an answer: in rollouts and in training."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from trl.trainer.utils import selective_log_softmax_and_entropy
 from training.backends.memory import MEMORY_CURE, with_smaller_batches
 from training.backends.sampling import sample, shares_prompts
 from training.backends.transformers_ import SMALL_MODEL
+
+MOST_ATTENTION = 4
 
 
 class GroupedGRPOTrainer(GRPOTrainer):
@@ -45,7 +47,11 @@ class GroupedGRPOTrainer(GRPOTrainer):
                     )
                 )
 
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, merged(model):
+        rounded = self.args.bf16 or self.args.fp16
+        with (
+            unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
+            nullcontext() if rounded else merged(model),
+        ):
             with_smaller_batches(draw, batch=len(groups), what="sampling answers", cure=MEMORY_CURE)
         return [ids for group in answers for ids in group], None
 
@@ -100,7 +106,9 @@ def pack(
     distinct, row = prompts.unique(dim=0, return_inverse=True)
     slot = (row[:, None] == row[None]).tril(-1).sum(-1)
     rows, width = len(distinct), int(slot.max()) + 1
-    if rows * (start + width * answer_length) >= count * length:
+    packed = start + width * answer_length
+    # Attention grows with the square of a row: long answers to short prompts are better off in rows of their own.
+    if rows * packed >= count * length or rows * packed**2 > MOST_ATTENTION * count * length**2:
         return None
     place = row * width + slot
     answers = ids.new_full((rows * width, answer_length), pad)
@@ -136,8 +144,8 @@ def merged(model: Any) -> Iterator[None]:
     """A small float32 model with its LoRA merged into the weights, which are the very same afterwards.
 
     Unmerging subtracts what merging added and leaves a rounding error in the weights: they are therefore put back.
-    Larger models stay as they are: they would need memory for a second copy, and in bfloat16 the merged policy is
-    another one than the one that trains.
+    Larger models stay as they are: they would need memory for a second copy. Not for bfloat16, where the merged policy
+    is another one than the one that trains.
     """
     adapted = {name: weight for name, weight in model.named_parameters() if name.endswith("base_layer.weight")}
     if model.num_parameters() >= SMALL_MODEL or any(w.dtype != torch.float32 for w in adapted.values()):

@@ -5,12 +5,17 @@ the batch: at each step its tokens stand side by side, and a mask lets each see 
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 
+from training.backends.grammar import Grammar
+
+# Answers get a row each once so few of them go on, or once so many tokens of other answers lie masked in a row: passing
+# over those then costs more than a copy of the prompt.
 STRAGGLERS = 0.25
+CROWDED = 1024
 
 
 def shares_prompts(model: Any) -> bool:
@@ -34,9 +39,10 @@ def sample(
     uniforms: torch.Tensor,
     *,
     temperature: float,
-    end: Sequence[int],
+    end: Collection[int],
     pad: int,
     top_p: float = 1.0,
+    grammar: Grammar | None = None,
 ) -> list[list[list[int]]]:
     """Draw answers to each prompt, all prompts in one batch.
 
@@ -51,6 +57,7 @@ def sample(
         end: Token ids that end an answer.
         pad: Token id that fills rows up.
         top_p: Nucleus; 1 leaves the model's own distribution.
+        grammar: Holds the answers to their format.
 
     Returns:
         Token ids of the answers to each prompt; an answer that ended keeps the token that ended it.
@@ -62,16 +69,21 @@ def sample(
     ending = torch.tensor(sorted(end), device=model.device)
     running = torch.ones(len(uniforms), dtype=torch.bool, device=model.device)
     which = torch.arange(len(uniforms), device=model.device)
+    states = grammar.begin(len(uniforms)) if grammar else []
     for step in range(longest):
-        token = choose(batch.logits, uniforms[which, step], temperature=temperature, top_p=top_p)
+        logits = grammar.mask(batch.logits, states) if grammar else batch.logits
+        token = choose(logits, uniforms[which, step], temperature=temperature, top_p=top_p)
         token = token.where(running, pad)
+        if grammar:
+            grammar.accept(states, token)
         drawn[which, step] = token
         running = running & ~torch.isin(token, ending)
         left = int(running.sum())
         if left == 0 or step + 1 == longest:
             break
-        if left <= STRAGGLERS * len(running):
+        if left <= STRAGGLERS * len(running) or batch.crowded:
             batch.keep(running)
+            states = [state for state, kept in zip(states, running.tolist(), strict=False) if kept]
             which, token, running = which[running], token[running], running[running]
         batch.advance(token)
     texts = [_cut(row, ending=set(end)) for row in drawn.tolist()]
@@ -146,6 +158,11 @@ class _Batch:
             self._mask = seen.repeat_interleave(answers, 0)
         else:
             self._mask = seen.bool()[:, None, None].expand(-1, 1, answers, -1)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether rows hold so much of other answers that answers are better off alone."""
+        return self._width > 1 and self._width * self._steps >= CROWDED
 
     def advance(self, token: torch.Tensor) -> None:
         """Read one token more of each answer; shape (answers,)."""

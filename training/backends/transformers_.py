@@ -1,7 +1,7 @@
 """The backend that runs everywhere: transformers, PEFT and TRL."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -140,61 +140,13 @@ def _sampling_model(base_model: str, adapter: str | None, adapter_stamp: int, tr
     return model.eval()
 
 
-def _draw(model: Any, batch: Any, uniforms: Any, *, sampling: SamplingConfig, pad_token_id: int) -> Any:
-    """Token ids of n answers to each prompt of a batch; the prompts are read once, not n times.
-
-    `uniforms`, of shape (prompts, n, max_tokens), holds the random number behind each token.
-    """
-    import torch
-
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    n = uniforms.shape[1]
-    choose = _chooser(uniforms.flatten(0, 1).to(ids.device), length=ids.shape[1], sampling=sampling)
-    with torch.inference_mode():
-        read = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True, logits_to_keep=1)
-        cache = read.past_key_values
-        cache.batch_repeat_interleave(n)
-        return model.generate(
-            input_ids=ids.repeat_interleave(n, dim=0),
-            attention_mask=mask.repeat_interleave(n, dim=0),
-            past_key_values=cache,
-            do_sample=False,
-            logits_processor=[choose],
-            repetition_penalty=1.0,
-            max_new_tokens=sampling.max_tokens,
-            pad_token_id=pad_token_id,
-        )
-
-
-def _chooser(uniforms: Any, *, length: int, sampling: SamplingConfig) -> Callable[[Any, Any], Any]:
-    """Nucleus sampling by given random numbers, as a logits processor that leaves one token to a greedy search.
-
-    Torch draws for a whole batch at once, so that an answer would depend on which other prompts are asked. The tokens
-    stand on the unit interval in the vocabulary's order, so that a rounding difference hardly ever changes the choice.
-
-    Args:
-        uniforms: Shape (answers, max_tokens), within [0, 1).
-        length: Tokens of the prompts.
-        sampling: Temperature and nucleus.
-    """
-    import torch
-
-    def choose(ids: Any, scores: Any) -> Any:
-        shares = (scores.float() / sampling.temperature).softmax(-1)
-        if sampling.top_p < 1:
-            largest = shares.sort(descending=True).values
-            outside = (largest.cumsum(-1) < sampling.top_p).sum(-1, keepdim=True).clamp(max=shares.shape[-1] - 1)
-            shares = shares.where(shares >= largest.gather(-1, outside), 0.0)
-        upper = shares.double().cumsum(-1)
-        drawn = uniforms[:, ids.shape[1] - length, None] * upper[:, -1:]
-        token = torch.searchsorted(upper, drawn, right=True).clamp(max=shares.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
-
-    return choose
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    ends = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
 
 class TransformersBackend:
-    """Generation by `model.generate`, training by TRL."""
+    """Generation by `training.backends.sampling`, training by TRL."""
 
     name = "transformers"
 
@@ -220,9 +172,15 @@ class TransformersBackend:
 
         Raises:
             AdapterError: The adapter cannot be read.
+            TrainingError: Not even one prompt's answers fit into memory.
+            BackendUnavailable: `sampling.constrained` is set and xgrammar is not installed.
             BaseModelError: The base model cannot be read, or a prompt is longer than the configuration allows.
         """
         import torch
+
+        from training.backends.grammar import Grammar, pattern_for
+        from training.backends.memory import MEMORY_CURE, with_smaller_batches
+        from training.backends.sampling import sample
 
         tokenizer = load_tokenizer(base_model, trust_remote_code=config.trust_remote_code)
         if adapter is not None:
@@ -230,31 +188,44 @@ class TransformersBackend:
         stamp = (adapter / "adapter_model.safetensors").stat().st_mtime_ns if adapter else 0
         model = _sampling_model(base_model, str(adapter) if adapter else None, stamp, config.trust_remote_code)
         texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
-        per_batch = max(1, sampling.batch_size // n)
-        answers: list[list[str]] = []
-        for start in range(0, len(texts), per_batch):
-            batch = tokenizer(
-                texts[start : start + per_batch], return_tensors="pt", padding=True, add_special_tokens=False
-            ).to(model.device)
-            length = batch["input_ids"].shape[1]
-            if length + sampling.max_tokens > config.max_seq_length:
-                raise BaseModelError(
-                    f"a prompt of {length} tokens and an answer of {sampling.max_tokens} exceed max_seq_length = "
-                    f"{config.max_seq_length}: raise --max-seq-length"
-                )
-            uniforms = torch.stack(
-                [
-                    torch.rand(
-                        n, sampling.max_tokens, generator=torch.Generator().manual_seed(prompt_seed(prompt, seed))
-                    )
-                    for prompt in prompts[start : start + per_batch]
-                ]
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        longest = max(map(len, encoded), default=0)
+        if longest + sampling.max_tokens > config.max_seq_length:
+            raise BaseModelError(
+                f"a prompt of {longest} tokens and an answer of {sampling.max_tokens} exceed max_seq_length = "
+                f"{config.max_seq_length}: raise --max-seq-length"
             )
-            out = _draw(model, batch, uniforms, sampling=sampling, pad_token_id=tokenizer.pad_token_id)
-            decoded = tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
-            answers += [decoded[i : i + n] for i in range(0, len(decoded), n)]
-            if on_progress is not None:
-                on_progress(Progress(stage, len(answers), len(texts)))
+        end, grammar = _ends(model, tokenizer), None
+        if sampling.constrained and prompts:
+            pattern = pattern_for(prompts, horizon=horizon, max_tokens=sampling.max_tokens)
+            grammar = Grammar(pattern, tokenizer, vocabulary=model.get_output_embeddings().weight.shape[0], end=end)
+        # Prompts of one length need no padding.
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+        answers: list[list[str]] = [[] for _ in encoded]
+        done = 0
+
+        def draw(size: int) -> None:
+            nonlocal done
+            while done < len(order):
+                part = order[done : done + size]
+                generators = (torch.Generator().manual_seed(prompt_seed(prompts[index], seed)) for index in part)
+                drawn = sample(
+                    model,
+                    [encoded[index] for index in part],
+                    torch.stack([torch.rand(n, sampling.max_tokens, 2, generator=one) for one in generators]),
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    end=end,
+                    pad=tokenizer.pad_token_id,
+                    grammar=grammar,
+                )
+                for index, group in zip(part, drawn, strict=True):
+                    answers[index] = tokenizer.batch_decode(group, skip_special_tokens=True)
+                done += len(part)
+                if on_progress is not None:
+                    on_progress(Progress(stage, done, len(texts)))
+
+        with_smaller_batches(draw, batch=max(1, sampling.batch_size // n), what=stage, cure=MEMORY_CURE)
         return answers
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:

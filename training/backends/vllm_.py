@@ -6,9 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from features.prompts import Chat, answer_pattern
+from features.prompts import Chat
 from training.backends import why_not
 from training.backends.base import prompt_seed
+from training.backends.grammar import pattern_for
 from training.config import SamplingConfig, TrainingConfig
 from training.contracts import OnProgress, Progress
 from training.errors import BackendUnavailable
@@ -38,8 +39,7 @@ def _engine(
 class VLLMSampler:
     """Draws answers for rejection sampling, comparison and forecasting; never for GRPO's rollouts.
 
-    A regular expression holds the answers to their format, at no cost in speed. In rollouts it would bias the
-    importance ratio, because the policy's own probabilities know nothing of it.
+    A regular expression holds the answers to their format, at no cost in speed, unless `sampling.constrained` is off.
     """
 
     name = "vllm"
@@ -82,7 +82,9 @@ class VLLMSampler:
             # vLLM caches adapters by number: derive it from the weights, so that another adapter gets another number.
             number = zlib.crc32((adapter / "adapter_model.safetensors").read_bytes()) % (2**31 - 1) + 1
             request = LoRARequest(adapter.name, number, str(adapter))
-        pattern = answer_pattern(horizon) if config_writes_integers(prompts) else None
+        pattern = None
+        if prompts and sampling.constrained is not False:
+            pattern = pattern_for(prompts, horizon=horizon, max_tokens=sampling.max_tokens)
         answers: list[list[str]] = []
         for start in range(0, len(prompts), CHUNK_PROMPTS):
             chunk = prompts[start : start + CHUNK_PROMPTS]
@@ -107,10 +109,3 @@ class VLLMSampler:
             if on_progress is not None:
                 on_progress(Progress(stage, len(answers), len(prompts)))
         return answers
-
-
-def config_writes_integers(prompts: Sequence[Chat]) -> bool:
-    """Whether these prompts ask for integers (model units), as their system message says."""
-    from features.prompts import SYSTEM_PROMPT
-
-    return bool(prompts) and prompts[0][0]["content"] == SYSTEM_PROMPT

@@ -1,0 +1,127 @@
+"""Forecasts per CPU-second: ours, against plain `model.generate` on batches of 60 answers, the published manner.
+
+Both load the same adapter on the same tiny model and answer the same prompts with as many samples; tokenising, decoding
+and parsing count. Variants take turns, so that what else the machine does hits both.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_setup import FEATURES, base_model, examples, spread
+
+from features.prompts import parse
+from training.backends.transformers_ import LORA_TARGETS, TransformersBackend, attach_adapter, load_base, load_tokenizer
+from training.config import SamplingConfig, TrainingConfig
+from training.contracts import Example
+
+PUBLISHED_BATCH = 60
+
+
+def published(
+    base: str, adapter: Path, asked: list[Example], n: int, sampling: SamplingConfig
+) -> Callable[[], list[str]]:
+    """Every prompt n times, in batches of 60, padded on the left; the adapter is not merged."""
+    tokenizer = load_tokenizer(base, trust_remote_code=False)
+    model = load_base(base, trust_remote_code=False, dtype="float32")
+    model = attach_adapter(model, adapter, trainable=False).eval()
+
+    def draw() -> list[str]:
+        texts = [
+            tokenizer.apply_chat_template(example.prompt, tokenize=False, add_generation_prompt=True)
+            for example in asked
+            for _ in range(n)
+        ]
+        answers: list[str] = []
+        for start in range(0, len(texts), PUBLISHED_BATCH):
+            batch = tokenizer(
+                texts[start : start + PUBLISHED_BATCH], return_tensors="pt", padding=True, add_special_tokens=False
+            )
+            with torch.no_grad():
+                out = model.generate(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    do_sample=True,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_new_tokens=sampling.max_tokens,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            answers += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        return answers
+
+    return draw
+
+
+def ours(base: str, adapter: Path, asked: list[Example], n: int, config: TrainingConfig) -> Callable[[], list[str]]:
+    """`TransformersBackend.generate`, as forecasting calls it."""
+
+    def draw() -> list[str]:
+        groups = TransformersBackend().generate(
+            [example.prompt for example in asked],
+            base_model=base,
+            adapter=adapter,
+            n=n,
+            sampling=config.sampling,
+            seed=0,
+            config=config,
+            horizon=FEATURES.horizon,
+        )
+        return [text for group in groups for text in group]
+
+    return draw
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base-model", help="folder of a tiny base model; built anew without it")
+    parser.add_argument("--windows", type=int, default=30, help="forecasts a round (30)")
+    parser.add_argument("--samples", type=int, default=16, help="answers to a forecast (16)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, each variant once (5)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    base = base_model(options.base_model)
+    asked = examples(options.windows)
+    adapter = Path(tempfile.mkdtemp(prefix="tickerforge-benchmark-")) / "adapter"
+    lora = LoraConfig(r=32, lora_alpha=32, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    get_peft_model(load_base(base, trust_remote_code=False, dtype="float32"), lora).save_pretrained(str(adapter))
+    config = TrainingConfig()
+    variants = {
+        "model.generate, batches of 60": published(base, adapter, asked, options.samples, config.sampling),
+        "ours": ours(base, adapter, asked, options.samples, config),
+    }
+    torch.set_num_threads(options.threads)
+    cpu: dict[str, list[float]] = {name: [] for name in variants}
+    wall: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(options.rounds + 1):
+        for name, draw in variants.items():
+            began, began_wall = time.process_time(), time.perf_counter()
+            answers = draw()
+            valid = sum(parse(text, horizon=FEATURES.horizon) is not None for text in answers) / len(answers)
+            if turn == 0:  # warms up
+                print(f"{name}: {len(answers)} answers, {valid:.1%} valid")
+                continue
+            cpu[name].append(options.windows / (time.process_time() - began))
+            wall[name].append(options.windows / (time.perf_counter() - began_wall))
+    for name in variants:
+        print(f"{name}: forecasts per CPU-second {spread(cpu[name])}, per second {spread(wall[name])}")
+    reference, mine = cpu.values()
+    ratios = [b / a for a, b in zip(reference, mine, strict=True)]
+    print(
+        f"ours / reference, CPU time: {spread(ratios)} (of medians: {_ratio(mine, reference):.2f}; at least 3 wanted)"
+    )
+
+
+def _ratio(above: list[float], below: list[float]) -> float:
+    return statistics.median(above) / statistics.median(below)
+
+
+if __name__ == "__main__":
+    main()

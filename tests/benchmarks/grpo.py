@@ -1,0 +1,131 @@
+"""CPU time of a GRPO step: ours, with its records and checks, against TRL's bare trainer with the same settings.
+
+Both train the same model on the same prompts: 8 prompts with 8 answers each a step. They take turns of a few steps.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tiny_setup import FEATURES, base_model, examples, spread
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from training.backends.base import TrainingJob
+from training.backends.transformers_ import TransformersBackend, load_tokenizer
+from training.config import GRPOStageConfig, GuardConfig, TrainingConfig
+from training.contracts import Example, Progress
+from training.rewards import reward_terms
+
+WARM_UP = 2
+
+
+class Clock(TrainerCallback):
+    """Takes down CPU time and time of day after every step."""
+
+    def __init__(self) -> None:
+        self.cpu: list[float] = []
+        self.wall: list[float] = []
+
+    def tick(self) -> None:
+        """A step is over."""
+        self.cpu.append(time.process_time())
+        self.wall.append(time.perf_counter())
+
+    def on_log(self, *_: Any, **__: Any) -> None:
+        """TRL's bare trainer logs once a step, as ours does."""
+        self.tick()
+
+    def steps(self, ticks: list[float]) -> list[float]:
+        """What each step took, without the first ones."""
+        return [after - before for before, after in zip(ticks[WARM_UP - 1 :], ticks[WARM_UP:], strict=False)]
+
+
+def bare(job: TrainingJob, asked: list[Example], clock: Clock) -> None:
+    """TRL as it comes."""
+    stage = job.config.grpo_1st
+    terms, weights = reward_terms(job.config.reward, horizon=FEATURES.horizon, unit=job.unit)
+    args = GRPOConfig(
+        output_dir=str(job.out_dir),
+        max_steps=stage.steps,
+        learning_rate=job.config.learning_rate("grpo_1st"),
+        per_device_train_batch_size=stage.prompts_per_step * stage.group_size,
+        num_generations=stage.group_size,
+        max_completion_length=job.config.sampling.max_tokens,
+        loss_type=stage.loss_type,
+        scale_rewards=stage.scale_rewards,
+        reward_weights=weights,
+        gradient_checkpointing=False,
+        use_cpu=True,
+        bf16=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=job.seed,
+    )
+    trainer = GRPOTrainer(
+        model=TransformersBackend()._trainable(job),
+        reward_funcs=terms,
+        args=args,
+        train_dataset=Dataset.from_list(
+            [{"prompt": e.prompt, "target": list(e.target), "last_close": e.last_close} for e in asked]
+        ),
+        processing_class=load_tokenizer(job.base_model, trust_remote_code=False),
+        callbacks=[clock],
+    )
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+def ours(job: TrainingJob, asked: list[Example]) -> None:
+    """The stage as `tickerforge run` trains it."""
+    TransformersBackend().train_grpo(asked, job=job)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base-model", help="folder of a tiny base model; built anew without it")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each trainer (4)")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps a turn (5)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    base = base_model(options.base_model)
+    asked = examples(200)
+    config = TrainingConfig(
+        grpo_1st=GRPOStageConfig(steps=options.steps + WARM_UP),
+        guard=GuardConfig(min_valid_rate=0.0, max_reward_drop=100.0),
+    )
+    cpu: dict[str, list[float]] = {"TRL": [], "ours": []}
+    wall: dict[str, list[float]] = {"TRL": [], "ours": []}
+    for turn in range(options.rounds):
+        for name in cpu:
+            clock = Clock()
+
+            def report(_: Progress, clock: Clock = clock) -> None:
+                clock.tick()
+
+            with tempfile.TemporaryDirectory() as folder:
+                job = TrainingJob("grpo_1st", base, None, config, Path(folder), turn, on_progress=report)
+                bare(job, asked, clock) if name == "TRL" else ours(job, asked)
+            cpu[name] += clock.steps(clock.cpu)[: options.steps]
+            wall[name] += clock.steps(clock.wall)[: options.steps]
+    for name in cpu:
+        print(f"{name}: {len(cpu[name])} steps, CPU-seconds a step {spread(cpu[name])}, seconds {spread(wall[name])}")
+    for kind, taken in (("CPU time", cpu), ("time", wall)):
+        ratio = statistics.median(taken["ours"]) / statistics.median(taken["TRL"])
+        print(f"ours / TRL, {kind}, of medians: {ratio:.3f} (at most 1.05 wanted)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""What both benchmarks need: a tiny base model, examples to ask it about, and CPU time."""
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from features.config import FeatureConfig, SyntheticConfig
+from features.synthetic import market
+from features.windows import build_windows
+from training.base_model import build_tiny
+from training.config import TinyConfig
+from training.contracts import Example
+from training.examples import build_examples
+
+FEATURES = FeatureConfig()
+
+
+def base_model(given: str | None) -> str:
+    """The folder given, or a tiny model built for some two minutes: as large as the default one, less well trained."""
+    if given:
+        return given
+    folder = Path(tempfile.mkdtemp(prefix="tickerforge-benchmark-")) / "base"
+    folder.mkdir()
+    build_tiny(folder, config=TinyConfig(steps=120, batch_size=24), features=FEATURES)
+    print(f"base model: {folder} (give it with --base-model to use it again)")
+    return str(folder)
+
+
+def examples(count: int) -> list[Example]:
+    """Windows of a synthetic market."""
+    windows = build_windows(market(SyntheticConfig(sessions=600)), ticker="DEMO", config=FEATURES)
+    return build_examples(windows.iloc[:count], config=FEATURES)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, and least and largest in brackets."""
+    return f"{statistics.median(values):.3f} [{min(values):.3f} to {max(values):.3f}]"
