@@ -113,7 +113,7 @@ def _check_history(path: Path, stored: pd.DataFrame, bars: pd.DataFrame, *, revi
         return
     columns = [*PRICE_COLUMNS, "volume"]
     again = bars.loc[bars["date"].isin(stored["date"]), columns].to_numpy()
-    differs = ~np.isclose(stored[columns].to_numpy(), again, rtol=SAME_PRICE, atol=0).all(axis=1)
+    differs = ~np.all(np.isclose(stored[columns].to_numpy(), again, rtol=SAME_PRICE, atol=0), axis=1)
     if differs.any():
         first = stored["date"].iloc[int(differs.argmax())]
         raise MarketDataError(

@@ -5,16 +5,21 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tiny_pipeline import tiny_config
 from web_server import Reply
 from yahoo_server import Yahoo, up_to, yahoo_server
 
 from features.config import SyntheticConfig
 from features.synthetic import market
-from flows.config import PipelineConfig
+from flows.config import PipelineConfig, with_overrides
 from flows.errors import ConfigError
+from flows.nightly import Prepared, ticker_night
 from flows.price_updates import update_prices
 from tasks.errors import MarketDataError
+from tasks.market_data import FolderSource, fetch_bars
+from tasks.preprocess import build_windows
 from tasks.price_files import as_csv, keep
+from tasks.store import Store
 
 YESTERDAY = f"{pd.Timestamp.now('America/New_York') - pd.offsets.BDay(1):%Y-%m-%d}"
 BARS = up_to(market(SyntheticConfig(sessions=120)), last=YESTERDAY)
@@ -59,3 +64,21 @@ def test_a_failed_update_is_told_and_the_file_stays_but_without_one_there_is_no_
 def test_an_update_needs_a_folder() -> None:
     with pytest.raises(ConfigError, match="update = yahoo needs a folder of price files: give --data FOLDER"):
         update_prices(config(None, update="yahoo"), exchange=None)
+
+
+def test_the_table_of_the_night_says_on_which_day_prices_end_that_could_not_be_updated(
+    working_folder: Path, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    keep(tmp_path, "AAPL", BARS)
+    bars = fetch_bars.fn(FolderSource(folder=tmp_path), "AAPL", store=store)
+    small = with_overrides(tiny_config(), ["stock=AAPL", f"data={tmp_path}", "update=yahoo"])
+    windows = build_windows.fn(bars, config=small.features, store=store)
+    told = {}
+    for fault in ("", "MarketDataError: no answer"):
+        ready = Prepared(config=small, bars=bars, windows=windows, not_updated=fault)
+        night = ticker_night("AAPL", ready=ready, result=None, forecast=None, failure="", seconds=0.0)
+        told[fault] = night.row()["Watch"]
+    sentence = f"The prices end on {YESTERDAY}, as they could not be updated (MarketDataError: no answer)."
+    assert sentence in told["MarketDataError: no answer"]
+    assert "updated" not in told[""]
