@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -100,7 +100,7 @@ def read_csv_with_gaps(path: str | Path, *, ticker: str) -> CsvBars:
         raise BarsError(f"{ticker}: {fault}") from fault
     labels = _locate(table.header, name=name)
     columns = list(zip(*table.rows, strict=True))
-    cells = {column: columns[table.header.index(label)] for column, label in labels.items()}
+    cells: dict[str, Sequence[Any]] = {column: columns[table.header.index(label)] for column, label in labels.items()}
     gaps = _rows_without_prices(cells)
     dates = _dates(cells["date"], _Source(name, table.lines, labels))
     kept = [row for row in range(len(table.rows)) if row not in gaps]

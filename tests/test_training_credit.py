@@ -12,7 +12,7 @@ from features.config import FeatureConfig, SyntheticConfig
 from features.synthetic import market
 from features.windows import build_windows
 from training.config import GRPOStageConfig, RewardConfig
-from training.credit import advantages, tokens_of_values
+from training.credit import DISCOUNT, advantages, tokens_of_values
 from training.examples import build_examples
 from training.rewards import session_scores
 from training.stages import run_grpo
@@ -58,6 +58,14 @@ def test_advantages_are_centred_in_each_group_and_session(scale: str) -> None:
         assert np.sqrt(np.mean(found[..., :-1] ** 2)) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_a_value_is_credited_with_the_sessions_after_it_less_and_less_and_never_with_those_before() -> None:
+    scores = np.zeros((1, 2, 3))
+    scores[0, 0, 1] = 2.0
+    first, second, third, others = advantages(scores, np.zeros((1, 2)), scale="none")[0, 0]
+    assert (first, second, third) == (DISCOUNT * 1.0, 1.0, 0.0)
+    assert others == pytest.approx((first + second + third) / 3)
+
+
 @pytest.mark.parametrize("scale", ["none", "group", "batch"])
 @pytest.mark.parametrize("kind", ["mse", "huber", "crps"])
 def test_every_token_of_an_invalid_answer_is_worse_off_than_the_answer_tokens_of_a_valid_one(
@@ -97,16 +105,10 @@ def test_answers_that_all_agree_score_lower_by_crps_than_answers_that_spread_aro
     assert spread > agreeing
 
 
-@pytest.mark.parametrize(
-    ("settings", "complaint"),
-    [
-        ({"kind": "published", "credit": "horizon"}, "use credit = 'answer'"),
-        ({"kind": "crps", "credit": "answer"}, "use credit = 'horizon'"),
-    ],
-)
-def test_a_credit_that_a_kind_cannot_have_is_refused(settings: dict[str, str], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        RewardConfig.model_validate(settings)
+@pytest.mark.parametrize("kind", ["published", "bounded_skill"])
+def test_a_kind_that_scores_whole_answers_only_cannot_be_credited_by_session(kind: str) -> None:
+    with pytest.raises(ValueError, match="use credit = 'answer'"):
+        RewardConfig.model_validate({"kind": kind, "credit": "horizon"})
 
 
 def test_each_kind_has_a_credit_that_fits_it() -> None:

@@ -5,8 +5,10 @@ for a bad one, and the noise of all ten lies on every token. Here a value is com
 same session and the difference is credited to the tokens that write it. The other tokens (tags, thoughts, commas) get
 the mean over the sessions, since they serve all of them.
 
-Deviation from the textbook: a value also conditions the values after it, and that influence is not credited. The best
-forecast of one session does not depend on the others', so the optimum stays where it was.
+A value also conditions the values after it. Each is therefore credited with the sessions that follow too, discounted
+by `DISCOUNT` a session. On the mean-reverting market of the benchmark 150 steps ended at 0.843 of persistence with
+discount 0, 0.823 with 0.5 and 0.839 with 1 (one seed each): without it, a value is not told that it starts a path; with
+all of it, the noise of nine other errors lies on it again.
 """
 
 import re
@@ -19,6 +21,7 @@ Floats = NDArray[np.float64]
 
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
 SMALLEST_SPREAD = 1e-4
+DISCOUNT = 0.5
 
 
 def advantages(scores: Floats, answer_scores: Floats, *, scale: str) -> Floats:
@@ -32,11 +35,13 @@ def advantages(scores: Floats, answer_scores: Floats, *, scale: str) -> Floats:
             `batch` (of all scores).
 
     Returns:
-        Shape `(groups, answers, horizon + 1)`: the sessions', then that of all other tokens. All tokens of an invalid
-        answer get the whole answer's.
+        Shape `(groups, answers, horizon + 1)`: the sessions', then that of all other tokens, which is the mean over
+        sessions. All tokens of an invalid answer get the whole answer's.
     """
     valid = np.isfinite(scores)
     centred = np.where(valid, scores - _mean(scores, valid, axis=1), 0.0)
+    for session in range(centred.shape[2] - 2, -1, -1):
+        centred[..., session] += DISCOUNT * centred[..., session + 1]
     whole = (answer_scores - answer_scores.mean(axis=1, keepdims=True))[..., None]
     values = np.concatenate([centred, centred.mean(axis=2, keepdims=True)], axis=2) + whole
     if scale == "none":

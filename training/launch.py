@@ -152,7 +152,7 @@ def _follow(process: subprocess.Popen[bytes], path: Path, *, job: TrainingJob) -
 
 
 def _events(file: IO[str]) -> list[Progress]:
-    events = []
+    events: list[Progress] = []
     while True:
         start = file.tell()
         line = file.readline()

@@ -1,5 +1,6 @@
 """The GRPO trainer with each value's own error credited to its own tokens."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +24,8 @@ class HorizonCreditTrainer(GroupedGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        if self._reward.by_horizon:
-            output["advantages"] = self._token_advantages(inputs, output)
+        if self._reward.by_horizon or self._reward.kind == "crps":
+            output["advantages"] = self._advantages(inputs, output)
         self._leave_out_flat_groups(output)
         return output
 
@@ -38,11 +39,16 @@ class HorizonCreditTrainer(GroupedGRPOTrainer):
         counted = (tokens.view(-1, self.num_generations).sum(dim=1) * teaches).sum()
         output["num_items_in_batch"] = self.accelerator.gather(counted).sum()
 
-    def _token_advantages(self, inputs: Sequence[dict[str, Any]], output: dict[str, Any]) -> torch.Tensor:
-        """Shape `(answers, tokens)`: each value's advantage on the tokens that write it."""
+    def _advantages(self, inputs: Sequence[dict[str, Any]], output: dict[str, Any]) -> torch.Tensor:
+        """Values' advantages on the tokens that write them, shape `(answers, tokens)`, or whole answers', `(answers,)`.
+
+        Unsloth scores other tokens than TRL does where prompts differ in length, so that there whole answers count.
+        """
         ids, mask = output["completion_ids"], output["completion_mask"].bool()
         pieces = [self._pieces(row[kept]) for row, kept in zip(ids, mask, strict=True)]
         by_value = self._value_advantages(inputs, pieces)
+        if not self._reward.by_horizon or "unsloth" in sys.modules:
+            return torch.as_tensor(by_value[:, -1], dtype=torch.float32, device=ids.device)
         horizon = by_value.shape[1] - 1
         by_token = by_value[:, -1:].repeat(ids.shape[1], axis=1)
         for answer, texts in enumerate(pieces):
