@@ -31,6 +31,7 @@ class Rule(StrEnum):
     BEST_OF_N = "best_of_n"
     PUBLISHED = "published"
     NONE = "none"
+    TRUTH = "truth"
 
 
 Stock = Annotated[str | None, typer.Option(help="Ticker.", show_default="AAPL", metavar="TICKER")]

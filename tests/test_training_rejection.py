@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from features.prompts import parse, render_answer
 from training.config import RejectionConfig
 from training.contracts import Example
-from training.rejection import answer_skill, select_answers, spread_evenly
+from training.rejection import answer_skill, select_answers, spread_evenly, true_answers
 
 HORIZON = 10
 RULES = ("best_of_n", "published", "none")
@@ -233,3 +233,11 @@ def test_the_control_keeps_the_first_valid_answer_of_every_window(market: Market
     assert {
         row.window_id: row.answer.replace("up", "").replace("down", "") for row in accepted.itertuples()
     } == expected
+
+
+def test_the_truth_as_a_control_keeps_what_really_happened_in_every_window() -> None:
+    examples = [example(index, [float(index)] * HORIZON) for index in range(3)]
+    config = RejectionConfig(rule="truth", min_skill=0.9)
+    accepted = select_answers(examples, true_answers(examples), config=config)
+    assert list(accepted["answer"]) == [render_answer([index] * HORIZON) for index in range(3)]
+    assert list(accepted["skill"]) == [1.0] * 3

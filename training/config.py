@@ -91,9 +91,10 @@ class GRPOStageConfig(FrozenModel):
 class RejectionConfig(FrozenModel):
     """Which of the answers drawn are fine-tuned on; see `training.rejection` for the rules."""
 
-    rule: Literal["best_of_n", "published", "none"] = Field(
+    rule: Literal["best_of_n", "published", "none", "truth"] = Field(
         default="best_of_n",
-        description="Best of N in a window, windows by quota over time; the published rule; every first valid answer.",
+        description="Best of N in a window, windows by quota over time; for comparison the published rule, every first "
+        "valid answer, or what really happened.",
     )
     answers: int = Field(default=16, ge=2, le=256, description="Answers drawn per train window.")
     keep: int = Field(default=1, ge=1, description="Best answers kept per window.")

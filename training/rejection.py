@@ -1,4 +1,4 @@
-"""Choosing the answers worth fine-tuning on, by one of three rules.
+"""Choosing the answers worth fine-tuning on, by one of four rules.
 
 * ``best_of_n``: the best answers within a window, then windows by quota per stretch of time. Elicits answers that beat
   persistence in their own window, in every regime.
@@ -7,6 +7,8 @@
   as many are kept as ``best_of_n`` keeps. A window in which the price hardly moves has a low error whatever is
   answered: this selects calm windows rather than good answers, and elicits forecasts that hardly move.
 * ``none``, the control: the first valid answer of every window. Elicits what the model does already.
+* ``truth``, the other control: what really happened, and nothing is drawn. Supervised learning, which the stages before
+  and after must justify themselves against.
 """
 
 import json
@@ -40,6 +42,11 @@ def answer_skill(values: Sequence[float], target: Sequence[float], *, last_close
     if naive == 0:
         return 1.0 if error == 0 else -np.inf
     return 1.0 - error / naive
+
+
+def true_answers(examples: Sequence[Example], *, decimals: int = 0) -> list[list[str]]:
+    """For each window what really happened, as the one answer drawn."""
+    return [[render_answer(example.target, decimals=decimals)] for example in examples]
 
 
 def select_answers(

@@ -18,7 +18,7 @@ from training.config import TrainingConfig
 from training.contracts import Example, OnProgress, Progress, StageResult
 from training.errors import NoAcceptedAnswers, TrainingError
 from training.launch import train
-from training.rejection import select_answers, spread_evenly
+from training.rejection import select_answers, spread_evenly, true_answers
 
 logger = logging.getLogger(__name__)
 
@@ -103,34 +103,24 @@ def run_rejection(
     """
     rejection = config.rejection
     chosen = [examples[i] for i in spread_evenly(len(examples), at_most=rejection.max_windows)]
-    sampler = sampler_for(_backend(config), config=config)
     began = time.monotonic()
-    answers: list[list[str]] = []
     chunks = _made(out_dir / "chunks")
-    for start in range(0, len(chosen), CHUNK_WINDOWS):
-        path = chunks / f"{start:08d}.json"
-        part = chosen[start : start + CHUNK_WINDOWS]
-        drawn = _read_chunk(path, windows=len(part))
-        if drawn is None:
-            drawn = sampler.generate(
-                [example.prompt for example in part],
-                base_model=base_model,
-                adapter=adapter,
-                n=rejection.answers,
-                sampling=config.sampling,
-                seed=seed + start,
-                config=config,
-                horizon=len(part[0].target),
-                stage="rejection",
-            )
-            _write_json(path, drawn)
-        answers += drawn
-        if on_progress is not None:
-            on_progress(Progress("rejection", len(answers), len(chosen)))
+    if rejection.rule == "truth":
+        answers = true_answers(chosen, decimals=decimals)
+    else:
+        answers = _drawn(
+            chosen,
+            chunks=chunks,
+            base_model=base_model,
+            adapter=adapter,
+            config=config,
+            seed=seed,
+            on_progress=on_progress,
+        )
     accepted = select_answers(chosen, answers, config=rejection, decimals=decimals)
     if accepted.empty:
         skilled = f" and reached a skill of {rejection.min_skill}: lower rejection.min_skill,"
-        skilled = ":" if rejection.rule == "none" else skilled
+        skilled = ":" if rejection.rule in ("none", "truth") else skilled
         raise NoAcceptedAnswers(
             f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was valid{skilled} draw more "
             "answers, or train grpo_1st longer"
@@ -143,12 +133,48 @@ def run_rejection(
     chunks.rmdir()
     summary = {
         "windows": float(len(chosen)),
-        "answers": float(len(chosen) * rejection.answers),
+        "answers": float(sum(map(len, answers))),
         "accepted": float(len(accepted)),
         # A window that never moved has no skill but that of the perfect answer.
         "mean_skill": float(accepted["skill"].replace(-np.inf, np.nan).mean()),
     }
     return StageResult("rejection", out_dir, len(chosen), time.monotonic() - began, summary)
+
+
+def _drawn(
+    chosen: Sequence[Example],
+    *,
+    chunks: Path,
+    base_model: str,
+    adapter: Path | None,
+    config: TrainingConfig,
+    seed: int,
+    on_progress: OnProgress | None,
+) -> list[list[str]]:
+    """N answers to each window, chunk by chunk; chunks that are there already are not drawn again."""
+    sampler = sampler_for(_backend(config), config=config)
+    answers: list[list[str]] = []
+    for start in range(0, len(chosen), CHUNK_WINDOWS):
+        path = chunks / f"{start:08d}.json"
+        part = chosen[start : start + CHUNK_WINDOWS]
+        drawn = _read_chunk(path, windows=len(part))
+        if drawn is None:
+            drawn = sampler.generate(
+                [example.prompt for example in part],
+                base_model=base_model,
+                adapter=adapter,
+                n=config.rejection.answers,
+                sampling=config.sampling,
+                seed=seed + start,
+                config=config,
+                horizon=len(part[0].target),
+                stage="rejection",
+            )
+            _write_json(path, drawn)
+        answers += drawn
+        if on_progress is not None:
+            on_progress(Progress("rejection", len(answers), len(chosen)))
+    return answers
 
 
 def answer_generator(

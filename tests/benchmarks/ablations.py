@@ -1,0 +1,106 @@
+"""What makes training learn: one change a row, on a known market, beside the defaults.
+
+    .venv/bin/python tests/benchmarks/ablations.py --market mean-reverting-80 --seeds 3 --row defaults --row reward-mse
+
+Each row is `tickerforge benchmark markets` with some `--set`; `--list` prints them. Rows are kept in the store of
+TICKERFORGE_HOME and in `--output`, so that an interrupted table goes on where it stopped. Prints a Markdown table.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+GRPO = ("training.grpo_1st", "training.grpo_2nd")
+
+
+def both(setting: str, value: object) -> list[str]:
+    """A setting of both GRPO stages."""
+    return [f"{stage}.{setting}={value}" for stage in GRPO]
+
+
+ROWS: dict[str, list[str]] = {
+    "defaults": [],
+    "reward-mse": ["training.reward.kind=mse"],
+    "reward-huber": ["training.reward.kind=huber"],
+    "reward-bounded-skill": ["training.reward.kind=bounded_skill"],
+    "reward-published": ["training.reward.kind=published"],
+    "credit-answer": ["training.reward.credit=answer"],
+    "credit-answer-mse": ["training.reward.kind=mse", "training.reward.credit=answer"],
+    "financial-0": ["training.reward.financial_weight=0.0"],
+    "scale-none": both("scale_rewards", "none"),
+    "scale-group": both("scale_rewards", "group"),
+    "loss-dr_grpo": both("loss_type", "dr_grpo"),
+    "loss-grpo": both("loss_type", "grpo"),
+    "group-4": both("group_size", 4) + both("prompts_per_step", 16),
+    "group-16": both("group_size", 16) + both("prompts_per_step", 4),
+    "group-32": both("group_size", 32) + both("prompts_per_step", 2),
+    "lr-1e-3": both("learning_rate", 1e-3),
+    "lr-6e-3": both("learning_rate", 6e-3),
+    "rank-8": ["training.lora_rank=8"],
+    "rank-64": ["training.lora_rank=64"],
+    "temperature-0.7": both("temperature", 0.7),
+    "temperature-1.3": both("temperature", 1.3),
+    "prompt-prices": ["features.prompt_style=prices"],
+    "rule-published": ["training.rejection.rule=published"],
+    "rule-none": ["training.rejection.rule=none"],
+    "rule-truth": ["training.rejection.rule=truth"],
+    "answers-4": ["training.rejection.answers=4"],
+    "grpo-alone": ["training.grpo_1st.steps=300"],
+}
+
+
+def measured(row: str, *, market: str, seeds: int, output: Path) -> list[dict]:
+    """The runs of one row, made or found."""
+    path = output / f"{market}-{row}-{seeds}.json"
+    if not path.exists():
+        settings = [part for assignment in ROWS[row] for part in ("--set", assignment)]
+        command = ["benchmark", "markets", "--market", market, "--seeds", str(seeds), *settings, "--output", str(path)]
+        subprocess.run([sys.executable, "-m", "deployments.cli", *command], check=True, stdout=subprocess.DEVNULL)
+    return json.loads(path.read_text())
+
+
+def cells(runs: list[dict]) -> list[str]:
+    """Error over persistence's of each model, share captured by the last stage, its CRPS, coverage, and seconds."""
+    shown = []
+    for model in ("base", "grpo_1st", "sft", "grpo_2nd"):
+        shown.append(spread([next(a["mse"] for a in run["attained"] if a["model"] == model) for run in runs]))
+    last = [next(a for a in run["attained"] if a["model"] == "grpo_2nd") for run in runs]
+    captured = [
+        (1 - a["mse"]) / (1 - run["attainable"]["asked"]) if run["attainable"]["asked"] < 1 else float("nan")
+        for a, run in zip(last, runs, strict=True)
+    ]
+    shown += [spread(values) for values in (captured, [a["crps"] for a in last], [a["coverage"] for a in last])]
+    return [*shown, f"{np.mean([run['seconds'] for run in runs]):.0f}"]
+
+
+def spread(values: list[float]) -> str:
+    deviation = f" ±{np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{deviation}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--market", default="mean-reverting-80")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--row", action="append", choices=list(ROWS), help="repeatable; all without it")
+    parser.add_argument("--output", type=Path, default=Path("ablations"), help="folder of the figures")
+    parser.add_argument("--list", action="store_true", help="print the rows and what they change")
+    chosen = parser.parse_args()
+    if chosen.list:
+        for row, assignments in ROWS.items():
+            print(f"{row:22s} {' '.join(f'--set {each}' for each in assignments)}")
+        return
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    header = ["row", "base", "grpo_1st", "sft", "grpo_2nd", "captured", "CRPS", "band 80 %", "training s"]
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
+    for row in chosen.row or ROWS:
+        runs = measured(row, market=chosen.market, seeds=chosen.seeds, output=chosen.output)
+        print(f"| {row} | {' | '.join(cells(runs))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
