@@ -12,8 +12,9 @@ from pydantic import Field
 from evaluation.attained import Attained, captured_share
 from evaluation.contracts import BASE
 from evaluation.optima import process_optimum
-from features.config import FrozenModel, SyntheticConfig
+from features.config import FrozenModel
 from flows.config import PipelineConfig
+from flows.known_markets import FRESH_SEED, FRESH_SESSIONS, FRESH_WINDOWS, MARKETS, TRAIN_SESSIONS, market_config
 from flows.steps import ADAPTER_STAGES, Steps
 from tasks.artifacts import publish_table
 from tasks.benchmark import Attainable, attainable, score_forecasts
@@ -22,19 +23,6 @@ from tasks.store import ArtifactRef, Store
 
 logger = logging.getLogger(__name__)
 
-MARKETS: dict[str, tuple[str, float]] = {
-    "random-walk": ("random_walk", 0.0),
-    "mean-reverting-80": ("mean_reverting", 0.8),
-    "mean-reverting-95": ("mean_reverting", 0.95),
-    "momentum-40": ("momentum", 0.4),
-    "regime-switch": ("regime_switch", 0.6),
-}
-"""Name, process and coefficient; see `features.synthetic.log_prices`."""
-
-TRAIN_SESSIONS = 6_000
-FRESH_SESSIONS = 15_000
-FRESH_WINDOWS = 200
-FRESH_SEED, SEED_STRIDE = 1_000_000, 1_000
 MODELS = (BASE, *ADAPTER_STAGES)
 
 Seeds = Annotated[int, Field(ge=1, le=20, description="How many seeds: of the market and of all stages.")]
@@ -86,25 +74,6 @@ def benchmark_markets(
         description="Mean squared error over persistence's, mean over seeds and their standard deviation.",
     )
     return tuple(runs)
-
-
-def market_config(config: PipelineConfig, *, market: str, seed: int, sessions: int, shift: int = 0) -> PipelineConfig:
-    """The configuration of a run on one market; `shift` makes it another stretch of the same process."""
-    process, phi = MARKETS[market]
-    ticker = market.upper()
-    synthetic = SyntheticConfig.model_validate(
-        {
-            **config.synthetic.model_dump(),
-            "ticker": ticker,
-            "process": process,
-            "phi": phi,
-            "sessions": sessions,
-            "seed": seed * SEED_STRIDE + shift,
-        }
-    )
-    return PipelineConfig.model_validate(
-        {**config.model_dump(), "stock": ticker, "data": None, "synthetic": synthetic, "seed": seed}
-    )
 
 
 def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:

@@ -40,19 +40,20 @@ def markets(
         from flows.config import build_config
         from flows.embedded import start_prefect, wait_for_prefect
         from flows.errors import ConfigError
+        from flows.known_markets import MARKETS
         from flows.preflight import check_writable
         from flows.screen import market_tables
 
+        if unknown := [name for name in market or () if name not in MARKETS]:
+            raise ConfigError(f"--market {unknown[0]}: there are {', '.join(MARKETS)}")
         config = build_config(recipe=recipe, flags={"training.model": model}, assignments=set_ or ())
         if output is not None:
             check_writable(output.parent, option="--output")
         prepare()
         start_prefect()
-        from flows.benchmark import MARKETS, benchmark_markets
+        from flows.benchmark import benchmark_markets
         from tasks.disk import write_durably
 
-        if unknown := [name for name in market or () if name not in MARKETS]:
-            raise ConfigError(f"--market {unknown[0]}: there are {', '.join(MARKETS)}")
         wait_for_prefect()
         runs = benchmark_markets(config, tuple(market or ()), seeds)
         show(market_tables(runs))

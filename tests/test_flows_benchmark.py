@@ -1,0 +1,55 @@
+"""The benchmark on known markets, run for real on a tiny pipeline."""
+
+from pathlib import Path
+
+import pytest
+from tiny_pipeline import tiny_config
+
+import flows.benchmark
+import tasks.benchmark
+from flows.known_markets import MARKETS, market_config
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated:DeprecationWarning"),
+]
+
+
+def test_a_market_is_another_for_every_seed_and_stretch_and_the_same_for_the_same() -> None:
+    def seed(**options: int) -> int:
+        return market_config(tiny_config(), market="momentum-40", sessions=500, **options).synthetic.seed
+
+    assert len({seed(seed=0), seed(seed=1), seed(seed=2), seed(seed=0, shift=7)}) == 4
+    assert seed(seed=1) == seed(seed=1)
+    own = market_config(tiny_config(), market="mean-reverting-95", seed=1, sessions=500)
+    assert (own.stock, own.synthetic.ticker, own.data) == ("MEAN-REVERTING-95", "MEAN-REVERTING-95", None)
+    assert (own.synthetic.process, own.synthetic.phi, own.synthetic.sessions) == ("mean_reverting", 0.95, 500)
+
+
+def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_again(
+    prefect_server: None, working_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, sizes in (
+        (flows.benchmark, {"TRAIN_SESSIONS": 400, "FRESH_SESSIONS": 700, "FRESH_WINDOWS": 12}),
+        (tasks.benchmark, {"FITTED_SESSIONS": 900, "SCORED_SESSIONS": 600}),
+    ):
+        for name, size in sizes.items():
+            monkeypatch.setattr(module, name, size)
+    config = tiny_config()
+    (run,) = flows.benchmark.benchmark_markets(config, ("mean-reverting-80",), 1)
+    assert [each.model for each in run.attained] == ["base", "grpo_1st", "sft", "grpo_2nd"]
+    assert all(each.windows == 24 and 0 < each.valid_rate <= 1 for each in run.attained)
+    assert 0.5 < run.optimum < 1
+    assert 0.3 < run.attainable.general < 1.1
+    assert run.headline
+
+    (again,) = flows.benchmark.benchmark_markets(config, ("mean-reverting-80",), 1)
+    assert again == run
+    rows = flows.benchmark.summarise([run])["mean-reverting-80"]
+    assert [row["Model"] for row in rows] == ["base", "grpo_1st", "sft", "grpo_2nd"]
+    assert rows[0]["MSE, median"] == f"{run.of('base').mse:.3f}"
+
+
+def test_a_market_that_is_not_there_is_refused_with_those_that_are(prefect_server: None) -> None:
+    with pytest.raises(ValueError, match=rf"no market 'moon': there are {next(iter(MARKETS))}"):
+        flows.benchmark.benchmark_markets(tiny_config(), ("moon",), 1)
