@@ -126,7 +126,10 @@ def summarise(runs: Sequence[MarketRun]) -> dict[str, list[dict[str, str]]]:
 
 def _row(model: str, runs: Sequence[MarketRun]) -> dict[str, str]:
     found = [run.of(model) for run in runs]
-    captured = [captured_share(run.of(model).mse, optimum=run.attainable.asked) for run in runs]
+    # Where nothing can be forecast, what a predictor gains on some windows is luck.
+    captured = [
+        captured_share(run.of(model).mse, optimum=run.attainable.asked if run.optimum < 1 else 1.0) for run in runs
+    ]
     return {
         "Market": runs[0].market,
         "Model": model,

@@ -49,15 +49,18 @@ def forecast(
         logger.info("%s has no session today: nothing to forecast", exchange)
         return ()
     jobs, failed = [], []
+    warnings: dict[str, str] = {}
     for stock in tickers or stocks_of(config):
         try:
             own = with_stock(config, stock)
-            update_prices(own, exchange=exchange)
+            if problem := update_prices(own, exchange=exchange):
+                warnings[stock] = f"The prices could not be updated ({problem})."
             jobs.append(ForecastJob(config=own, bars=fetch_bars(market_source(own), stock, store=Store.current())))
         except Exception as error:
             logger.exception("no prices of %s", stock)
             failed.append(StockForecast(stock=stock, note=f"{type(error).__name__}: {error}", failed=True))
-    found = (*failed, *forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange))
+    made = forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange)
+    found = (*failed, *(each.model_copy(update={"warning": warnings.get(each.stock, "")}) for each in made))
     publish_table("forecasts", [forecast_row(each) for each in found], description="The coming sessions.")
     if names := [each.stock for each in found if each.failed]:
         raise NightFailed(f"no forecast of {', '.join(names)}: their rows in the table say why")
@@ -116,7 +119,14 @@ def forecast_row(found: StockForecast) -> dict[str, str]:
     """One stock's row in the table of forecasts: the last session of the path, as a move from the last close."""
     made = found.forecast
     if made is None:
-        return {"Stock": found.stock, "From": "", "To": "", "Median move": "", "Adapter": found.note}
+        return {
+            "Stock": found.stock,
+            "From": "",
+            "To": "",
+            "Median move": "",
+            "Adapter": found.note,
+            "Watch": found.warning,
+        }
     last = made.sessions[-1]
     return {
         "Stock": found.stock,
@@ -124,4 +134,5 @@ def forecast_row(found: StockForecast) -> dict[str, str]:
         "To": str(last.date),
         "Median move": f"{last.median / made.last_close - 1:+.2%}",
         "Adapter": f"{found.note}, version {made.version}",
+        "Watch": found.warning,
     }

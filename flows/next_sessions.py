@@ -53,11 +53,12 @@ class Forecast(FrozenModel):
 
 
 class StockForecast(FrozenModel):
-    """What a round of forecasts did for one stock: the forecast, or in words why there is none."""
+    """What a round of forecasts did for one stock: the forecast, or in words why there is none, and what to watch."""
 
     stock: str
     forecast: Forecast | None = None
     note: str = ""
+    warning: str = ""
     failed: bool = False
 
 

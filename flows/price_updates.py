@@ -1,17 +1,20 @@
 """Price files brought up to date before they are read; where that fails, the prices that are there have to do."""
 
 import logging
+from pathlib import Path
 
+from features.pooling import POOL
 from flows.config import PipelineConfig
 from flows.errors import ConfigError
 from flows.schedule import due
+from tasks.market_data import pool_tickers
 from tasks.price_files import price_file
 
 logger = logging.getLogger(__name__)
 
 
 def update_prices(config: PipelineConfig, *, exchange: str | None) -> str:
-    """Bring the price file of the configuration's stock up to date, as its `update` says.
+    """Bring the price file of the configuration's stock up to date, as its `update` says; of all stocks for the pool.
 
     Args:
         config: Stock, data folder and source.
@@ -28,14 +31,22 @@ def update_prices(config: PipelineConfig, *, exchange: str | None) -> str:
         return ""
     if config.data is None:
         raise ConfigError(f"update = {config.update} needs a folder of price files: give --data FOLDER")
+    stocks = pool_tickers(config.data) if config.stock == POOL else (config.stock,)
+    problems = {stock: _updated(config.data, stock, exchange=exchange) for stock in stocks}
+    return "; ".join(
+        problem if config.stock != POOL else f"{stock}: {problem}" for stock, problem in problems.items() if problem
+    )
+
+
+def _updated(folder: Path, stock: str, *, exchange: str | None) -> str:
     from tasks import source_yahoo
 
     try:
-        done = source_yahoo.fill(config.data, config.stock, now=due(), exchange=exchange)
+        done = source_yahoo.fill(folder, stock, now=due(), exchange=exchange)
     except Exception as error:
-        if not price_file(config.data, config.stock).exists():
+        if not price_file(folder, stock).exists():
             raise
-        logger.warning("%s: the prices could not be updated", config.stock, exc_info=True)
+        logger.warning("%s: the prices could not be updated", stock, exc_info=True)
         return f"{type(error).__name__}: {error}"
     logger.info("%s: %d new sessions, the last on %s %s", done.stock, done.added, done.last, done.note)
     return ""

@@ -69,7 +69,9 @@ def attainable(
         "optimum",
         {"process": relevant, "asked": asked, "features": features, "max_windows": evaluation.max_windows},
         build,
-        code=code_version("features", "evaluation.optima", "tasks.benchmark", libraries=("scikit-learn",)),
+        code=code_version(
+            "features", "evaluation.optima", "evaluation.compare", "tasks.benchmark", libraries=("scikit-learn",)
+        ),
     )
     return Attainable.model_validate_json((ref.path / OPTIMUM_FILE).read_bytes())
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from features.bars import YAHOO_COLUMNS, read_csv, validate_ticker
+from features.pooling import POOL
 from features.schemas import BAR_COLUMNS, PRICE_COLUMNS
 from tasks.disk import fsync_tree, os_errors_as_publish_error, rename_durably
 from tasks.errors import MarketDataError
@@ -43,8 +44,13 @@ def price_file(folder: Path, stock: str) -> Path:
     """Where the prices of a stock stand in a folder.
 
     Raises:
+        MarketDataError: If the name is that of the pool of all tickers.
         TickerNameError: If the name could lead out of the folder.
     """
+    if stock == POOL:
+        raise MarketDataError(
+            f"{POOL} stands for all tickers together and names no price file: keep Allstate's as {POOL}-US.csv"
+        )
     return folder / f"{validate_ticker(stock)}.csv"
 
 

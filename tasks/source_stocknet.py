@@ -36,7 +36,7 @@ def unpacked(cache: Path, *, url: str = URL, sha256: str | None = None) -> Path:
     place = cache / f"stocknet-{sha256_of(url.encode()).hexdigest()[:12]}"
     archive, record = place / ARCHIVE_FILE, place / HASH_FILE
     with os_errors_as_store_error(place, doing="looking for the StockNet archive"):
-        expected = sha256 or (record.read_text().strip() if record.exists() else None)
+        expected = (sha256 or "").lower() or (record.read_text().strip() if record.exists() else None)
         there = archive.exists() and file_sha256(archive) == expected
         if archive.exists() and not there:
             run_logger(__name__).warning("%s has not the hash that it should have: downloading it again", archive)

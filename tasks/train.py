@@ -31,7 +31,7 @@ TINY_MODULES = (
     "training.backends.trl_",
 )
 MODEL_MODULES = ("features.pooling", "features.prompts", "features.units", "training")
-MODEL_LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth", "vllm")
+MODEL_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "unsloth", "vllm", "xgrammar")
 
 # These change how safely and how fast a stage is finished, not what it ends with; the model itself counts by content.
 WITHOUT_EFFECT = {

@@ -82,3 +82,19 @@ def test_the_table_of_the_night_says_on_which_day_prices_end_that_could_not_be_u
     sentence = f"The prices end on {YESTERDAY}, as they could not be updated (MarketDataError: no answer)."
     assert sentence in told["MarketDataError: no answer"]
     assert "updated" not in told[""]
+
+
+def test_the_pool_updates_each_of_its_tickers_and_asks_for_none_that_bears_its_name(
+    yahoo: Yahoo, tmp_path: Path
+) -> None:
+    keep(tmp_path, "AAPL", BARS.head(100))
+    keep(tmp_path, "MSFT", BARS.head(100))
+    told = update_prices(PipelineConfig(stock="ALL", data=tmp_path, update="yahoo"), exchange=None)
+    assert (tmp_path / "AAPL.csv").read_bytes() == as_csv(BARS)
+    assert told.startswith("MSFT: MarketDataError")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["AAPL.csv", "MSFT.csv"]
+
+
+def test_no_price_file_may_bear_the_name_of_the_pool(tmp_path: Path) -> None:
+    with pytest.raises(MarketDataError, match="ALL-US.csv"):
+        keep(tmp_path, "ALL", BARS)

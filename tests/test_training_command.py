@@ -26,7 +26,7 @@ sys.meta_path.insert(0, Refuse())
 sys.argv[0] = "training"
 runpy.run_module("training", run_name="__main__", alter_sys=True)
 """
-SMALL = "training.grpo_1st={steps=2, prompts_per_step=2, group_size=2}"
+SMALL = "training.grpo_1st={steps=2, prompts_per_step=2, group_size=3}"
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +87,16 @@ def test_settings_of_a_recipe_are_overridden_one_by_one(tmp_path: Path) -> None:
     _, training = _settings(recipe, ["training.grpo_1st.steps=9", "training.backend=transformers"], model="org/name")
     assert (training.grpo_1st.steps, training.grpo_1st.group_size, training.lora_rank) == (9, 4, 8)
     assert (training.backend, training.model) == ("transformers", "org/name")
+
+
+def test_a_folder_in_which_another_run_was_begun_is_refused_and_the_same_run_goes_on_there(
+    windows: Path, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "no-model")
+    (tmp_path / "no-model").mkdir()
+    (tmp_path / "no-model" / "config.json").write_text("{}")
+    arguments = ["grpo", "--data", str(windows), "--base-model", missing, "--out", str(tmp_path / "out")]
+    first, again, other = (CliRunner().invoke(app, [*arguments, "--seed", seed]) for seed in ("1", "1", "2"))
+    assert "cannot load the base model" in first.output
+    assert again.output == first.output
+    assert "holds what another run began" in other.output

@@ -14,7 +14,7 @@ from features.windows import build_windows
 from training.config import GRPOStageConfig, RewardConfig
 from training.credit import DISCOUNT, advantages, tokens_of_values
 from training.examples import build_examples
-from training.rewards import session_scores
+from training.rewards import invalid_score, session_scores
 from training.stages import run_grpo
 
 HORIZON = 10
@@ -62,36 +62,44 @@ def test_a_value_is_credited_with_the_sessions_after_it_less_and_less_and_never_
     scores = np.zeros((1, 2, 3))
     scores[0, 0, 1] = 2.0
     first, second, third, others = advantages(scores, np.zeros((1, 2)), scale="none")[0, 0]
-    assert (first, second, third) == (DISCOUNT * 1.0, 1.0, 0.0)
+    assert first == pytest.approx(DISCOUNT / (1 + DISCOUNT + DISCOUNT**2))
+    assert (second, third) == (pytest.approx(1 / (1 + DISCOUNT)), 0.0)
     assert others == pytest.approx((first + second + third) / 3)
 
 
 @pytest.mark.parametrize("scale", ["none", "group", "batch"])
 @pytest.mark.parametrize("kind", ["mse", "huber", "crps"])
-def test_every_token_of_an_invalid_answer_is_worse_off_than_the_answer_tokens_of_a_valid_one(
+def test_every_token_of_an_invalid_answer_is_worse_off_than_any_token_of_a_valid_one_however_far_off(
     kind: str, scale: str
 ) -> None:
-    values = [[0.0] * HORIZON, [np.nan] * HORIZON, [300.0] * HORIZON, [-300.0] * HORIZON]
-    scores = scores_of(values, [0.0] * HORIZON, kind)
-    found = advantages(scores, np.array([[0.1, -5.0, 0.1, 0.1]]), scale=scale)[0]
-    assert len(set(found[1])) == 1
-    assert found[1, 0] < found[[0, 2, 3], -1].min()
-    assert found[1, 0] < 0
+    far = [300.0] * HORIZON
+    for others in ([[0.0] * HORIZON] * 6, [far, [-300.0] * HORIZON], [[5.0 * h for h in range(HORIZON)]] * 2):
+        values = [[np.nan] * HORIZON, far, *others]
+        scores = scores_of(values, [0.0] * HORIZON, kind)
+        worth = [invalid_score(kind, clip=4.0), *[0.1] * (len(values) - 1)]
+        found = advantages(scores, np.array([worth]), scale=scale)[0]
+        assert len(set(found[0])) == 1
+        assert found[0, 0] < found[1:].min()
+        assert found[0, 0] < 0
 
 
-def test_the_gradient_of_the_crps_credit_is_that_of_the_continuous_ranked_probability_score() -> None:
-    places, target, group = np.array([-10.0, 0.0, 20.0]), 5.0, 3
+@pytest.mark.parametrize("group", [3, 4, 6])
+def test_the_gradient_of_the_crps_credit_is_that_of_the_continuous_ranked_probability_score(group: int) -> None:
+    places, target = np.array([-10.0, 0.0, 20.0]), 5.0
     logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     shares = logits.softmax(0)
     apart = torch.as_tensor(np.abs(places[:, None] - places[None]))
     score = shares @ torch.as_tensor(np.abs(places - target)) - 0.5 * shares @ apart @ shares
     (-score / 10.0).backward()
-    expected = logits.grad.clone()
+    # The mean of the group contains each answer itself: centring shortens the gradient, and must not turn it.
+    assert logits.grad is not None
+    expected = logits.grad * (1 - 1 / group)
 
     logits.grad = None
     surrogate = torch.zeros((), dtype=torch.float64)
     for drawn in product(range(3), repeat=group):
-        credit = scores_of([[places[i]] for i in drawn], [target], "crps")[0, :, 0]
+        scores = scores_of([[places[i]] for i in drawn], [target], "crps")
+        credit = advantages(scores, np.zeros((1, group)), scale="none")[0, :, 0]
         chance = np.prod([float(shares[i].detach()) for i in drawn])
         logs = logits.log_softmax(0)[list(drawn)]
         surrogate = surrogate + chance * (torch.as_tensor(credit) * logs).sum() / group
@@ -172,7 +180,11 @@ def test_groups_whose_answers_all_score_alike_weigh_nothing(tmp_path: Path, monk
     def flatten_first_group(self, output):
         ours(self, output)
         before = int(output["num_items_in_batch"])
-        output["advantages"][:4] = 0.0
+        # What rounding leaves where seven scores that are all alike are compared with their mean.
+        scores = np.repeat(np.random.default_rng(0).normal(size=(1, 1, HORIZON)), 7, axis=1)
+        alike = advantages(scores, np.full((1, 7), 0.1), scale="batch")
+        assert np.abs(alike).max() > 0
+        output["advantages"][:4] = float(np.abs(alike).max())
         ours(self, output)
         counted.append((before, int(output["num_items_in_batch"]), output["completion_mask"].sum(dim=1).tolist()))
 

@@ -1,13 +1,16 @@
 """The command `python -m training`: base model and stages on plain files, with features and training alone."""
 
+import hashlib
 import json
 import os
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import pandas as pd
 import typer
 from pydantic import ValidationError
@@ -24,6 +27,17 @@ from training.examples import build_examples, unit_of_sigma
 from training.stages import GRPOStage, answer_generator, run_grpo, run_rejection, run_sft
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+BEGUN_FILE = "begun.json"
+
+
+class Split(StrEnum):
+    """Which windows of the data."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
 
 Data = Annotated[
     Path, typer.Option(help="windows.parquet as the pipeline stores it, or a CSV of daily bars (Yahoo columns).")
@@ -67,6 +81,7 @@ def grpo(
     """Train an adapter by GRPO on the train windows."""
     with _reported() as report:
         features, training = _settings(config, set_, model=base_model)
+        _claim(out)
         train = _windows(data, features=features, split="train")
         result = run_grpo(
             build_examples(train, config=features),
@@ -95,6 +110,7 @@ def sft_data(
     """Draw answers to the train windows and keep the best, in sft_data.parquet."""
     with _reported() as report:
         features, training = _settings(config, set_, model=base_model)
+        _claim(out)
         result = run_rejection(
             build_examples(_windows(data, features=features, split="train"), config=features),
             base_model=base_model,
@@ -121,6 +137,7 @@ def sft(
     """Fine-tune an adapter on accepted answers."""
     with _reported() as report:
         _, training = _settings(config, set_, model=base_model)
+        _claim(out)
         options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "out_dir": out, "seed": seed}
         result = run_sft(data, config=training, on_progress=report, **options)
     _show(result)
@@ -130,7 +147,7 @@ def sft(
 def sample(
     data: Data,
     base_model: BaseModel,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    split: Annotated[Split, typer.Option(help="Which windows.")] = Split.VALIDATION,
     adapter: Adapter = None,
     config: Recipe = None,
     set_: Assignments = None,
@@ -139,7 +156,7 @@ def sample(
     """Draw answers to the windows of a split; one JSON object a line goes to standard output."""
     with _reported() as report:
         features, training = _settings(config, set_, model=base_model)
-        examples = build_examples(_windows(data, features=features, split=split), config=features)
+        examples = build_examples(_windows(data, features=features, split=split.value), config=features)
         options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "seed": seed, "on_progress": report}
         generate = answer_generator(config=training, horizon=features.horizon, **options)
         answers = generate([example.prompt for example in examples], training.sampling.samples)
@@ -177,6 +194,30 @@ def _settings(
         check_model(model, features=features)
         training = {"model": model} | training
     return features, TrainingConfig.model_validate(training)
+
+
+def _claim(out: Path) -> None:
+    """Note what is begun in a folder, and refuse one in which something else was: it would be gone on from.
+
+    Raises:
+        TrainingError: Another command, other inputs or settings than those of the run that began there.
+    """
+    context = click.get_current_context()
+    asked = {name: _content(value) for name, value in context.params.items() if name != "out"}
+    asked = {"command": str(context.info_name), **asked}
+    note = out / BEGUN_FILE
+    if note.exists() and json.loads(note.read_text()) != asked:
+        raise TrainingError(f"{out} holds what another run began, with other inputs or settings: give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(asked, indent=2))
+
+
+def _content(value: object) -> str:
+    """Files by their content, adapters by their weights, anything else as it is written."""
+    if isinstance(value, Path):
+        file = value / "adapter_model.safetensors" if value.is_dir() else value
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else str(value)
+    return str(value)
 
 
 def _merge(settings: dict[str, Any], given: dict[str, Any]) -> None:

@@ -77,6 +77,9 @@ def work(folder: Path) -> None:
         if isinstance(error, TrainingDiverged):
             outcome["last_good"] = str(error.last_good) if error.last_good else None
     _write(folder / f"outcome-{rank}.json", json.dumps(outcome))
+    if "error" in outcome:
+        # Else the launcher takes this process for done, and the others wait for it.
+        raise SystemExit(1)
 
 
 def command(launch: LaunchConfig, folder: Path) -> list[str]:

@@ -101,17 +101,18 @@ def session_scores(
 
     * ``mse``: ``-min(e², clip)``. Elicits the conditional mean, written with certainty.
     * ``huber``: ``-min(ρ(e), clip)`` as in `accuracy`.
-    * ``crps``: ``-|x - y| + mean_j |x - x_j|`` over the group's other answers j. Its mean over the group is, up to a
-      factor in the second term that makes the gradient right, minus the continuous ranked probability score of the
-      group as an ensemble, a proper score: it elicits the whole predictive distribution, so that medians and bands
-      both mean what they say, and answers that all agree are not rewarded for it. (Gneiting and Raftery 2007,
-      "Strictly Proper Scoring Rules, Prediction, and Estimation", eq. 21.)
+    * ``crps``: ``-|x - y| + Σ_j |x - x_j| / (n - 2)`` over the group's n - 1 other valid answers j. The policy gradient
+      with this score, centred in the group, is that of minus the continuous ranked probability score
+      ``E|X - y| - ½ E|X - X'|``, a proper score: it elicits the whole predictive distribution, medians and bands, and
+      answers that all agree are not rewarded for it. Divided by n - 1 the bands would come out too narrow: an answer
+      stands in the spread of the others too, and so in the mean that centring takes away. Needs three answers.
+      (Gneiting and Raftery 2007, "Strictly Proper Scoring Rules, Prediction, and Estimation", eq. 21.)
 
     Args:
         values: Forecasts less the last close, shape `(groups, answers, horizon)`; NaN throughout an invalid answer.
         targets: Realised values less the last close, same units, shape `(groups, horizon)`.
         kind: Which formula.
-        clip: Largest loss of one session.
+        clip: Largest loss of one session, and with ``crps`` the largest distance of two answers.
         unit: What one daily standard deviation measures in these units.
 
     Returns:
@@ -126,9 +127,9 @@ def session_scores(
         case "huber":
             return -np.minimum(_huber(np.abs(errors)), clip)
         case "crps":
-            apart = np.abs(values[:, :, None, :] - values[:, None, :, :]) / scale
-            others = np.maximum(np.isfinite(values[..., 0]).sum(axis=1) - 1, 1)[:, None, None]
-            spread = np.minimum(np.nansum(apart, axis=2) / others, clip)
+            apart = np.minimum(np.abs(values[:, :, None, :] - values[:, None, :, :]) / scale, clip)
+            others = np.maximum(np.isfinite(values[..., 0]).sum(axis=1) - 2, 1)[:, None, None]
+            spread = np.nansum(apart, axis=2) / others
             return np.where(np.isfinite(errors), spread - np.minimum(np.abs(errors), clip), np.nan)
     raise ValueError(f"no score of single sessions for reward kind {kind!r}")
 

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/benchmarks/ablations.py --market mean-reverting-80 --seeds 3 --row defaults --row reward-mse
 
-Each row is `tickerforge benchmark markets` with some `--set`; `--list` prints them. Rows are kept in the store of
-TICKERFORGE_HOME and in `--output`, so that an interrupted table goes on where it stopped. Prints a Markdown table.
+Each row is `tickerforge benchmark markets` with some `--set`; `--list` prints them. What the same code has trained before
+comes from the store of TICKERFORGE_HOME, so that an interrupted table goes on where it stopped. Prints a Markdown table.
 """
 
 import argparse
@@ -56,10 +56,9 @@ ROWS: dict[str, list[str]] = {
 def measured(row: str, *, market: str, seeds: int, output: Path) -> list[dict]:
     """The runs of one row, made or found."""
     path = output / f"{market}-{row}-{seeds}.json"
-    if not path.exists():
-        settings = [part for assignment in ROWS[row] for part in ("--set", assignment)]
-        command = ["benchmark", "markets", "--market", market, "--seeds", str(seeds), *settings, "--output", str(path)]
-        subprocess.run([sys.executable, "-m", "deployments.cli", *command], check=True, stdout=subprocess.DEVNULL)
+    settings = [part for assignment in ROWS[row] for part in ("--set", assignment)]
+    command = ["benchmark", "markets", "--market", market, "--seeds", str(seeds), *settings, "--output", str(path)]
+    subprocess.run([sys.executable, "-m", "deployments.cli", *command], check=True, stdout=subprocess.DEVNULL)
     return json.loads(path.read_text())
 
 
@@ -70,7 +69,7 @@ def cells(runs: list[dict]) -> list[str]:
         shown.append(spread([next(a["mse"] for a in run["attained"] if a["model"] == model) for run in runs]))
     last = [next(a for a in run["attained"] if a["model"] == "grpo_2nd") for run in runs]
     captured = [
-        (1 - a["mse"]) / (1 - run["attainable"]["asked"]) if run["attainable"]["asked"] < 1 else float("nan")
+        (1 - a["mse"]) / (1 - run["attainable"]["asked"]) if run["optimum"] < 1 else float("nan")
         for a, run in zip(last, runs, strict=True)
     ]
     shown += [spread(values) for values in (captured, [a["crps"] for a in last], [a["coverage"] for a in last])]

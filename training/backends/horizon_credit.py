@@ -13,6 +13,9 @@ from training.config import RewardConfig
 from training.credit import advantages, tokens_of_values
 from training.rewards import FinancialReward, invalid_score, session_scores
 
+ROUNDING = 1e-5
+"""Advantages below it are what rounding leaves of none."""
+
 
 class HorizonCreditTrainer(GroupedGRPOTrainer):
     """Advantages of values in the place of those of whole answers, where the reward has them; the loss is TRL's."""
@@ -35,7 +38,9 @@ class HorizonCreditTrainer(GroupedGRPOTrainer):
         TRL logs their share as `frac_reward_zero_std`.
         """
         advantages, tokens = output["advantages"], output["completion_mask"].sum(dim=1)
-        teaches = (advantages.reshape(len(tokens), -1) != 0).any(dim=1).view(-1, self.num_generations).any(dim=1)
+        teaches = (
+            (advantages.reshape(len(tokens), -1).abs() > ROUNDING).any(dim=1).view(-1, self.num_generations).any(dim=1)
+        )
         counted = (tokens.view(-1, self.num_generations).sum(dim=1) * teaches).sum()
         output["num_items_in_batch"] = self.accelerator.gather(counted).sum()
 
