@@ -96,5 +96,5 @@ def test_the_pool_updates_each_of_its_tickers_and_asks_for_none_that_bears_its_n
 
 
 def test_no_price_file_may_bear_the_name_of_the_pool(tmp_path: Path) -> None:
-    with pytest.raises(MarketDataError, match="ALL-US.csv"):
+    with pytest.raises(MarketDataError, match=r"ALL-US\.csv"):
         keep(tmp_path, "ALL", BARS)

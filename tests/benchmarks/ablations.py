@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/benchmarks/ablations.py --market mean-reverting-80 --seeds 3 --row defaults --row reward-mse
 
-Each row is `tickerforge benchmark markets` with some `--set`; `--list` prints them. What the same code has trained before
-comes from the store of TICKERFORGE_HOME, so that an interrupted table goes on where it stopped. Prints a Markdown table.
+Each row is `tickerforge benchmark markets` with some `--set`; `--list` prints them. What the same code has trained
+before comes from the store of TICKERFORGE_HOME, so that an interrupted table goes on. Prints a Markdown table.
 """
 
 import argparse
