@@ -10,7 +10,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import pandas as pd
 import typer
 from pydantic import ValidationError
@@ -69,6 +68,7 @@ def build_base(out: Path, config: Recipe = None, set_: Assignments = None) -> No
 
 @app.command()
 def grpo(
+    context: typer.Context,
     data: Data,
     base_model: BaseModel,
     out: Out,
@@ -81,7 +81,7 @@ def grpo(
     """Train an adapter by GRPO on the train windows."""
     with _reported() as report:
         features, training = _settings(config, set_, model=base_model)
-        _claim(out)
+        _claim(context, out)
         train = _windows(data, features=features, split="train")
         result = run_grpo(
             build_examples(train, config=features),
@@ -99,6 +99,7 @@ def grpo(
 
 @app.command()
 def sft_data(
+    context: typer.Context,
     data: Data,
     base_model: BaseModel,
     out: Out,
@@ -110,7 +111,7 @@ def sft_data(
     """Draw answers to the train windows and keep the best, in sft_data.parquet."""
     with _reported() as report:
         features, training = _settings(config, set_, model=base_model)
-        _claim(out)
+        _claim(context, out)
         result = run_rejection(
             build_examples(_windows(data, features=features, split="train"), config=features),
             base_model=base_model,
@@ -126,6 +127,7 @@ def sft_data(
 
 @app.command()
 def sft(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="The sft_data.parquet that sft-data wrote.")],
     base_model: BaseModel,
     out: Out,
@@ -137,7 +139,7 @@ def sft(
     """Fine-tune an adapter on accepted answers."""
     with _reported() as report:
         _, training = _settings(config, set_, model=base_model)
-        _claim(out)
+        _claim(context, out)
         options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "out_dir": out, "seed": seed}
         result = run_sft(data, config=training, on_progress=report, **options)
     _show(result)
@@ -196,13 +198,12 @@ def _settings(
     return features, TrainingConfig.model_validate(training)
 
 
-def _claim(out: Path) -> None:
+def _claim(context: typer.Context, out: Path) -> None:
     """Note what is begun in a folder, and refuse one in which something else was: it would be gone on from.
 
     Raises:
         TrainingError: Another command, other inputs or settings than those of the run that began there.
     """
-    context = click.get_current_context()
     asked = {name: _content(value) for name, value in context.params.items() if name != "out"}
     asked = {"command": str(context.info_name), **asked}
     note = out / BEGUN_FILE
