@@ -193,3 +193,37 @@ def test_merging_for_a_rollout_leaves_every_weight_as_it_was(model: Any) -> None
     torch.testing.assert_close(inside, plain, rtol=1e-3, atol=1e-4)
     assert torch.equal(after, plain)
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_the_random_numbers_of_a_prompt_lie_one_in_each_share_of_the_unit_interval_at_each_token() -> None:
+    import torch
+
+    from training.backends.sampling import stratified
+
+    drawn = stratified(256, 20, generator=torch.Generator().manual_seed(3))
+    assert drawn.shape == (256, 20, 2)
+    assert 0 <= float(drawn.min()) <= float(drawn.max()) < 1
+    shares = (drawn[..., 0] * 256).floor().long().sort(dim=0).values
+    assert torch.equal(shares, torch.arange(256)[:, None].expand(-1, 20))
+    assert not torch.equal(drawn[:, 0, 0].argsort(), drawn[:, 1, 0].argsort())
+    again = stratified(256, 20, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, again)
+
+
+def test_medians_of_answers_vary_less_than_those_of_independent_ones_and_lie_at_the_same_place() -> None:
+    import torch
+
+    from training.backends.sampling import stratified
+
+    def medians(draw) -> torch.Tensor:
+        steps = (torch.special.ndtri(draw(seed)[..., 0]) for seed in range(400))
+        return torch.stack([step.cumsum(1)[:, -1].median() for step in steps])
+
+    def generator(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    spread = medians(lambda seed: stratified(16, 10, generator=generator(seed)))
+    chance = medians(lambda seed: torch.rand(16, 10, 2, generator=generator(seed)).double())
+    # The lower of the two middle ones is torch's median, in both cases.
+    assert float(spread.std()) < 0.7 * float(chance.std())
+    assert abs(float(spread.mean() - chance.mean())) < 4 * float(chance.std()) / 400**0.5

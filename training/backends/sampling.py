@@ -90,6 +90,27 @@ def sample(
     return [texts[start : start + n] for start in range(0, len(texts), n)]
 
 
+def stratified(answers: int, tokens: int, *, generator: torch.Generator) -> torch.Tensor:
+    """Random numbers behind the answers to one prompt, evenly spread over the answers at each token.
+
+    A Latin hypercube (McKay, Beckman and Conover 1979, Technometrics 21): at each token the answers' numbers lie one in
+    each n-th of the unit interval, in an order drawn anew. Every answer is distributed as ever; only that the answers
+    to one prompt are spread more evenly than chance would, so that their median and their quantiles vary less.
+
+    Args:
+        answers: How many, n.
+        tokens: Most tokens in an answer.
+        generator: Source of the numbers.
+
+    Returns:
+        Shape (answers, tokens, 2), as `sample` takes them, in double precision: rounded, the last one could be 1. The
+        second numbers are independent.
+    """
+    drawn = torch.rand(answers, tokens, 3, generator=generator).double()
+    place = drawn[..., 2].argsort(dim=0)
+    return torch.stack([(place + drawn[..., 0]) / answers, drawn[..., 1]], dim=-1)
+
+
 def _cut(ids: list[int], *, ending: set[int]) -> list[int]:
     return next((ids[: i + 1] for i, token in enumerate(ids) if token in ending), ids)
 

@@ -180,7 +180,7 @@ class TransformersBackend:
 
         from training.backends.grammar import Grammar, pattern_for
         from training.backends.memory import MEMORY_CURE, with_smaller_batches
-        from training.backends.sampling import sample
+        from training.backends.sampling import sample, stratified
 
         tokenizer = load_tokenizer(base_model, trust_remote_code=config.trust_remote_code)
         if adapter is not None:
@@ -212,7 +212,7 @@ class TransformersBackend:
                 drawn = sample(
                     model,
                     [encoded[index] for index in part],
-                    torch.stack([torch.rand(n, sampling.max_tokens, 2, generator=one) for one in generators]),
+                    torch.stack([stratified(n, sampling.max_tokens, generator=one) for one in generators]),
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
                     end=end,
