@@ -45,6 +45,11 @@ class MarketRun(FrozenModel):
         """What one model attained."""
         return next(each for each in self.attained if each.model == model)
 
+    def captured(self, model: str) -> float:
+        """The share of what can be captured; NaN where nothing can, since what a predictor gains there is luck."""
+        best = self.attainable.asked if self.optimum < 1 else 1.0
+        return captured_share(self.of(model).mse, optimum=best)
+
 
 @flow(name="benchmark-markets", persist_result=False)
 def benchmark_markets(
@@ -126,22 +131,20 @@ def summarise(runs: Sequence[MarketRun]) -> dict[str, list[dict[str, str]]]:
 
 def _row(model: str, runs: Sequence[MarketRun]) -> dict[str, str]:
     found = [run.of(model) for run in runs]
-    # Where nothing can be forecast, what a predictor gains on some windows is luck.
-    captured = [
-        captured_share(run.of(model).mse, optimum=run.attainable.asked if run.optimum < 1 else 1.0) for run in runs
-    ]
+    captured = [run.captured(model) for run in runs]
     return {
         "Market": runs[0].market,
         "Model": model,
-        "MSE, median": _spread([each.mse for each in found]),
-        "MSE, single": _spread([each.single for each in found]),
-        "Captured": "" if math.isnan(captured[0]) else _spread(captured),
-        "CRPS": _spread([each.crps for each in found]),
-        "Band 80 %": _spread([each.coverage for each in found]),
+        "MSE, median": spread([each.mse for each in found]),
+        "MSE, single": spread([each.single for each in found]),
+        "Captured": "" if math.isnan(captured[0]) else spread(captured),
+        "CRPS": spread([each.crps for each in found]),
+        "Band 80 %": spread([each.coverage for each in found]),
         "Valid": f"{np.mean([each.valid_rate for each in found]):.1%}",
     }
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Mean, and standard deviation where there is more than one value."""
     mean = f"{np.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ±{np.std(values, ddof=1):.3f}"

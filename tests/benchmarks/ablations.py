@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from flows.benchmark import MODELS, MarketRun, spread
+
 GRPO = ("training.grpo_1st", "training.grpo_2nd")
 
 
@@ -53,32 +55,22 @@ ROWS: dict[str, list[str]] = {
 }
 
 
-def measured(row: str, *, market: str, seeds: int, output: Path) -> list[dict]:
+def measured(row: str, *, market: str, seeds: int, output: Path) -> list[MarketRun]:
     """The runs of one row, made or found."""
     path = output / f"{market}-{row}-{seeds}.json"
     settings = [part for assignment in ROWS[row] for part in ("--set", assignment)]
     command = ["benchmark", "markets", "--market", market, "--seeds", str(seeds), *settings, "--output", str(path)]
     subprocess.run([sys.executable, "-m", "deployments.cli", *command], check=True, stdout=subprocess.DEVNULL)
-    return json.loads(path.read_text())
+    return [MarketRun.model_validate(run) for run in json.loads(path.read_text())]
 
 
-def cells(runs: list[dict]) -> list[str]:
-    """Error over persistence's of each model, share captured by the last stage, its CRPS, coverage, and seconds."""
-    shown = []
-    for model in ("base", "grpo_1st", "sft", "grpo_2nd"):
-        shown.append(spread([next(a["mse"] for a in run["attained"] if a["model"] == model) for run in runs]))
-    last = [next(a for a in run["attained"] if a["model"] == "grpo_2nd") for run in runs]
-    captured = [
-        (1 - a["mse"]) / (1 - run["attainable"]["asked"]) if run["optimum"] < 1 else float("nan")
-        for a, run in zip(last, runs, strict=True)
-    ]
-    shown += [spread(values) for values in (captured, [a["crps"] for a in last], [a["coverage"] for a in last])]
-    return [*shown, f"{np.mean([run['seconds'] for run in runs]):.0f}"]
-
-
-def spread(values: list[float]) -> str:
-    deviation = f" ±{np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{deviation}"
+def cells(runs: list[MarketRun]) -> list[str]:
+    """Error over persistence's of each model; of the last: share captured, CRPS, coverage; seconds of training."""
+    last = [run.of(MODELS[-1]) for run in runs]
+    shown = [spread([run.of(model).mse for run in runs]) for model in MODELS]
+    shown.append(spread([run.captured(MODELS[-1]) for run in runs]))
+    shown += [spread([each.crps for each in last]), spread([each.coverage for each in last])]
+    return [*shown, f"{np.mean([run.seconds for run in runs]):.0f}"]
 
 
 def main() -> None:
@@ -94,7 +86,7 @@ def main() -> None:
             print(f"{row:22s} {' '.join(f'--set {each}' for each in assignments)}")
         return
     chosen.output.mkdir(parents=True, exist_ok=True)
-    header = ["row", "base", "grpo_1st", "sft", "grpo_2nd", "captured", "CRPS", "band 80 %", "training s"]
+    header = ["row", *MODELS, "captured", "CRPS", "band 80 %", "training s"]
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
     for row in chosen.row or ROWS:
         runs = measured(row, market=chosen.market, seeds=chosen.seeds, output=chosen.output)
