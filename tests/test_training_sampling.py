@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
+from scipy.stats import chisquare, kstest
 from trained_pieces import pieces
 
 from features.config import FeatureConfig, SyntheticConfig
@@ -196,8 +197,6 @@ def test_merging_for_a_rollout_leaves_every_weight_as_it_was(model: Any) -> None
 
 
 def test_the_random_numbers_of_a_prompt_lie_one_in_each_share_of_the_unit_interval_at_each_token() -> None:
-    import torch
-
     from training.backends.sampling import stratified
 
     drawn = stratified(256, 20, generator=torch.Generator().manual_seed(3))
@@ -210,20 +209,51 @@ def test_the_random_numbers_of_a_prompt_lie_one_in_each_share_of_the_unit_interv
     assert torch.equal(drawn, again)
 
 
-def test_medians_of_answers_vary_less_than_those_of_independent_ones_and_lie_at_the_same_place() -> None:
-    import torch
+def test_the_second_half_of_the_answers_mirrors_the_first_and_a_last_odd_one_stands_alone() -> None:
+    from training.backends.sampling import stratified
 
+    drawn = stratified(9, 30, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(drawn[4:8], 1 - drawn[:4])
+    assert not torch.isin(drawn[8, :, 0], drawn[:8, :, 0]).any()
+    alone = stratified(1, 4_000, generator=torch.Generator().manual_seed(5))[0]
+    assert kstest(alone[:, 0].numpy(), "uniform").pvalue > 0.001
+
+
+def test_each_single_answer_is_distributed_as_if_it_were_drawn_alone() -> None:
+    from training.backends.sampling import stratified
+
+    drawn = torch.stack([stratified(6, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(2_000)])
+    for answer in range(6):
+        for token in range(3):
+            assert kstest(drawn[:, answer, token, 0].numpy(), "uniform").pvalue > 1e-4
+        together = np.corrcoef(drawn[:, answer, :, 0].T.numpy())[np.triu_indices(3, 1)]
+        assert np.abs(together).max() < 4 / 2_000**0.5
+
+
+def medians_of_walks(draw) -> torch.Tensor:
+    """Medians over 16 random walks of ten normal steps, 400 times."""
+
+    steps = (torch.special.ndtri(draw(torch.Generator().manual_seed(seed))[..., 0]) for seed in range(400))
+    return torch.stack([step.cumsum(1)[:, -1].quantile(0.5) for step in steps])
+
+
+def test_the_median_of_answers_that_go_up_as_likely_as_down_is_no_move_whatever_was_drawn() -> None:
+    from training.backends.sampling import stratified
+
+    mirrored = medians_of_walks(lambda generator: stratified(16, 10, generator=generator))
+    chance = medians_of_walks(lambda generator: torch.rand(16, 10, 2, generator=generator).double())
+    assert float(mirrored.abs().max()) < 1e-6
+    assert float(chance.std()) > 0.5
+
+
+def test_medians_of_lopsided_answers_vary_less_than_those_of_independent_ones_and_lie_at_the_same_place() -> None:
     from training.backends.sampling import stratified
 
     def medians(draw) -> torch.Tensor:
-        steps = (torch.special.ndtri(draw(seed)[..., 0]) for seed in range(400))
-        return torch.stack([step.cumsum(1)[:, -1].median() for step in steps])
+        steps = (-(draw(torch.Generator().manual_seed(seed))[..., 0].log()) for seed in range(400))
+        return torch.stack([step.cumsum(1)[:, -1].quantile(0.5) for step in steps])
 
-    def generator(seed: int) -> torch.Generator:
-        return torch.Generator().manual_seed(seed)
-
-    spread = medians(lambda seed: stratified(16, 10, generator=generator(seed)))
-    chance = medians(lambda seed: torch.rand(16, 10, 2, generator=generator(seed)).double())
-    # The lower of the two middle ones is torch's median, in both cases.
+    spread = medians(lambda generator: stratified(16, 10, generator=generator))
+    chance = medians(lambda generator: torch.rand(16, 10, 2, generator=generator).double().clamp(min=1e-9))
     assert float(spread.std()) < 0.7 * float(chance.std())
     assert abs(float(spread.mean() - chance.mean())) < 4 * float(chance.std()) / 400**0.5

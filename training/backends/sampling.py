@@ -91,11 +91,13 @@ def sample(
 
 
 def stratified(answers: int, tokens: int, *, generator: torch.Generator) -> torch.Tensor:
-    """Random numbers behind the answers to one prompt, evenly spread over the answers at each token.
+    """Random numbers behind the answers to one prompt, evenly spread over the answers at each token, and in pairs.
 
     A Latin hypercube (McKay, Beckman and Conover 1979, Technometrics 21): at each token the answers' numbers lie one in
-    each n-th of the unit interval, in an order drawn anew. Every answer is distributed as ever; only that the answers
-    to one prompt are spread more evenly than chance would, so that their median and their quantiles vary less.
+    each n-th of the unit interval, in an order drawn anew. The second half of the answers mirrors the first, 1 - u for
+    u throughout (antithetic variates, Hammersley and Morton 1956, Math. Proc. Camb. Phil. Soc. 52): where ups and
+    downs are alike, the median of the answers is then that of the model, whatever numbers were drawn. Every single
+    answer is distributed as ever. The last of an odd number of answers is independent of the others.
 
     Args:
         answers: How many, n.
@@ -104,11 +106,16 @@ def stratified(answers: int, tokens: int, *, generator: torch.Generator) -> torc
 
     Returns:
         Shape (answers, tokens, 2), as `sample` takes them, in double precision: rounded, the last one could be 1. The
-        second numbers are independent.
+        second numbers are mirrored alike, and else independent.
     """
-    drawn = torch.rand(answers, tokens, 3, generator=generator).double()
-    place = drawn[..., 2].argsort(dim=0)
-    return torch.stack([(place + drawn[..., 0]) / answers, drawn[..., 1]], dim=-1)
+    pairs = answers // 2
+    # Away from 0, whose mirror image is 1.
+    drawn = torch.rand(answers, tokens, 4, generator=generator).double().clamp(min=2.0**-25)
+    first, alone = drawn[:pairs], drawn[2 * pairs :, :, :2]
+    place = first[..., 2].argsort(dim=0)
+    place = torch.where(first[..., 3] < 0.5, place, 2 * pairs - 1 - place)
+    numbers = torch.stack([(place + first[..., 0]) / max(2 * pairs, 1), first[..., 1]], dim=-1)
+    return torch.cat([numbers, 1 - numbers, alone])
 
 
 def _cut(ids: list[int], *, ending: set[int]) -> list[int]:
