@@ -50,7 +50,7 @@ def room_for(rows: int, *, training: bool, when: Callable[[], bool] = lambda: Tr
         return inner(self, input_ids=input_ids, **options)
 
     def scored(self: Any, model: Any, input_ids: Any, *args: Any, **options: Any) -> Any:
-        if training and len(input_ids) > rows and when():
+        if training and min(len(input_ids), options.get("batch_size") or len(input_ids)) > rows and when():
             allocate_too_much()
         return logps(self, model, input_ids, *args, **options)
 
@@ -130,6 +130,18 @@ def test_grpo_that_runs_out_of_memory_goes_on_as_if_a_smaller_part_had_been_aske
     assert "grpo_1st: out of memory at a batch of 8" in caplog.text
     assert "going on with 2" in caplog.text
     assert digest(tmp_path) == digest(by_twos)
+
+
+def test_grpo_that_runs_out_of_memory_goes_on_with_the_reference_that_it_began_with(
+    examples: list[Example], base: str, tmp_path: Path
+) -> None:
+    def held_back(size: int) -> TrainingConfig:
+        config = in_parts_of(size)
+        return config.model_copy(update={"grpo_1st": config.grpo_1st.model_copy(update={"kl": 0.5})})
+
+    with room_for(4, training=True):
+        halved = grpo(examples, base, tmp_path / "halved", held_back(8))
+    assert digest(halved) == digest(grpo(examples, base, tmp_path / "asked for", held_back(4)))
 
 
 def test_a_step_learns_from_the_same_answers_in_however_many_parts(

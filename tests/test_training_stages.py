@@ -16,7 +16,7 @@ from features.config import FeatureConfig
 from features.prompts import parse, render_answer
 from training.backends import gpu_name, select, why_not
 from training.base_model import build_tiny, check_model
-from training.config import TinyConfig
+from training.config import TinyConfig, TrainingConfig
 from training.contracts import Example, Progress
 from training.errors import AdapterError, BackendUnavailable, BaseModelError, NoAcceptedAnswers
 from training.stages import answer_generator, run_rejection, run_sft
@@ -57,6 +57,25 @@ def test_interrupted_grpo_resumes_to_the_same_bytes(
         grpo(examples, base, tmp_path, on_progress=stop_at(step))
     assert digest(grpo(examples, base, tmp_path)) == digest(undisturbed)
     assert steps_of(tmp_path) == steps_of(undisturbed)
+
+
+@pytest.fixture(scope="module")
+def held_back() -> TrainingConfig:
+    """The first stage with a divergence that costs enough to be seen."""
+    return CONFIG.model_copy(update={"grpo_1st": CONFIG.grpo_1st.model_copy(update={"kl": 0.5})})
+
+
+def test_grpo_with_a_divergence_to_pay_for_trains_another_adapter_and_resumes_to_the_same_bytes(
+    examples: list[Example], base: str, undisturbed: Path, held_back: TrainingConfig, tmp_path: Path
+) -> None:
+    whole = grpo(examples, base, tmp_path / "whole", held_back)
+    assert digest(whole) != digest(undisturbed)
+    assert [row["kl"] for row in metrics(whole)][1:] == sorted(row["kl"] for row in metrics(whole)[1:])
+    assert metrics(whole)[-1]["kl"] > 0
+    assert {path.name for path in (whole / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    with pytest.raises(Interrupted):
+        grpo(examples, base, tmp_path / "resumed", held_back, on_progress=stop_at(4))
+    assert digest(grpo(examples, base, tmp_path / "resumed", held_back)) == digest(whole)
 
 
 def test_grpo_killed_with_kill_9_resumes_to_the_same_bytes(

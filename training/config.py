@@ -86,6 +86,9 @@ class GRPOStageConfig(FrozenModel):
     loss_type: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = Field(default="dapo", description="TRL's loss.")
     scale_rewards: Literal["none", "batch", "group"] = Field(default="batch", description="Scaling of advantages.")
     temperature: float = Field(default=1.0, gt=0, le=2, description="Temperature of the rollouts.")
+    kl: float = Field(
+        default=0.0, ge=0, le=10, description="Weight of the divergence from the model that the stage begins with."
+    )
 
 
 class RejectionConfig(FrozenModel):

@@ -40,6 +40,8 @@ ROWS: dict[str, list[str]] = {
     "group-4": both("group_size", 4) + both("prompts_per_step", 16),
     "group-16": both("group_size", 16) + both("prompts_per_step", 4),
     "group-32": both("group_size", 32) + both("prompts_per_step", 2),
+    "kl-0.01": both("kl", 0.01),
+    "kl-0.1": both("kl", 0.1),
     "lr-1e-3": both("learning_rate", 1e-3),
     "lr-6e-3": both("learning_rate", 6e-3),
     "rank-8": ["training.lora_rank=8"],

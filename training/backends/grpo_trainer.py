@@ -1,7 +1,9 @@
 """TRL's GRPO trainer, with each prompt of a step read once instead of once an answer: in rollouts and in training."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from training.backends.sampling import sample, shares_prompts
 from training.backends.transformers_ import SMALL_MODEL
 
 MOST_ATTENTION = 4
+REFERENCE = "ref"
+"""TRL's name for the adapter that a stage begins with, which it keeps beside the one that learns."""
 
 
 class GroupedGRPOTrainer(GRPOTrainer):
@@ -21,6 +25,14 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
     A step of 8 prompts with 8 answers each reads 8 prompts and 64 answers, where TRL reads 64 of both.
     """
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save without TRL's copy of the first adapter, the reference of the divergence: it is made anew at each start.
+
+        Where a checkpoint holds a second adapter, transformers resumes from that alone and trains on from the start.
+        """
+        super()._save(output_dir, state_dict)
+        shutil.rmtree(Path(output_dir or self.args.output_dir) / REFERENCE, ignore_errors=True)
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **options: Any
@@ -69,8 +81,17 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
         The answers to one prompt stand behind it in one row, under a mask that hides them from each other.
         """
+        plain = not any(value is not None and value is not False for value in options.values())
+        if plain and batch_size is not None and len(input_ids) > batch_size:
+            # Without a gradient, as for the reference: the step's answers come all at once.
+            parts = [
+                self._full_logits_logps(model, ids, seen, logits_to_keep, None, compute_entropy)
+                for ids, seen in zip(input_ids.split(batch_size), attention_mask.split(batch_size), strict=True)
+            ]
+            entropies = [part[1] for part in parts if part[1] is not None]
+            return torch.cat([part[0] for part in parts]), torch.cat(entropies) if entropies else None, None
         packed = None
-        if not self.use_vllm and not any(value is not None and value is not False for value in options.values()):
+        if plain and not self.use_vllm:
             packed = pack(input_ids, attention_mask, answer_length=logits_to_keep, pad=self._tokenizer.pad_token_id)
         if packed is None or not shares_prompts(self.accelerator.unwrap_model(model)):
             return super()._full_logits_logps(

@@ -29,6 +29,7 @@ METRICS = {
     "frac_reward_zero_std": "zero_variance_groups",
     "completions/mean_length": "answer_tokens",
     "entropy": "entropy",
+    "kl": "kl",
     "mean_token_accuracy": "token_accuracy",
 }
 # What torch says when it is asked to draw from probabilities that are no numbers: on a CPU, on a GPU.

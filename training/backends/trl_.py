@@ -14,6 +14,7 @@ from trl import GRPOConfig, SFTConfig, SFTTrainer
 
 from training.backends.base import TrainingJob
 from training.backends.checkpoints import last_complete_checkpoint, remove_checkpoints, step_of
+from training.backends.grpo_trainer import REFERENCE
 from training.backends.horizon_credit import HorizonCreditTrainer
 from training.backends.memory import MEMORY_CURE, TrainableWeights, largest_divisor, with_smaller_batches
 from training.backends.recorder import NOT_A_NUMBER, StepRecorder
@@ -39,6 +40,9 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
 
     def train(batch: int) -> dict[str, float]:
         micro = largest_divisor(answers, at_most=batch)
+        if REFERENCE in model.peft_config:
+            # Of an attempt that ran out of memory; the trainer makes its own.
+            model.delete_adapter(REFERENCE)
         args = GRPOConfig(
             **_common_arguments(job, max_steps=stage.steps, learning_rate=job.config.learning_rate(job.stage)),
             per_device_train_batch_size=micro,
@@ -48,6 +52,7 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
             temperature=stage.temperature,
             loss_type=stage.loss_type,
             scale_rewards=stage.scale_rewards,
+            beta=stage.kl,
             reward_weights=weights,
             **job.engine_arguments,
         )
@@ -174,7 +179,9 @@ def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | No
             # Every process writes a set in another order, and the same adapter would have another identity.
             if isinstance(settings.target_modules, set):
                 settings.target_modules = sorted(settings.target_modules)
-        trainer.model.save_pretrained(str(job.out_dir / "adapter"), safe_serialization=True)
+        trainer.model.save_pretrained(
+            str(job.out_dir / "adapter"), safe_serialization=True, selected_adapters=["default"]
+        )
         (job.out_dir / "adapter" / "README.md").unlink(missing_ok=True)
         remove_checkpoints(job.out_dir)
     return last
