@@ -1,8 +1,9 @@
+from functools import reduce
 from pathlib import Path
 
 import pytest
 
-from flows.config import PipelineConfig, build_config, check_source, load_recipe, with_overrides
+from flows.config import PipelineConfig, build_config, check_source, dotted_keys, load_recipe, with_overrides
 from flows.errors import ConfigError
 
 
@@ -44,6 +45,13 @@ def test_set_wins_over_flags_and_flags_over_the_recipe_and_it_over_defaults(tmp_
 )
 def test_values_are_read_as_toml_or_json_or_else_as_text(assignment, read, expected) -> None:
     assert read(with_overrides(PipelineConfig(), [assignment])) == expected
+
+
+@pytest.mark.parametrize("key", list(dotted_keys()))
+def test_a_key_that_is_given_its_own_default_changes_nothing_beside_it(key: str) -> None:
+    defaults = PipelineConfig()
+    default = reduce(lambda settings, part: settings[part], key.split("."), defaults.model_dump(mode="json"))
+    assert build_config(flags={key: default}) == defaults
 
 
 def test_two_settings_that_only_fit_together_can_be_given_together() -> None:

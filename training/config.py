@@ -1,8 +1,8 @@
 """Configuration of base model, adapters, stages, reward, sampling and guard."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from features.config import FrozenModel
 
@@ -91,6 +91,15 @@ class GRPOStageConfig(FrozenModel):
     )
 
 
+THIRD_STAGE: dict[str, Any] = {"steps": 200}
+"""Where the third stage's defaults are not the first's."""
+
+
+def _as_long_as_the_third_stage(settings: object) -> object:
+    """Fill up what only some settings are given of: else another rate would also mean the first stage's steps."""
+    return {**THIRD_STAGE, **settings} if isinstance(settings, dict) else settings
+
+
 class RejectionConfig(FrozenModel):
     """Which of the answers drawn are fine-tuned on; see `training.rejection` for the rules."""
 
@@ -162,7 +171,9 @@ class TrainingConfig(FrozenModel):
         default=RejectionConfig(), description="Which answers the second stage learns from."
     )
     sft: SFTStageConfig = Field(default=SFTStageConfig(), description="The second stage.")
-    grpo_2nd: GRPOStageConfig = Field(default=GRPOStageConfig(steps=200), description="The third stage.")
+    grpo_2nd: Annotated[GRPOStageConfig, BeforeValidator(_as_long_as_the_third_stage)] = Field(
+        default=GRPOStageConfig(**THIRD_STAGE), description="The third stage."
+    )
 
     def learning_rate(self, stage: Literal["grpo_1st", "sft", "grpo_2nd"]) -> float:
         """Peak learning rate of a stage: the configured one, or the default for this kind of base model."""
