@@ -7,6 +7,7 @@ import pandas as pd
 
 from evaluation.contracts import Floats, Split
 from evaluation.metrics import crps, scaled_errors, score
+from evaluation.optima import expected_gains
 from evaluation.panels import Answers, Truth, answers_of, session_calendar, truth_of
 from features.config import FrozenModel
 
@@ -16,28 +17,32 @@ ONE_SPLIT: Split = "test"
 class Attained(FrozenModel):
     """One model on one market; ratios are to persistence's on the same windows, 1 is doing nothing.
 
-    `mse` is the mean squared error of the medians, in log returns over σ; `mse_error` its standard error over windows
-    that do not overlap; `single` that of single answers; `crps` the continuous ranked probability score; `coverage` of
-    the band of nominal 80 %; `valid_rate` the share of answers that parse.
+    `mse` is the mean squared error of the medians, in log returns over σ and in expectation over what the market then
+    does (`evaluation.optima.expected_gains`); `mse_error` its standard error over windows that do not overlap;
+    `realised` the error against what did come; `single` that of single answers; `crps` the continuous ranked
+    probability score; `coverage` of the band of nominal 80 %; `valid_rate` the share of answers that parse.
     """
 
     model: str
     windows: int
     mse: float
     mse_error: float
+    realised: float
     single: float
     crps: float
     coverage: float
     valid_rate: float
 
 
-def attained(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str) -> Attained:
+def attained(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, expected: Floats) -> Attained:
     """Score one model on fresh windows of a market.
 
     Args:
-        windows: Windows frame of one ticker whose origins lie a horizon or more apart, so that targets do not overlap.
+        windows: Windows frame of one ticker in time order, whose origins lie a horizon or more apart, so that targets
+            do not overlap.
         forecasts: Forecasts frame with that model's answers to all of them.
         model: The name its forecasts go by.
+        expected: Log returns from the origins that who knows the process expects, shape `(n_windows, horizon)`.
     """
     rows = windows.assign(split=ONE_SPLIT)
     truth = truth_of(rows, split=ONE_SPLIT, calendar=session_calendar(rows))
@@ -45,16 +50,17 @@ def attained(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str) -> A
     naive = np.repeat(truth.origin_price[:, None], truth.horizon, axis=1)
     losses = scaled_errors(truth.target, answers.median, sigma=truth.sigma).mean(axis=1)
     reference = scaled_errors(truth.target, naive, sigma=truth.sigma).mean(axis=1)
-    ratio = losses.mean() / reference.mean()
-    # Delta method: the ratio's error is that of the mean of loss less ratio times reference.
-    error = np.std(losses - ratio * reference, ddof=1) / np.sqrt(len(losses)) / reference.mean()
+    unit = truth.sigma[:, None]
+    forecast = np.log(answers.median / truth.origin_price[:, None]) / unit
+    gains = expected_gains(forecast, expected=expected / unit).mean(axis=1)
     figures = score(truth, answers, interval=0.8)
     moved = np.log(truth.target / naive) / truth.sigma[:, None]
     return Attained(
         model=model,
         windows=len(losses),
-        mse=float(ratio),
-        mse_error=float(error),
+        mse=float(1 + gains.mean() / reference.mean()),
+        mse_error=float(np.std(gains, ddof=1) / np.sqrt(len(gains)) / reference.mean()),
+        realised=float(losses.mean() / reference.mean()),
         single=_single(truth, answers) / float(reference.mean()),
         crps=float(cast(float, figures["crps"]) / crps(np.zeros_like(moved)[:, None], moved).mean()),
         coverage=float(figures["coverage"] or 0.0),

@@ -1,15 +1,28 @@
 """What can be attained on a synthetic market: by who knows the process, and by who sees only the prompt."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from features.synthetic import STAY
+from features.synthetic import STAY, returns_ahead
 
 Floats = NDArray[np.float64]
-Sample = tuple[Floats, Floats]
 
 RIDGE = 10.0
 BOOSTED_ITERATIONS = 150
+
+
+class Sample(NamedTuple):
+    """Windows of a known market; n windows, h sessions ahead.
+
+    `shown` (n, k) is every number that a prompt shows; `targets` (n, h) what came, and `expected` (n, h) what who knows
+    the process expected, both in model units.
+    """
+
+    shown: Floats
+    targets: Floats
+    expected: Floats
 
 
 def process_optimum(process: str, *, phi: float, horizon: int) -> float:
@@ -45,14 +58,29 @@ def process_optimum(process: str, *, phi: float, horizon: int) -> float:
     start = np.array([0.5, 0.5]) if process == "regime_switch" else np.array([1.0, 0.0])
     # E[r² | regime] solves v = 1 + φ² · (v of the session before, weighted by the chain, which is symmetric).
     variance = np.linalg.solve(np.eye(2) - (coefficients**2)[:, None] * chain, np.ones(2))
-    step = chain * coefficients[None, :]
-    # expected[k, i]: E[r_{t+k} | r_t = 1, regime i].
-    expected = np.array([np.linalg.matrix_power(step, int(k)) @ np.ones(2) for k in range(horizon + 1)])
+    expected = returns_ahead(phi, stay=stay, horizon=horizon)
     covariance = expected @ (start * variance)
     apart = np.abs(np.subtract.outer(ahead, ahead))
     naive = np.array([covariance[apart[:h, :h]].sum() for h in ahead])
     known = np.array([(expected[1 : h + 1].sum(axis=0) ** 2) @ (start * variance) for h in ahead])
     return float(1 - known.sum() / naive.sum())
+
+
+def expected_gains(forecast: Floats, *, expected: Floats) -> Floats:
+    """By how much a forecast's squared error exceeds that of no move, in expectation over what the market then does.
+
+    With y the move, m its expectation given all that any forecaster could know, and f a forecast from less than that:
+    ``E[(y - f)² - y²] = (m - f)² - m²`` (Rao-Blackwell). The luck of what came, most of a squared error's variance, is
+    gone.
+
+    Args:
+        forecast: Moves, shape `(n, h)`.
+        expected: m, shape `(n, h)`, in the same unit.
+
+    Returns:
+        Shape `(n, h)`; negative is better than no move.
+    """
+    return np.asarray((expected - forecast) ** 2 - expected**2)
 
 
 def prompt_optimum(fitted: Sample, *scored: Sample) -> tuple[list[float], str]:
@@ -62,9 +90,8 @@ def prompt_optimum(fitted: Sample, *scored: Sample) -> tuple[list[float], str]:
     windows; the one that is better on the first of the other samples counts.
 
     Args:
-        fitted: Every number that the prompts show, shape `(n_windows, values)`, and the realised values in model units,
-            shape `(n_windows, horizon)`.
-        scored: Samples of other windows, likewise.
+        fitted: Windows to fit on.
+        scored: Samples of other windows, where errors are taken in expectation (`expected_gains`).
 
     Returns:
         For each sample the ratio, and the name of the predictor.
@@ -74,19 +101,22 @@ def prompt_optimum(fitted: Sample, *scored: Sample) -> tuple[list[float], str]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    shown, targets = fitted
+    shown, targets, _ = fitted
     linear = make_pipeline(StandardScaler(), Ridge(RIDGE)).fit(shown, targets)
-    ridge = [linear.predict(each) for each, _ in scored]
+    ridge = [linear.predict(each) for each, _, _ in scored]
     rest = targets - linear.predict(shown)
     trees = [np.empty_like(each) for each in ridge]
     for session in range(targets.shape[1]):
         boosted = HistGradientBoostingRegressor(max_iter=BOOSTED_ITERATIONS, learning_rate=0.05, random_state=0)
         boosted.fit(shown, rest[:, session])
-        for found, (each, _) in zip(trees, scored, strict=True):
+        for found, (each, _, _) in zip(trees, scored, strict=True):
             found[:, session] = boosted.predict(each)
     candidates = {"ridge": ridge, "ridge and trees": [a + b for a, b in zip(ridge, trees, strict=True)]}
     ratios = {
-        name: [float(np.mean((f - y) ** 2) / np.mean(y**2)) for f, (_, y) in zip(forecasts, scored, strict=True)]
+        name: [
+            1 + float(expected_gains(forecast, expected=each.expected).mean() / np.mean(each.targets**2))
+            for forecast, each in zip(forecasts, scored, strict=True)
+        ]
         for name, forecasts in candidates.items()
     }
     best = min(ratios, key=lambda name: ratios[name][0])

@@ -23,24 +23,71 @@ def log_prices(
     x_t = x_{t-1} + r_t. `regime_switch`: momentum or random walk, a hidden Markov chain that stays where it is with
     probability `STAY`. ε_t is Student-t with `tail` degrees of freedom, scaled to the standard deviation `volatility`.
     """
+    return _simulate(process, phi=phi, sessions=sessions, volatility=volatility, tail=tail, rng=rng)[0]
+
+
+def _simulate(
+    process: str, *, phi: float, sessions: int, volatility: float, tail: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Log prices, and whether their returns have momentum at a session; both of shape `(sessions,)`."""
     from scipy.signal import lfilter
 
     shocks = rng.standard_t(tail, size=sessions) * volatility / np.sqrt(tail / (tail - 2))
+    always = np.ones(sessions, dtype=bool)
     match process:
         case "random_walk":
-            return np.cumsum(shocks)
+            return np.cumsum(shocks), ~always
         case "mean_reverting":
-            return np.asarray(lfilter([1.0], [1.0, -phi], shocks))
+            return np.asarray(lfilter([1.0], [1.0, -phi], shocks)), ~always
         case "momentum":
-            return np.cumsum(lfilter([1.0], [1.0, -phi], shocks))
+            return np.cumsum(lfilter([1.0], [1.0, -phi], shocks)), always
         case "regime_switch":
             trending = np.cumsum(rng.random(sessions) > STAY) % 2 == 0
             returns = np.empty(sessions)
             last = 0.0
             for session, (shock, coefficient) in enumerate(zip(shocks, np.where(trending, phi, 0.0), strict=True)):
                 returns[session] = last = coefficient * last + shock
-            return np.cumsum(returns)
+            return np.cumsum(returns), trending
     raise ValueError(f"unknown process {process!r}: use random_walk, mean_reverting, momentum or regime_switch")
+
+
+def returns_ahead(phi: float, *, stay: float, horizon: int) -> NDArray[np.float64]:
+    """What a return of 1 lets one expect of those after it, by the regime it fell in.
+
+    Args:
+        phi: Coefficient of the returns in the regime of momentum; in the other they are independent.
+        stay: Probability that a session is in the regime of the one before.
+        horizon: Sessions ahead.
+
+    Returns:
+        Shape `(horizon + 1, 2)`, from 0 sessions ahead on; momentum, then random walk.
+    """
+    step = np.array([[stay, 1 - stay], [1 - stay, stay]]) * np.array([phi, 0.0])
+    return np.array([np.linalg.matrix_power(step, ahead) @ np.ones(2) for ahead in range(horizon + 1)])
+
+
+def expected_moves(config: SyntheticConfig, *, horizon: int) -> NDArray[np.float64]:
+    """The best forecast of all: what who knows process, parameters, history and regime expects of `market(config)`.
+
+    Returns:
+        Expected log returns from each session to those 1 ... `horizon` after it, shape `(sessions, horizon)`.
+    """
+    path, trending = _simulate(
+        config.process,
+        phi=config.phi,
+        sessions=config.sessions,
+        volatility=config.volatility,
+        tail=config.tail,
+        rng=np.random.default_rng(config.seed),
+    )
+    if config.process == "mean_reverting":
+        return -path[:, None] * (1 - config.phi ** np.arange(1, horizon + 1))
+    if config.process == "random_walk":
+        return np.zeros((config.sessions, horizon))
+    stay = STAY if config.process == "regime_switch" else 1.0
+    ahead = np.cumsum(returns_ahead(config.phi, stay=stay, horizon=horizon)[1:], axis=0)
+    returns = np.diff(path, prepend=0.0)
+    return np.asarray(returns[:, None] * ahead[:, np.where(trending, 0, 1)].T)
 
 
 def bars_from_log_prices(log_price: NDArray[np.float64], *, rng: np.random.Generator) -> pd.DataFrame:

@@ -101,10 +101,13 @@ def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:
     fresh_windows = unseen.windows(unseen.bars())
     answers = unseen.forecasts_of_all(fresh_windows, base_model, adapters)
     found = tuple(
-        score_forecasts(fresh_windows, answers[model], model=model, evaluation=asked.evaluation) for model in MODELS
+        score_forecasts(
+            fresh_windows, answers[model], model=model, process=asked.synthetic, evaluation=asked.evaluation
+        )
+        for model in MODELS
     )
     best = attainable(
-        own.synthetic, asked=fresh_windows, features=own.features, evaluation=asked.evaluation, store=store
+        asked.synthetic, asked=fresh_windows, features=own.features, evaluation=asked.evaluation, store=store
     )
     verdict = read_verdict(steps.comparison(windows, base_model, adapters))
     process, phi = MARKETS[market]

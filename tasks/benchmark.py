@@ -9,11 +9,13 @@ import pandas as pd
 from evaluation.attained import Attained, attained
 from evaluation.compare import select_windows
 from evaluation.config import EvaluationConfig
+from evaluation.contracts import Floats
 from evaluation.optima import Sample, prompt_optimum
+from evaluation.panels import session_dates
 from features.config import FeatureConfig, FrozenModel, SyntheticConfig
 from features.prompts import shown_numbers
-from features.synthetic import market
-from features.units import to_model_units
+from features.synthetic import expected_moves, market
+from features.units import UNITS_PER_SIGMA, to_model_units
 from features.windows import build_windows
 from tasks.paths import FORECASTS_FILE
 from tasks.preprocess import read_windows
@@ -42,12 +44,12 @@ def attainable(
 ) -> Attainable:
     """The least error over persistence's of a predictor that sees what prompts show.
 
-    Fitted on some 100,000 windows of a stretch of the market and scored on some 40,000 of another, and on the windows
-    that models are asked for: compared there, the luck of those windows cancels. Kept in the store.
+    Fitted on some 100,000 windows of another stretch of the market and scored on some 40,000 of a third, and on the
+    windows that models are asked for: compared there, the luck of those windows cancels. Kept in the store.
 
     Args:
-        process: The market; its length and seed do not count.
-        asked: Artifact of `build_windows` of a third stretch.
+        process: The market that `asked` is of.
+        asked: Artifact of `build_windows`.
         features: What prompts show.
         evaluation: Which of its windows are asked for.
         store: Where it is kept.
@@ -56,10 +58,13 @@ def attainable(
 
     def build(folder: Path) -> Mapping[str, Scalar]:
         fitted, scored = (
-            _sample(_stretch(process, sessions=sessions, seed=seed, features=features), features=features)
-            for sessions, seed in ((FITTED_SESSIONS, FIT_SEED), (SCORED_SESSIONS, SCORE_SEED))
+            _sample(build_windows(market(part), ticker=part.ticker, config=features), process=part, features=features)
+            for part in (
+                process.model_copy(update={"sessions": FITTED_SESSIONS, "seed": FIT_SEED}),
+                process.model_copy(update={"sessions": SCORED_SESSIONS, "seed": SCORE_SEED}),
+            )
         )
-        own = _sample(select_windows(read_windows(asked), config=evaluation), features=features)
+        own = _sample(select_windows(read_windows(asked), config=evaluation), process=process, features=features)
         (general, there), predictor = prompt_optimum(fitted, scored, own)
         found = Attainable(general=general, asked=there, predictor=predictor)
         (folder / OPTIMUM_FILE).write_text(found.model_dump_json(), encoding="utf-8")
@@ -76,24 +81,31 @@ def attainable(
     return Attainable.model_validate_json((ref.path / OPTIMUM_FILE).read_bytes())
 
 
-def _stretch(process: SyntheticConfig, *, sessions: int, seed: int, features: FeatureConfig) -> pd.DataFrame:
-    stretch = process.model_copy(update={"sessions": sessions, "seed": seed})
-    return build_windows(market(stretch), ticker=process.ticker, config=features)
-
-
-def _sample(windows: pd.DataFrame, *, features: FeatureConfig) -> Sample:
-    """Numbers shown (n, k) and targets (n, h) in model units."""
+def _sample(windows: pd.DataFrame, *, process: SyntheticConfig, features: FeatureConfig) -> Sample:
+    """Windows of a market as arrays."""
     shown = np.concatenate([values for _, values in shown_numbers(windows, config=features)], axis=1)
+    sigma = windows["sigma"].to_numpy(float)
     targets = to_model_units(
-        np.stack(list(windows["target"])),
-        origin_price=np.stack(list(windows["history"]))[:, -1],
-        sigma=windows["sigma"].to_numpy(float),
+        np.stack(list(windows["target"])), origin_price=np.stack(list(windows["history"]))[:, -1], sigma=sigma
     )
-    return shown.astype(float), targets.astype(float)
+    expected = UNITS_PER_SIGMA * _expected(windows, process=process) / sigma[:, None]
+    return Sample(shown.astype(float), targets.astype(float), expected)
+
+
+def _expected(windows: pd.DataFrame, *, process: SyntheticConfig) -> Floats:
+    """Expected log returns (n, h) of windows of a market."""
+    sessions = session_dates(market(process)["date"])
+    rows = np.searchsorted(sessions, session_dates(windows["origin"]))
+    return expected_moves(process, horizon=len(windows["target"].iloc[0]))[rows]
 
 
 def score_forecasts(
-    windows: ArtifactRef, forecasts: ArtifactRef, *, model: str, evaluation: EvaluationConfig
+    windows: ArtifactRef,
+    forecasts: ArtifactRef,
+    *,
+    model: str,
+    process: SyntheticConfig,
+    evaluation: EvaluationConfig,
 ) -> Attained:
     """What one model attained on the windows that it was asked for.
 
@@ -101,7 +113,9 @@ def score_forecasts(
         windows: Artifact of `build_windows`.
         forecasts: Artifact of `forecast_model` on these windows.
         model: The name its forecasts go by.
+        process: The market that they are of.
         evaluation: Which of the windows were asked for.
     """
-    asked = select_windows(read_windows(windows), config=evaluation)
-    return attained(asked, pd.read_parquet(forecasts.path / FORECASTS_FILE), model=model)
+    asked = select_windows(read_windows(windows), config=evaluation).sort_values("origin")
+    frame = pd.read_parquet(forecasts.path / FORECASTS_FILE)
+    return attained(asked, frame, model=model, expected=_expected(asked, process=process))

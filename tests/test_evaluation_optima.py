@@ -5,10 +5,10 @@ import pytest
 
 from evaluation.attained import attained, captured_share
 from evaluation.forecasts import collect_forecasts
-from evaluation.optima import process_optimum, prompt_optimum
+from evaluation.optima import Sample, expected_gains, process_optimum, prompt_optimum
 from features.config import FeatureConfig, SyntheticConfig
 from features.prompts import render_answer
-from features.synthetic import log_prices, market
+from features.synthetic import expected_moves, log_prices, market
 from features.windows import build_windows
 
 HORIZON = 10
@@ -56,6 +56,34 @@ def test_the_optimum_of_the_regime_switch_is_out_of_reach_for_who_must_guess_the
     assert optimum < ratio(blind, target) < 1.0
 
 
+@pytest.mark.parametrize(
+    ("process", "phi"), [("mean_reverting", 0.8), ("momentum", 0.4), ("regime_switch", 0.6), ("random_walk", 0.0)]
+)
+def test_nobody_forecasts_a_market_better_than_the_moves_expected_of_it(process: str, phi: float) -> None:
+    config = SyntheticConfig.model_validate(
+        {"process": process, "phi": phi, "sessions": 200_000, "tail": 30.0, "seed": 11}
+    )
+    target = moves(np.log(market(config)["close"].to_numpy()))
+    known = expected_moves(config, horizon=HORIZON)[: len(target)]
+    assert ratio(known, target) == pytest.approx(process_optimum(process, phi=phi, horizon=HORIZON), abs=0.012)
+    # What is left is no longer foretold by what was expected.
+    rest = (target - known)[::HORIZON]
+    assert abs(np.sum(rest * known[::HORIZON])) <= 4 * np.sqrt(np.sum((rest * known[::HORIZON]).sum(axis=1) ** 2))
+
+
+def test_expected_gains_are_what_squared_errors_come_to_in_the_long_run_and_vary_less() -> None:
+    config = SyntheticConfig(process="momentum", phi=0.4, sessions=200_000, tail=30.0, seed=12)
+    path = np.log(market(config)["close"].to_numpy())
+    target = moves(path)[1::HORIZON]
+    forecast = np.diff(path)[: len(moves(path)) - 1 : HORIZON, None] * np.full(HORIZON, 0.3)
+    known = expected_moves(config, horizon=HORIZON)[: len(moves(path))][1::HORIZON]
+    realised = ((target - forecast) ** 2 - target**2).mean(axis=1)
+    gains = expected_gains(forecast, expected=known).mean(axis=1)
+    assert gains.mean() == pytest.approx(realised.mean(), abs=4 * realised.std() / len(realised) ** 0.5)
+    assert gains.mean() < 0
+    assert gains.std() < 0.3 * realised.std()
+
+
 def test_nothing_can_be_forecast_of_a_random_walk() -> None:
     assert process_optimum("random_walk", phi=0.0, horizon=HORIZON) == 1.0
 
@@ -68,10 +96,10 @@ def test_a_process_without_a_known_optimum_is_refused() -> None:
 def test_the_best_predictor_of_what_is_shown_finds_a_linear_and_a_curved_relation() -> None:
     rng = np.random.default_rng(4)
 
-    def sample(size: int) -> tuple[np.ndarray, np.ndarray]:
+    def sample(size: int) -> Sample:
         shown = rng.normal(size=(size, 3))
         clean = np.stack([shown[:, 0], np.abs(shown[:, 1])], axis=1)
-        return shown, clean + rng.normal(size=clean.shape)
+        return Sample(shown, clean + rng.normal(size=clean.shape), clean)
 
     (found, again), predictor = prompt_optimum(sample(20_000), sample(10_000), sample(10_000))
     # Signal and noise have the same second moment.
@@ -81,8 +109,10 @@ def test_the_best_predictor_of_what_is_shown_finds_a_linear_and_a_curved_relatio
 
 def test_persistence_attains_nothing_and_the_truth_attains_all() -> None:
     features = FeatureConfig()
-    windows = build_windows(market(SyntheticConfig(sessions=900)), ticker="DEMO", config=features)
-    windows = windows.iloc[::HORIZON].reset_index(drop=True)
+    bars = market(SyntheticConfig(sessions=900))
+    windows = build_windows(bars, ticker="DEMO", config=features).iloc[::HORIZON].reset_index(drop=True)
+    # Of whoever knows what will come, nothing else is to be expected.
+    truth = np.log(np.stack(list(windows["target"])) / np.stack(list(windows["history"]))[:, -1:])
     flat = collect_forecasts(
         windows,
         lambda prompts, n: [[render_answer([0] * HORIZON)] * n] * len(prompts),
@@ -90,15 +120,15 @@ def test_persistence_attains_nothing_and_the_truth_attains_all() -> None:
         config=features,
         n_samples=4,
     )
-    found = attained(windows, flat, model="flat")
-    assert (found.mse, found.single, found.crps) == pytest.approx((1.0, 1.0, 1.0))
+    found = attained(windows, flat, model="flat", expected=truth)
+    assert (found.mse, found.realised, found.single, found.crps) == pytest.approx((1.0, 1.0, 1.0, 1.0))
     assert found.mse_error == pytest.approx(0.0, abs=1e-12)
     assert (found.valid_rate, found.windows) == (1.0, len(windows))
     assert captured_share(found.mse, optimum=0.7) == pytest.approx(0.0)
 
     known = flat.assign(median=windows["target"], samples=[[list(target)] * 4 for target in windows["target"]])
-    best = attained(windows, known, model="flat")
-    assert (best.mse, best.single, best.crps) == pytest.approx((0.0, 0.0, 0.0), abs=1e-9)
+    best = attained(windows, known, model="flat", expected=truth)
+    assert (best.mse, best.realised, best.single, best.crps) == pytest.approx((0.0, 0.0, 0.0, 0.0), abs=1e-9)
 
 
 def test_single_answers_that_scatter_score_worse_than_their_median() -> None:
@@ -108,7 +138,7 @@ def test_single_answers_that_scatter_score_worse_than_their_median() -> None:
     frame = collect_forecasts(
         windows, lambda prompts, n: [answers] * len(prompts), model="wide", config=features, n_samples=4
     )
-    found = attained(windows, frame, model="wide")
+    found = attained(windows, frame, model="wide", expected=np.zeros((len(windows), HORIZON)))
     assert found.mse == pytest.approx(1.0)
     assert found.single > 1.3
 
