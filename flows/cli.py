@@ -93,8 +93,15 @@ def preprocess(
     root_path: Annotated[Path, typer.Option(help="Folder with one {STOCK}.csv a ticker, in Yahoo's columns.")],
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Also write the published layout there: {STOCK}/{STOCK}_{train,test,full}_{x,y}.csv."),
+        typer.Option(
+            help="Folder for the published layout, which it implies: {STOCK}/{STOCK}_{train,test,full}_{x,y}.csv.",
+            show_default="published",
+        ),
     ] = None,
+    layout: Annotated[
+        options.Layout,
+        typer.Option(help="windows: artifacts in the store alone; published: also CSV files in the published layout."),
+    ] = options.Layout.WINDOWS,
     stocks: Annotated[
         list[str] | None,
         typer.Option("--stock", help="Ticker, repeatable, or all.", show_default="all", metavar="TICKER"),
@@ -118,6 +125,8 @@ def preprocess(
         from flows.preprocess import preprocess as preprocess_stocks
         from tasks.store import Store
 
+        if output_dir is None and layout is options.Layout.PUBLISHED:
+            output_dir = Path("published")
         results = preprocess_stocks(
             root_path,
             named,
