@@ -132,6 +132,7 @@ def preprocess(
             named,
             features=config.features,
             store=Store.current(),
+            quality=config.quality,
             output=output_dir,
         )
         show(screen.preprocessed(results))
