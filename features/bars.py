@@ -208,14 +208,11 @@ def adjust(bars: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns `date open high low close volume`; `close` is the adjusted close, USD.
     """
-    factor = bars["adj_close"] / bars["close"]
+    values = {column: bars[column].to_numpy() for column in BAR_COLUMNS}
+    factor = values["adj_close"] / values["close"]
+    scaled = {column: values[column] * factor for column in ("open", "high", "low")}
     return pd.DataFrame(
-        {
-            "date": bars["date"],
-            **{column: bars[column] * factor for column in ("open", "high", "low")},
-            "close": bars["adj_close"],
-            "volume": bars["volume"],
-        }
+        {"date": values["date"], **scaled, "close": values["adj_close"], "volume": values["volume"]}, index=bars.index
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,15 +15,20 @@ from features.config import FrozenModel, QualityConfig, SyntheticConfig
 from features.pooling import POOL
 from features.quality import QualityReport
 from features.synthetic import market
+from features.tables import to_table
 from tasks.errors import MarketDataError
 from tasks.logs import run_logger
+from tasks.parquet import write_table
 from tasks.paths import BARS_FILE
 from tasks.quality import REPAIRS, assess_bars, hold_to_limits
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
 NAMED_TICKERS = 8
-MODULES = ("features.bars", "features.csvfile", "features.plaincsv", "features.schemas", "features.synthetic")
+MODULES = (
+    *("features.bars", "features.csvfile", "features.plaincsv", "features.schemas", "features.synthetic"),
+    *("features.tables", "tasks.parquet"),
+)
 
 
 class FolderSource(FrozenModel):
@@ -112,7 +118,8 @@ def fetch_with_quality(
     # What is hashed is what is read, whatever becomes of the file meanwhile.
     content = read_content(path, ticker=ticker)
     inputs: dict[str, object] = {"csv": sha256(content).hexdigest(), "ticker": ticker}
-    made = _stored(inputs, lambda: parse_csv(content, path=path, ticker=ticker), ticker=ticker, store=store)
+    read = cache(lambda: parse_csv(content, path=path, ticker=ticker))
+    made = _stored(inputs, read, ticker=ticker, store=store)
     if made.meta["without_prices"]:
         run_logger(__name__).warning(
             "%s: rows without prices, left out: %s (%s)",
@@ -120,7 +127,7 @@ def fetch_with_quality(
             made.meta["without_prices"],
             made.meta["dates_without_prices"],
         )
-    _, report = assess_bars(made, config=quality, store=store)
+    _, report = assess_bars(made, lambda: read().bars, config=quality, store=store)
     hold_to_limits(report, quality)
     return made, report
 
@@ -128,7 +135,7 @@ def fetch_with_quality(
 def _stored(inputs: dict[str, object], read: Callable[[], CsvBars], *, ticker: str, store: Store) -> ArtifactRef:
     def build(folder: Path) -> dict[str, Scalar]:
         bars, gaps, repairs = read()
-        bars.to_parquet(folder / BARS_FILE, index=False)
+        write_table(to_table({name: bars[name].to_numpy() for name in bars.columns}), folder / BARS_FILE)
         first, last = bars["date"].iloc[[0, -1]].dt.date
         return {
             "ticker": ticker,

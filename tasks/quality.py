@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,7 @@ from features.config import QualityConfig
 from features.quality import QualityReport, assess, check
 from tasks.disk import write_durably
 from tasks.errors import MarketDataError
-from tasks.paths import BARS_FILE, QUALITY_FILE
+from tasks.paths import QUALITY_FILE
 from tasks.sessions import exchange_of, sessions_between
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
@@ -21,13 +21,16 @@ MODULES = ("features.quality", "features.bars", "tasks.quality", "tasks.sessions
 """What `quality.json` depends on beside the bars; calendars change with their library."""
 
 
-def assess_bars(bars: ArtifactRef, *, config: QualityConfig, store: Store) -> tuple[ArtifactRef, QualityReport]:
+def assess_bars(
+    bars: ArtifactRef, read: Callable[[], pd.DataFrame], *, config: QualityConfig, store: Store
+) -> tuple[ArtifactRef, QualityReport]:
     """Look bars over, and store what there is to say about them.
 
     It is an artifact of its own, so that another calendar makes no other bars, windows and adapters.
 
     Args:
         bars: Artifact of `fetch_bars`.
+        read: What these bars are; called only where there is no report yet.
         config: Whose sessions are expected.
         store: Where the artifact goes.
 
@@ -37,7 +40,7 @@ def assess_bars(bars: ArtifactRef, *, config: QualityConfig, store: Store) -> tu
     repairs = json.loads(str(bars.meta.get(REPAIRS) or "{}"))
 
     def build(folder: Path) -> Mapping[str, Scalar]:
-        report = _assessed(bars, repairs=repairs, exchange=config.exchange)
+        report = _assessed(read(), ticker=str(bars.meta["ticker"]), repairs=repairs, exchange=config.exchange)
         write_durably(folder / QUALITY_FILE, report.model_dump_json(indent=2))
         return {"ticker": report.ticker, "missing": len(report.missing), "extra": len(report.extra)}
 
@@ -70,8 +73,7 @@ def read_quality(quality: ArtifactRef) -> QualityReport:
     return QualityReport.model_validate_json((quality.path / QUALITY_FILE).read_bytes())
 
 
-def _assessed(bars: ArtifactRef, *, repairs: Mapping[str, int], exchange: str) -> QualityReport:
-    prices, ticker = pd.read_parquet(bars.path / BARS_FILE), str(bars.meta["ticker"])
+def _assessed(prices: pd.DataFrame, *, ticker: str, repairs: Mapping[str, int], exchange: str) -> QualityReport:
     if exchange == NONE:
         note = "no exchange is named (quality.exchange = none)"
         return assess(prices, ticker=ticker, repairs=repairs, note=note)
