@@ -102,6 +102,10 @@ def preprocess(
         options.Layout,
         typer.Option(help="windows: artifacts in the store alone; published: also CSV files in the published layout."),
     ] = options.Layout.WINDOWS,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Draw windows, splits, embargo and data quality: results/preprocessing/*.png."),
+    ] = False,
     stocks: Annotated[
         list[str] | None,
         typer.Option("--stock", help="Ticker, repeatable, or all.", show_default="all", metavar="TICKER"),
@@ -134,8 +138,10 @@ def preprocess(
             store=Store.current(),
             quality=config.quality,
             output=output_dir,
+            pictures=Path("results", "preprocessing") if report else None,
         )
         show(screen.preprocessed(results))
+        show(screen.paths((each.stock, each.picture) for each in results if each.picture is not None))
         failed = [result for result in results if result.error]
         for result in failed:
             complain(result.error)

@@ -23,6 +23,7 @@ class Preprocessed(FrozenModel):
     windows: ArtifactRef | None = None
     quality: QualityReport | None = None
     published: tuple[Path, ...] = ()
+    picture: Path | None = None
     error: str = ""
 
 
@@ -34,6 +35,7 @@ def preprocess(
     store: Store,
     quality: QualityConfig = QualityConfig(),
     output: Path | None = None,
+    pictures: Path | None = None,
 ) -> list[Preprocessed]:
     """Preprocess stocks one after the other; the faults of one leave the others alone.
 
@@ -44,6 +46,7 @@ def preprocess(
         store: Where the artifacts go.
         quality: What the prices must live up to.
         output: Folder for the published CSV layout, one sub-folder a stock; without it none is written.
+        pictures: Folder for a picture of each stock; without it none is drawn.
 
     Raises:
         MarketDataError: If the folder holds no CSV file at all.
@@ -52,18 +55,37 @@ def preprocess(
     if not names:
         raise MarketDataError(f"{root} holds no CSV files: put one STOCK.csv per ticker there")
     return [
-        _preprocess_one(root, stock, features=features, store=store, quality=quality, output=output) for stock in names
+        _preprocess_one(root, stock, features=features, store=store, quality=quality, output=output, pictures=pictures)
+        for stock in names
     ]
 
 
 def _preprocess_one(
-    root: Path, stock: str, *, features: FeatureConfig, store: Store, quality: QualityConfig, output: Path | None
+    root: Path,
+    stock: str,
+    *,
+    features: FeatureConfig,
+    store: Store,
+    quality: QualityConfig,
+    output: Path | None,
+    pictures: Path | None,
 ) -> Preprocessed:
     try:
         bars, report = fetch_with_quality(FolderSource(folder=root), stock, store=store, quality=quality)
         windows = build_windows.fn(bars, config=features, store=store)
         written = export_published(bars, output / stock, config=features) if output is not None else []
+        picture = _drawn(bars, windows, report, pictures, features=features) if pictures is not None else None
     except (FeaturesError, MarketDataError, PublishError) as error:
         logger.info("%s: %s", stock, error, extra={"terminal": False})
         return Preprocessed(stock=stock, error=str(error))
-    return Preprocessed(stock=stock, bars=bars, windows=windows, quality=report, published=tuple(written))
+    return Preprocessed(
+        stock=stock, bars=bars, windows=windows, quality=report, published=tuple(written), picture=picture
+    )
+
+
+def _drawn(
+    bars: ArtifactRef, windows: ArtifactRef, report: QualityReport | None, folder: Path, *, features: FeatureConfig
+) -> Path:
+    from tasks.preprocess_picture import write_picture
+
+    return write_picture(bars, windows, report, folder, config=features)

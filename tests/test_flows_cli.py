@@ -125,6 +125,17 @@ def test_the_published_layout_goes_into_a_folder_of_its_name_unless_another_is_g
         assert path.read_bytes() == (Path("csv/ACME") / path.name).read_bytes()
 
 
+def test_a_report_draws_each_stock_that_can_be_used(cli: Cli) -> None:
+    folder_with(csv_lines(), stock="GOOD")
+    folder_with(changed(7, 4, "abc"), stock="BAD")
+    result = cli("preprocess", "--root-path", "prices", "--report")
+    assert result.exit_code == 2
+    [picture] = Path("results/preprocessing").iterdir()
+    assert picture.name == "GOOD.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "results/preprocessing/GOOD.png" in result.stdout
+
+
 def test_preprocessing_again_takes_windows_from_the_store(cli: Cli) -> None:
     folder_with(csv_lines())
     first = cli("preprocess", "--root-path", "prices", "--stock", "ACME")
