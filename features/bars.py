@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,20 @@ from numpy.typing import NDArray
 
 from features import csvfile
 from features.errors import BarsError, TickerNameError
+from features.plaincsv import plain_bars
 from features.schemas import BAR_COLUMNS, FAULTS, PRICE_COLUMNS, first_violation
 
 YAHOO_COLUMNS = ("Date", "Open", "High", "Low", "Close", "Adj Close", "Volume")
 LONGEST_TICKER = 32
+
+REPAIRS: dict[str, str] = {
+    "rows_without_prices": "rows that name a session and no price of it, left out",
+    "blank_rows": "rows that hold nothing, left out",
+    "byte_order_marks": "byte order marks before the header, left out",
+    "times_of_day": "times of day and time zones behind a date, left out: the date as written counts",
+    "other_columns": "columns that are not Yahoo's, ignored",
+}
+"""What is mended in a price file, in words; everything else that is out of order is an error."""
 
 _TICKER = re.compile(r"[A-Za-z0-9_^=-][A-Za-z0-9._^=-]*", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
@@ -26,10 +37,11 @@ _NO_TRADE = _NO_VALUE | {"0"}
 
 
 class CsvBars(NamedTuple):
-    """The bars of a file, and the dates of its rows that hold none."""
+    """The bars of a file, the dates of its rows that hold none, and how often each of `REPAIRS` was made."""
 
     bars: pd.DataFrame
-    without_prices: tuple[date, ...]
+    without_prices: tuple[date, ...] = ()
+    repairs: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -84,18 +96,39 @@ def read_csv(path: str | Path, *, ticker: str) -> pd.DataFrame:
 
 
 def read_csv_with_gaps(path: str | Path, *, ticker: str) -> CsvBars:
-    """Read a file as `read_csv` does, and say which of its rows hold no prices.
+    """Read a file as `read_csv` does, and say which of its rows hold no prices, and what was mended.
 
     Yahoo writes a row of `null` for a session whose prices it has lost. Such a row, with all prices `null` or empty and
     the volume that or 0, is left out: the session is missing, as if it had no row. One that lacks only some of its
     values is an error.
 
     Returns:
-        Bars, and the dates of the rows left out, in the file's order.
+        Bars, the dates of the rows left out, in the file's order, and the repairs that were made.
     """
-    name = f"{validate_ticker(ticker)}: {path}"
+    validate_ticker(ticker)
+    return parse_csv(read_content(path, ticker=ticker), path=path, ticker=ticker)
+
+
+def read_content(path: str | Path, *, ticker: str) -> bytes:
+    """The content of a price file, for `parse_csv`.
+
+    Raises:
+        BarsError: The file is missing, no ordinary file, unreadable or too large.
+    """
     try:
-        table = csvfile.read_text(path, error=BarsError)
+        return csvfile.read_bytes(path, error=BarsError)
+    except BarsError as fault:
+        raise BarsError(f"{ticker}: {fault}") from fault
+
+
+def parse_csv(raw: bytes, *, path: str | Path, ticker: str) -> CsvBars:
+    """What `read_csv_with_gaps` does, of a file whose content is there already."""
+    name = f"{validate_ticker(ticker)}: {path}"
+    plain = plain_bars(raw)
+    if plain is not None and first_violation(plain) is None:
+        return CsvBars(plain)
+    try:
+        table = csvfile.parse(raw, path=path, error=BarsError)
     except BarsError as fault:
         raise BarsError(f"{ticker}: {fault}") from fault
     labels = _locate(table.header, name=name)
@@ -103,6 +136,13 @@ def read_csv_with_gaps(path: str | Path, *, ticker: str) -> CsvBars:
     cells: dict[str, Sequence[Any]] = {column: columns[table.header.index(label)] for column, label in labels.items()}
     gaps = _rows_without_prices(cells)
     dates = _dates(cells["date"], _Source(name, table.lines, labels))
+    repairs = {
+        "rows_without_prices": len(gaps),
+        "blank_rows": table.blank_rows,
+        "byte_order_marks": int(table.byte_order_mark),
+        "times_of_day": sum(len(cell.strip()) > len("2017-09-01") for cell in cells["date"]),
+        "other_columns": sum(bool(label) for label in table.header) - len(labels),
+    }
     kept = [row for row in range(len(table.rows)) if row not in gaps]
     if not kept:
         raise BarsError(f"{name}: no row has prices; download the file again")
@@ -115,7 +155,11 @@ def read_csv_with_gaps(path: str | Path, *, ticker: str) -> CsvBars:
         },
         source,
     )
-    return CsvBars(bars, tuple(dates[row].item() for row in sorted(gaps)))
+    return CsvBars(
+        bars,
+        tuple(dates[row].item() for row in sorted(gaps)),
+        {name: count for name, count in repairs.items() if count},
+    )
 
 
 def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
@@ -164,14 +208,11 @@ def adjust(bars: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns `date open high low close volume`; `close` is the adjusted close, USD.
     """
-    factor = bars["adj_close"] / bars["close"]
+    values = {column: bars[column].to_numpy() for column in BAR_COLUMNS}
+    factor = values["adj_close"] / values["close"]
+    scaled = {column: values[column] * factor for column in ("open", "high", "low")}
     return pd.DataFrame(
-        {
-            "date": bars["date"],
-            **{column: bars[column] * factor for column in ("open", "high", "low")},
-            "close": bars["adj_close"],
-            "volume": bars["volume"],
-        }
+        {"date": values["date"], **scaled, "close": values["adj_close"], "volume": values["volume"]}, index=bars.index
     )
 
 

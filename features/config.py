@@ -1,4 +1,4 @@
-"""Configuration of windows, indicators, units and prompts, and of the synthetic market."""
+"""Configuration of windows, indicators, units and prompts, of the limits of bad data, and of the synthetic market."""
 
 from typing import Literal, Self
 
@@ -48,6 +48,19 @@ class FeatureConfig(FrozenModel):
     def embargo(self) -> int:
         """Rows given up at the end of the train and validation splits: one horizon."""
         return self.horizon
+
+
+class QualityConfig(FrozenModel):
+    """Whose sessions a ticker's prices are compared with, and what is too much; shares of 1."""
+
+    exchange: str = Field(
+        default="auto",
+        description="Calendar such as XNYS; auto: 24/7 where dates lie on weekends, else by the ending of the "
+        "ticker (.L, .T), else New York; none: dates are compared with no calendar.",
+    )
+    max_missing: float = Field(default=0.1, ge=0, le=1, description="Most sessions of the exchange without prices.")
+    max_extra: float = Field(default=0.1, ge=0, le=1, description="Most prices on days without a session.")
+    max_without_prices: float = Field(default=0.1, ge=0, le=1, description="Most rows of a file without any price.")
 
 
 class SyntheticConfig(FrozenModel):

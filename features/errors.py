@@ -4,6 +4,7 @@ FeaturesError (ValueError)
 ├── BarsError                  a price file breaks the schema: file, row, column, value and cure
 ├── TickerNameError            a ticker name that could not name a file safely
 ├── PublishedLayoutError       a CSV of the published layout cannot be read
+├── QualityError               bars that pass the limits of the quality report
 └── InsufficientHistoryError   too few sessions for one window or one split
 """
 
@@ -22,6 +23,10 @@ class TickerNameError(FeaturesError):
 
 class PublishedLayoutError(FeaturesError):
     """A CSV file that does not follow the published layout."""
+
+
+class QualityError(FeaturesError):
+    """Bars with more missing, extra or empty sessions than is allowed."""
 
 
 class InsufficientHistoryError(FeaturesError):

@@ -4,9 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 PRICE_COLUMNS = ("open", "high", "low", "close", "adj_close")
 BAR_COLUMNS = ("date", *PRICE_COLUMNS, "volume")
+
+SMALLEST_PRICE, LARGEST_PRICE = 1e-9, 1e15
+"""USD. Below, TA-Lib takes a day's move for none; above, cents are lost in rounding."""
+
+FIRST_DAY, LAST_DAY = np.datetime64("1800-01-01"), np.datetime64("2199-12-31")
 
 
 class Fault(NamedTuple):
@@ -19,7 +25,12 @@ class Fault(NamedTuple):
 FAULTS: dict[str, Fault] = {
     "finite": Fault("is not a finite number", "fill in the number or delete the row"),
     "positive": Fault("is not a positive price", "correct the price or delete the row"),
+    "plausible": Fault(
+        f"is no plausible price (they lie within {SMALLEST_PRICE:g} and {LARGEST_PRICE:g})",
+        "correct the price, or state all prices of the file in another unit",
+    ),
     "not_negative": Fault("is a negative volume", "correct the volume or delete the row"),
+    "of_our_times": Fault("is no plausible date", "write dates from 1800 to 2199 as YYYY-MM-DD"),
     "unique": Fault("is a date that an earlier row has already", "keep one row for each date"),
     "ascending": Fault("is earlier than the date of the row before", "sort the rows by date, oldest first"),
     "high_at_least_low": Fault("is lower than the low of the same row", "correct high and low or delete the row"),
@@ -43,18 +54,26 @@ def first_violation(bars: pd.DataFrame) -> Violation | None:
     Returns:
         The violation in the topmost row, there the first rule of `FAULTS`, or `None`.
     """
-    dates = bars["date"]
-    broken: dict[tuple[str, str], pd.Series] = {
-        **{("finite", column): ~np.isfinite(bars[column]) for column in (*PRICE_COLUMNS, "volume")},
-        **{("positive", column): bars[column] <= 0 for column in PRICE_COLUMNS},
-        ("not_negative", "volume"): bars["volume"] < 0,
-        ("unique", "date"): dates.duplicated(),
-        ("ascending", "date"): dates.diff() < pd.Timedelta(0),
-        ("high_at_least_low", "high"): bars["high"] < bars["low"],
+    dates = bars["date"].to_numpy()
+    values = {column: bars[column].to_numpy() for column in (*PRICE_COLUMNS, "volume")}
+    ascends = dates[1:] > dates[:-1]
+    broken: dict[tuple[str, str], NDArray[np.bool_]] = {
+        **{("finite", column): ~np.isfinite(each) for column, each in values.items()},
+        **{("positive", column): values[column] <= 0 for column in PRICE_COLUMNS},
+        **{
+            ("plausible", column): (values[column] < SMALLEST_PRICE) | (values[column] > LARGEST_PRICE)
+            for column in PRICE_COLUMNS
+        },
+        ("not_negative", "volume"): values["volume"] < 0,
+        ("of_our_times", "date"): (dates < FIRST_DAY) | (dates > LAST_DAY),
+        ("high_at_least_low", "high"): values["high"] < values["low"],
     }
+    if not ascends.all():
+        broken["unique", "date"] = bars["date"].duplicated().to_numpy()
+        broken["ascending", "date"] = np.concatenate([[False], dates[1:] < dates[:-1]])
     rules = list(FAULTS)
     found = [
-        (int(rows.to_numpy().argmax()), rules.index(rule), BAR_COLUMNS.index(column))
+        (int(rows.argmax()), rules.index(rule), BAR_COLUMNS.index(column))
         for (rule, column), rows in broken.items()
         if rows.any()
     ]

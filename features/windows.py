@@ -13,6 +13,11 @@ from features.prompts import FEATURE_COLUMNS
 from features.splits import SPLITS, assign_splits, sessions_needed, split_borders
 from features.statistics import daily_sigma, window_statistics
 
+Columns = dict[str, NDArray]
+
+WINDOW_COLUMNS = (
+    *("ticker", "origin", "split", "history", "target", "target_dates", "sigma", "train_mean", "train_std"),
+)
 SMALLEST_SIGMA = 1e-8
 """Daily log-return volatility below which prices count as not moving."""
 
@@ -41,6 +46,16 @@ def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
         InsufficientHistoryError: A split has no window; names the ticker, the sessions present and those needed.
         TickerNameError: `ticker` is not a valid name.
     """
+    return _as_frame(window_columns(bars, ticker=ticker, config=config))
+
+
+def window_columns(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> Columns:
+    """The columns of `build_windows` as arrays: `(n_windows,)`, or `(n_windows, k)` where a cell is an array.
+
+    Raises:
+        InsufficientHistoryError: As `build_windows`.
+        TickerNameError: `ticker` is not a valid name.
+    """
     validate_ticker(ticker)
     n_rows = len(bars)
     first = _first_origin(config)
@@ -55,20 +70,19 @@ def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
             f"horizon {config.horizon} and {first} sessions of warm-up: use a longer price history"
         )
     origins, split = origins[split != ""], split[split != ""]
-    windows = _known_at(bars, origins, ticker=ticker, config=config)
-    close, dates = bars["adj_close"].to_numpy(), bars["date"].to_numpy()
-    after = origins[:, None] + np.arange(1, config.horizon + 1)
-    windows.insert(2, "split", split.astype(object))
-    windows.insert(4, "target", list(close[after]))
-    windows.insert(5, "target_dates", list(dates[after]))
-    windows = windows[_usable(windows)].reset_index(drop=True)
+    known = _known_at(bars, origins, ticker=ticker, config=config)
+    usable = _usable(known)
     for name in SPLITS:
-        if not (windows["split"] == name).any():
+        if not (split[usable] == name).any():
             raise InsufficientHistoryError(
                 f"{ticker}: the prices do not move in the {name} split, so that there is no volatility to forecast by; "
                 "check the data of this ticker"
             )
-    return windows
+    close, dates = bars["adj_close"].to_numpy(), bars["date"].to_numpy()
+    after = origins[:, None] + np.arange(1, config.horizon + 1)
+    future = {"split": split.astype(object), "target": close[after], "target_dates": dates[after]}
+    columns = {name: (known | future)[name] for name in (*WINDOW_COLUMNS, *FEATURE_COLUMNS)}
+    return columns if usable.all() else {name: values[usable] for name, values in columns.items()}
 
 
 def latest_window(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> pd.DataFrame:
@@ -97,9 +111,9 @@ def latest_window(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
     if not _usable(window).all():
         raise InsufficientHistoryError(
             f"{ticker}: the prices do not move over the last {config.sigma_window} sessions up to "
-            f"{window['origin'].iloc[0]:%Y-%m-%d}, so that there is no volatility to forecast by; check the data"
+            f"{str(window['origin'][0])[:10]}, so that there is no volatility to forecast by; check the data"
         )
-    return window
+    return _as_frame(window)
 
 
 def _first_origin(config: FeatureConfig) -> int:
@@ -108,24 +122,22 @@ def _first_origin(config: FeatureConfig) -> int:
     return max(config.context - 1, config.sigma_min, warm_up)
 
 
-def _known_at(bars: pd.DataFrame, origins: NDArray[np.int64], *, ticker: str, config: FeatureConfig) -> pd.DataFrame:
+def _known_at(bars: pd.DataFrame, origins: NDArray[np.int64], *, ticker: str, config: FeatureConfig) -> Columns:
     """The columns that need no future, one row for each origin (row numbers of `bars`, ascending)."""
     close = bars["adj_close"].to_numpy()
     history = sliding_window_view(close, config.context)[origins - config.context + 1]
     sigma = daily_sigma(close, window=config.sigma_window, minimum=config.sigma_min)
     train = close[: split_borders(len(bars), config).train_end]
     features = {**_indicators(bars, origins, config=config), **window_statistics(history)}
-    return pd.DataFrame(
-        {
-            "ticker": ticker,
-            "origin": bars["date"].to_numpy()[origins],
-            "history": list(history),
-            "sigma": sigma[origins],
-            "train_mean": train.mean(),
-            "train_std": train.std(),
-            **{column: features[column] for column in FEATURE_COLUMNS},
-        }
-    )
+    return {
+        "ticker": np.full(len(origins), ticker, dtype=object),
+        "origin": bars["date"].to_numpy()[origins],
+        "history": history,
+        "sigma": sigma[origins],
+        "train_mean": np.full(len(origins), train.mean()),
+        "train_std": np.full(len(origins), train.std()),
+        **{column: features[column] for column in FEATURE_COLUMNS},
+    }
 
 
 def _indicators(
@@ -141,6 +153,10 @@ def _indicators(
     return {column: inside[name][:, -1] for column, name in FROM_WINDOW.items()}
 
 
-def _usable(windows: pd.DataFrame) -> pd.Series:
-    finite = np.isfinite(windows[["sigma", *FEATURE_COLUMNS]].to_numpy(dtype=np.float64)).all(axis=1)
-    return pd.Series(finite & (windows["sigma"].to_numpy() > SMALLEST_SIGMA), index=windows.index)
+def _usable(columns: Columns) -> NDArray[np.bool_]:
+    finite = np.logical_and.reduce([np.isfinite(columns[name]) for name in ("sigma", *FEATURE_COLUMNS)])
+    return np.asarray(finite & (columns["sigma"] > SMALLEST_SIGMA))
+
+
+def _as_frame(columns: Columns) -> pd.DataFrame:
+    return pd.DataFrame({name: list(values) if values.ndim > 1 else values for name, values in columns.items()})

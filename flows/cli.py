@@ -93,8 +93,19 @@ def preprocess(
     root_path: Annotated[Path, typer.Option(help="Folder with one {STOCK}.csv a ticker, in Yahoo's columns.")],
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Also write the published layout there: {STOCK}/{STOCK}_{train,test,full}_{x,y}.csv."),
+        typer.Option(
+            help="Folder for the published layout, which it implies: {STOCK}/{STOCK}_{train,test,full}_{x,y}.csv.",
+            show_default="published",
+        ),
     ] = None,
+    layout: Annotated[
+        options.Layout,
+        typer.Option(help="windows: artifacts in the store alone; published: also CSV files in the published layout."),
+    ] = options.Layout.WINDOWS,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Draw windows, splits, embargo and data quality: results/preprocessing/*.png."),
+    ] = False,
     stocks: Annotated[
         list[str] | None,
         typer.Option("--stock", help="Ticker, repeatable, or all.", show_default="all", metavar="TICKER"),
@@ -118,14 +129,19 @@ def preprocess(
         from flows.preprocess import preprocess as preprocess_stocks
         from tasks.store import Store
 
+        if output_dir is None and layout is options.Layout.PUBLISHED:
+            output_dir = Path("published")
         results = preprocess_stocks(
             root_path,
             named,
             features=config.features,
             store=Store.current(),
+            quality=config.quality,
             output=output_dir,
+            pictures=Path("results", "preprocessing") if report else None,
         )
         show(screen.preprocessed(results))
+        show(screen.paths((each.stock, each.picture) for each in results if each.picture is not None))
         failed = [result for result in results if result.error]
         for result in failed:
             complain(result.error)

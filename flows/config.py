@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from evaluation.config import EvaluationConfig, GateConfig
-from features.config import FeatureConfig, FrozenModel, SyntheticConfig
+from features.config import FeatureConfig, FrozenModel, QualityConfig, SyntheticConfig
 from features.pooling import POOL
 from flows.errors import ConfigError
 from training.config import TrainingConfig
@@ -45,6 +45,7 @@ class PipelineConfig(FrozenModel):
         "adapter of all tickers; pooled: the adapter of all tickers. What does not fit is passed over.",
     )
     features: FeatureConfig = Field(default=FeatureConfig(), description="Windows, indicators, units and prompts.")
+    quality: QualityConfig = Field(default=QualityConfig(), description="What the prices in data must live up to.")
     synthetic: SyntheticConfig = Field(default=SyntheticConfig(), description="The market used where data is empty.")
     training: TrainingConfig = Field(default=TrainingConfig(), description="Base model and stages.")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="How forecasts are compared.")

@@ -55,7 +55,8 @@ def forecast(
             own = with_stock(config, stock)
             if problem := update_prices(own, exchange=exchange):
                 warnings[stock] = f"The prices could not be updated ({problem})."
-            jobs.append(ForecastJob(config=own, bars=fetch_bars(market_source(own), stock, store=Store.current())))
+            bars = fetch_bars(market_source(own), stock, store=Store.current(), quality=own.quality)
+            jobs.append(ForecastJob(config=own, bars=bars))
         except Exception as error:
             logger.exception("no prices of %s", stock)
             failed.append(StockForecast(stock=stock, note=f"{type(error).__name__}: {error}", failed=True))

@@ -96,7 +96,11 @@ def forecast_stock(
     """
     store = Store.current()
     folder = adapter_folder(adapter)
-    found = store.here(bars) if bars else fetch_bars.fn(market_source(config), config.stock, store=store)
+    found = (
+        store.here(bars)
+        if bars
+        else fetch_bars.fn(market_source(config), config.stock, store=store, quality=config.quality)
+    )
     prices = read_bars(found)
     version = None
     if folder is None:

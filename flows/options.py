@@ -15,6 +15,13 @@ class Backend(StrEnum):
     UNSLOTH = "unsloth"
 
 
+class Layout(StrEnum):
+    """What preprocessing writes."""
+
+    WINDOWS = "windows"
+    PUBLISHED = "published"
+
+
 class Stage(StrEnum):
     """A stage that can run alone."""
 

@@ -37,7 +37,7 @@ def pooled_data(config: PipelineConfig, *, store: Store) -> Data:
         MarketDataError: As `tasks.market_data.pool_tickers`, and if fewer than two tickers can be used.
     """
     folder = pool_folder(config)
-    found = preprocess(folder, pool_tickers(folder), features=config.features, store=store)
+    found = preprocess(folder, pool_tickers(folder), features=config.features, store=store, quality=config.quality)
     left_out = {each.stock: each.error for each in found if each.error}
     for stock, error in left_out.items():
         logger.warning("%s is left out of the pool: %s", stock, error)

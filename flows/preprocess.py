@@ -4,10 +4,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from features.config import FeatureConfig, FrozenModel
+from features.config import FeatureConfig, FrozenModel, QualityConfig
 from features.errors import FeaturesError
+from features.quality import QualityReport
 from tasks.errors import MarketDataError, PublishError
-from tasks.market_data import FolderSource, fetch_bars, list_tickers
+from tasks.market_data import FolderSource, fetch_with_quality, list_tickers
 from tasks.preprocess import build_windows, export_published
 from tasks.store import ArtifactRef, Store
 
@@ -20,12 +21,21 @@ class Preprocessed(FrozenModel):
     stock: str
     bars: ArtifactRef | None = None
     windows: ArtifactRef | None = None
+    quality: QualityReport | None = None
     published: tuple[Path, ...] = ()
+    picture: Path | None = None
     error: str = ""
 
 
 def preprocess(
-    root: Path, stocks: Sequence[str], *, features: FeatureConfig, store: Store, output: Path | None = None
+    root: Path,
+    stocks: Sequence[str],
+    *,
+    features: FeatureConfig,
+    store: Store,
+    quality: QualityConfig = QualityConfig(),
+    output: Path | None = None,
+    pictures: Path | None = None,
 ) -> list[Preprocessed]:
     """Preprocess stocks one after the other; the faults of one leave the others alone.
 
@@ -34,7 +44,9 @@ def preprocess(
         stocks: Which ones; none means all of the folder's.
         features: Windows, indicators and splits.
         store: Where the artifacts go.
+        quality: What the prices must live up to.
         output: Folder for the published CSV layout, one sub-folder a stock; without it none is written.
+        pictures: Folder for a picture of each stock; without it none is drawn.
 
     Raises:
         MarketDataError: If the folder holds no CSV file at all.
@@ -42,17 +54,38 @@ def preprocess(
     names = list(dict.fromkeys(stocks)) or list_tickers(root)
     if not names:
         raise MarketDataError(f"{root} holds no CSV files: put one STOCK.csv per ticker there")
-    return [_preprocess_one(root, stock, features=features, store=store, output=output) for stock in names]
+    return [
+        _preprocess_one(root, stock, features=features, store=store, quality=quality, output=output, pictures=pictures)
+        for stock in names
+    ]
 
 
 def _preprocess_one(
-    root: Path, stock: str, *, features: FeatureConfig, store: Store, output: Path | None
+    root: Path,
+    stock: str,
+    *,
+    features: FeatureConfig,
+    store: Store,
+    quality: QualityConfig,
+    output: Path | None,
+    pictures: Path | None,
 ) -> Preprocessed:
     try:
-        bars = fetch_bars.fn(FolderSource(folder=root), stock, store=store)
+        bars, report = fetch_with_quality(FolderSource(folder=root), stock, store=store, quality=quality)
         windows = build_windows.fn(bars, config=features, store=store)
         written = export_published(bars, output / stock, config=features) if output is not None else []
+        picture = _drawn(bars, windows, report, pictures, features=features) if pictures is not None else None
     except (FeaturesError, MarketDataError, PublishError) as error:
         logger.info("%s: %s", stock, error, extra={"terminal": False})
         return Preprocessed(stock=stock, error=str(error))
-    return Preprocessed(stock=stock, bars=bars, windows=windows, published=tuple(written))
+    return Preprocessed(
+        stock=stock, bars=bars, windows=windows, quality=report, published=tuple(written), picture=picture
+    )
+
+
+def _drawn(
+    bars: ArtifactRef, windows: ArtifactRef, report: QualityReport | None, folder: Path, *, features: FeatureConfig
+) -> Path:
+    from tasks.preprocess_picture import write_picture
+
+    return write_picture(bars, windows, report, folder, config=features)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from evaluation.contracts import EvalReport, Verdict
+    from features.quality import QualityReport
     from flows.benchmark import MarketRun
     from flows.doctor import Check
     from flows.next_sessions import Forecast
@@ -101,19 +102,27 @@ def forecast(result: "Forecast") -> RenderableType:
 
 
 def preprocessed(results: Sequence["Preprocessed"]) -> RenderableType:
-    """How many windows each stock has, or what is wrong with it."""
+    """How many windows each stock has and how good its prices are, or what is wrong with it."""
     table = Table()
     table.add_column("Stock")
-    for split in ("train", "validation", "test"):
-        table.add_column(split, justify="right")
+    for number in ("train", "validation", "test", "missing", "extra", "repairs"):
+        table.add_column(number, justify="right")
     table.add_column("Windows", overflow="fold")
     for result in results:
         if result.windows is None:
-            table.add_row(result.stock, "", "", "", Text(result.error, style="red"))
+            table.add_row(result.stock, *[""] * 6, Text(result.error, style="red"))
         else:
             counts = (str(result.windows.meta[split]) for split in ("train", "validation", "test"))
-            table.add_row(result.stock, *counts, str(result.windows.path))
+            table.add_row(result.stock, *counts, *_quality(result.quality), str(result.windows.path))
     return table
+
+
+def _quality(report: "QualityReport | None") -> tuple[str, str, str]:
+    """Sessions missing, sessions too many, and things mended; a dash where no calendar was compared."""
+    if report is None:
+        return "", "", ""
+    repairs = str(sum(report.repairs.values()))
+    return (str(len(report.missing)), str(len(report.extra)), repairs) if report.exchange else ("-", "-", repairs)
 
 
 def diagnosis(checks: Sequence["Check"]) -> RenderableType:

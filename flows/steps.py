@@ -57,7 +57,7 @@ class Steps:
 
     def bars(self) -> ArtifactRef:
         """Validated bars of the stock."""
-        return fetch_bars(market_source(self.config), self.config.stock, store=self.store)
+        return fetch_bars(market_source(self.config), self.config.stock, store=self.store, quality=self.config.quality)
 
     def windows(self, bars: ArtifactRef) -> ArtifactRef:
         """Windows with features and splits."""

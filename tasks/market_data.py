@@ -1,24 +1,34 @@
 """Bars of one ticker, from a folder of CSV files or from the synthetic market, as a stored artifact."""
 
+import json
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
 from prefect import task
 from pydantic import Field
 
-from features.bars import CsvBars, read_csv_with_gaps, validate_ticker
-from features.config import FrozenModel, SyntheticConfig
+from features.bars import CsvBars, parse_csv, read_content, validate_ticker
+from features.config import FrozenModel, QualityConfig, SyntheticConfig
 from features.pooling import POOL
+from features.quality import QualityReport
 from features.synthetic import market
-from tasks.disk import file_sha256
+from features.tables import to_table
 from tasks.errors import MarketDataError
 from tasks.logs import run_logger
+from tasks.parquet import write_table
 from tasks.paths import BARS_FILE
+from tasks.quality import REPAIRS, assess_bars, hold_to_limits
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
 NAMED_TICKERS = 8
-MODULES = ("features.bars", "features.csvfile", "features.schemas", "features.synthetic")
+MODULES = (
+    *("features.bars", "features.csvfile", "features.plaincsv", "features.schemas", "features.synthetic"),
+    *("features.tables", "tasks.parquet"),
+)
 
 
 class FolderSource(FrozenModel):
@@ -79,29 +89,53 @@ def _reserved(path: Path) -> str:
 
 
 @task(name="fetch-bars", task_run_name="fetch-bars {stock}", **TASK_OPTIONS)
-def fetch_bars(source: MarketSource, stock: str, *, store: Store) -> ArtifactRef:
-    """Read and validate one ticker's bars and store them as `bars.parquet`.
+def fetch_bars(
+    source: MarketSource, stock: str, *, store: Store, quality: QualityConfig = QualityConfig()
+) -> ArtifactRef:
+    """Read and validate one ticker's bars and store them as `bars.parquet`, and what is odd about them beside.
 
     Returns:
-        Artifact of the stage `bars`; its meta holds `ticker`, `rows`, `first` and `last` session, and of rows without
-        prices, which are left out, the count `without_prices` and the `dates_without_prices`.
+        Artifact of the stage `bars`; its meta holds `ticker`, `rows`, `first` and `last` session, of rows without
+        prices, which are left out, the count `without_prices` and the `dates_without_prices`, and as JSON the counts
+        of all `repairs`.
 
     Raises:
-        FeaturesError: If the ticker's name or its prices are not acceptable.
-        MarketDataError: If the source holds nothing for the ticker.
+        FeaturesError: If the ticker's name or its prices are not acceptable, or worse than `quality` allows.
+        MarketDataError: If the source holds nothing for the ticker, or there is no such exchange.
     """
+    return fetch_with_quality(source, stock, store=store, quality=quality)[0]
+
+
+def fetch_with_quality(
+    source: MarketSource, stock: str, *, store: Store, quality: QualityConfig
+) -> tuple[ArtifactRef, QualityReport | None]:
+    """What `fetch_bars` does, with the quality report beside it; the synthetic market has none."""
     ticker = validate_ticker(stock)
     if isinstance(source, SyntheticSource):
         config = source.config.model_copy(update={"ticker": ticker})
-        inputs: dict[str, object] = {"synthetic": config}
-        path = None
-    else:
-        path = csv_path(source.folder, ticker)
-        inputs = {"csv": _content(path), "ticker": ticker}
+        return _stored({"synthetic": config}, lambda: CsvBars(market(config)), ticker=ticker, store=store), None
+    path = csv_path(source.folder, ticker)
+    # What is hashed is what is read, whatever becomes of the file meanwhile.
+    content = read_content(path, ticker=ticker)
+    inputs: dict[str, object] = {"csv": sha256(content).hexdigest(), "ticker": ticker}
+    read = cache(lambda: parse_csv(content, path=path, ticker=ticker))
+    made = _stored(inputs, read, ticker=ticker, store=store)
+    if made.meta["without_prices"]:
+        run_logger(__name__).warning(
+            "%s: rows without prices, left out: %s (%s)",
+            ticker,
+            made.meta["without_prices"],
+            made.meta["dates_without_prices"],
+        )
+    _, report = assess_bars(made, lambda: read().bars, config=quality, store=store)
+    hold_to_limits(report, quality)
+    return made, report
 
+
+def _stored(inputs: dict[str, object], read: Callable[[], CsvBars], *, ticker: str, store: Store) -> ArtifactRef:
     def build(folder: Path) -> dict[str, Scalar]:
-        bars, gaps = CsvBars(market(config), ()) if path is None else read_csv_with_gaps(path, ticker=ticker)
-        bars.to_parquet(folder / BARS_FILE, index=False)
+        bars, gaps, repairs = read()
+        write_table(to_table({name: bars[name].to_numpy() for name in bars.columns}), folder / BARS_FILE)
         first, last = bars["date"].iloc[[0, -1]].dt.date
         return {
             "ticker": ticker,
@@ -110,18 +144,10 @@ def fetch_bars(source: MarketSource, stock: str, *, store: Store) -> ArtifactRef
             "last": last.isoformat(),
             "without_prices": len(gaps),
             "dates_without_prices": " ".join(each.isoformat() for each in gaps),
+            REPAIRS: json.dumps(dict(repairs)),
         }
 
-    code = code_version(*MODULES, libraries=("pandas", "numpy", "pyarrow"))
-    made = store.build("bars", inputs, build, code=code)
-    if made.meta["without_prices"]:
-        run_logger(__name__).warning(
-            "%s: rows without prices, left out: %s (%s)",
-            ticker,
-            made.meta["without_prices"],
-            made.meta["dates_without_prices"],
-        )
-    return made
+    return store.build("bars", inputs, build, code=code_version(*MODULES, libraries=("pandas", "numpy", "pyarrow")))
 
 
 def csv_path(folder: Path, stock: str) -> Path:
@@ -149,10 +175,3 @@ def csv_path(folder: Path, stock: str) -> Path:
     more = f" and {len(there) - NAMED_TICKERS} more" if len(there) > NAMED_TICKERS else ""
     named = ", ".join(there[:NAMED_TICKERS])
     raise MarketDataError(f"no prices for {ticker} in {folder}: {ticker}.csv is missing. There are {named}{more}.")
-
-
-def _content(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise MarketDataError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error

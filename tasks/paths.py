@@ -9,6 +9,7 @@ from features.bars import validate_ticker
 
 HOME_VARIABLE = "TICKERFORGE_HOME"
 BARS_FILE = "bars.parquet"
+QUALITY_FILE = "quality.json"
 WINDOWS_FILE = "windows.parquet"
 TRAIN_ROWS_FILE = "train_rows.parquet"
 FORECASTS_FILE = "forecasts.parquet"

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 
 from features.config import FeatureConfig
 from features.pooling import POOL
 from features.pooling import pool_windows as pool
 from features.splits import split_borders
+from features.tables import to_table
 from tasks.disk import file_sha256, os_errors_as_publish_error
 from tasks.errors import MarketDataError
+from tasks.parquet import read_frame, write_table
 from tasks.paths import BARS_FILE, TRAIN_ROWS_FILE, WINDOWS_FILE
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version
@@ -38,7 +42,7 @@ def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> 
     Raises:
         InsufficientHistoryError: If the ticker has too few sessions.
     """
-    from features.windows import build_windows as cut
+    from features.windows import window_columns
 
     ticker = str(bars.meta["ticker"])
     relevant = config.model_dump(mode="json", exclude={"units", "prompt_style"})
@@ -46,7 +50,8 @@ def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> 
     def build(folder: Path) -> Mapping[str, Scalar]:
         prices = read_bars(bars)
         train_end = split_borders(len(prices), config).train_end
-        return _write(folder, cut(prices, ticker=ticker, config=config), prices.iloc[:train_end], ticker=ticker)
+        table = to_table(window_columns(prices, ticker=ticker, config=config))
+        return _write(folder, table, prices.iloc[:train_end], ticker=ticker)
 
     inputs = {"bars": bars, "ticker": ticker, "config": relevant}
     return store.build("windows", inputs, build, code=_code())
@@ -79,7 +84,7 @@ def pool_windows(
             for border in borders
             if border.dropped
         ]
-        return _write(folder, frame, pd.concat(rows, ignore_index=True), ticker=POOL) | {
+        return _write(folder, _table(frame), pd.concat(rows, ignore_index=True), ticker=POOL) | {
             "pooled": ", ".join(str(ref.meta["ticker"]) for ref in windows),
             "left_out": ", ".join(left_out),
             "borders": "; ".join(told),
@@ -121,7 +126,7 @@ def import_published(
         kept = [windows.drop(index=windows.index[max(border - given_up, 0) : border])]
         if test is not None:
             kept.append(read_published(*test, ticker=ticker, split="test", sigma=sigma))
-        return _write(folder, pd.concat(kept, ignore_index=True), rows, ticker=ticker)
+        return _write(folder, _table(pd.concat(kept, ignore_index=True)), rows, ticker=ticker)
 
     try:
         files = [file_sha256(path) for path in (*train, *(test or ()))]
@@ -151,7 +156,7 @@ def export_published(bars: ArtifactRef, out_dir: Path, *, config: FeatureConfig)
 
 def read_bars(bars: ArtifactRef) -> pd.DataFrame:
     """The bars of an artifact of `fetch_bars`."""
-    return pd.read_parquet(bars.path / BARS_FILE)
+    return read_frame(bars.path / BARS_FILE)
 
 
 def read_windows(windows: ArtifactRef, *, splits: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -168,16 +173,20 @@ def read_train_rows(windows: ArtifactRef) -> pd.DataFrame:
     return pd.read_parquet(windows.path / TRAIN_ROWS_FILE)
 
 
-def _write(folder: Path, windows: pd.DataFrame, train_rows: pd.DataFrame, *, ticker: str) -> dict[str, Scalar]:
-    windows.to_parquet(folder / WINDOWS_FILE, index=False)
+def _write(folder: Path, windows: pa.Table, train_rows: pd.DataFrame, *, ticker: str) -> dict[str, Scalar]:
+    write_table(windows, folder / WINDOWS_FILE)
     columns = [column for column in ("ticker", "date", "adj_close") if column in train_rows]
-    train_rows[columns].to_parquet(folder / TRAIN_ROWS_FILE, index=False)
-    counts = windows["split"].value_counts()
-    train = windows[windows["split"] == "train"]
-    last = str(max(dates[-1] for dates in train["target_dates"]))[:10] if len(train) else None
-    return {"ticker": ticker, TRAIN_END: last} | {
-        split: int(counts.get(split, 0)) for split in ("train", "validation", "test")
+    write_table(to_table({name: train_rows[name].to_numpy() for name in columns}), folder / TRAIN_ROWS_FILE)
+    split = windows["split"].to_numpy()
+    in_train = pc.equal(windows["split"], "train")
+    last = pc.max(pc.list_flatten(windows["target_dates"].filter(in_train))).as_py()
+    return {"ticker": ticker, TRAIN_END: last and last.date().isoformat()} | {
+        name: int((split == name).sum()) for name in ("train", "validation", "test")
     }
+
+
+def _table(frame: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(frame, preserve_index=False)
 
 
 def train_end(windows: ArtifactRef) -> date | None:
@@ -206,4 +215,4 @@ def _joined(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _code() -> str:
-    return code_version("features", "tasks.preprocess", libraries=LIBRARIES)
+    return code_version("features", "tasks.preprocess", "tasks.parquet", libraries=LIBRARIES)

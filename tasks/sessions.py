@@ -5,7 +5,9 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tasks.errors import MarketDataError
 
@@ -16,6 +18,15 @@ EXCHANGE = "XNYS"
 SESSIONS_COMPARED = 80
 SLACK = pd.Timedelta(days=30)
 ANY_YEAR = 2020
+ALWAYS = "24/7"
+WEEKEND_SHARE = 0.1
+YAHOO_ENDINGS = {
+    **{"L": "XLON", "DE": "XETR", "F": "XFRA", "PA": "XPAR", "AS": "XAMS", "BR": "XBRU", "LS": "XLIS", "MI": "XMIL"},
+    **{"MC": "XMAD", "SW": "XSWX", "VI": "XWBO", "ST": "XSTO", "HE": "XHEL", "CO": "XCSE", "OL": "XOSL", "IR": "XDUB"},
+    **{"T": "XTKS", "HK": "XHKG", "SS": "XSHG", "SZ": "XSHG", "KS": "XKRX", "KQ": "XKRX", "TW": "XTAI", "SI": "XSES"},
+    **{"BO": "XBOM", "NS": "XBOM", "AX": "XASX", "NZ": "XNZE", "TO": "XTSE", "V": "XTSE", "SA": "BVMF", "MX": "XMEX"},
+}
+"""Ending of a ticker at Yahoo → calendar of its exchange."""
 KNOWN = "XNYS (New York), XNAS (Nasdaq), XLON (London), XETR (Frankfurt), XTKS (Tokyo) and 24/7"
 
 
@@ -99,6 +110,30 @@ def close_of(day: date, *, exchange: str) -> datetime:
     return closes.iloc[0].to_pydatetime()
 
 
+def sessions_between(first: date, last: date, *, exchange: str) -> NDArray[np.datetime64]:
+    """All sessions of an exchange from one day to another, ascending (datetime64[s]), and some before and after them.
+
+    Raises:
+        MarketDataError: If there is no such exchange, or its holidays are not known for that time.
+    """
+    decades = range(first.year // 10, last.year // 10 + 1)
+    try:
+        return np.concatenate([_sessions(exchange, 10 * each, 10 * each + 9) for each in decades])
+    except MarketDataError:
+        return _sessions(exchange, first.year, last.year)
+
+
+def exchange_of(ticker: str, dates: NDArray[np.datetime64]) -> str:
+    """The calendar of a ticker: by the ending that Yahoo gives its name, else New York's.
+
+    Dates of which more than a tenth lie on weekends are those of a market without holidays.
+    """
+    if np.mean(~np.is_busday(dates.astype("datetime64[D]"))) > WEEKEND_SHARE:
+        return ALWAYS
+    _, dot, ending = ticker.rpartition(".")
+    return YAHOO_ENDINGS.get(ending.upper(), EXCHANGE) if dot else EXCHANGE
+
+
 def next_sessions(dates: pd.Series, *, count: int) -> pd.DatetimeIndex:
     """The next `count` sessions after the last of `dates`, oldest first.
 
@@ -128,6 +163,11 @@ def _closes(exchange: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.Series
     No session closes before its day begins in UTC, not even Wellington's, so that a UTC date bounds what can be known.
     """
     return _years(exchange, (first - SLACK).year, last.year).closes.loc[first:last]
+
+
+@lru_cache(maxsize=256)
+def _sessions(exchange: str, first: int, last: int) -> NDArray[np.datetime64]:
+    return _years(exchange, first, last).sessions.to_numpy().astype("datetime64[s]")
 
 
 @lru_cache(maxsize=8)

@@ -21,5 +21,5 @@ def fill(folder: Path, stock: str, *, source: Path) -> Filled:
         PublishError: If the folder cannot be written.
     """
     path = csv_path(source, stock)
-    bars, gaps = read_csv_with_gaps(path, ticker=stock)
+    bars, gaps, _ = read_csv_with_gaps(path, ticker=stock)
     return keep(folder, stock, bars, content=path.read_bytes(), note=without_prices(len(gaps)))

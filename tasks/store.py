@@ -278,6 +278,7 @@ def _write_manifest(folder: Path, recipe: dict[str, Any], meta: dict[str, Scalar
     return manifest
 
 
+@cache
 def installed_version(name: str) -> str:
     """Version of an installed distribution, or "" where it is not installed."""
     try:

@@ -141,7 +141,7 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
         (b"", "the file is empty"),
         (b" \n\n", "the file is empty"),
         (HEADER.encode() + b"\n", "no rows"),
-        (file_of(*ROWS).replace(",", ";").encode(), "column Date is missing"),
+        (file_of(*ROWS).replace(",", ";").encode(), "row 1: the cells are separated by ';'"),
         (file_of(ROWS[0], ROWS[1] + ",9").encode(), "row 3: the row has 8 cells and the header has 7"),
         (file_of(ROWS[0], "2017-08-29,10.5").encode(), "row 3: the row has 2 cells"),
         (file_of(*ROWS).encode("utf-16"), "UTF-16"),
@@ -294,7 +294,7 @@ def test_adjusting_removes_the_jump_of_a_split() -> None:
 )
 def test_a_row_without_any_price_is_left_out_and_its_date_told(tmp_path: Path, cells: str) -> None:
     path = write(tmp_path, file_of(*ROWS[:2], f"{ROWS[2][:10]},{cells}", ROWS[3]))
-    bars, without_prices = read_csv_with_gaps(path, ticker="ACME")
+    bars, without_prices, _ = read_csv_with_gaps(path, ticker="ACME")
     assert without_prices == (date(2017, 8, 30),)
     pd.testing.assert_frame_equal(bars, read_csv(write(tmp_path, file_of(*ROWS[:2], ROWS[3])), ticker="ACME"))
 
@@ -327,7 +327,7 @@ def test_a_file_of_nothing_but_rows_without_prices_is_refused(tmp_path: Path) ->
 def test_real_price_files_read_and_their_rows_without_prices_are_told() -> None:
     gaps = {}
     for path in sorted(STOCKNET.glob("*.csv")):
-        bars, without_prices = read_csv_with_gaps(path, ticker=path.stem)
+        bars, without_prices, _ = read_csv_with_gaps(path, ticker=path.stem)
         assert len(bars) > 250
         if without_prices:
             gaps[path.stem] = without_prices

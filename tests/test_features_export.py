@@ -1,5 +1,6 @@
 """The published layout: value for value as published, written whole or not at all, read back as windows."""
 
+import json
 import os
 from pathlib import Path
 
@@ -54,6 +55,23 @@ def test_tables_equal_what_the_published_preprocessor_wrote(ticker: str) -> None
             for column in compared:
                 values = np.array(found[column].iloc[rows].tolist(), dtype=float)
                 np.testing.assert_allclose(values, np.stack(expected[column]), rtol=0, atol=1e-9, err_msg=column)
+
+
+@pytest.mark.skipif(not (SHARED / "oracle").is_dir(), reason="the published preprocessor's output is not here")
+def test_the_files_written_hold_what_the_published_preprocessor_wrote(tmp_path: Path) -> None:
+    bars = read_csv(SHARED / "data" / "stocknet" / "GMRE.csv", ticker="GMRE")
+    write_published(published_tables(bars, ticker="GMRE", config=CONFIG), tmp_path, ticker="GMRE")
+    oracle = pd.read_parquet(SHARED / "oracle" / "GMRE.parquet")
+    for side in ("x", "y"):
+        for name, split in (("train", "train_val"), ("test", "test")):
+            found = pd.read_csv(tmp_path / f"GMRE_{name}_{side}.csv")
+            expected = oracle[(oracle["side"] == side) & (oracle["split"] == split)]
+            cells = {column: found[column].map(json.loads) for column in PUBLISHED_COLUMNS[:-3]}
+            _, rows = cKDTree(np.stack(cells["sequence"])).query(np.stack(expected["sequence"]))
+            assert sorted(rows) == list(range(len(found)))
+            for column, values in cells.items():
+                written = np.array(values.iloc[rows].tolist(), dtype=float)
+                np.testing.assert_allclose(written, np.stack(expected[column]), rtol=0, atol=1e-9, err_msg=column)
 
 
 def test_tables_are_in_time_order_and_full_is_train_then_test(

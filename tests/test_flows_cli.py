@@ -114,6 +114,28 @@ def test_preprocessing_refuses_faulty_prices_and_goes_on_with_the_other_stocks(c
     assert {path.name for path in Path("csv/GOOD").iterdir()} == tables
 
 
+def test_the_published_layout_goes_into_a_folder_of_its_name_unless_another_is_given(cli: Cli) -> None:
+    folder_with(csv_lines())
+    assert cli("preprocess", "--root-path", "prices").exit_code == 0
+    assert not Path("published").exists()
+    assert cli("preprocess", "--root-path", "prices", "--layout", "published").exit_code == 0
+    assert len(list(Path("published/ACME").iterdir())) == 6
+    assert cli("preprocess", "--root-path", "prices", "--layout", "published", "--output-dir", "csv").exit_code == 0
+    for path in Path("published/ACME").iterdir():
+        assert path.read_bytes() == (Path("csv/ACME") / path.name).read_bytes()
+
+
+def test_a_report_draws_each_stock_that_can_be_used(cli: Cli) -> None:
+    folder_with(csv_lines(), stock="GOOD")
+    folder_with(changed(7, 4, "abc"), stock="BAD")
+    result = cli("preprocess", "--root-path", "prices", "--report")
+    assert result.exit_code == 2
+    [picture] = Path("results/preprocessing").iterdir()
+    assert picture.name == "GOOD.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "results/preprocessing/GOOD.png" in result.stdout
+
+
 def test_preprocessing_again_takes_windows_from_the_store(cli: Cli) -> None:
     folder_with(csv_lines())
     first = cli("preprocess", "--root-path", "prices", "--stock", "ACME")

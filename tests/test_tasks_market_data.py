@@ -35,6 +35,7 @@ def test_bars_from_a_folder_are_stored_as_they_are_in_the_file(tmp_path: Path) -
         "last": "2016-07-14",
         "without_prices": 0,
         "dates_without_prices": "",
+        "repairs": "{}",
     }
     stored, written = read_bars(ref), pd.read_csv(path, parse_dates=["Date"])
     assert (stored["date"].to_numpy() == written["Date"].to_numpy()).all()

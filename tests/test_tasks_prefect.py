@@ -1,9 +1,11 @@
 """The tasks inside a real Prefect flow."""
 
 import gc
+import json
 from pathlib import Path
 
 import pytest
+from hostile import good_lines, text
 from prefect import flow
 from prefect.artifacts import Artifact
 from trained_pieces import Pieces
@@ -32,6 +34,22 @@ def test_a_flow_leaves_a_table_and_a_link_in_the_ui(prefect_server: None, made: 
     assert verdict.headline in str(table.description)
     assert link is not None
     assert (tmp_path / "report.html").as_uri() in str(link.data)
+
+
+def test_prices_from_a_folder_leave_their_quality_as_a_table_in_the_ui(prefect_server: None, tmp_path: Path) -> None:
+    lines = good_lines()
+    (tmp_path / "ACME.csv").write_text(text(lines[:110] + lines[115:]))
+
+    @flow
+    def fetching() -> ArtifactRef:
+        return fetch_bars(FolderSource(folder=tmp_path), "ACME", store=Store(tmp_path / "store"))
+
+    fetching()
+    table = Artifact.get("quality-acme")
+    assert table is not None
+    rows = {row["What"]: row["Count"] for row in json.loads(str(table.data))}
+    assert rows["sessions"] == "295"
+    assert int(rows["missing sessions"]) == 5
 
 
 def test_a_task_works_in_a_flow_and_a_bad_input_is_not_retried(prefect_server: None, tmp_path: Path) -> None:
