@@ -1,4 +1,4 @@
-"""Stored pieces of the benchmark on known markets: the best attainable error, and what a model attained."""
+"""Stored pieces of the benchmarks: the best attainable error, what a model attained, and test windows by themselves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from features.prompts import shown_numbers
 from features.synthetic import market
 from features.units import to_model_units
 from features.windows import build_windows
-from tasks.paths import FORECASTS_FILE
+from tasks.paths import FORECASTS_FILE, WINDOWS_FILE
 from tasks.preprocess import read_windows
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
@@ -90,6 +90,26 @@ def _sample(windows: pd.DataFrame, *, features: FeatureConfig) -> Sample:
         sigma=windows["sigma"].to_numpy(float),
     )
     return shown.astype(float), targets.astype(float)
+
+
+def only_test(windows: ArtifactRef, *, store: Store) -> ArtifactRef:
+    """The test windows alone, for a model that is to be asked for nothing else.
+
+    Args:
+        windows: Artifact of `build_windows` or `pool_windows`.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact that models can be asked with; its meta holds `ticker` and the count `test`.
+    """
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        frame = read_windows(windows, splits=("test",))
+        frame.to_parquet(folder / WINDOWS_FILE, index=False)
+        return {"ticker": str(windows.meta["ticker"]), "test": len(frame)}
+
+    code = code_version("tasks.benchmark", libraries=("pandas", "pyarrow"))
+    return store.build("windows", {"only": "test", "windows": windows}, build, code=code)
 
 
 def score_forecasts(
