@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from evaluation.contracts import Floats, Split
-from evaluation.metrics import crps, scaled_errors, score
+from evaluation.metrics import crps, scaled_errors
 from evaluation.panels import Answers, Truth, answers_of, session_calendar, truth_of
+from evaluation.scores import score
 from features.config import FrozenModel
 
 ONE_SPLIT: Split = "test"
@@ -48,7 +49,7 @@ def attained(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str) -> A
     ratio = losses.mean() / reference.mean()
     # Delta method: the ratio's error is that of the mean of loss less ratio times reference.
     error = np.std(losses - ratio * reference, ddof=1) / np.sqrt(len(losses)) / reference.mean()
-    figures = score(truth, answers, interval=0.8)
+    figures, _ = score(truth, answers, interval=0.8)
     moved = np.log(truth.target / naive) / truth.sigma[:, None]
     return Attained(
         model=model,

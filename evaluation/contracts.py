@@ -56,6 +56,14 @@ class TickerScore(FrozenModel):
     values: dict[str, float]
 
 
+class Calibration(FrozenModel):
+    """The share of the prices that fell into each tenth of a model's predictive distribution; a tenth each is best."""
+
+    split: Split
+    model: str
+    shares: tuple[float, ...]
+
+
 class Significance(FrozenModel):
     """One Diebold-Mariano test; see `evaluation.significance`.
 
@@ -78,7 +86,8 @@ class Significance(FrozenModel):
 class EvalReport(FrozenModel):
     """All that is known about the forecasters of one ticker, as plain numbers that survive JSON.
 
-    A pool's report goes by the pool's name and has a row a ticker and split in `tickers`.
+    What older reports lack has a default. A pool's report goes by the pool's name and has a row a ticker and split in
+    `tickers`.
     """
 
     ticker: str
@@ -92,6 +101,7 @@ class EvalReport(FrozenModel):
     significance: tuple[Significance, ...]
     notes: tuple[str, ...]
     tickers: tuple[TickerScore, ...] = ()
+    calibration: tuple[Calibration, ...] = ()
 
     def value(self, model: str, *, split: Split, metric: str) -> float | None:
         """One model's figure over the whole path, or `None` where the metric does not apply to it.
