@@ -9,6 +9,8 @@ import pandas as pd
 from evaluation.config import EvaluationConfig
 from evaluation.contracts import (
     ADAPTERS,
+    BASELINES,
+    CHAMPION,
     DECIDING_METRIC,
     DRIFT,
     MODELS,
@@ -22,6 +24,7 @@ from evaluation.contracts import (
     Significance,
     Split,
     SplitSummary,
+    Superiority,
     TickerScore,
     in_display_order,
 )
@@ -31,6 +34,7 @@ from evaluation.metrics import scaled_errors, skill
 from evaluation.panels import Answers, Truth, answers_of, session_calendar, truth_of
 from evaluation.scores import naive_errors, score
 from evaluation.significance import by_session, diebold_mariano, independent_rows
+from evaluation.superiority import superiority
 from features.pooling import spread
 
 POOL_WINDOWS = 1000
@@ -91,7 +95,7 @@ def compare(
     tests: list[Significance] = []
     notes: list[str] = []
     by_ticker: list[TickerScore] = []
-    chosen = None
+    chosen, together = None, None
     for split in SPLITS:
         if not (selected["split"] == split).any():
             raise EvaluationError(f"{ticker}: no {split} windows to score; the price history is too short")
@@ -109,13 +113,17 @@ def compare(
             if each.n_samples.any()
         ]
         tests += [_test(truth, losses, model=model, against=PERSISTENCE) for model in models if model != PERSISTENCE]
+        if CHAMPION in models:
+            tests += [_test(truth, losses, model=model, against=CHAMPION) for model in ADAPTERS if model in models]
         if POOLED in models:
             tests += [_test(truth, losses, model=model, against=POOLED) for model in ADAPTERS if model in models]
         if pool is not None:
             by_ticker += _by_ticker(truth, losses)
         notes += [*_silence(truth, answers), *_untested(split, tests)]
         notes += [_tails(each) for each in calibration if each.split == split == "test"]
-        if split == "validation":
+        if split == "test":
+            together = _together(truth, losses)
+        else:
             chosen = choose({model: float(loss.mean()) for model, loss in losses.items()})
     return EvalReport(
         ticker=ticker,
@@ -130,6 +138,7 @@ def compare(
         notes=tuple(notes),
         tickers=tuple(by_ticker),
         calibration=tuple(calibration),
+        superiority=together,
     )
 
 
@@ -192,6 +201,17 @@ def _test(truth: Truth, losses: Mapping[str, Floats], *, model: str, against: st
         horizon=truth.horizon,
     )
     return Significance(split=truth.split, model=model, against=against, **asdict(test))
+
+
+def _together(truth: Truth, losses: Mapping[str, Floats]) -> Superiority:
+    """All forecasters at once against persistence."""
+    return superiority(
+        {model: by_session(loss, positions=truth.positions) for model, loss in losses.items()},
+        reference=PERSISTENCE,
+        candidates=tuple(model for model in losses if model not in (*BASELINES, CHAMPION)),
+        positions=np.unique(truth.positions),
+        horizon=truth.horizon,
+    )
 
 
 def _by_ticker(truth: Truth, losses: Mapping[str, Floats]) -> list[TickerScore]:
