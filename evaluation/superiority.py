@@ -6,7 +6,7 @@ import numpy as np
 
 from evaluation.contracts import Floats, Ints, Superiority
 from evaluation.metrics import skill
-from evaluation.significance import MIN_INDEPENDENT, independent_rows
+from evaluation.significance import MIN_INDEPENDENT, hac_lag, harvey_correction, independent_rows
 
 REPLICATIONS = 1000
 CONFIDENCE = 0.9
@@ -30,7 +30,9 @@ def superiority(
     * `confidence_set`: the forecasters that may be the best of all, at `CONFIDENCE` (Hansen, Lunde and Nason 2011,
       Econometrica 79; arch's `MCS`, method R).
     * `skill_intervals`: for each other forecaster the central 95 % of ``1 - mean loss / mean loss of the reference``
-      over bootstrapped series (Politis and Romano 1994, JASA 89; basic bootstrap).
+      over bootstrapped series (Politis and Romano 1994, JASA 89; basic bootstrap). A bootstrap of so few independent
+      windows is too sure of itself; the interval is stretched by the very corrections that `diebold_mariano` makes:
+      Student's t with as many degrees of freedom as there are independent windows, less one, and Harvey's factor.
 
     Blocks are twice the horizon long on average, and at least `MIN_BLOCK` sessions, as losses overlap within a horizon.
     All seeds are fixed: the same losses give the same figures.
@@ -52,7 +54,7 @@ def superiority(
     differing = [name for name in losses if name != reference and np.ptp(losses[name] - losses[reference]) > 0]
     tested = [name for name in candidates if name in differing]
     note = ""
-    if independent < MIN_INDEPENDENT:
+    if independent < MIN_INDEPENDENT or len(positions) <= hac_lag(positions, horizon=horizon) + 1:
         note = f"only {independent} independent windows, too few for a test"
     elif not tested:
         note = "no candidate's losses differ from the reference's"
@@ -86,6 +88,8 @@ def superiority(
     kept |= {name for name in losses for other in tuple(kept) if np.array_equal(losses[name], losses[other])}
     draws = StationaryBootstrap(block, np.stack([losses[name] for name in everything], axis=1), seed=SEED)
     bounds = draws.conf_int(lambda panel: _skills(panel.mean(axis=0)), reps=replications, method="basic", size=0.95)
+    skills = _skills(np.array([losses[name].mean() for name in everything]))
+    bounds = skills + (bounds - skills) * _stretch(positions, horizon=horizon, independent=independent)
     return Superiority(
         reference=reference,
         candidates=candidates,
@@ -105,6 +109,13 @@ def _block(positions: Ints, *, horizon: int) -> int:
     reach = max(2 * horizon, MIN_BLOCK)
     stride = (positions[-1] - positions[0]) / max(len(positions) - 1, 1)
     return max(1, min(len(positions) // 2, round(reach / max(stride, 1))))
+
+
+def _stretch(positions: Ints, *, horizon: int, independent: int) -> float:
+    from scipy.stats import norm, t
+
+    share = harvey_correction(len(positions), reach=hac_lag(positions, horizon=horizon) + 1)
+    return float(t.ppf(0.975, independent - 1) / norm.ppf(0.975) / np.sqrt(share))
 
 
 def _distinct(losses: Mapping[str, Floats], names: list[str]) -> list[str]:
