@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from evaluation.contracts import Floats, Split
-from evaluation.metrics import crps, scaled_errors, score
+from evaluation.metrics import crps, scaled_errors
 from evaluation.optima import expected_gains
 from evaluation.panels import Answers, Truth, answers_of, session_calendar, truth_of
+from evaluation.scores import score
 from features.config import FrozenModel
 
 ONE_SPLIT: Split = "test"
@@ -53,7 +54,7 @@ def attained(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, expe
     unit = truth.sigma[:, None]
     forecast = np.log(answers.median / truth.origin_price[:, None]) / unit
     gains = expected_gains(forecast, expected=expected / unit).mean(axis=1)
-    figures = score(truth, answers, interval=0.8)
+    figures, _ = score(truth, answers, interval=0.8)
     moved = np.log(truth.target / naive) / truth.sigma[:, None]
     return Attained(
         model=model,

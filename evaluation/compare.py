@@ -9,26 +9,32 @@ import pandas as pd
 from evaluation.config import EvaluationConfig
 from evaluation.contracts import (
     ADAPTERS,
+    BASELINES,
+    CHAMPION,
     DECIDING_METRIC,
     DRIFT,
     MODELS,
     PERSISTENCE,
     POOLED,
     SPLITS,
+    Calibration,
     EvalReport,
     Floats,
     MetricRow,
     Significance,
     Split,
     SplitSummary,
+    Superiority,
     TickerScore,
     in_display_order,
 )
 from evaluation.errors import EvaluationError, ForecastsError
-from evaluation.labels import model_label
-from evaluation.metrics import scaled_errors, score, skill
+from evaluation.labels import model_label, percent
+from evaluation.metrics import scaled_errors, skill
 from evaluation.panels import Answers, Truth, answers_of, session_calendar, truth_of
+from evaluation.scores import naive_errors, score
 from evaluation.significance import by_session, diebold_mariano, independent_rows
+from evaluation.superiority import superiority
 from features.pooling import spread
 
 POOL_WINDOWS = 1000
@@ -82,12 +88,14 @@ def compare(
     models = _models(forecasts, ticker=ticker)
     selected = select_windows(windows, config=config)
     calendar = session_calendar(windows)
+    naive = naive_errors(windows)
+    calibration: list[Calibration] = []
     summaries: list[SplitSummary] = []
     rows: list[MetricRow] = []
     tests: list[Significance] = []
     notes: list[str] = []
     by_ticker: list[TickerScore] = []
-    chosen = None
+    chosen, together = None, None
     for split in SPLITS:
         if not (selected["split"] == split).any():
             raise EvaluationError(f"{ticker}: no {split} windows to score; the price history is too short")
@@ -97,14 +105,25 @@ def compare(
             each.model: scaled_errors(truth.target, each.median, sigma=truth.sigma).mean(axis=1) for each in answers
         }
         summaries.append(_summary(truth, available=int((windows["split"] == split).sum())))
-        rows += _metric_rows(truth, answers, interval=config.interval)
+        scored = {each.model: score(truth, each, interval=config.interval, naive=naive) for each in answers}
+        rows += _metric_rows(truth, answers, scores={model: figures for model, (figures, _) in scored.items()})
+        calibration += [
+            Calibration(split=split, model=each.model, shares=tuple(scored[each.model][1].pit.tolist()))
+            for each in answers
+            if each.n_samples.any()
+        ]
         tests += [_test(truth, losses, model=model, against=PERSISTENCE) for model in models if model != PERSISTENCE]
+        if CHAMPION in models:
+            tests += [_test(truth, losses, model=model, against=CHAMPION) for model in ADAPTERS if model in models]
         if POOLED in models:
             tests += [_test(truth, losses, model=model, against=POOLED) for model in ADAPTERS if model in models]
         if pool is not None:
             by_ticker += _by_ticker(truth, losses)
         notes += [*_silence(truth, answers), *_untested(split, tests)]
-        if split == "validation":
+        notes += [_tails(each) for each in calibration if each.split == split == "test"]
+        if split == "test":
+            together = _together(truth, losses)
+        else:
             chosen = choose({model: float(loss.mean()) for model, loss in losses.items()})
     return EvalReport(
         ticker=ticker,
@@ -118,6 +137,8 @@ def compare(
         significance=tuple(tests),
         notes=tuple(notes),
         tickers=tuple(by_ticker),
+        calibration=tuple(calibration),
+        superiority=together,
     )
 
 
@@ -149,8 +170,9 @@ def _summary(truth: Truth, *, available: int) -> SplitSummary:
     )
 
 
-def _metric_rows(truth: Truth, answers: Sequence[Answers], *, interval: float) -> list[MetricRow]:
-    scores = {each.model: score(truth, each, interval=interval) for each in answers}
+def _metric_rows(
+    truth: Truth, answers: Sequence[Answers], *, scores: Mapping[str, dict[str, float | None]]
+) -> list[MetricRow]:
     for name, loss in (("skill", DECIDING_METRIC), ("skill_published", "mse")):
         reference = scores[PERSISTENCE][loss] or 0.0
         for values in scores.values():
@@ -181,6 +203,17 @@ def _test(truth: Truth, losses: Mapping[str, Floats], *, model: str, against: st
     return Significance(split=truth.split, model=model, against=against, **asdict(test))
 
 
+def _together(truth: Truth, losses: Mapping[str, Floats]) -> Superiority:
+    """All forecasters at once against persistence."""
+    return superiority(
+        {model: by_session(loss, positions=truth.positions) for model, loss in losses.items()},
+        reference=PERSISTENCE,
+        candidates=tuple(model for model in losses if model not in (*BASELINES, CHAMPION)),
+        positions=np.unique(truth.positions),
+        horizon=truth.horizon,
+    )
+
+
 def _by_ticker(truth: Truth, losses: Mapping[str, Floats]) -> list[TickerScore]:
     rows = []
     for ticker in np.unique(truth.tickers):
@@ -197,6 +230,15 @@ def _untested(split: Split, tests: Sequence[Significance]) -> list[str]:
         if test.split == split and test.against == PERSISTENCE and test.note:
             models.setdefault(test.note, []).append(model_label(test.model))
     return [f"On {split} p is set to 1 for {', '.join(names)}: {note}." for note, names in models.items()]
+
+
+def _tails(found: Calibration) -> str:
+    """What the ends of the probability integral transform say of the bands."""
+    lowest, highest = found.shares[0], found.shares[-1]
+    return (
+        f"Of the {found.split} prices {percent(lowest)} fell into the lowest tenth of {model_label(found.model)}'s "
+        f"distribution and {percent(highest)} into the highest; 10.0 % each is calibrated, more is too narrow."
+    )
 
 
 def _silence(truth: Truth, answers: Sequence[Answers]) -> list[str]:

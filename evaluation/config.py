@@ -31,6 +31,12 @@ class GateConfig(FrozenModel):
         default=0.05, gt=0, le=1, description="Largest one-sided Diebold-Mariano p-value against persistence on test."
     )
     min_valid_rate: float = Field(default=0.99, ge=0, le=1, description="Smallest share of answers that parse.")
+    max_coverage_gap: float = Field(
+        default=0.15,
+        ge=0,
+        le=1,
+        description="How far the share of test prices inside the band may lie from its nominal coverage.",
+    )
     min_windows: int = Field(
         default=5, ge=2, description="Fewest independent test windows; below it the evidence is called too little."
     )

@@ -56,6 +56,14 @@ class TickerScore(FrozenModel):
     values: dict[str, float]
 
 
+class Calibration(FrozenModel):
+    """The share of the prices that fell into each tenth of a model's predictive distribution; a tenth each is best."""
+
+    split: Split
+    model: str
+    shares: tuple[float, ...]
+
+
 class Significance(FrozenModel):
     """One Diebold-Mariano test; see `evaluation.significance`.
 
@@ -75,10 +83,29 @@ class Significance(FrozenModel):
     note: str
 
 
+class Superiority(FrozenModel):
+    """All forecasters of the test split at once; see `evaluation.superiority`.
+
+    `p_value` is that of the best of `candidates` against the reference, `confidence_set` holds those that may be the
+    best of all at `confidence`, `skill_intervals` are 95 % intervals by model, and `block` is the bootstrap's mean
+    block in rows. `note` says why nothing could be tested, or is empty.
+    """
+
+    reference: str
+    candidates: tuple[str, ...]
+    p_value: float
+    confidence_set: tuple[str, ...]
+    confidence: float
+    skill_intervals: dict[str, tuple[float, float]]
+    block: int
+    note: str
+
+
 class EvalReport(FrozenModel):
     """All that is known about the forecasters of one ticker, as plain numbers that survive JSON.
 
-    A pool's report goes by the pool's name and has a row a ticker and split in `tickers`.
+    What older reports lack has a default. A pool's report goes by the pool's name and has a row a ticker and split in
+    `tickers`.
     """
 
     ticker: str
@@ -92,6 +119,8 @@ class EvalReport(FrozenModel):
     significance: tuple[Significance, ...]
     notes: tuple[str, ...]
     tickers: tuple[TickerScore, ...] = ()
+    calibration: tuple[Calibration, ...] = ()
+    superiority: Superiority | None = None
 
     def value(self, model: str, *, split: Split, metric: str) -> float | None:
         """One model's figure over the whole path, or `None` where the metric does not apply to it.

@@ -3,7 +3,6 @@
 import numpy as np
 
 from evaluation.contracts import Floats, Ints
-from evaluation.panels import Answers, Truth
 
 
 def standardised(prices: Floats, *, mean: Floats, std: Floats) -> Floats:
@@ -63,6 +62,46 @@ def directional_accuracy(truth: Floats, forecast: Floats, *, origin_price: Float
     return float(np.mean((1 + agreement) / 2))
 
 
+def mase(truth: Floats, forecast: Floats, *, scale: Floats) -> float:
+    """Mean absolute scaled error: ``mean(|y - f| / scale)`` (Hyndman and Koehler 2006, IJF 22).
+
+    Below 1 is better than persistence was on the train rows over the same distances.
+
+    Args:
+        truth: Prices in USD, shape (n, h).
+        forecast: Prices in USD, shape (n, h).
+        scale: Mean absolute error of persistence, 1 to h sessions ahead, on the train rows of the window's ticker, in
+            USD, shape (n,).
+    """
+    return float(np.mean(np.abs(truth - forecast) / scale[:, None]))
+
+
+def matthews(moved: Floats, expected: Floats) -> float | None:
+    """Matthews correlation coefficient of the signs of two moves (n,): 1 always right, 0 a coin toss, -1 always wrong.
+
+    Of windows where both moved it is the Pearson correlation of the signs (Matthews 1975, BBA 405), so that always
+    saying "up" earns nothing in a rising market. 0 where either sign never varies, `None` where nothing both moved.
+    """
+    both = (moved != 0) & (expected != 0)
+    return _correlation(np.sign(moved[both]), np.sign(expected[both])) if both.any() else None
+
+
+def rank_correlation(moved: Floats, expected: Floats) -> float | None:
+    """Rank information coefficient: Spearman's correlation of forecast and realised move (n,), ties at mean ranks.
+
+    Moves are in daily σ, so that windows of calm and of wild tickers compare. `None` where no two forecasts differ.
+    """
+    from scipy.stats import rankdata
+
+    return _correlation(rankdata(moved), rankdata(expected)) if np.ptp(expected) > 0 else None
+
+
+def _correlation(one: Floats, other: Floats) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    length = np.sqrt((one @ one) * (other @ other))
+    return float(one @ other / length) if length else 0.0
+
+
 def band(samples: Floats, *, interval: float) -> tuple[Floats, Floats]:
     """The central band that should hold the truth with probability `interval`.
 
@@ -107,45 +146,3 @@ def crps(samples: Floats, truth: Floats) -> Floats:
 def valid_rate(n_valid: Ints, n_samples: Ints) -> float:
     """Share of all sampled answers that parse."""
     return float(n_valid.sum() / n_samples.sum())
-
-
-def score(truth: Truth, answers: Answers, *, interval: float) -> dict[str, float | None]:
-    """Every metric of one model on one split that needs no other model.
-
-    Returns:
-        `mse mae` (published protocol: z-scores of the train split; of several tickers each one's, then their mean),
-        `rmse_usd mae_usd`, `scaled_mse` (daily variances), `directional_accuracy`, `crps` (log returns in daily
-        standard deviations), and, where answers were sampled, `coverage` of the band, `valid_rate` and `answered`
-        (share of windows with a valid answer); else `None`.
-    """
-    target, forecast = truth.target, answers.median
-    z = [standardised(prices, mean=truth.train_mean, std=truth.train_std) for prices in (target, forecast)]
-    each_ticker = [[part[truth.tickers == ticker] for part in z] for ticker in np.unique(truth.tickers)]
-    sampled = bool(answers.n_samples.sum())
-    inside, ranked = _distribution(truth, answers, interval=interval)
-    return {
-        "mse": float(np.mean([mse(*part) for part in each_ticker])),
-        "mae": float(np.mean([mae(*part) for part in each_ticker])),
-        "rmse_usd": rmse(target, forecast),
-        "mae_usd": mae(target, forecast),
-        "scaled_mse": float(scaled_errors(target, forecast, sigma=truth.sigma).mean()),
-        "directional_accuracy": directional_accuracy(target, forecast, origin_price=truth.origin_price),
-        "crps": ranked,
-        "coverage": inside if sampled else None,
-        "valid_rate": valid_rate(answers.n_valid, answers.n_samples) if sampled else None,
-        "answered": float(np.mean(answers.n_valid > 0)) if sampled else None,
-    }
-
-
-def _distribution(truth: Truth, answers: Answers, *, interval: float) -> tuple[float, float]:
-    """Coverage and mean CRPS over all windows and sessions ahead."""
-    inside, ranked = 0.0, 0.0
-    for rows, samples in answers.ensembles():
-        unit = truth.sigma[rows][:, None]
-        origin = truth.origin_price[rows][:, None]
-        members = np.log(samples / origin[:, None]) / unit[:, None]
-        target = np.log(truth.target[rows] / origin) / unit
-        lower, upper = band(members, interval=interval)
-        inside += float(((lower <= target) & (target <= upper)).sum())
-        ranked += float(crps(members, target).sum())
-    return inside / truth.target.size, ranked / truth.target.size

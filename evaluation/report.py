@@ -20,7 +20,7 @@ from evaluation.panels import answers_of, session_calendar, truth_of
 from evaluation.plots import forecast_panels, price_series
 from evaluation.tables import COLUMNS, GROUPS, ticker_rows, written_rows
 from evaluation.theme import DARK, LIGHT, Theme
-from evaluation.wording import evidence, picture_words, pooling, split_words
+from evaluation.wording import allowed, evidence, picture_words, pooling, split_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,7 +137,7 @@ def render_markdown(
     """The report as Markdown; the pictures are linked as `figures/NAME.png`."""
     marks = {True: "✓", False: "✗"}
     lines = [f"# {report.ticker}: {'promoted' if verdict.promoted else 'not promoted'}", "", verdict.headline, ""]
-    lines += [line for text in (evidence(report), pooling(report)) if text for line in (text, "")]
+    lines += [line for text in (evidence(report), allowed(report), pooling(report)) if text for line in (text, "")]
     lines += [f"- {marks[reason.passed]} {reason.text}" for reason in verdict.reasons]
     for split in reversed(SPLITS):
         lines += [
@@ -202,6 +202,7 @@ def _render_html(
         report=report,
         verdict=verdict,
         evidence=evidence(report),
+        allowed=allowed(report),
         pooling=pooling(report),
         tables=[
             (

@@ -94,11 +94,16 @@ def diebold_mariano(losses: Floats, reference: Floats, *, positions: Ints, horiz
         return no_test(f"only {independent} independent windows, too few for a test")
     if np.ptp(difference) <= 1e-12 * np.abs(difference).max():
         return no_test("the difference of the losses does not vary, so its chance variation is unknown")
-    correction = (windows + 1 - 2 * reach + reach * (reach - 1) / windows) / windows
+    correction = harvey_correction(windows, reach=reach)
     statistic = mean / _standard_error(difference, lag=lag) * math.sqrt(correction)
     return DieboldMariano(
         mean, statistic, _lower_tail(statistic, degrees=independent - 1), lag, windows, independent, ""
     )
+
+
+def harvey_correction(windows: int, *, reach: int) -> float:
+    """``(n + 1 - 2H + H(H - 1)/n) / n`` for n windows, H of them in reach (Harvey, Leybourne and Newbold 1997)."""
+    return (windows + 1 - 2 * reach + reach * (reach - 1) / windows) / windows
 
 
 def by_session(losses: Floats, *, positions: Ints) -> Floats:

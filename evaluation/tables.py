@@ -12,8 +12,9 @@ from evaluation.metrics import skill
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Decides", ("skill", "p_value", "scaled_mse")),
     ("Published protocol", ("mse", "mae", "skill_published")),
-    ("Price", ("rmse_usd", "mae_usd")),
-    ("Direction and distribution", ("directional_accuracy", "coverage", "crps")),
+    ("Price", ("rmse_usd", "mae_usd", "mase")),
+    ("Direction", ("directional_accuracy", "mcc", "rank_ic")),
+    ("Distribution", ("coverage", "coverage_50", "coverage_95", "crps")),
     ("Answers", ("valid_rate",)),
 )
 COLUMNS: tuple[str, ...] = tuple(column for _, columns in GROUPS for column in columns)
@@ -27,9 +28,11 @@ def comparison_table(report: EvalReport, split: Split) -> pd.DataFrame:
         does not apply (`evaluation.labels.METRICS` has units and definitions).
     """
     rows = []
+    # A report of older code lacks the newer metrics.
+    held = {row.metric for row in report.metrics if row.split == split}
     for model in report.models:
         test = report.test_of(model, split=split)
-        figures = {column: report.value(model, split=split, metric=column) for column in COLUMNS if column != "p_value"}
+        figures = {column: report.value(model, split=split, metric=column) for column in COLUMNS if column in held}
         rows.append(figures | {"p_value": test.p_value if test else None})
     index = pd.Index(report.models, name="model")
     return pd.DataFrame(rows, index=index, columns=list(COLUMNS)).astype("float64")

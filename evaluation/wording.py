@@ -4,6 +4,8 @@ from evaluation.contracts import BASE, DECIDING_METRIC, PERSISTENCE, POOLED, Eva
 from evaluation.labels import METRICS, model_label, p_text, percent
 from evaluation.metrics import skill
 
+LEVEL = 0.05
+
 
 def evidence(report: EvalReport) -> str:
     """What the test split allows one to say, in one or two sentences."""
@@ -28,6 +30,32 @@ def evidence(report: EvalReport) -> str:
         f"On test {label}{among} has a squared error {percent(gain)} below persistence's ({p_text(test.p_value)}). "
         f"A forecaster without any advantage would look as good in {often} such test splits."
     )
+
+
+def allowed(report: EvalReport) -> str:
+    """In one sentence what the evidence allows one to say, the number of forecasters taken into account.
+
+    Empty for a report of older code and where no adapter was compared.
+    """
+    found, model = report.superiority, report.chosen
+    if found is None or model is None:
+        return ""
+    if found.note:
+        return f"The evidence allows no statement on whether any of them is better than doing nothing: {found.note}."
+    label, write = model_label(model), METRICS["skill"].write
+    low, high = found.skill_intervals.get(model, (0.0, 0.0))
+    known = f"its skill lies between {write(low)} and {write(high)} (95 %)"
+    tried = f"over the {len(found.candidates)} trained or sampled forecasters {p_text(found.p_value)}"
+    equals = len(found.confidence_set)
+    best = f"{equals} of {len(report.models)} forecasters may be the best of all"
+    best += ", persistence among them" if PERSISTENCE in found.confidence_set else ", and persistence is not"
+    if low > 0 and found.p_value <= LEVEL:
+        claim = f"The evidence allows one to say that {label} is better than repeating the last close"
+    elif high < 0:
+        claim = f"The evidence allows one to say that {label} is worse than repeating the last close"
+    else:
+        claim = f"The evidence does not tell {label} from repeating the last close"
+    return f"{claim}: {known}, {tried}, and {best} (confidence set at {percent(found.confidence, decimals=0)})."
 
 
 def pooling(report: EvalReport) -> str:

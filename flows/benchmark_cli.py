@@ -1,6 +1,7 @@
-"""The commands `tickerforge benchmark ...`: proofs that the pipeline learns what there is to learn."""
+"""The commands `tickerforge benchmark ...`: the pipeline beside known answers, and beside what others published."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +10,25 @@ import typer
 from flows import options
 from flows.terminal import command, prepare, show
 
-app = typer.Typer(help="Hold the pipeline against known answers.", no_args_is_help=True, rich_markup_mode=None)
+
+class Baseline(StrEnum):
+    """A baseline that takes minutes."""
+
+    ETS = "ets"
+    THETA = "theta"
+    ARIMA = "arima"
+
+
+app = typer.Typer(
+    help="Hold the pipeline against known answers, and against what others published.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.callback()
 def benchmark() -> None:
-    """Hold the pipeline against known answers."""
+    """Hold the pipeline against known answers, and against what others published."""
 
 
 @app.command(epilog="Example: tickerforge benchmark markets --market mean-reverting-80 --seeds 3")
@@ -59,3 +73,77 @@ def markets(
         show(market_tables(runs))
         if output is not None:
             write_durably(output, json.dumps([run.model_dump(mode="json") for run in runs], indent=2))
+
+
+@app.command(epilog="Example: tickerforge benchmark stocknet --data prices/ --baselines-only --baseline theta")
+def stocknet(
+    data: Annotated[
+        Path, typer.Option(help="Folder with one {STOCK}.csv a ticker, in Yahoo's columns.", metavar="FOLDER")
+    ],
+    baselines_only: Annotated[
+        bool, typer.Option("--baselines-only", help="Train nothing: baselines and --predictions alone.")
+    ] = False,
+    baseline: Annotated[
+        list[Baseline] | None,
+        typer.Option(help="A slower baseline too, repeatable; needs the extra classical.", show_default="none"),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own forecasts, .csv or .parquet: columns ticker, origin (last session known), h1 to h10 (USD) "
+            "and, for several forecasters, model.",
+            metavar="FILE",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write all figures there as JSON.", metavar="FILE")] = None,
+    model: options.Model = None,
+    recipe: options.Recipe = None,
+    set_: options.Assignments = None,
+    seed: options.Seed = None,
+    debug: options.Debug = False,
+) -> None:
+    """Score forecasters by the published protocol, on all tickers of a folder.
+
+    Rows split 70/10/20 in time, adjusted close in standard deviations of the train rows, every ten days to the next
+    ten; squared error per ticker, then its mean over tickers. Without --baselines-only our stages are trained on all
+    tickers together and stand in the table; what was trained before is taken from the store.
+    """
+    with command(debug=debug):
+        from evaluation.classical import check_classical
+        from flows.config import build_config
+        from flows.preflight import check_run, check_writable
+        from tasks.paths import home
+
+        flags = {"stock": "ALL", "data": data, "training.model": model, "seed": seed}
+        config = build_config(recipe=recipe, flags=flags, assignments=set_ or ())
+        if output is not None:
+            check_writable(output.parent, option="--output")
+        names = [each.value for each in baseline or ()]
+        for name in names:
+            check_classical(name)
+        prepare()
+        if not baselines_only:
+            check_run(config, home=home())
+            from flows.embedded import start_prefect
+
+            start_prefect()
+        from evaluation.predictions import read_predictions
+        from flows import stocknet_screen
+        from flows.stocknet import check_protocol, read_protocol, stage_forecasts, stand
+        from tasks.disk import rename_durably, write_durably
+
+        check_protocol(config)
+        protocol, notes = read_protocol(data)
+        own = read_predictions(predictions, protocol) if predictions is not None else []
+        stages = None
+        if not baselines_only:
+            from flows.embedded import wait_for_prefect
+
+            wait_for_prefect()
+            stages = stage_forecasts(config)
+        found = stand(protocol, baselines=names, predictions=own, stages=stages, notes=notes)
+        show(stocknet_screen.standings(found))
+        if output is not None:
+            partial = output.with_name(f".{output.name}.partial")
+            write_durably(partial, found.model_dump_json(indent=2))
+            rename_durably(partial, output)

@@ -2,7 +2,7 @@
 
 import errno
 
-from evaluation.errors import EvaluationError
+from evaluation.errors import BaselineUnavailable, EvaluationError, PredictionsError
 from features.errors import FeaturesError
 from flows.errors import ConfigError, MissingArtifactError, PrefectUnavailable
 from tasks.errors import ServiceError, TasksError, TrackingError
@@ -18,6 +18,8 @@ _BAD_INPUT = (
     AdapterError,
     BackendUnavailable,
     BaseModelError,
+    BaselineUnavailable,
+    PredictionsError,
 )
 _EXPECTED = (*_BAD_INPUT, PrefectUnavailable, EvaluationError, TrainingError)
 _STOPPED = {"CancelledRun", "TaskRunCancelled", "Abort"}

@@ -1,4 +1,4 @@
-"""Stored pieces of the benchmark on known markets: the best attainable error, and what a model attained."""
+"""Stored pieces of the benchmarks: the best attainable error, what a model attained, and test windows by themselves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from features.prompts import shown_numbers
 from features.synthetic import expected_moves, market
 from features.units import UNITS_PER_SIGMA, to_model_units
 from features.windows import build_windows
-from tasks.paths import FORECASTS_FILE
+from tasks.paths import FORECASTS_FILE, WINDOWS_FILE
 from tasks.preprocess import read_windows
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
@@ -97,6 +97,26 @@ def _expected(windows: pd.DataFrame, *, process: SyntheticConfig) -> Floats:
     sessions = session_dates(market(process)["date"])
     rows = np.searchsorted(sessions, session_dates(windows["origin"]))
     return expected_moves(process, horizon=len(windows["target"].iloc[0]))[rows]
+
+
+def only_test(windows: ArtifactRef, *, store: Store) -> ArtifactRef:
+    """The test windows alone, for a model that is to be asked for nothing else.
+
+    Args:
+        windows: Artifact of `build_windows` or `pool_windows`.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact that models can be asked with; its meta holds `ticker` and the count `test`.
+    """
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        frame = read_windows(windows, splits=("test",))
+        frame.to_parquet(folder / WINDOWS_FILE, index=False)
+        return {"ticker": str(windows.meta["ticker"]), "test": len(frame)}
+
+    code = code_version("tasks.benchmark", libraries=("pandas", "pyarrow"))
+    return store.build("windows", {"only": "test", "windows": windows}, build, code=code)
 
 
 def score_forecasts(

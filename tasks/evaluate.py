@@ -155,7 +155,7 @@ def compare_models(
         "evaluation": evaluation,
         "gate": gate,
     }
-    libraries = ("pandas", "numpy", "scipy", "statsmodels", "matplotlib", "jinja2")
+    libraries = ("pandas", "numpy", "scipy", "statsmodels", "arch", "matplotlib", "jinja2")
     code = code_version("evaluation", "features.pooling", "tasks.evaluate", libraries=libraries)
     return store.build("comparison", inputs, build, code=code)
 

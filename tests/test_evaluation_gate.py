@@ -39,12 +39,14 @@ def test_an_adapter_that_beats_everything_is_promoted_with_every_reason_met(skil
     assert not verdict.failures
     assert verdict.headline.startswith("SFT is promoted for DEMO: out of sample its squared error is")
     both = ("valid_rate", "persistence", "drift", "champion")
-    expected = {"evidence", "significance_test"} | {f"{name}_{split}" for name in both for split in SPLITS}
+    expected = {"evidence", "significance_test", "coverage_test"} | {
+        f"{name}_{split}" for name in both for split in SPLITS
+    }
     assert {reason.name for reason in verdict.reasons} == expected
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("reference", ["persistence", "drift", "champion"])
+@pytest.mark.parametrize("reference", ["persistence", "drift"])
 def test_a_reference_with_a_smaller_error_refuses(skilled: EvalReport, split: Split, reference: str) -> None:
     own = skilled.value("sft", split=split, metric="scaled_mse")
     assert own is not None
@@ -54,6 +56,57 @@ def test_a_reference_with_a_smaller_error_refuses(skilled: EvalReport, split: Sp
     assert [reason.name for reason in verdict.failures] == [f"{reference}_{split}"]
     assert f"On {split} its squared error is 25.0 % above" in verdict.failures[0].text
     assert "SFT is not promoted for DEMO: on " in verdict.headline
+
+
+def against_champion(report: EvalReport, *, p_value: float, note: str = "") -> EvalReport:
+    """The same report with a champion whose error is smaller, and the test's word on that."""
+    own = report.value("sft", split="test", metric="scaled_mse") or 0.0
+    better = changed(report, split="test", metric="scaled_mse", model="champion", value=own / 1.02)
+    found = {"p_value": p_value, "note": note}
+    return better.model_copy(
+        update={
+            "significance": tuple(
+                test.model_copy(update=found) if (test.split, test.against) == ("test", "champion") else test
+                for test in better.significance
+            )
+        }
+    )
+
+
+def test_a_champion_that_is_better_beyond_noise_refuses(skilled: EvalReport) -> None:
+    verdict = decide(against_champion(skilled, p_value=0.97), GateConfig())
+    assert [reason.name for reason in verdict.failures] == ["champion_test"]
+    text = verdict.failures[0].text
+    assert "2.0 % above the current champion's, beyond noise" in text
+    assert "with probability p = 0.030, and more than 0.05 is needed" in text
+
+
+def test_a_champion_that_is_better_within_noise_does_not_refuse(skilled: EvalReport) -> None:
+    verdict = decide(against_champion(skilled, p_value=0.8), GateConfig())
+    assert verdict.promoted
+    assert any("2.0 % above the current champion's, within noise" in reason.text for reason in verdict.reasons)
+
+
+def test_where_noise_cannot_be_judged_any_larger_error_than_the_champions_refuses(skilled: EvalReport) -> None:
+    untested = against_champion(skilled, p_value=1.0, note="only 3 independent windows, too few for a test")
+    verdict = decide(untested, GateConfig())
+    assert [reason.name for reason in verdict.failures] == ["champion_test"]
+    assert "noise cannot be judged: only 3 independent windows" in verdict.failures[0].text
+    older = skilled.model_copy(
+        update={"significance": tuple(test for test in skilled.significance if test.against != "champion")}
+    )
+    own = older.value("sft", split="test", metric="scaled_mse") or 0.0
+    better = changed(older, split="test", metric="scaled_mse", model="champion", value=own / 1.02)
+    assert [reason.name for reason in decide(better, GateConfig()).failures] == ["champion_test"]
+
+
+@pytest.mark.parametrize("share", [0.6, 0.97, None])
+def test_a_band_that_holds_too_few_or_too_many_prices_refuses(skilled: EvalReport, share: float | None) -> None:
+    verdict = decide(changed(skilled, split="test", metric="coverage", model="sft", value=share), GateConfig())
+    assert [reason.name for reason in verdict.failures] == ["coverage_test"]
+    told = f"On test {100 * share:.1f} % of the prices fall inside its 80 % band" if share else "no 80 % band on test"
+    assert told in verdict.failures[0].text
+    assert "at most 15 points from 80 % are allowed" in verdict.failures[0].text
 
 
 def test_equalling_the_champion_is_enough_but_equalling_persistence_is_not(skilled: EvalReport) -> None:

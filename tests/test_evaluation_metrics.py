@@ -7,6 +7,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from evaluation import metrics
 from evaluation.panels import answers_of, session_calendar, truth_of
+from evaluation.scores import naive_errors, score
 
 RNG = np.random.default_rng(11)
 TRUTH = 100 * np.exp(RNG.normal(0, 0.05, (40, 10)))
@@ -100,10 +101,40 @@ def test_windows_with_different_numbers_of_valid_answers_are_scored_like_each_al
 
     def scored(part: slice) -> dict[str, float | None]:
         truth = truth_of(test.iloc[part], split="test", calendar=calendar)
-        return metrics.score(truth, answers_of(forecasts.iloc[part], model="sft", truth=truth), interval=0.8)
+        return score(truth, answers_of(forecasts.iloc[part], model="sft", truth=truth), interval=0.8)[0]
 
     together, apart = scored(slice(0, 6)), [scored(slice(row, row + 1)) for row in range(6)]
     for name in ("mse", "scaled_mse", "crps", "coverage", "valid_rate", "answered"):
         assert together[name] == pytest.approx(np.mean([each[name] for each in apart])), name
     assert together["answered"] == pytest.approx(4 / 6)
     assert together["valid_rate"] == pytest.approx(31 / 96)
+
+
+def test_mase_of_persistence_is_one_on_the_very_windows_that_set_its_scale() -> None:
+    windows, _ = market_windows()
+    train = windows[windows["split"] == "train"]
+    origin = np.stack(train["history"].to_list())[:, -1]
+    target = np.stack(train["target"].to_list())
+    scale = np.full(len(train), naive_errors(windows)["DEMO"])
+    assert metrics.mase(target, np.repeat(origin[:, None], 10, axis=1), scale=scale) == pytest.approx(1.0)
+    assert metrics.mase(target, target + 2 * scale[:, None], scale=scale) == pytest.approx(2.0)
+    assert naive_errors(windows[windows["split"] == "test"]) == {}
+
+
+def test_matthews_and_rank_correlation_agree_with_scikit_learn_and_scipy() -> None:
+    from scipy.stats import spearmanr
+    from sklearn.metrics import matthews_corrcoef
+
+    moved, expected = RNG.normal(size=300), RNG.normal(size=300).round(1)
+    expected += 0.4 * moved.round(1)
+    both = expected != 0
+    known = matthews_corrcoef(np.sign(moved[both]), np.sign(expected[both]))
+    assert metrics.matthews(moved, expected) == pytest.approx(known)
+    assert metrics.rank_correlation(moved, expected) == pytest.approx(spearmanr(moved, expected).statistic)
+
+
+def test_always_saying_up_earns_no_matthews_correlation_and_no_opinion_has_none() -> None:
+    moved = np.abs(RNG.normal(size=50)) - 0.1
+    assert metrics.matthews(moved, np.ones(50)) == 0.0
+    assert metrics.matthews(moved, np.zeros(50)) is None
+    assert metrics.rank_correlation(moved, np.zeros(50)) is None

@@ -183,3 +183,15 @@ def test_the_markdown_of_a_report_without_pictures_stands_alone(case: Case) -> N
     assert "![" not in text
     assert verdict.headline in text
     assert [row.model for row in written_rows(report, "test") if row.chosen] == ["sft"]
+
+
+def test_a_report_of_older_code_still_loads_and_prints_without_the_newer_figures(case: Case) -> None:
+    report, verdict, *_ = case
+    saved = report.model_dump(mode="json")
+    for name in ("calibration",):
+        del saved[name]
+    newer = {"mase", "mcc", "rank_ic", "pinball", "width", "coverage_50", "coverage_80", "coverage_95"}
+    saved["metrics"] = [row for row in saved["metrics"] if row["metric"] not in newer]
+    older = EvalReport.model_validate(saved)
+    assert older.calibration == ()
+    assert "MASE" in render_markdown(older, verdict)

@@ -1,0 +1,131 @@
+"""Many forecasters at once: is any better than the reference, which may be the best, and how far the skill is known."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from evaluation.contracts import Floats, Ints, Superiority
+from evaluation.metrics import skill
+from evaluation.significance import MIN_INDEPENDENT, hac_lag, harvey_correction, independent_rows
+
+REPLICATIONS = 1000
+CONFIDENCE = 0.9
+MIN_BLOCK = 10
+SEED = 0
+
+
+def superiority(
+    losses: Mapping[str, Floats],
+    *,
+    reference: str,
+    candidates: tuple[str, ...],
+    positions: Ints,
+    horizon: int,
+    replications: int = REPLICATIONS,
+) -> Superiority:
+    """Test of superior predictive ability, model confidence set, and intervals on the skill, by stationary bootstrap.
+
+    * `p_value`: the chance that the best of `candidates` would look as good against the reference if none were better,
+      with their number taken into account (Hansen 2005, JBES 23: the consistent p-value; arch's `SPA`).
+    * `confidence_set`: the forecasters that may be the best of all, at `CONFIDENCE` (Hansen, Lunde and Nason 2011,
+      Econometrica 79; arch's `MCS`, method R).
+    * `skill_intervals`: for each other forecaster the central 95 % of ``1 - mean loss / mean loss of the reference``
+      over bootstrapped series (Politis and Romano 1994, JASA 89; basic bootstrap). A bootstrap of so few independent
+      windows is too sure of itself; the interval is stretched by the very corrections that `diebold_mariano` makes:
+      Student's t with as many degrees of freedom as there are independent windows, less one, and Harvey's factor.
+
+    Blocks are twice the horizon long on average, and at least `MIN_BLOCK` sessions, as losses overlap within a horizon.
+    All seeds are fixed: the same losses give the same figures.
+
+    Args:
+        losses: Loss of every forecaster by session, shape (k,) each, in time order.
+        reference: Name of the one that the others are held against.
+        candidates: Those that the test is about.
+        positions: Session numbers, ascending, shape (k,).
+        horizon: Sessions ahead.
+        replications: Bootstrap samples.
+
+    Returns:
+        The figures; p is 1 and the set holds everything, with a note, where fewer than 4 windows are independent or no
+        candidate differs from the reference.
+    """
+    independent = len(independent_rows(positions, horizon=horizon))
+    block = _block(positions, horizon=horizon)
+    differing = [name for name in losses if name != reference and np.ptp(losses[name] - losses[reference]) > 0]
+    tested = [name for name in candidates if name in differing]
+    note = ""
+    if independent < MIN_INDEPENDENT or len(positions) <= hac_lag(positions, horizon=horizon) + 1:
+        note = f"only {independent} independent windows, too few for a test"
+    elif not tested:
+        note = "no candidate's losses differ from the reference's"
+    if note:
+        return Superiority(
+            reference=reference,
+            candidates=candidates,
+            p_value=1.0,
+            confidence_set=tuple(losses),
+            confidence=CONFIDENCE,
+            skill_intervals={},
+            block=block,
+            note=note,
+        )
+    from arch.bootstrap import MCS, SPA, StationaryBootstrap
+
+    models = np.stack([losses[name] for name in tested], axis=1)
+    ability = SPA(losses[reference], models, block_size=block, reps=replications, seed=SEED)
+    ability.compute()
+    everything = [reference, *differing]
+    distinct = _distinct(losses, everything)
+    best = MCS(
+        np.stack([losses[name] for name in distinct], axis=1),
+        size=1 - CONFIDENCE,
+        reps=replications,
+        block_size=block,
+        seed=SEED,
+    )
+    best.compute()
+    kept = {distinct[int(place)] for place in best.included}
+    kept |= {name for name in losses for other in tuple(kept) if np.array_equal(losses[name], losses[other])}
+    draws = StationaryBootstrap(block, np.stack([losses[name] for name in everything], axis=1), seed=SEED)
+    bounds = draws.conf_int(lambda panel: _skills(panel.mean(axis=0)), reps=replications, method="basic", size=0.95)
+    skills = _skills(np.array([losses[name].mean() for name in everything]))
+    bounds = skills + (bounds - skills) * _stretch(positions, horizon=horizon, independent=independent)
+    return Superiority(
+        reference=reference,
+        candidates=candidates,
+        p_value=float(ability.pvalues["consistent"]),
+        confidence_set=tuple(name for name in losses if name in kept),
+        confidence=CONFIDENCE,
+        skill_intervals={
+            name: (float(bounds[0, place]), float(bounds[1, place])) for place, name in enumerate(differing)
+        },
+        block=block,
+        note="",
+    )
+
+
+def _block(positions: Ints, *, horizon: int) -> int:
+    """Mean length of a block, in rows: those that twice the horizon, or `MIN_BLOCK` sessions, hold on average."""
+    reach = max(2 * horizon, MIN_BLOCK)
+    stride = (positions[-1] - positions[0]) / max(len(positions) - 1, 1)
+    return max(1, min(len(positions) // 2, round(reach / max(stride, 1))))
+
+
+def _stretch(positions: Ints, *, horizon: int, independent: int) -> float:
+    from scipy.stats import norm, t
+
+    share = harvey_correction(len(positions), reach=hac_lag(positions, horizon=horizon) + 1)
+    return float(t.ppf(0.975, independent - 1) / norm.ppf(0.975) / np.sqrt(share))
+
+
+def _distinct(losses: Mapping[str, Floats], names: list[str]) -> list[str]:
+    """Names without those whose losses are another's: their difference never varies."""
+    kept: list[str] = []
+    for name in names:
+        if not any(np.array_equal(losses[name], losses[other]) for other in kept):
+            kept.append(name)
+    return kept
+
+
+def _skills(means: Floats) -> Floats:
+    return np.array([skill(float(mean), float(means[0])) for mean in means[1:]])
