@@ -22,13 +22,10 @@ def decide(report: EvalReport, config: GateConfig) -> Verdict:
     """Judge the adapter that was chosen on validation.
 
     It is promoted only if its scaled squared error lies below persistence's and drift's by more than `min_skill` on
-    validation and on test, is not larger than the current champion's beyond noise where there is one, the one-sided
-    Diebold-Mariano p-value against persistence on test is at most `max_p_value`, at least `min_valid_rate` of its
-    answers parse on each split, the share of test prices inside its band lies within `max_coverage_gap` of the nominal
-    one, and the test split holds at least `min_windows` independent windows.
-
-    Worse than the champion beyond noise means that the one-sided Diebold-Mariano test finds the champion better at
-    `max_p_value`. Where no such test can be made (too few windows, or a report of older code), any larger error is.
+    validation and on test, is no larger than the current champion's where there is one, the one-sided Diebold-Mariano
+    p-value against persistence on test is at most `max_p_value`, at least `min_valid_rate` of its answers parse on each
+    split, the share of test prices inside its band lies within `max_coverage_gap` of the nominal one, and the test
+    split holds at least `min_windows` independent windows.
 
     Returns:
         The verdict with one reason per condition, met or not, in words with its figure.
@@ -50,7 +47,7 @@ def decide(report: EvalReport, config: GateConfig) -> Verdict:
             for name in (PERSISTENCE, DRIFT)
         ]
         if CHAMPION in report.models:
-            reasons.append(_not_worse(report, config, model=model, split=split))
+            reasons.append(_not_worse(report, model=model, split=split))
     reasons.append(_significant(report, config, model=model))
     reasons += [_valid_answers(report, config, model=model, split=split) for split in SPLITS]
     reasons.append(_covers(report, config, model=model))
@@ -120,25 +117,13 @@ def _beats(report: EvalReport, *, model: str, split: Split, reference: str, marg
     )
 
 
-def _not_worse(report: EvalReport, config: GateConfig, *, model: str, split: Split) -> Reason:
+def _not_worse(report: EvalReport, *, model: str, split: Split) -> Reason:
     gain = _relative(report, model=model, split=split, reference=CHAMPION)
-    position = f"On {split} its squared error is {_position(gain, CHAMPION)}"
-    test = report.test_of(model, split=split, against=CHAMPION)
-    if gain >= 0:
-        passed, text = True, f"{position}; it must not be above beyond noise."
-    elif test is None or test.note:
-        why = test.note if test else "no test was made"
-        passed, text = False, f"{position}; it must not be above, as noise cannot be judged: {why}."
-    else:
-        # The test is one-sided for the model; its complement is the chance of a champion that looks so much better.
-        chance = 1 - test.p_value
-        passed = chance > config.max_p_value
-        beyond = "within noise" if passed else "beyond noise"
-        text = (
-            f"{position}, {beyond}: two equals would differ so much with probability "
-            f"{p_text(chance, against=config.max_p_value)}, and more than {config.max_p_value:g} is needed."
-        )
-    return Reason(name=f"champion_{split}", passed=passed, text=text)
+    return Reason(
+        name=f"champion_{split}",
+        passed=gain >= 0,
+        text=f"On {split} its squared error is {_position(gain, CHAMPION)}; it must not be above.",
+    )
 
 
 def _covers(report: EvalReport, config: GateConfig, *, model: str) -> Reason:
