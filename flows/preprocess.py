@@ -76,8 +76,10 @@ def _preprocess_one(
         written = export_published(bars, output / stock, config=features) if output is not None else []
         picture = _drawn(bars, windows, report, pictures, features=features) if pictures is not None else None
     except (FeaturesError, MarketDataError, PublishError) as error:
-        logger.info("%s: %s", stock, error, extra={"terminal": False})
-        return Preprocessed(stock=stock, error=str(error))
+        # A file name need not be text: what cannot be shown is written as an escape.
+        shown = stock.encode(errors="backslashreplace").decode()
+        logger.info("%s: %s", shown, error, extra={"terminal": False})
+        return Preprocessed(stock=shown, error=str(error))
     return Preprocessed(
         stock=stock, bars=bars, windows=windows, quality=report, published=tuple(written), picture=picture
     )

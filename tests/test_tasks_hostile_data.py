@@ -1,5 +1,6 @@
 """Whatever a price file holds ends in a counted repair or in an error that names it, and damages nothing stored."""
 
+import logging
 import os
 import random
 import re
@@ -96,13 +97,19 @@ def test_a_pipe_named_like_a_price_file_is_refused_and_not_waited_for(tmp_path: 
         read_csv(tmp_path / "ACME.csv", ticker="ACME")
 
 
-def test_a_file_name_that_is_no_text_is_refused_in_characters_that_can_be_shown(tmp_path: Path, store: Store) -> None:
+def test_a_file_name_that_is_no_text_is_refused_in_characters_that_can_be_shown(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / os.fsdecode(b"\xff\xfe.csv")).write_text(text(LINES))
     (tmp_path / "GOOD.csv").write_text(text(LINES))
-    odd, good = sorted(preprocess(tmp_path, [], features=CONFIG, store=store), key=lambda each: not each.error)
+    with caplog.at_level(logging.INFO):
+        odd, good = sorted(preprocess(tmp_path, [], features=CONFIG, store=store), key=lambda each: not each.error)
     assert good.error == ""
     assert "is not a ticker name" in odd.error
-    odd.error.encode()
+    assert "is not a ticker name" in caplog.text
+    for told in (odd.stock, odd.error, caplog.text):
+        assert r"\udcff" in told or r"\xff" in told
+        told.encode()
 
 
 FRAGMENTS = st.sampled_from(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from service_home import Home, wait_until
 
 from flows.config import PipelineConfig
@@ -170,7 +171,8 @@ class Operations(Home):
     def versions(self) -> list[Any]:
         from mlflow import MlflowClient
 
-        return list(MlflowClient(self.service.mlflow).search_model_versions())
+        with patience_with_mlflow():
+            return list(MlflowClient(self.service.mlflow).search_model_versions())
 
     def forget(self) -> None:
         """Start the next case from nothing: no artifact, no registered model, no results."""
@@ -181,6 +183,14 @@ class Operations(Home):
             client.delete_registered_model(model.name)
         for folder in (self.store, self.workspace.mlflow_artifacts, self.work / "models", self.work / "results"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def patience_with_mlflow() -> Iterator[None]:
+    """Ask again where nobody answers: a run may end while a server that was killed is still being started again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+        yield
 
 
 @contextmanager
