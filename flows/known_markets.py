@@ -12,7 +12,7 @@ MARKETS: dict[str, tuple[str, float]] = {
 }
 """Name, process and coefficient; see `features.synthetic.log_prices`."""
 
-TRAIN_SESSIONS = 6_000
+TRAIN_SESSIONS = 20_000
 FRESH_SESSIONS = 25_000
 FRESH_WINDOWS = 200
 FRESH_SEED, SEED_STRIDE = 1_000_000, 1_000
