@@ -14,7 +14,7 @@ from features.bars import adjust, read_csv
 from features.config import FeatureConfig, SyntheticConfig
 from features.errors import InsufficientHistoryError, TickerNameError
 from features.indicators import series_indicators, window_indicators
-from features.prompts import FEATURE_COLUMNS, render
+from features.prompts import FEATURE_COLUMNS, render, render_all
 from features.splits import SPLITS
 from features.statistics import daily_sigma
 from features.synthetic import market
@@ -196,9 +196,7 @@ def test_windows_survive_parquet(bars: pd.DataFrame) -> None:
     assert list(again.columns) == list(windows.columns)
     for name in ("history", "target", "target_dates"):
         np.testing.assert_array_equal(np.stack(again[name]), np.stack(windows[name]))
-    assert [render(w, config=CONFIG) for w in again.to_dict("records")] == [
-        render(w, config=CONFIG) for w in windows.to_dict("records")
-    ]
+    assert render_all(again, config=CONFIG) == render_all(windows, config=CONFIG)
 
 
 def test_unsafe_tickers_are_refused(bars: pd.DataFrame) -> None:
@@ -228,4 +226,4 @@ def test_real_tickers_fill_every_split(ticker: str, counts: tuple[int, int, int]
     bars = read_csv(STOCKNET / f"{ticker}.csv", ticker=ticker)
     windows = build_windows(bars, ticker=ticker, config=CONFIG)
     assert tuple(int((windows["split"] == name).sum()) for name in SPLITS) == counts
-    assert all(render(window, config=CONFIG) for window in windows.to_dict("records"))
+    assert all(render_all(windows, config=CONFIG))
