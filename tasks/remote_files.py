@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,7 +38,7 @@ class RemoteFiles(Protocol):
         """Copy local files below `folder` to the same names below `place`."""
 
     def download(self, place: str, names: Sequence[str], folder: Path) -> None:
-        """Copy files to the same names below a local `folder`; stops where one is not there."""
+        """Copy files to the same names below a local `folder`, but for those that are not there."""
 
     def list(self, prefix: str) -> list[str]:
         """Sorted names of all files whose name begins with `prefix`."""
@@ -98,11 +98,8 @@ class Folder:
         """See `RemoteFiles`."""
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with self._faults(writing=False):
-                try:
-                    shutil.copyfile(self.root / place / name, folder / name)
-                except FileNotFoundError:
-                    return
+            with self._faults(writing=False), suppress(FileNotFoundError):
+                shutil.copyfile(self.root / place / name, folder / name)
 
     def list(self, prefix: str) -> list[str]:
         """See `RemoteFiles`."""
@@ -183,6 +180,11 @@ class Bucket:
             except FileNotFoundError as error:
                 if _code(error) == "NoSuchBucket":
                     raise
+                # The files come side by side, and the first that is not there ends the others under way.
+                there = set(self.list(f"{place}/"))
+                left = [name for name in names if f"{place}/{name}" in there]
+                if len(left) < len(names):
+                    self.download(place, left, folder)
 
     def list(self, prefix: str) -> list[str]:
         """See `RemoteFiles`."""
