@@ -55,7 +55,7 @@ def attained(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, expe
     forecast = np.log(answers.median / truth.origin_price[:, None]) / unit
     gains = expected_gains(forecast, expected=expected / unit).mean(axis=1)
     figures, _ = score(truth, answers, interval=0.8)
-    moved = np.log(truth.target / naive) / truth.sigma[:, None]
+    moved = np.log(truth.target / naive) / unit
     return Attained(
         model=model,
         windows=len(losses),

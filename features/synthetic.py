@@ -72,14 +72,7 @@ def expected_moves(config: SyntheticConfig, *, horizon: int) -> NDArray[np.float
     Returns:
         Expected log returns from each session to those 1 ... `horizon` after it, shape `(sessions, horizon)`.
     """
-    path, trending = _simulate(
-        config.process,
-        phi=config.phi,
-        sessions=config.sessions,
-        volatility=config.volatility,
-        tail=config.tail,
-        rng=np.random.default_rng(config.seed),
-    )
+    path, trending = _simulated(config, rng=np.random.default_rng(config.seed))
     if config.process == "mean_reverting":
         return -path[:, None] * (1 - config.phi ** np.arange(1, horizon + 1))
     if config.process == "random_walk":
@@ -119,14 +112,8 @@ def bars_from_log_prices(log_price: NDArray[np.float64], *, rng: np.random.Gener
     )
 
 
-def market(config: SyntheticConfig) -> pd.DataFrame:
-    """Bars of one synthetic ticker, the same for the same configuration.
-
-    Returns:
-        A frame as `features.bars.read_csv` returns it, on business days from 2015-01-02.
-    """
-    rng = np.random.default_rng(config.seed)
-    path = log_prices(
+def _simulated(config: SyntheticConfig, *, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    return _simulate(
         config.process,
         phi=config.phi,
         sessions=config.sessions,
@@ -134,4 +121,14 @@ def market(config: SyntheticConfig) -> pd.DataFrame:
         tail=config.tail,
         rng=rng,
     )
+
+
+def market(config: SyntheticConfig) -> pd.DataFrame:
+    """Bars of one synthetic ticker, the same for the same configuration.
+
+    Returns:
+        A frame as `features.bars.read_csv` returns it, on business days from 2015-01-02.
+    """
+    rng = np.random.default_rng(config.seed)
+    path, _ = _simulated(config, rng=rng)
     return bars_from_log_prices(path, rng=rng)

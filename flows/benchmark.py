@@ -100,11 +100,11 @@ def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:
     unseen = Steps(asked, store)
     fresh_windows = unseen.windows(unseen.bars())
     answers = unseen.forecasts_of_all(fresh_windows, base_model, adapters)
-    found = tuple(
-        score_forecasts(
-            fresh_windows, answers[model], model=model, process=asked.synthetic, evaluation=asked.evaluation
-        )
-        for model in MODELS
+    found = score_forecasts(
+        fresh_windows,
+        {model: answers[model] for model in MODELS},
+        process=asked.synthetic,
+        evaluation=asked.evaluation,
     )
     best = attainable(
         asked.synthetic, asked=fresh_windows, features=own.features, evaluation=asked.evaluation, store=store

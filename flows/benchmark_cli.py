@@ -66,13 +66,13 @@ def markets(
         prepare()
         start_prefect()
         from flows.benchmark import benchmark_markets
-        from tasks.disk import write_durably
+        from tasks.disk import replace_text
 
         wait_for_prefect()
         runs = benchmark_markets(config, tuple(market or ()), seeds)
         show(market_tables(runs))
         if output is not None:
-            write_durably(output, json.dumps([run.model_dump(mode="json") for run in runs], indent=2))
+            replace_text(output, json.dumps([run.model_dump(mode="json") for run in runs], indent=2))
 
 
 @app.command(epilog="Example: tickerforge benchmark stocknet --data prices/ --baselines-only --baseline theta")
@@ -130,7 +130,7 @@ def stocknet(
         from evaluation.predictions import read_predictions
         from flows import stocknet_screen
         from flows.stocknet import check_protocol, read_protocol, stage_forecasts, stand
-        from tasks.disk import rename_durably, write_durably
+        from tasks.disk import replace_text
 
         check_protocol(config)
         protocol, notes = read_protocol(data)
@@ -144,6 +144,4 @@ def stocknet(
         found = stand(protocol, baselines=names, predictions=own, stages=stages, notes=notes)
         show(stocknet_screen.standings(found))
         if output is not None:
-            partial = output.with_name(f".{output.name}.partial")
-            write_durably(partial, found.model_dump_json(indent=2))
-            rename_durably(partial, output)
+            replace_text(output, found.model_dump_json(indent=2))

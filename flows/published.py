@@ -7,7 +7,7 @@ import pandas as pd
 
 from flows.config import PipelineConfig
 from flows.files import StageFiles, check_names_ticker, check_pairs
-from tasks.disk import os_errors_as_publish_error, rename_durably, write_durably
+from tasks.disk import os_errors_as_publish_error, replace_text
 from tasks.paths import FORECASTS_FILE
 from tasks.preprocess import import_published, read_windows
 from tasks.store import ArtifactRef, Store
@@ -69,7 +69,5 @@ def write_full_forecasts(forecasts: ArtifactRef, windows: ArtifactRef, path: Pat
         }
     )
     with os_errors_as_publish_error(path.parent, doing=f"writing {path.name}"):
-        partial = path.with_name(f".{path.name}.partial")
-        write_durably(partial, table.to_csv(index=False, lineterminator="\n"))
-        rename_durably(partial, path)
+        replace_text(path, table.to_csv(index=False, lineterminator="\n"))
     return path

@@ -121,21 +121,22 @@ def only_test(windows: ArtifactRef, *, store: Store) -> ArtifactRef:
 
 def score_forecasts(
     windows: ArtifactRef,
-    forecasts: ArtifactRef,
+    forecasts: Mapping[str, ArtifactRef],
     *,
-    model: str,
     process: SyntheticConfig,
     evaluation: EvaluationConfig,
-) -> Attained:
-    """What one model attained on the windows that it was asked for.
+) -> tuple[Attained, ...]:
+    """What each model attained on the windows that all were asked for.
 
     Args:
         windows: Artifact of `build_windows`.
-        forecasts: Artifact of `forecast_model` on these windows.
-        model: The name its forecasts go by.
+        forecasts: By the name that a model's forecasts go by, artifact of `forecast_model` on these windows.
         process: The market that they are of.
         evaluation: Which of the windows were asked for.
     """
     asked = select_windows(read_windows(windows), config=evaluation).sort_values("origin")
-    frame = pd.read_parquet(forecasts.path / FORECASTS_FILE)
-    return attained(asked, frame, model=model, expected=_expected(asked, process=process))
+    expected = _expected(asked, process=process)
+    return tuple(
+        attained(asked, pd.read_parquet(answers.path / FORECASTS_FILE), model=model, expected=expected)
+        for model, answers in forecasts.items()
+    )

@@ -170,6 +170,13 @@ def write_durably(path: Path, content: str) -> None:
     _fsync(path)
 
 
+def replace_text(path: Path, content: str) -> None:
+    """Write a text file that appears under its name, or takes the place of the one there, when it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    write_durably(partial, content)
+    rename_durably(partial, path)
+
+
 def rename_durably(source: Path, target: Path) -> None:
     """Give a finished file or folder its final name and flush the parent."""
     source.rename(target)

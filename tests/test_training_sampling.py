@@ -15,7 +15,7 @@ from features.synthetic import market
 from features.windows import build_windows
 from training.backends import sampling
 from training.backends.grpo_trainer import GroupedGRPOTrainer, merged, pack
-from training.backends.sampling import choose, sample, shares_prompts
+from training.backends.sampling import choose, sample, shares_prompts, stratified
 from training.backends.transformers_ import LORA_TARGETS, load_base, load_tokenizer
 from training.examples import build_examples
 
@@ -197,8 +197,6 @@ def test_merging_for_a_rollout_leaves_every_weight_as_it_was(model: Any) -> None
 
 
 def test_the_random_numbers_of_a_prompt_lie_one_in_each_share_of_the_unit_interval_at_each_token() -> None:
-    from training.backends.sampling import stratified
-
     drawn = stratified(256, 20, generator=torch.Generator().manual_seed(3))
     assert drawn.shape == (256, 20, 2)
     assert 0 <= float(drawn.min()) <= float(drawn.max()) < 1
@@ -210,8 +208,6 @@ def test_the_random_numbers_of_a_prompt_lie_one_in_each_share_of_the_unit_interv
 
 
 def test_the_second_half_of_the_answers_mirrors_the_first_and_a_last_odd_one_stands_alone() -> None:
-    from training.backends.sampling import stratified
-
     drawn = stratified(9, 30, generator=torch.Generator().manual_seed(5))
     assert torch.equal(drawn[4:8], 1 - drawn[:4])
     assert not torch.isin(drawn[8, :, 0], drawn[:8, :, 0]).any()
@@ -220,8 +216,6 @@ def test_the_second_half_of_the_answers_mirrors_the_first_and_a_last_odd_one_sta
 
 
 def test_each_single_answer_is_distributed_as_if_it_were_drawn_alone() -> None:
-    from training.backends.sampling import stratified
-
     drawn = torch.stack([stratified(6, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(2_000)])
     for answer in range(6):
         for token in range(3):
@@ -238,8 +232,6 @@ def medians_of_walks(draw) -> torch.Tensor:
 
 
 def test_the_median_of_answers_that_go_up_as_likely_as_down_is_no_move_whatever_was_drawn() -> None:
-    from training.backends.sampling import stratified
-
     mirrored = medians_of_walks(lambda generator: stratified(16, 10, generator=generator))
     chance = medians_of_walks(lambda generator: torch.rand(16, 10, 2, generator=generator).double())
     assert float(mirrored.abs().max()) < 1e-6
@@ -247,8 +239,6 @@ def test_the_median_of_answers_that_go_up_as_likely_as_down_is_no_move_whatever_
 
 
 def test_medians_of_lopsided_answers_vary_less_than_those_of_independent_ones_and_lie_at_the_same_place() -> None:
-    from training.backends.sampling import stratified
-
     def medians(draw) -> torch.Tensor:
         steps = (-(draw(torch.Generator().manual_seed(seed))[..., 0].log()) for seed in range(400))
         return torch.stack([step.cumsum(1)[:, -1].quantile(0.5) for step in steps])
