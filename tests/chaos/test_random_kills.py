@@ -4,6 +4,7 @@ The processes are forked from one that has imported everything, so that kills hi
 """
 
 import multiprocessing
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -80,21 +81,20 @@ def test_stages_that_are_killed_at_random_instants_end_with_the_same_bytes(tmp_p
         process.start()
         return process
 
-    def completes(root: Path) -> None:
-        process = started(root)
-        process.join()
-        assert process.exitcode == 0
-
     warm = started(tmp_path / "warm")
     while at_work(tmp_path / "warm") == "in between":
         assert warm.is_alive()
         time.sleep(0.05)
     warm.kill()
     warm.join()
+    # Always in the same folder: an adapter's settings name the folder of its base model.
+    root = tmp_path / "store"
     began = time.monotonic()
-    completes(tmp_path / "undisturbed")
+    undisturbed = started(root)
+    undisturbed.join()
     seconds = time.monotonic() - began
-    expected = all_stages(tmp_path / "undisturbed")
+    assert undisturbed.exitcode == 0
+    expected = all_stages(root)
     assert set(expected) == {"base_model", "grpo_1st", "sft_data", "sft", "grpo_2nd"}
 
     rng = np.random.default_rng(SEED)
@@ -102,7 +102,7 @@ def test_stages_that_are_killed_at_random_instants_end_with_the_same_bytes(tmp_p
     rounds = 0
     while hits.total() < KILLS:
         rounds += 1
-        root = tmp_path / f"round-{rounds}"
+        shutil.rmtree(root)
         process = started(root)
         while hits.total() < KILLS:
             process.join(timeout=float(rng.uniform(0, seconds)))
