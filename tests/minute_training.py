@@ -17,7 +17,10 @@ from training.stages import run_grpo
 
 FEATURES = FeatureConfig()
 CONFIG = TRAINING.model_copy(
-    update={"checkpoint_every": 2, "grpo_1st": GRPOStageConfig(steps=6, prompts_per_step=2, group_size=4)}
+    update={
+        "checkpoint_every": 2,
+        "grpo_1st": GRPOStageConfig(steps=6, prompts_per_step=2, group_size=4, tail_average=0.5),
+    }
 )
 
 

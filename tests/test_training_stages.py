@@ -7,9 +7,11 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from minute_training import CONFIG, FEATURES, Interrupted, digest, grpo, metrics, stop_at, train_examples
+from safetensors.numpy import load_file
 from trained_pieces import Pieces
 
 from features.config import FeatureConfig
@@ -57,6 +59,23 @@ def test_interrupted_grpo_resumes_to_the_same_bytes(
         grpo(examples, base, tmp_path, on_progress=stop_at(step))
     assert digest(grpo(examples, base, tmp_path)) == digest(undisturbed)
     assert steps_of(tmp_path) == steps_of(undisturbed)
+
+
+def test_the_adapter_is_the_mean_of_those_of_the_last_steps(
+    examples: list[Example], base: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    last_only = CONFIG.grpo_1st.model_copy(update={"tail_average": 0.0})
+    config = CONFIG.model_copy(update={"grpo_1st": last_only, "checkpoint_every": 1})
+    with pytest.raises(Interrupted):
+        grpo(examples, base, tmp_path, config, on_progress=stop_at(6))
+    folders = [tmp_path / "checkpoint-4", tmp_path / "checkpoint-5"]
+    last = [load_file(folder / "adapter_model.safetensors") for folder in folders]
+    last.append(load_file(grpo(examples, base, tmp_path, config) / "adapter" / "adapter_model.safetensors"))
+    found = load_file(undisturbed / "adapter" / "adapter_model.safetensors")
+    assert found.keys() == last[-1].keys()
+    for name, weight in found.items():
+        np.testing.assert_allclose(weight, np.mean([each[name] for each in last], axis=0), atol=1e-7)
+    assert any((found[name] != last[-1][name]).any() for name in found)
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,11 @@ class GuardConfig(FrozenModel):
     patience: int = Field(default=10, ge=1, description="Steps over which the averages are taken.")
 
 
+TailShare = Annotated[
+    float, Field(ge=0, lt=1, description="Share of the steps, the last ones, whose weights the adapter is the mean of.")
+]
+
+
 class GRPOStageConfig(FrozenModel):
     """Group-relative policy optimisation."""
 
@@ -86,6 +91,7 @@ class GRPOStageConfig(FrozenModel):
     loss_type: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = Field(default="dapo", description="TRL's loss.")
     scale_rewards: Literal["none", "batch", "group"] = Field(default="batch", description="Scaling of advantages.")
     temperature: float = Field(default=1.0, gt=0, le=2, description="Temperature of the rollouts.")
+    tail_average: TailShare = 0.25
     kl: float = Field(
         default=0.0, ge=0, le=10, description="Weight of the divergence from the model that the stage begins with."
     )
@@ -123,6 +129,7 @@ class SFTStageConfig(FrozenModel):
     learning_rate: float | None = Field(
         default=None, gt=0, description="Peak learning rate; unset: 3e-3 for the tiny model, 2e-4 for any other."
     )
+    tail_average: TailShare = 0.25
 
 
 class LaunchConfig(FrozenModel):

@@ -15,6 +15,11 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 
+def checkpoint_of(out_dir: Path | str, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return Path(out_dir) / f"checkpoint-{step}"
+
+
 def mark_complete(checkpoint: Path) -> None:
     """Flush a checkpoint that has just been written, and mark it as whole."""
     for file in (path for path in checkpoint.rglob("*") if path.is_file()):

@@ -12,7 +12,14 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.backends.checkpoints import METRICS_FILE, complete_checkpoints, mark_complete, read_metrics, step_of
+from training.backends.checkpoints import (
+    METRICS_FILE,
+    checkpoint_of,
+    complete_checkpoints,
+    mark_complete,
+    read_metrics,
+    step_of,
+)
 from training.contracts import OnProgress, Progress
 from training.errors import TrainingDiverged
 from training.guard import CollapseGuard
@@ -123,7 +130,7 @@ class StepRecorder(TrainerCallback):
         """Mark the checkpoint just written as complete, once every process has written its part."""
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            mark_complete(self._out_dir / f"checkpoint-{state.global_step}")
+            mark_complete(checkpoint_of(self._out_dir, state.global_step))
 
     def not_a_number(self, reason: str) -> TrainingDiverged:
         """The error for a step that came to no number.

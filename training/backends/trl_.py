@@ -12,6 +12,7 @@ from accelerate import PartialState
 from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
+from training.backends.averaging import TailAverage
 from training.backends.base import TrainingJob
 from training.backends.checkpoints import last_complete_checkpoint, remove_checkpoints, step_of
 from training.backends.grpo_trainer import REFERENCE
@@ -167,12 +168,16 @@ def trainer_arguments(*, save_steps: int, kept: int = 2) -> dict[str, Any]:
 def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | None) -> dict[str, float]:
     """Train from the last complete checkpoint in the job's folder, if any, to the end; leave the adapter there.
 
+    The adapter is the mean of those of the last steps, see `TailAverage`.
+
     Returns:
         The metrics of the last step.
 
     Raises:
         TrainingDiverged: The run collapsed or came to no number; names the newest checkpoint from before that.
     """
+    share = getattr(job.config, job.stage).tail_average
+    trainer.add_callback(TailAverage(share))
     last = train_resumably(trainer, out_dir=job.out_dir, stage=job.stage, guard=guard, on_progress=job.on_progress)
     if PartialState().is_main_process:
         for settings in trainer.model.peft_config.values():
