@@ -1,9 +1,11 @@
-"""What makes training learn: one change a row, on a known market, beside the defaults.
+"""What makes training learn: one change a row, beside the defaults, on a known market or on real tickers.
 
     .venv/bin/python tests/benchmarks/ablations.py --market mean-reverting-80 --seeds 3 --row defaults --row reward-mse
+    .venv/bin/python tests/benchmarks/ablations.py --data prices/ --seeds 3 --row defaults --row reward-mse
 
-Each row is `tickerforge benchmark markets` with some `--set`; `--list` prints them. What the same code has trained
-before comes from the store of TICKERFORGE_HOME, so that an interrupted table goes on. Prints a Markdown table.
+Each row is `tickerforge benchmark markets`, or `tickerforge benchmark stocknet` for a folder of price files, with some
+`--set`; `--list` prints them. What the same code has trained before comes from the store of TICKERFORGE_HOME, so that
+an interrupted table goes on. Prints a Markdown table: errors over persistence's, mean over seeds and deviation.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.standings import Standings
 from flows.benchmark import MODELS, MarketRun, spread
 
 GRPO = ("training.grpo_1st", "training.grpo_2nd")
@@ -54,20 +57,24 @@ ROWS: dict[str, list[str]] = {
     "rule-truth": ["training.rejection.rule=truth"],
     "answers-4": ["training.rejection.answers=4"],
     "grpo-alone": ["training.grpo_1st.steps=300"],
+    "average-0": [f"training.{stage}.tail_average=0.0" for stage in ("grpo_1st", "sft", "grpo_2nd")],
+    "average-0.5": [f"training.{stage}.tail_average=0.5" for stage in ("grpo_1st", "sft", "grpo_2nd")],
 }
 
 
-def measured(row: str, *, market: str, seeds: int, output: Path) -> list[MarketRun]:
-    """The runs of one row, made or found."""
-    path = output / f"{market}-{row}-{seeds}.json"
-    settings = [part for assignment in ROWS[row] for part in ("--set", assignment)]
-    command = ["benchmark", "markets", "--market", market, "--seeds", str(seeds), *settings, "--output", str(path)]
-    subprocess.run([sys.executable, "-m", "deployments.cli", *command], check=True, stdout=subprocess.DEVNULL)
-    return [MarketRun.model_validate(run) for run in json.loads(path.read_text())]
+def measured(*command: str, settings: list[str], output: Path) -> str:
+    """What a benchmark writes as JSON."""
+    overrides = [part for assignment in settings for part in ("--set", assignment)]
+    whole = [sys.executable, "-m", "deployments.cli", "benchmark", *command, *overrides, "--output", str(output)]
+    subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
+    return output.read_text()
 
 
-def cells(runs: list[MarketRun]) -> list[str]:
-    """Error over persistence's of each model; of the last: share captured, CRPS, coverage; seconds of training."""
+def on_market(row: str, *, market: str, seeds: int, folder: Path) -> list[str]:
+    """Error of each model; of the last: share captured, CRPS, coverage; seconds of training."""
+    path = folder / f"{market}-{row}-{seeds}.json"
+    text = measured("markets", "--market", market, "--seeds", str(seeds), settings=ROWS[row], output=path)
+    runs = [MarketRun.model_validate(run) for run in json.loads(text)]
     last = [run.of(MODELS[-1]) for run in runs]
     shown = [spread([run.of(model).mse for run in runs]) for model in MODELS]
     shown.append(spread([run.captured(MODELS[-1]) for run in runs]))
@@ -75,9 +82,20 @@ def cells(runs: list[MarketRun]) -> list[str]:
     return [*shown, f"{np.mean([run.seconds for run in runs]):.0f}"]
 
 
+def on_prices(row: str, *, data: Path, seeds: int, folder: Path) -> list[str]:
+    """Error of each model over persistence's on the same windows, by the published protocol, trained on all tickers."""
+    found = []
+    for seed in range(seeds):
+        path = folder / f"{data.name}-{row}-{seed}.json"
+        text = measured("stocknet", "--data", str(data), "--seed", str(seed), settings=ROWS[row], output=path)
+        found.append(Standings.model_validate_json(text))
+    return [spread([each.of(model).against_persistence for each in found]) for model in MODELS]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--market", default="mean-reverting-80")
+    parser.add_argument("--data", type=Path, help="folder of price files, in the place of a market")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--row", action="append", choices=list(ROWS), help="repeatable; all without it")
     parser.add_argument("--output", type=Path, default=Path("ablations"), help="folder of the figures")
@@ -88,11 +106,14 @@ def main() -> None:
             print(f"{row:22s} {' '.join(f'--set {each}' for each in assignments)}")
         return
     chosen.output.mkdir(parents=True, exist_ok=True)
-    header = ["row", *MODELS, "captured", "CRPS", "band 80 %", "training s"]
+    header = ["row", *MODELS] + ([] if chosen.data else ["captured", "CRPS", "band 80 %", "training s"])
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
     for row in chosen.row or ROWS:
-        runs = measured(row, market=chosen.market, seeds=chosen.seeds, output=chosen.output)
-        print(f"| {row} | {' | '.join(cells(runs))} |", flush=True)
+        if chosen.data:
+            cells = on_prices(row, data=chosen.data, seeds=chosen.seeds, folder=chosen.output)
+        else:
+            cells = on_market(row, market=chosen.market, seeds=chosen.seeds, folder=chosen.output)
+        print(f"| {row} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
