@@ -11,7 +11,7 @@ from evaluation.labels import p_text
 from evaluation.live import LiveScores
 from evaluation.metrics import scaled_errors
 from evaluation.panels import answers_of, matrix, session_calendar, session_dates, truth_of
-from evaluation.significance import MIN_INDEPENDENT, independent_rows
+from evaluation.significance import MIN_INDEPENDENT, holm, independent_rows
 from features.config import FrozenModel
 
 RECENT_WINDOWS = 60
@@ -149,7 +149,6 @@ def _input_drift(ticker: str, sizes: tuple[int, int], measures: list[MeasureDrif
 
 def _compared(reference: pd.DataFrame, recent: pd.DataFrame) -> list[MeasureDrift]:
     from scipy.stats import ks_2samp, kstwo
-    from statsmodels.stats.multitest import multipletests
 
     found, raw = [], []
     before, now = _measured(reference), _measured(recent)
@@ -160,9 +159,8 @@ def _compared(reference: pd.DataFrame, recent: pd.DataFrame) -> list[MeasureDrif
         dependent = float(kstwo.sf(test.statistic, max(1, round(size)))) if inflation > 1 else 0.0
         found.append((float(test.statistic), len(now[name]) / inflation))
         raw.append(max(float(test.pvalue), dependent))
-    corrected = [float(p_value) for p_value in multipletests(raw, method="holm")[1]]
     measures = []
-    for name, (statistic, effective), p_value in zip(_WORDS, found, corrected, strict=True):
+    for name, (statistic, effective), p_value in zip(_WORDS, found, holm(raw), strict=True):
         means = float(before[name].mean()), float(now[name].mean())
         label, form = _WORDS[name]
         measures.append(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.contracts import Floats
-from evaluation.significance import by_session, diebold_mariano, hac_lag, independent_rows
+from evaluation.significance import by_session, diebold_mariano, hac_lag, holm, independent_rows
 
 HORIZON = 10
 
@@ -145,3 +145,10 @@ def test_windows_of_a_pool_count_once_a_session_so_that_a_true_null_is_rejected_
         naive.append(diebold_mariano(losses, np.zeros_like(losses), positions=stacked, horizon=HORIZON).p_value < 0.05)
     assert 0.02 <= np.mean(rejected) <= 0.08
     assert np.mean(naive) > 0.15
+
+
+def test_p_values_are_adjusted_for_their_number_as_statsmodels_does() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    for raw in ([0.01, 0.04, 0.03, 0.5], [0.2, 0.2, 0.9], [0.001]):
+        assert holm(raw) == pytest.approx(multipletests(raw, method="holm")[1])
