@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from evaluation.contracts import Floats, Ints, Superiority
-from evaluation.metrics import skill
-from evaluation.significance import MIN_INDEPENDENT, hac_lag, harvey_correction, independent_rows
+from evaluation.intervals import skill_interval, stationary_rows
+from evaluation.significance import MIN_INDEPENDENT, hac_lag, independent_rows
 
 REPLICATIONS = 1000
 CONFIDENCE = 0.9
@@ -29,10 +29,8 @@ def superiority(
       with their number taken into account (Hansen 2005, JBES 23: the consistent p-value; arch's `SPA`).
     * `confidence_set`: the forecasters that may be the best of all, at `CONFIDENCE` (Hansen, Lunde and Nason 2011,
       Econometrica 79; arch's `MCS`, method R).
-    * `skill_intervals`: for each other forecaster the central 95 % of ``1 - mean loss / mean loss of the reference``
-      over bootstrapped series (Politis and Romano 1994, JASA 89; basic bootstrap). A bootstrap of so few independent
-      windows is too sure of itself; the interval is stretched by the very corrections that `diebold_mariano` makes:
-      Student's t with as many degrees of freedom as there are independent windows, less one, and Harvey's factor.
+    * `skill_intervals`: for each other forecaster the central 95 % of ``1 - mean loss / mean loss of the reference``,
+      see `evaluation.intervals`; a forecaster of whose skill nothing can be said has none.
 
     Blocks are twice the horizon long on average, and at least `MIN_BLOCK` sessions, as losses overlap within a horizon.
     All seeds are fixed: the same losses give the same figures.
@@ -69,7 +67,7 @@ def superiority(
             block=block,
             note=note,
         )
-    from arch.bootstrap import MCS, SPA, StationaryBootstrap
+    from arch.bootstrap import MCS, SPA
 
     models = np.stack([losses[name] for name in tested], axis=1)
     ability = SPA(losses[reference], models, block_size=block, reps=replications, seed=SEED)
@@ -86,10 +84,11 @@ def superiority(
     best.compute()
     kept = {distinct[int(place)] for place in best.included}
     kept |= {name for name in losses for other in tuple(kept) if np.array_equal(losses[name], losses[other])}
-    draws = StationaryBootstrap(block, np.stack([losses[name] for name in everything], axis=1), seed=SEED)
-    bounds = draws.conf_int(lambda panel: _skills(panel.mean(axis=0)), reps=replications, method="basic", size=0.95)
-    skills = _skills(np.array([losses[name].mean() for name in everything]))
-    bounds = skills + (bounds - skills) * _stretch(positions, horizon=horizon, independent=independent)
+    rows = stationary_rows(len(positions), block=block, replications=replications, seed=SEED)
+    intervals = {
+        name: skill_interval(losses[name], losses[reference], positions=positions, horizon=horizon, draws=rows)
+        for name in differing
+    }
     return Superiority(
         reference=reference,
         candidates=candidates,
@@ -97,7 +96,7 @@ def superiority(
         confidence_set=tuple(name for name in losses if name in kept),
         confidence=CONFIDENCE,
         skill_intervals={
-            name: (float(bounds[0, place]), float(bounds[1, place])) for place, name in enumerate(differing)
+            name: (float(ends[0]), float(ends[1])) for name, ends in intervals.items() if ends is not None
         },
         block=block,
         note="",
@@ -111,13 +110,6 @@ def _block(positions: Ints, *, horizon: int) -> int:
     return max(1, min(len(positions) // 2, round(reach / max(stride, 1))))
 
 
-def _stretch(positions: Ints, *, horizon: int, independent: int) -> float:
-    from scipy.stats import norm, t
-
-    share = harvey_correction(len(positions), reach=hac_lag(positions, horizon=horizon) + 1)
-    return float(t.ppf(0.975, independent - 1) / norm.ppf(0.975) / np.sqrt(share))
-
-
 def _distinct(losses: Mapping[str, Floats], names: list[str]) -> list[str]:
     """Names without those whose losses are another's: their difference never varies."""
     kept: list[str] = []
@@ -125,7 +117,3 @@ def _distinct(losses: Mapping[str, Floats], names: list[str]) -> list[str]:
         if not any(np.array_equal(losses[name], losses[other]) for other in kept):
             kept.append(name)
     return kept
-
-
-def _skills(means: Floats) -> Floats:
-    return np.array([skill(float(mean), float(means[0])) for mean in means[1:]])

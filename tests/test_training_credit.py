@@ -1,5 +1,6 @@
 """Credit by session: which tokens write a value, whose error falls on them, and that CRPS elicits the distribution."""
 
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from trained_pieces import TRAINING, pieces
 from features.config import FeatureConfig, SyntheticConfig
 from features.synthetic import market
 from features.windows import build_windows
+from training.backends.sampling import choose, in_halves
 from training.config import GRPOStageConfig, RewardConfig
-from training.credit import DISCOUNT, advantages, tokens_of_values
+from training.credit import DISCOUNT, advantages, half_of, tokens_of_values
 from training.examples import build_examples
-from training.rewards import invalid_score, session_scores
+from training.rewards import invalid_score, session_distances, session_scores
 from training.stages import run_grpo
 
 HORIZON = 10
@@ -23,6 +25,10 @@ HORIZON = 10
 def scores_of(values: list[list[float]], target: list[float], kind: str) -> np.ndarray:
     group = np.array([values], float)
     return session_scores(group, np.array([target], float), kind=kind, clip=4.0, unit=10.0)
+
+
+def distances(values: list[list[float]]) -> np.ndarray:
+    return session_distances(np.array([values], float), clip=4.0, unit=10.0)
 
 
 def test_a_token_that_is_a_whole_number_belongs_to_its_value() -> None:
@@ -47,20 +53,39 @@ def test_a_session_is_credited_for_its_own_error_alone(kind: str) -> None:
     assert good[1] > bad[1]
 
 
+@pytest.mark.parametrize("answers", [2, 5, 8])
+def test_an_answer_is_compared_with_the_other_half_alone(answers: int) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(3, answers, 1))
+    found = advantages(scores, np.zeros((3, answers)), scale="none")[..., 0]
+    halves = half_of(answers)
+    assert abs((halves == 0).sum() - (halves == 1).sum()) <= 1
+    for answer in range(answers):
+        other = scores[:, halves != halves[answer], 0]
+        assert np.allclose(found[:, answer], scores[:, answer, 0] - other.mean(axis=1))
+
+
 @pytest.mark.parametrize("scale", ["none", "group", "batch"])
-def test_advantages_are_centred_in_each_group_and_session(scale: str) -> None:
+def test_tokens_around_the_values_get_their_mean_and_scaled_advantages_are_of_size_one(scale: str) -> None:
     rng = np.random.default_rng(0)
     found = advantages(rng.normal(size=(3, 8, HORIZON)), np.zeros((3, 8)), scale=scale)
     assert found.shape == (3, 8, HORIZON + 1)
-    assert np.allclose(found.mean(axis=1), 0.0)
     assert np.allclose(found[..., -1], found[..., :-1].mean(axis=-1))
     if scale != "none":
         assert np.sqrt(np.mean(found[..., :-1] ** 2)) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_where_the_whole_other_half_is_invalid_a_value_is_not_compared_with_anything() -> None:
+    scores = np.full((1, 4, HORIZON), np.nan)
+    scores[0, :2] = np.random.default_rng(0).normal(size=(2, HORIZON))
+    worth = np.array([[0.1, 0.1, -5.0, -5.0]])
+    found = advantages(scores, worth, scale="none", apart=distances([[1.0] * HORIZON] * 4))[0]
+    assert np.allclose(found, (worth - worth.mean())[0][:, None])
+
+
 def test_a_value_is_credited_with_the_sessions_after_it_less_and_less_and_never_with_those_before() -> None:
     scores = np.zeros((1, 2, 3))
-    scores[0, 0, 1] = 2.0
+    scores[0, 0, 1] = 1.0
     first, second, third, others = advantages(scores, np.zeros((1, 2)), scale="none")[0, 0]
     assert first == pytest.approx(DISCOUNT / (1 + DISCOUNT + DISCOUNT**2))
     assert (second, third) == (pytest.approx(1 / (1 + DISCOUNT)), 0.0)
@@ -77,40 +102,65 @@ def test_every_token_of_an_invalid_answer_is_worse_off_than_any_token_of_a_valid
         values = [[np.nan] * HORIZON, far, *others]
         scores = scores_of(values, [0.0] * HORIZON, kind)
         worth = [invalid_score(kind, clip=4.0), *[0.1] * (len(values) - 1)]
-        found = advantages(scores, np.array([worth]), scale=scale)[0]
+        apart = distances(values) if kind == "crps" else None
+        found = advantages(scores, np.array([worth]), scale=scale, apart=apart)[0]
         assert len(set(found[0])) == 1
         assert found[0, 0] < found[1:].min()
         assert found[0, 0] < 0
 
 
-@pytest.mark.parametrize("group", [3, 4, 6])
-def test_the_gradient_of_the_crps_credit_is_that_of_the_continuous_ranked_probability_score(group: int) -> None:
-    places, target = np.array([-10.0, 0.0, 20.0]), 5.0
-    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+def crps_gradient(logits: torch.Tensor, places: np.ndarray, target: float) -> torch.Tensor:
+    """Of minus the continuous ranked probability score of a distribution on some places, in units of 10."""
     shares = logits.softmax(0)
     apart = torch.as_tensor(np.abs(places[:, None] - places[None]))
     score = shares @ torch.as_tensor(np.abs(places - target)) - 0.5 * shares @ apart @ shares
-    (-score / 10.0).backward()
-    # The mean of the group contains each answer itself: centring shortens the gradient, and must not turn it.
-    assert logits.grad is not None
-    expected = logits.grad * (1 - 1 / group)
+    return torch.autograd.grad(-score / 10.0, logits)[0]
 
-    logits.grad = None
+
+PLACES, TARGET = np.array([-10.0, 0.0, 20.0]), 5.0
+
+
+def crps_credit(drawn: list[int]) -> torch.Tensor:
+    """Advantages of answers of one session."""
+    values = [[PLACES[i]] for i in drawn]
+    none = np.zeros((1, len(drawn)))
+    found = advantages(scores_of(values, [TARGET], "crps"), none, scale="none", apart=distances(values))
+    return torch.as_tensor(found[0, :, 0])
+
+
+@pytest.mark.parametrize("group", [2, 3, 4, 6])
+def test_the_gradient_of_the_crps_credit_is_that_of_the_continuous_ranked_probability_score(group: int) -> None:
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     surrogate = torch.zeros((), dtype=torch.float64)
     for drawn in product(range(3), repeat=group):
-        scores = scores_of([[places[i]] for i in drawn], [target], "crps")
-        credit = advantages(scores, np.zeros((1, group)), scale="none")[0, :, 0]
-        chance = np.prod([float(shares[i].detach()) for i in drawn])
+        chance = logits.detach().softmax(0)[list(drawn)].prod()
         logs = logits.log_softmax(0)[list(drawn)]
-        surrogate = surrogate + chance * (torch.as_tensor(credit) * logs).sum() / group
-    surrogate.backward()
-    assert torch.allclose(logits.grad, expected, atol=1e-10)
+        surrogate = surrogate + chance * (crps_credit(list(drawn)) * logs).sum() / group
+    found = torch.autograd.grad(surrogate, logits)[0]
+    assert torch.allclose(found, crps_gradient(logits, PLACES, TARGET), atol=1e-10)
 
 
-def test_answers_that_all_agree_score_lower_by_crps_than_answers_that_spread_around_the_truth() -> None:
-    agreeing = scores_of([[0.0]] * 4, [10.0], "crps").mean()
-    spread = scores_of([[-5.0], [5.0], [15.0], [25.0]], [10.0], "crps").mean()
-    assert spread > agreeing
+def test_evenly_drawn_halves_leave_the_gradient_as_it_is_and_take_most_of_its_noise() -> None:
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
+    shares = logits.softmax(0)
+    generator = torch.Generator().manual_seed(0)
+
+    def gradients(draw: Callable[[], torch.Tensor]) -> torch.Tensor:
+        found = []
+        for _ in range(3000):
+            answers = choose(logits.float().expand(8, -1), draw()[:, 0], temperature=1.0, top_p=1.0)
+            # That of the sum of advantages times logarithms of shares.
+            credit = crps_credit(answers.tolist())
+            found.append((credit[:, None] * (torch.eye(3)[answers] - shares)).mean(0))
+        return torch.stack(found)
+
+    even = gradients(lambda: in_halves(8, 1, generator=generator))
+    chance = gradients(lambda: torch.rand(8, 1, 2, generator=generator).double())
+    expected = crps_gradient(logits.requires_grad_(), PLACES, TARGET)
+    for found in (even, chance):
+        errors = (found.mean(0) - expected) / (found.std(0) / np.sqrt(len(found)))
+        assert errors.abs().max() < 4
+    assert even.var(0).sum() < 0.35 * chance.var(0).sum()
 
 
 @pytest.mark.parametrize("kind", ["published", "bounded_skill"])

@@ -15,7 +15,7 @@ from features.synthetic import market
 from features.windows import build_windows
 from training.backends import sampling
 from training.backends.grpo_trainer import GroupedGRPOTrainer, merged, pack
-from training.backends.sampling import choose, sample, shares_prompts, stratified
+from training.backends.sampling import choose, in_halves, sample, shares_prompts, stratified
 from training.backends.transformers_ import LORA_TARGETS, load_base, load_tokenizer
 from training.examples import build_examples
 
@@ -164,7 +164,7 @@ def test_rollouts_are_draws_from_the_policy_that_trains(
     torch.manual_seed(7)
     answers, _ = trainer._generate_single_turn(asked, None, {}, 4)
     torch.manual_seed(7)
-    uniforms = torch.rand(len(prompts), 4, 40, 2)
+    uniforms = torch.stack([in_halves(4, 40) for _ in prompts])
     for prompt, answer, numbers in zip(asked, answers, uniforms.flatten(0, 1), strict=True):
         logits = trainer.model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         assert answer == choose(logits, numbers[: len(answer)], temperature=1.2, top_p=1.0).tolist()

@@ -197,13 +197,6 @@ class TrainingConfig(FrozenModel):
         return self
 
     @model_validator(mode="after")
-    def _crps_has_a_group_to_compare(self) -> Self:
-        for stage in ("grpo_1st", "grpo_2nd"):
-            if self.reward.kind == "crps" and getattr(self, stage).group_size < 3:
-                raise ValueError(f"{stage}.group_size must be at least 3 with reward.kind = 'crps'")
-        return self
-
-    @model_validator(mode="after")
     def _several_gpus_are_left_to_transformers(self) -> Self:
         several = self.launch.processes > 1 or self.launch.vllm_server is not None
         if several and self.backend != "transformers":

@@ -95,43 +95,58 @@ def accuracy(
 def session_scores(
     values: NDArray[np.float64], targets: NDArray[np.float64], *, kind: str, clip: float, unit: float
 ) -> NDArray[np.float64]:
-    """Accuracy of each value of a group's answers; higher is better.
+    """Accuracy of each value of some answers by itself; higher is better.
 
     Errors are in multiples of what persistence expects at that session, ``unit · √h``: every session teaches alike.
 
     * ``mse``: ``-min(e², clip)``. Elicits the conditional mean, written with certainty.
     * ``huber``: ``-min(ρ(e), clip)`` as in `accuracy`.
-    * ``crps``: ``-|x - y| + Σ_j |x - x_j| / (n - 2)`` over the group's n - 1 other valid answers j. The policy gradient
-      with this score, centred in the group, is that of minus the continuous ranked probability score
-      ``E|X - y| - ½ E|X - X'|``, a proper score: it elicits the whole predictive distribution, medians and bands, and
-      answers that all agree are not rewarded for it. Divided by n - 1 the bands would come out too narrow: an answer
-      stands in the spread of the others too, and so in the mean that centring takes away. Needs three answers.
-      (Gneiting and Raftery 2007, "Strictly Proper Scoring Rules, Prediction, and Estimation", eq. 21.)
+    * ``crps``: ``-min(|e|, clip)``; what the spread of the answers is worth comes from `session_distances`.
 
     Args:
         values: Forecasts less the last close, shape `(groups, answers, horizon)`; NaN throughout an invalid answer.
         targets: Realised values less the last close, same units, shape `(groups, horizon)`.
         kind: Which formula.
-        clip: Largest loss of one session, and with ``crps`` the largest distance of two answers.
+        clip: Largest loss of one session.
         unit: What one daily standard deviation measures in these units.
 
     Returns:
         Shape of `values`, NaN where they are.
     """
-    horizon = values.shape[-1]
-    scale = unit * np.sqrt(np.arange(1, horizon + 1))
-    errors = (values - targets[:, None, :]) / scale
+    errors = np.abs(values - targets[:, None, :]) / _session_scale(values.shape[-1], unit=unit)
     match kind:
         case "mse":
             return -np.minimum(errors**2, clip)
         case "huber":
-            return -np.minimum(_huber(np.abs(errors)), clip)
+            return -np.minimum(_huber(errors), clip)
         case "crps":
-            apart = np.minimum(np.abs(values[:, :, None, :] - values[:, None, :, :]) / scale, clip)
-            others = np.maximum(np.isfinite(values[..., 0]).sum(axis=1) - 2, 1)[:, None, None]
-            spread = np.nansum(apart, axis=2) / others
-            return np.where(np.isfinite(errors), spread - np.minimum(np.abs(errors), clip), np.nan)
+            return -np.minimum(errors, clip)
     raise ValueError(f"no score of single sessions for reward kind {kind!r}")
+
+
+def session_distances(values: NDArray[np.float64], *, clip: float, unit: float) -> NDArray[np.float64]:
+    """How far apart the values of a group's answers are, ``min(|x - x'| / (unit √h), clip)``.
+
+    The continuous ranked probability score ``E|X - y| - ½ E|X - X'|`` is proper: it elicits the whole predictive
+    distribution, medians and bands, and answers that all agree are not rewarded for it. X' being drawn as X is, its
+    policy gradient is that of ``|x - y| - E|x - X'|`` with X' held fixed: an answer's error, less its mean distance
+    from answers that do not depend on it. (Gneiting and Raftery 2007, "Strictly Proper Scoring Rules, Prediction, and
+    Estimation", eq. 21.)
+
+    Args:
+        values: As in `session_scores`.
+        clip: Largest distance.
+        unit: As in `session_scores`.
+
+    Returns:
+        Shape `(groups, answers, answers, horizon)`, NaN where either answer is invalid.
+    """
+    apart = np.abs(values[:, :, None, :] - values[:, None, :, :])
+    return np.asarray(np.minimum(apart / _session_scale(values.shape[-1], unit=unit), clip))
+
+
+def _session_scale(horizon: int, *, unit: float) -> NDArray[np.float64]:
+    return np.asarray(unit * np.sqrt(np.arange(1, horizon + 1)))
 
 
 def _huber(ratio: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
 from training.backends.memory import MEMORY_CURE, with_smaller_batches
-from training.backends.sampling import sample, shares_prompts
+from training.backends.sampling import in_halves, sample, shares_prompts
 from training.backends.transformers_ import SMALL_MODEL
 
 MOST_ATTENTION = 4
@@ -42,7 +42,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         if self.use_vllm or not grouped:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **options)
         # From torch's own generator, whose state is in each checkpoint: a resumed run draws what it would have drawn.
-        uniforms = torch.rand(len(groups), num_generations, self.max_completion_length, 2)
+        uniforms = torch.stack([in_halves(num_generations, self.max_completion_length) for _ in groups])
         answers: list[list[list[int]]] = []
 
         def draw(size: int) -> None:

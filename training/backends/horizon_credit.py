@@ -11,7 +11,7 @@ from features.prompts import parse
 from training.backends.grpo_trainer import GroupedGRPOTrainer
 from training.config import RewardConfig
 from training.credit import advantages, tokens_of_values
-from training.rewards import FinancialReward, invalid_score, session_scores
+from training.rewards import FinancialReward, invalid_score, session_distances, session_scores
 
 ROUNDING = 1e-5
 """Advantages below it are what rounding leaves of none."""
@@ -77,17 +77,14 @@ class HorizonCreditTrainer(GroupedGRPOTrainer):
             if parsed is not None:
                 values[row] = parsed
         valid = np.isfinite(values[:, 0]).reshape(-1, group)
-        scores = session_scores(
-            (values - start).reshape(-1, group, horizon),
-            (targets - start)[::group],
-            kind=reward.kind,
-            clip=reward.clip,
-            unit=self._unit,
-        )
+        limits = {"clip": reward.clip, "unit": self._unit}
+        moves = (values - start).reshape(-1, group, horizon)
+        scores = session_scores(moves, (targets - start)[::group], kind=reward.kind, **limits)
+        apart = session_distances(moves, **limits) if reward.kind == "crps" else None
         financial = FinancialReward(horizon=horizon, unit=self._unit)
         sign = financial(
             completions=["".join(texts) for texts in pieces], target=targets.tolist(), last_close=start[:, 0].tolist()
         )
         scores[..., -1] += reward.financial_weight * np.reshape(sign, valid.shape)
         invalid = np.where(valid, reward.format_weight, invalid_score(reward.kind, clip=reward.clip))
-        return advantages(scores, invalid, scale=self.args.scale_rewards).reshape(-1, horizon + 1)
+        return advantages(scores, invalid, scale=self.args.scale_rewards, apart=apart).reshape(-1, horizon + 1)

@@ -90,7 +90,16 @@ def sample(
     return [texts[start : start + n] for start in range(0, len(texts), n)]
 
 
-def stratified(answers: int, tokens: int, *, generator: torch.Generator) -> torch.Tensor:
+def in_halves(answers: int, tokens: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Random numbers behind the answers to one prompt in two halves, independent of each other, each `stratified`.
+
+    Shape (answers, tokens, 2). Halves as in `training.credit.half_of`, which needs what is compared to be independent.
+    """
+    halves = (answers // 2, answers - answers // 2)
+    return torch.cat([stratified(half, tokens, generator=generator) for half in halves])
+
+
+def stratified(answers: int, tokens: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
     """Random numbers behind the answers to one prompt, evenly spread over the answers at each token, and in pairs.
 
     A Latin hypercube (McKay, Beckman and Conover 1979, Technometrics 21): at each token the answers' numbers lie one in
@@ -102,7 +111,7 @@ def stratified(answers: int, tokens: int, *, generator: torch.Generator) -> torc
     Args:
         answers: How many, n.
         tokens: Most tokens in an answer.
-        generator: Source of the numbers.
+        generator: Source of the numbers; torch's own without one.
 
     Returns:
         Shape (answers, tokens, 2), as `sample` takes them, in double precision: rounded, the last one could be 1. The
