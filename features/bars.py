@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from features import csvfile
 from features.errors import BarsError, TickerNameError
-from features.plaincsv import plain_bars
-from features.schemas import BAR_COLUMNS, FAULTS, PRICE_COLUMNS, first_violation
+from features.plaincsv import plain_columns
+from features.schemas import BAR_COLUMNS, FAULTS, PRICE_COLUMNS, Columns, bar_columns, first_violation
 
 YAHOO_COLUMNS = ("Date", "Open", "High", "Low", "Close", "Adj Close", "Volume")
 LONGEST_TICKER = 32
@@ -40,6 +40,14 @@ class CsvBars(NamedTuple):
     """The bars of a file, the dates of its rows that hold none, and how often each of `REPAIRS` was made."""
 
     bars: pd.DataFrame
+    without_prices: tuple[date, ...] = ()
+    repairs: Mapping[str, int] = MappingProxyType({})
+
+
+class CsvColumns(NamedTuple):
+    """What `CsvBars` is, with the bars as arrays by column."""
+
+    columns: Columns
     without_prices: tuple[date, ...] = ()
     repairs: Mapping[str, int] = MappingProxyType({})
 
@@ -123,10 +131,16 @@ def read_content(path: str | Path, *, ticker: str) -> bytes:
 
 def parse_csv(raw: bytes, *, path: str | Path, ticker: str) -> CsvBars:
     """What `read_csv_with_gaps` does, of a file whose content is there already."""
+    found = parse_columns(raw, path=path, ticker=ticker)
+    return CsvBars(pd.DataFrame(found.columns), *found[1:])
+
+
+def parse_columns(raw: bytes, *, path: str | Path, ticker: str) -> CsvColumns:
+    """What `parse_csv` does, without a frame."""
     name = f"{validate_ticker(ticker)}: {path}"
-    plain = plain_bars(raw)
+    plain = plain_columns(raw)
     if plain is not None and first_violation(plain) is None:
-        return CsvBars(plain)
+        return CsvColumns(plain)
     try:
         table = csvfile.parse(raw, path=path, error=BarsError)
     except BarsError as fault:
@@ -148,15 +162,15 @@ def parse_csv(raw: bytes, *, path: str | Path, ticker: str) -> CsvBars:
         raise BarsError(f"{name}: no row has prices; download the file again")
     source = _Source(name, [table.lines[row] for row in kept], labels)
     cells = {column: [cells[column][row] for row in kept] for column in BAR_COLUMNS}
-    bars = _checked(
+    columns = _checked(
         {
             column: dates[kept] if column == "date" else _numbers(cells[column], column, source)
             for column in BAR_COLUMNS
         },
         source,
     )
-    return CsvBars(
-        bars,
+    return CsvColumns(
+        columns,
         tuple(dates[row].item() for row in sorted(gaps)),
         {name: count for name, count in repairs.items() if count},
     )
@@ -196,7 +210,7 @@ def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
         else:
             cells = ["" if missing else str(cell) for cell, missing in zip(series, series.isna(), strict=True)]
             values[column] = _dates(cells, shown) if column == "date" else _numbers(cells, column, shown)
-    return _checked(values, shown)
+    return pd.DataFrame(_checked(values, shown))
 
 
 def adjust(bars: pd.DataFrame) -> pd.DataFrame:
@@ -208,12 +222,14 @@ def adjust(bars: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns `date open high low close volume`; `close` is the adjusted close, USD.
     """
-    values = {column: bars[column].to_numpy() for column in BAR_COLUMNS}
+    return pd.DataFrame(adjusted_columns(bar_columns(bars)), index=bars.index)
+
+
+def adjusted_columns(values: Columns) -> Columns:
+    """What `adjust` does, of and to arrays by column."""
     factor = values["adj_close"] / values["close"]
     scaled = {column: values[column] * factor for column in ("open", "high", "low")}
-    return pd.DataFrame(
-        {"date": values["date"], **scaled, "close": values["adj_close"], "volume": values["volume"]}, index=bars.index
-    )
+    return {"date": values["date"], **scaled, "close": values["adj_close"], "volume": values["volume"]}
 
 
 def _canonical(name: str) -> str:
@@ -280,12 +296,12 @@ def _is_day(text: str) -> bool:
     return True
 
 
-def _checked(values: dict[str, NDArray], source: _Source) -> pd.DataFrame:
-    frame = pd.DataFrame({**values, "date": values["date"].astype("datetime64[s]")})[list(BAR_COLUMNS)]
-    violation = first_violation(frame)
+def _checked(values: Columns, source: _Source) -> Columns:
+    columns = bar_columns({**values, "date": values["date"].astype("datetime64[s]")})
+    violation = first_violation(columns)
     if violation is None:
-        return frame
+        return columns
     position, column, rule = violation
-    value = frame[column].iloc[position]
-    shown = str(value.date()) if column == "date" else float(value)
+    value = columns[column][position]
+    shown = str(value.astype("datetime64[D]")) if column == "date" else float(value)
     raise source.error(position, column, shown, fault=FAULTS[rule].fault, cure=FAULTS[rule].cure)

@@ -4,6 +4,8 @@ TA-Lib works through a series from its oldest value on, so that the value at a s
 earlier ones only, bit for bit.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import talib
@@ -45,7 +47,7 @@ The columns keep their names although the periods shrink to 5 (MACD 2/5): both a
 """
 
 
-def series_indicators(bars: pd.DataFrame) -> dict[str, Array]:
+def series_indicators(bars: pd.DataFrame | Mapping[str, Array]) -> dict[str, Array]:
     """Standard-period indicators of a whole series.
 
     Averages over 20 and 60 sessions, exponential average 20, Bollinger bands 20 with 2 population standard deviations,

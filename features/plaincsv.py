@@ -5,18 +5,17 @@ every cell as text and says what is wrong with it. What both can read they read 
 """
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from features.schemas import BAR_COLUMNS
+from features.schemas import BAR_COLUMNS, Columns
 
 HEADERS = (b"Date,Open,High,Low,Close,Adj Close,Volume\n", b"Date,Open,High,Low,Close,Adj Close,Volume\r\n")
 _PLAIN = b"0123456789.,+-eE\n"
 _TYPES = {name: pa.date32() if name == "date" else pa.float64() for name in BAR_COLUMNS}
 
 
-def plain_bars(raw: bytes) -> pd.DataFrame | None:
+def plain_columns(raw: bytes) -> Columns | None:
     """The bars of a file that holds Yahoo's header and, of nothing else, numbers and ISO dates.
 
     Args:
@@ -43,5 +42,4 @@ def plain_bars(raw: bytes) -> pd.DataFrame | None:
     except pa.ArrowInvalid:
         return None
     days = table["date"].to_numpy().astype("datetime64[s]")
-    numbers = {name: np.ascontiguousarray(table[name].to_numpy()) for name in BAR_COLUMNS[1:]}
-    return pd.DataFrame({"date": days, **numbers})
+    return {"date": days, **{name: np.ascontiguousarray(table[name].to_numpy()) for name in BAR_COLUMNS[1:]}}

@@ -11,6 +11,8 @@ from pydantic import Field
 from features.bars import REPAIRS
 from features.config import FrozenModel, QualityConfig
 from features.errors import QualityError
+from features.history import HistoryChange
+from features.schemas import Columns, bar_columns
 
 USUAL_PRICES = (1e-6, 1e9)
 LONGEST_STANDSTILL = 10
@@ -42,6 +44,8 @@ class QualityReport(FrozenModel):
         missing: Sessions of the exchange without prices.
         extra: Days with prices on which the exchange had no session.
         note: Why the dates were compared with no calendar.
+        history: What has changed of the history since the bars before; empty in what is stored, which tells of the
+            bars alone.
     """
 
     ticker: str
@@ -55,6 +59,7 @@ class QualityReport(FrozenModel):
     missing: tuple[date, ...] = ()
     extra: tuple[date, ...] = ()
     note: str = ""
+    history: HistoryChange | None = None
 
     def rows_of_table(self) -> list[dict[str, str]]:
         """The report as a table for people: what, how often, and what it means."""
@@ -66,13 +71,15 @@ class QualityReport(FrozenModel):
             *((name, _count(count), REPAIRS[name]) for name, count in self.repairs.items()),
             *((name, _count(count), ODDITIES[name]) for name, count in self.oddities.items()),
         ]
+        if self.history:
+            table.append((f"{self.history.kind}_history", _count(self.history.rows), str(self.history)))
         if self.note:
             table[1:3] = [("calendar", "not compared", self.note)]
         return [{"What": what.replace("_", " "), "Count": count, "Meaning": meaning} for what, count, meaning in table]
 
 
 def assess(
-    bars: pd.DataFrame,
+    bars: pd.DataFrame | Mapping[str, NDArray],
     *,
     ticker: str,
     repairs: Mapping[str, int],
@@ -91,19 +98,22 @@ def assess(
             compares nothing.
         note: Why nothing is compared.
     """
-    dates = bars["date"].to_numpy().astype("datetime64[s]")
+    values = bar_columns(bars)
+    dates = values["date"].astype("datetime64[s]")
     missing = extra = np.array([], dtype="datetime64[s]")
     expected = 0
     if sessions is not None:
         due = sessions[(sessions >= dates[0]) & (sessions <= dates[-1])].astype("datetime64[s]")
-        missing, extra, expected = np.setdiff1d(due, dates), np.setdiff1d(dates, due), len(due)
+        expected = len(due)
+        if not np.array_equal(due, dates):
+            missing, extra = np.setdiff1d(due, dates), np.setdiff1d(dates, due)
     return QualityReport(
         ticker=ticker,
-        rows=len(bars),
+        rows=len(dates),
         first=_day(dates[0]),
         last=_day(dates[-1]),
         repairs=dict(repairs),
-        oddities={name: count for name, count in _oddities(bars).items() if count},
+        oddities={name: count for name, count in _oddities(values).items() if count},
         exchange=exchange if sessions is not None else "",
         sessions=expected,
         missing=tuple(map(_day, missing)),
@@ -149,10 +159,8 @@ def _count(count: int) -> str:
     return f"{count:,}"
 
 
-def _oddities(bars: pd.DataFrame) -> dict[str, int]:
-    open_, high, low, close, adjusted = (
-        bars[name].to_numpy() for name in ("open", "high", "low", "close", "adj_close")
-    )
+def _oddities(bars: Columns) -> dict[str, int]:
+    open_, high, low, close, adjusted = (bars[name] for name in ("open", "high", "low", "close", "adj_close"))
     top, bottom = high * (1 + ROUNDING), low * (1 - ROUNDING)
     outside = (open_ > top) | (open_ < bottom) | (close > top) | (close < bottom)
     smallest = np.minimum(np.minimum(low, adjusted), np.minimum(open_, close))
@@ -162,7 +170,7 @@ def _oddities(bars: pd.DataFrame) -> dict[str, int]:
     return {
         "prices_outside_range": int(outside.sum()),
         "extreme_prices": int(((smallest < USUAL_PRICES[0]) | (largest > USUAL_PRICES[1])).sum()),
-        "sessions_without_volume": int((bars["volume"].to_numpy() == 0).sum()),
+        "sessions_without_volume": int((bars["volume"] == 0).sum()),
         "standstill": int(runs[runs >= LONGEST_STANDSTILL].sum()),
         "jumps": int((np.abs(np.diff(np.log(adjusted))) > np.log(2)).sum()),
     }

@@ -1,10 +1,14 @@
 """The schema of bars: what every price frame must satisfy, and the words for each way of breaking it."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+Columns = dict[str, NDArray]
+"""Values by column, all of one length."""
 
 PRICE_COLUMNS = ("open", "high", "low", "close", "adj_close")
 BAR_COLUMNS = ("date", *PRICE_COLUMNS, "volume")
@@ -45,17 +49,22 @@ class Violation(NamedTuple):
     rule: str
 
 
-def first_violation(bars: pd.DataFrame) -> Violation | None:
+def bar_columns(bars: pd.DataFrame | Mapping[str, NDArray]) -> Columns:
+    """The columns of bars as arrays: taking one out of a frame costs as much as computing with it."""
+    return {column: np.asarray(bars[column]) for column in BAR_COLUMNS}
+
+
+def first_violation(bars: pd.DataFrame | Mapping[str, NDArray]) -> Violation | None:
     """Hold bars against the rules.
 
     Args:
-        bars: Columns `BAR_COLUMNS`, dates as datetime64[s] and numbers as float64, index 0..n-1.
+        bars: Columns `BAR_COLUMNS`, dates as datetime64[s] and numbers as float64.
 
     Returns:
         The violation in the topmost row, there the first rule of `FAULTS`, or `None`.
     """
-    dates = bars["date"].to_numpy()
-    values = {column: bars[column].to_numpy() for column in (*PRICE_COLUMNS, "volume")}
+    values = bar_columns(bars)
+    dates = values.pop("date")
     ascends = dates[1:] > dates[:-1]
     broken: dict[tuple[str, str], NDArray[np.bool_]] = {
         **{("finite", column): ~np.isfinite(each) for column, each in values.items()},
@@ -69,7 +78,7 @@ def first_violation(bars: pd.DataFrame) -> Violation | None:
         ("high_at_least_low", "high"): values["high"] < values["low"],
     }
     if not ascends.all():
-        broken["unique", "date"] = bars["date"].duplicated().to_numpy()
+        broken["unique", "date"] = pd.Series(dates).duplicated().to_numpy()
         broken["ascending", "date"] = np.concatenate([[False], dates[1:] < dates[:-1]])
     rules = list(FAULTS)
     found = [

@@ -5,15 +5,14 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from features.bars import adjust, validate_ticker
+from features.bars import adjusted_columns, validate_ticker
 from features.config import FeatureConfig
 from features.errors import InsufficientHistoryError
 from features.indicators import FROM_WINDOW, SERIES_WARM_UP, series_indicators, window_indicators
 from features.prompts import FEATURE_COLUMNS
+from features.schemas import Columns, bar_columns
 from features.splits import SPLITS, assign_splits, sessions_needed, split_borders
 from features.statistics import daily_sigma, window_statistics
-
-Columns = dict[str, NDArray]
 
 WINDOW_COLUMNS = (
     *("ticker", "origin", "split", "history", "target", "target_dates", "sigma", "train_mean", "train_std"),
@@ -57,32 +56,87 @@ def window_columns(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) ->
         TickerNameError: `ticker` is not a valid name.
     """
     validate_ticker(ticker)
-    n_rows = len(bars)
-    first = _first_origin(config)
+    return cut_windows(session_columns(bar_columns(bars), config=config), ticker=ticker, config=config)
+
+
+def session_columns(bars: Columns, *, config: FeatureConfig, start: int = 0) -> Columns:
+    """What is known at each session, whatever comes later: neither more sessions nor other splits change it.
+
+    Args:
+        bars: Columns as `features.bars.read_csv` returns them, `n` rows.
+        config: Context, scope of the indicators and volatility.
+        start: First row wanted; it is the same to the last bit whatever the first row is.
+
+    Returns:
+        `date`, `adj_close` (USD), `sigma` and the columns `features.prompts.FEATURE_COLUMNS` as `build_windows` has
+        them, each of shape `(n - start,)`; NaN where the session is no window's origin, being within the warm-up.
+    """
+    close = bars["adj_close"]
+    first = min(max(start, _first_origin(config)), len(close))
+    origins = np.arange(first, len(close))
+    known = {"sigma": _sigma(close, first, config=config)}
+    if len(origins):
+        history = sliding_window_view(close, config.context)[origins - config.context + 1]
+        known |= {**_indicators(bars, origins, config=config), **window_statistics(history)}
+    warm_up = np.full(first - start, np.nan)
+    features = {name: np.concatenate([warm_up, known.get(name, warm_up[:0])]) for name in ("sigma", *FEATURE_COLUMNS)}
+    return {"date": bars["date"][start:], "adj_close": close[start:], **features}
+
+
+def cut_windows(sessions: Columns, *, ticker: str, config: FeatureConfig) -> Columns:
+    """The columns of `build_windows` from those of `session_columns` of the whole series.
+
+    Raises:
+        InsufficientHistoryError: As `build_windows`.
+    """
+    close, dates = sessions["adj_close"], sessions["date"]
+    origins, split = origins_by_split(usable_sessions(sessions), ticker=ticker, config=config)
+    after = origins[:, None] + np.arange(1, config.horizon + 1)
+    at_origins = {name: values[origins] for name, values in sessions.items()}
+    columns = _known_at(at_origins, origins, close=close, ticker=ticker, config=config)
+    columns |= {"split": split.astype(object), "target": close[after], "target_dates": dates[after]}
+    return {name: columns[name] for name in (*WINDOW_COLUMNS, *FEATURE_COLUMNS)}
+
+
+def origins_by_split(
+    usable: NDArray[np.bool_], *, ticker: str, config: FeatureConfig
+) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """Rows of the windows' origins, ascending, and the split that each is in.
+
+    Args:
+        usable: From `usable_sessions`, one a session.
+        ticker: Name that errors use.
+        config: Context, horizon and fractions.
+
+    Raises:
+        InsufficientHistoryError: As `build_windows`.
+    """
+    n_rows, first = len(usable), _first_origin(config)
     origins = np.arange(first, n_rows - config.horizon)
     borders = split_borders(n_rows, config)
     split = assign_splits(origins, borders, horizon=config.horizon, embargo=config.embargo)
-    if not set(SPLITS) <= set(split):
-        empty = " or ".join(name for name in SPLITS if name not in split)
+    inside = {name: split == name for name in SPLITS}
+    if not all(each.any() for each in inside.values()):
+        empty = " or ".join(name for name, each in inside.items() if not each.any())
         needed = sessions_needed(config, first_origin=first, present=n_rows)
         raise InsufficientHistoryError(
             f"{ticker}: {n_rows} sessions leave no {empty} window; {needed} are needed with context {config.context}, "
             f"horizon {config.horizon} and {first} sessions of warm-up: use a longer price history"
         )
-    origins, split = origins[split != ""], split[split != ""]
-    known = _known_at(bars, origins, ticker=ticker, config=config)
-    usable = _usable(known)
-    for name in SPLITS:
-        if not (split[usable] == name).any():
+    kept = (split != "") & usable[origins]
+    for name, each in inside.items():
+        if not (each & kept).any():
             raise InsufficientHistoryError(
                 f"{ticker}: the prices do not move in the {name} split, so that there is no volatility to forecast by; "
                 "check the data of this ticker"
             )
-    close, dates = bars["adj_close"].to_numpy(), bars["date"].to_numpy()
-    after = origins[:, None] + np.arange(1, config.horizon + 1)
-    future = {"split": split.astype(object), "target": close[after], "target_dates": dates[after]}
-    columns = {name: (known | future)[name] for name in (*WINDOW_COLUMNS, *FEATURE_COLUMNS)}
-    return columns if usable.all() else {name: values[usable] for name, values in columns.items()}
+    return origins[kept], split[kept]
+
+
+def usable_sessions(sessions: Columns) -> NDArray[np.bool_]:
+    """Which sessions can be a window's origin: every feature is defined there, and prices have moved; shape `(n,)`."""
+    finite = np.logical_and.reduce([np.isfinite(sessions[name]) for name in ("sigma", *FEATURE_COLUMNS)])
+    return np.asarray(finite & (sessions["sigma"] > SMALLEST_SIGMA))
 
 
 def latest_window(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> pd.DataFrame:
@@ -107,13 +161,15 @@ def latest_window(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
             f"{ticker}: {len(bars)} sessions are too few for one window; {first + 1} are needed with context "
             f"{config.context} and indicator_scope {config.indicator_scope}: use a longer price history"
         )
-    window = _known_at(bars, np.array([len(bars) - 1]), ticker=ticker, config=config)
-    if not _usable(window).all():
+    columns = bar_columns(bars)
+    last = session_columns(columns, config=config, start=len(bars) - 1)
+    if not usable_sessions(last).all():
         raise InsufficientHistoryError(
             f"{ticker}: the prices do not move over the last {config.sigma_window} sessions up to "
-            f"{str(window['origin'][0])[:10]}, so that there is no volatility to forecast by; check the data"
+            f"{str(last['date'][0])[:10]}, so that there is no volatility to forecast by; check the data"
         )
-    return _as_frame(window)
+    origin = np.array([len(bars) - 1])
+    return _as_frame(_known_at(last, origin, close=columns["adj_close"], ticker=ticker, config=config))
 
 
 def _first_origin(config: FeatureConfig) -> int:
@@ -122,40 +178,42 @@ def _first_origin(config: FeatureConfig) -> int:
     return max(config.context - 1, config.sigma_min, warm_up)
 
 
-def _known_at(bars: pd.DataFrame, origins: NDArray[np.int64], *, ticker: str, config: FeatureConfig) -> Columns:
-    """The columns that need no future, one row for each origin (row numbers of `bars`, ascending)."""
-    close = bars["adj_close"].to_numpy()
-    history = sliding_window_view(close, config.context)[origins - config.context + 1]
-    sigma = daily_sigma(close, window=config.sigma_window, minimum=config.sigma_min)
-    train = close[: split_borders(len(bars), config).train_end]
-    features = {**_indicators(bars, origins, config=config), **window_statistics(history)}
+def _known_at(
+    at_origins: Columns,
+    origins: NDArray[np.int64],
+    *,
+    close: NDArray[np.float64],
+    ticker: str,
+    config: FeatureConfig,
+) -> Columns:
+    """The columns that need no future: of `session_columns` at the origins, and of the series up to them."""
+    train = close[: split_borders(len(close), config).train_end]
     return {
         "ticker": np.full(len(origins), ticker, dtype=object),
-        "origin": bars["date"].to_numpy()[origins],
-        "history": history,
-        "sigma": sigma[origins],
+        "origin": at_origins["date"],
+        "history": sliding_window_view(close, config.context)[origins - config.context + 1],
+        "sigma": at_origins["sigma"],
         "train_mean": np.full(len(origins), train.mean()),
         "train_std": np.full(len(origins), train.std()),
-        **{column: features[column] for column in FEATURE_COLUMNS},
+        **{name: at_origins[name] for name in FEATURE_COLUMNS},
     }
 
 
-def _indicators(
-    bars: pd.DataFrame, origins: NDArray[np.int64], *, config: FeatureConfig
-) -> dict[str, NDArray[np.float64]]:
+def _sigma(close: NDArray[np.float64], first: int, *, config: FeatureConfig) -> NDArray[np.float64]:
+    """The volatility at each session from row `first` on, from no more of the series than it takes."""
+    before = max(0, first - config.sigma_window)
+    return daily_sigma(close[before:], window=config.sigma_window, minimum=config.sigma_min)[first - before :]
+
+
+def _indicators(bars: Columns, origins: NDArray[np.int64], *, config: FeatureConfig) -> dict[str, NDArray[np.float64]]:
     if config.indicator_scope == "series":
-        return {name: values[origins] for name, values in series_indicators(adjust(bars)).items()}
+        return {name: values[origins] for name, values in series_indicators(adjusted_columns(bars)).items()}
     high, low, close = (
-        sliding_window_view(bars[name].to_numpy(), config.context)[origins - config.context + 1]
+        sliding_window_view(bars[name], config.context)[origins - config.context + 1]
         for name in ("high", "low", "close")
     )
     inside = window_indicators(high, low, close)
     return {column: inside[name][:, -1] for column, name in FROM_WINDOW.items()}
-
-
-def _usable(columns: Columns) -> NDArray[np.bool_]:
-    finite = np.logical_and.reduce([np.isfinite(columns[name]) for name in ("sigma", *FEATURE_COLUMNS)])
-    return np.asarray(finite & (columns["sigma"] > SMALLEST_SIGMA))
 
 
 def _as_frame(columns: Columns) -> pd.DataFrame:

@@ -3,31 +3,34 @@
 import json
 from collections.abc import Callable
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
 from prefect import task
 from pydantic import Field
 
-from features.bars import CsvBars, parse_csv, read_content, validate_ticker
+from features.bars import CsvColumns, read_content, validate_ticker
 from features.config import FrozenModel, QualityConfig, SyntheticConfig
+from features.history import HistoryChange
 from features.pooling import POOL
 from features.quality import QualityReport
+from features.schemas import bar_columns
 from features.synthetic import market
 from features.tables import to_table
 from tasks.errors import MarketDataError
 from tasks.logs import run_logger
 from tasks.parquet import write_table
 from tasks.paths import BARS_FILE
-from tasks.quality import REPAIRS, assess_bars, hold_to_limits
+from tasks.price_history import DATES_WITHOUT_PRICES, REPAIRS, PriceRows, described, read_rows
+from tasks.quality import assess_bars, hold_to_limits
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
 NAMED_TICKERS = 8
+HISTORY = "history"
 MODULES = (
     *("features.bars", "features.csvfile", "features.plaincsv", "features.schemas", "features.synthetic"),
-    *("features.tables", "tasks.parquet"),
+    *("features.tables", "tasks.parquet", "tasks.price_history"),
 )
 
 
@@ -97,7 +100,7 @@ def fetch_bars(
     Returns:
         Artifact of the stage `bars`; its meta holds `ticker`, `rows`, `first` and `last` session, of rows without
         prices, which are left out, the count `without_prices` and the `dates_without_prices`, and as JSON the counts
-        of all `repairs`.
+        of all `repairs` and, where the ticker's bars before told another past, `history`.
 
     Raises:
         FeaturesError: If the ticker's name or its prices are not acceptable, or worse than `quality` allows.
@@ -113,13 +116,23 @@ def fetch_with_quality(
     ticker = validate_ticker(stock)
     if isinstance(source, SyntheticSource):
         config = source.config.model_copy(update={"ticker": ticker})
-        return _stored({"synthetic": config}, lambda: CsvBars(market(config)), ticker=ticker, store=store), None
+
+        def simulate() -> PriceRows:
+            return PriceRows(CsvColumns(bar_columns(market(config))))
+
+        return _stored({"synthetic": config}, simulate, ticker=ticker, store=store), None
     path = csv_path(source.folder, ticker)
     # What is hashed is what is read, whatever becomes of the file meanwhile.
     content = read_content(path, ticker=ticker)
-    inputs: dict[str, object] = {"csv": sha256(content).hexdigest(), "ticker": ticker}
-    read = cache(lambda: parse_csv(content, path=path, ticker=ticker))
-    made = _stored(inputs, read, ticker=ticker, store=store)
+    name = f"{ticker}.csv"
+
+    @cache
+    def read() -> PriceRows:
+        latest = store.latest("bars", name)
+        reusable = latest if latest and latest[1].code == _code() else None
+        return read_rows(content, path=path, ticker=ticker, latest=reusable)
+
+    made = _stored({**described(content), "ticker": ticker}, read, ticker=ticker, store=store)
     if made.meta["without_prices"]:
         run_logger(__name__).warning(
             "%s: rows without prices, left out: %s (%s)",
@@ -127,27 +140,35 @@ def fetch_with_quality(
             made.meta["without_prices"],
             made.meta["dates_without_prices"],
         )
-    _, report = assess_bars(made, lambda: read().bars, config=quality, store=store)
+    _, report = assess_bars(made, lambda: read().found.columns, config=quality, store=store)
+    if told := made.meta.get(HISTORY):
+        report = report.model_copy(update={"history": HistoryChange.model_validate_json(str(told))})
+    store.note(made, name)
     hold_to_limits(report, quality)
     return made, report
 
 
-def _stored(inputs: dict[str, object], read: Callable[[], CsvBars], *, ticker: str, store: Store) -> ArtifactRef:
+def _stored(inputs: dict[str, object], read: Callable[[], PriceRows], *, ticker: str, store: Store) -> ArtifactRef:
     def build(folder: Path) -> dict[str, Scalar]:
-        bars, gaps, repairs = read()
-        write_table(to_table({name: bars[name].to_numpy() for name in bars.columns}), folder / BARS_FILE)
-        first, last = bars["date"].iloc[[0, -1]].dt.date
+        (bars, gaps, repairs), change = read()
+        write_table(to_table(bars), folder / BARS_FILE)
+        first, last = bars["date"][[0, -1]].astype("datetime64[D]").tolist()
         return {
             "ticker": ticker,
-            "rows": len(bars),
+            "rows": len(bars["date"]),
             "first": first.isoformat(),
             "last": last.isoformat(),
             "without_prices": len(gaps),
-            "dates_without_prices": " ".join(each.isoformat() for each in gaps),
+            DATES_WITHOUT_PRICES: " ".join(each.isoformat() for each in gaps),
             REPAIRS: json.dumps(dict(repairs)),
+            **({HISTORY: change.model_dump_json()} if change else {}),
         }
 
-    return store.build("bars", inputs, build, code=code_version(*MODULES, libraries=("pandas", "numpy", "pyarrow")))
+    return store.build("bars", inputs, build, code=_code())
+
+
+def _code() -> str:
+    return code_version(*MODULES, libraries=("pandas", "numpy", "pyarrow"))
 
 
 def csv_path(folder: Path, stock: str) -> Path:

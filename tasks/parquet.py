@@ -6,6 +6,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.schemas import Columns
+
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a table to a file.
@@ -14,7 +16,15 @@ def write_table(table: pa.Table, path: Path) -> None:
     writing and makes the file larger.
     """
     texts = [field.name for field in table.schema if pa.types.is_large_string(field.type)]
-    pq.write_table(table, path, use_dictionary=texts, compression="zstd", compression_level=1)
+    written = pa.BufferOutputStream()
+    pq.write_table(table, written, use_dictionary=texts, compression="zstd", compression_level=1)
+    path.write_bytes(written.getvalue())
+
+
+def read_columns(path: Path) -> Columns:
+    """The columns of a small file as arrays."""
+    table = pq.read_table(pa.BufferReader(path.read_bytes()), use_threads=False)
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def read_frame(path: Path) -> pd.DataFrame:

@@ -1,7 +1,9 @@
 """Windows of one ticker as a stored artifact, and the published CSV layout on request."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +15,24 @@ from prefect import task
 from features.config import FeatureConfig
 from features.pooling import POOL
 from features.pooling import pool_windows as pool
-from features.splits import split_borders
 from features.tables import to_table
 from tasks.disk import file_sha256, os_errors_as_publish_error
 from tasks.errors import MarketDataError
-from tasks.parquet import read_frame, write_table
-from tasks.paths import BARS_FILE, TRAIN_ROWS_FILE, WINDOWS_FILE
+from tasks.parquet import read_columns, read_frame, write_table
+from tasks.paths import BARS_FILE, SESSIONS_FILE, TRAIN_ROWS_FILE, WINDOWS_FILE
 from tasks.retries import TASK_OPTIONS
+from tasks.session_files import TRAIN_END, write_sessions
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
-TRAIN_END = "train_end"
 LIBRARIES = ("pandas", "numpy", "pyarrow", "ta-lib")
 
 
 @task(name="build-windows", **TASK_OPTIONS)
 def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> ArtifactRef:
-    """Cut one ticker's bars into windows with features and store them as `windows.parquet`.
+    """Store what is known at each session of one ticker's bars, from which its windows are cut when they are read.
+
+    The sessions that have settled are taken over from the ticker's latest artifact where the bars behind them are the
+    same; the result is the same to the last byte as if it were made anew.
 
     Args:
         bars: Artifact of `fetch_bars`.
@@ -36,25 +40,31 @@ def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> 
         store: Where the artifact goes.
 
     Returns:
-        Artifact of the stage `windows`; its meta holds `ticker`, `train_end` and the counts `train`, `validation`
-        and `test`.
+        Artifact of the stage `windows`, for `read_windows`; its meta holds `ticker`, `train_end` and the counts
+        `train`, `validation` and `test`.
 
     Raises:
         InsufficientHistoryError: If the ticker has too few sessions.
     """
-    from features.windows import window_columns
-
     ticker = str(bars.meta["ticker"])
     relevant = config.model_dump(mode="json", exclude={"units", "prompt_style"})
+    name = f"{ticker}-{sha256(json.dumps(relevant).encode()).hexdigest()[:12]}"
 
     def build(folder: Path) -> Mapping[str, Scalar]:
-        prices = read_bars(bars)
-        train_end = split_borders(len(prices), config).train_end
-        table = to_table(window_columns(prices, ticker=ticker, config=config))
-        return _write(folder, table, prices.iloc[:train_end], ticker=ticker)
+        latest = store.latest("windows", name)
+        reusable = latest if latest and latest[1].code == _code() else None
+        return write_sessions(
+            folder,
+            read_columns(bars.path / BARS_FILE),
+            ticker=ticker,
+            config=FeatureConfig.model_validate(relevant),
+            latest=reusable,
+        )
 
     inputs = {"bars": bars, "ticker": ticker, "config": relevant}
-    return store.build("windows", inputs, build, code=_code())
+    made = store.build("windows", inputs, build, code=_code())
+    store.note(made, name)
+    return made
 
 
 @task(name="pool-windows", **TASK_OPTIONS)
@@ -160,8 +170,11 @@ def read_bars(bars: ArtifactRef) -> pd.DataFrame:
 
 
 def read_windows(windows: ArtifactRef, *, splits: tuple[str, ...] = ()) -> pd.DataFrame:
-    """The windows of an artifact of `build_windows`, of all splits or of those named, with a fresh index."""
-    frame = pd.read_parquet(windows.path / WINDOWS_FILE)
+    """The windows of an artifact of the stage `windows`, of all splits or of those named, with a fresh index."""
+    from features.windowfile import read_windows as read
+
+    sessions = windows.path / SESSIONS_FILE
+    frame = read(sessions if sessions.is_file() else windows.path / WINDOWS_FILE)
     return frame[frame["split"].isin(splits)].reset_index(drop=True) if splits else frame
 
 
@@ -170,7 +183,10 @@ def read_train_rows(windows: ArtifactRef) -> pd.DataFrame:
 
     Those of a pool have a column `ticker` too.
     """
-    return pd.read_parquet(windows.path / TRAIN_ROWS_FILE)
+    from features.windowfile import read_train_rows as read
+
+    sessions = windows.path / SESSIONS_FILE
+    return read(sessions if sessions.is_file() else windows.path / TRAIN_ROWS_FILE)
 
 
 def _write(folder: Path, windows: pa.Table, train_rows: pd.DataFrame, *, ticker: str) -> dict[str, Scalar]:
@@ -215,4 +231,4 @@ def _joined(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _code() -> str:
-    return code_version("features", "tasks.preprocess", "tasks.parquet", libraries=LIBRARIES)
+    return code_version("features", "tasks.preprocess", "tasks.session_files", "tasks.parquet", libraries=LIBRARIES)

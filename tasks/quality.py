@@ -5,24 +5,22 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from features.config import QualityConfig
 from features.quality import QualityReport, assess, check
-from tasks.disk import write_durably
+from features.schemas import Columns
 from tasks.errors import MarketDataError
 from tasks.paths import QUALITY_FILE
+from tasks.price_history import REPAIRS
 from tasks.sessions import exchange_of, sessions_between
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
 AUTO, NONE = "auto", "none"
-REPAIRS = "repairs"
 MODULES = ("features.quality", "features.bars", "tasks.quality", "tasks.sessions")
 """What `quality.json` depends on beside the bars; calendars change with their library."""
 
 
 def assess_bars(
-    bars: ArtifactRef, read: Callable[[], pd.DataFrame], *, config: QualityConfig, store: Store
+    bars: ArtifactRef, read: Callable[[], Columns], *, config: QualityConfig, store: Store
 ) -> tuple[ArtifactRef, QualityReport]:
     """Look bars over, and store what there is to say about them.
 
@@ -41,7 +39,7 @@ def assess_bars(
 
     def build(folder: Path) -> Mapping[str, Scalar]:
         report = _assessed(read(), ticker=str(bars.meta["ticker"]), repairs=repairs, exchange=config.exchange)
-        write_durably(folder / QUALITY_FILE, report.model_dump_json(indent=2))
+        (folder / QUALITY_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
         return {"ticker": report.ticker, "missing": len(report.missing), "extra": len(report.extra)}
 
     made = store.build(
@@ -73,13 +71,13 @@ def read_quality(quality: ArtifactRef) -> QualityReport:
     return QualityReport.model_validate_json((quality.path / QUALITY_FILE).read_bytes())
 
 
-def _assessed(prices: pd.DataFrame, *, ticker: str, repairs: Mapping[str, int], exchange: str) -> QualityReport:
+def _assessed(prices: Columns, *, ticker: str, repairs: Mapping[str, int], exchange: str) -> QualityReport:
     if exchange == NONE:
         note = "no exchange is named (quality.exchange = none)"
         return assess(prices, ticker=ticker, repairs=repairs, note=note)
-    dates = prices["date"].to_numpy()
+    dates = prices["date"]
     name = exchange_of(ticker, dates) if exchange == AUTO else exchange
-    first, last = prices["date"].iloc[[0, -1]].dt.date
+    first, last = dates[[0, -1]].astype("datetime64[D]").tolist()
     try:
         sessions = sessions_between(first, last, exchange=name)
     except MarketDataError as error:

@@ -1,6 +1,8 @@
 """Content-addressed artifacts: built once, atomically, resumably, and verified at every use."""
 
+import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +21,6 @@ from tasks.disk import (
     os_errors_as_store_error,
     rename_durably,
     tree_hashes,
-    write_durably,
 )
 from tasks.environment import git_revision
 from tasks.errors import StoreError
@@ -131,6 +132,33 @@ class Store:
                 "to one place that this machine and the one that made the artifact both reach, and run again."
             )
         return ref.model_copy(update={"path": found.path})
+
+    def latest(self, stage: str, name: str) -> tuple[Path, Manifest] | None:
+        """Folder and manifest of the artifact that was last noted by a name, files unverified; `None` without one."""
+        try:
+            folder = self.folder(stage, str(self._note(stage, name).readlink()))
+            manifest = load_manifest(folder)
+        except OSError:
+            return None
+        return (folder, manifest) if manifest else None
+
+    def note(self, ref: ArtifactRef, name: str) -> None:
+        """Note an artifact as the latest of its stage by a name, for the next one to go on from.
+
+        It is a symbolic link to a key, and no input of anything: without it, what is built is the same.
+        """
+        note = self._note(ref.stage, name)
+        with os_errors_as_store_error(self.root, doing=f"noting {ref.stage}"):
+            if note.is_symlink() and str(note.readlink()) == ref.key:
+                return
+            note.parent.mkdir(parents=True, exist_ok=True)
+            partial = note.with_name(f".{note.name}.{os.getpid()}-{threading.get_ident()}")
+            partial.unlink(missing_ok=True)
+            partial.symlink_to(ref.key)
+            partial.replace(note)
+
+    def _note(self, stage: str, name: str) -> Path:
+        return self.root / "latest" / f"{stage}-{name}"
 
     def _place(self, ref: ArtifactRef) -> Path:
         """Where an artifact belongs here: beside the one of its key where that has another content."""
@@ -265,17 +293,23 @@ def code_version(*modules: str, libraries: tuple[str, ...] = ()) -> str:
 
 def _write_manifest(folder: Path, recipe: dict[str, Any], meta: dict[str, Scalar]) -> Manifest:
     files = {name: digest for name, digest in tree_hashes(folder).items() if name != MANIFEST_FILE}
-    versions = {name: installed_version(name) for name in RECORDED_PACKAGES}
     manifest = Manifest(
         **recipe,
         files=files,
         meta=meta,
         git_revision=git_revision(),
-        packages={name: version for name, version in versions.items() if version},
+        packages=_recorded_versions(),
         created=datetime.now(UTC),
     )
-    write_durably(folder / MANIFEST_FILE, manifest.model_dump_json(indent=2))
+    # Flushed with all the rest before the folder gets its name.
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     return manifest
+
+
+@cache
+def _recorded_versions() -> dict[str, str]:
+    versions = {name: installed_version(name) for name in RECORDED_PACKAGES}
+    return {name: version for name, version in versions.items() if version}
 
 
 @cache
