@@ -162,7 +162,7 @@ def parse_columns(raw: bytes, *, path: str | Path, ticker: str) -> CsvColumns:
         raise BarsError(f"{name}: no row has prices; download the file again")
     source = _Source(name, [table.lines[row] for row in kept], labels)
     cells = {column: [cells[column][row] for row in kept] for column in BAR_COLUMNS}
-    columns = _checked(
+    bars = _checked(
         {
             column: dates[kept] if column == "date" else _numbers(cells[column], column, source)
             for column in BAR_COLUMNS
@@ -170,7 +170,7 @@ def parse_columns(raw: bytes, *, path: str | Path, ticker: str) -> CsvColumns:
         source,
     )
     return CsvColumns(
-        columns,
+        bars,
         tuple(dates[row].item() for row in sorted(gaps)),
         {name: count for name, count in repairs.items() if count},
     )

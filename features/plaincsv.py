@@ -4,6 +4,8 @@ A file that is in any way out of the ordinary, or that pyarrow cannot read, is l
 every cell as text and says what is wrong with it. What both can read they read alike, to the last bit.
 """
 
+import re
+
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv
@@ -11,6 +13,10 @@ from pyarrow import csv
 from features.schemas import BAR_COLUMNS, Columns
 
 HEADERS = (b"Date,Open,High,Low,Close,Adj Close,Volume\n", b"Date,Open,High,Low,Close,Adj Close,Volume\r\n")
+FEW_ROWS = 64
+"""Up to so many rows are read sooner than pyarrow gets ready."""
+
+_ROW = re.compile(rb"\d{4}-\d\d-\d\d(?:,\d+(?:\.\d+)?){6}")
 _PLAIN = b"0123456789.,+-eE\n"
 _TYPES = {name: pa.date32() if name == "date" else pa.float64() for name in BAR_COLUMNS}
 
@@ -33,6 +39,8 @@ def plain_columns(raw: bytes) -> Columns | None:
         body = body.replace(b"\r\n", b"\n")
     if not body or body.startswith(b"\n") or b"\n\n" in body.rstrip(b"\n") or body.translate(None, _PLAIN):
         return None
+    if body.count(b"\n") <= FEW_ROWS and (few := _few_rows(body.rstrip(b"\n").split(b"\n"))):
+        return few
     try:
         table = csv.read_csv(
             pa.py_buffer(body),
@@ -43,3 +51,16 @@ def plain_columns(raw: bytes) -> Columns | None:
         return None
     days = table["date"].to_numpy().astype("datetime64[s]")
     return {"date": days, **{name: np.ascontiguousarray(table[name].to_numpy()) for name in BAR_COLUMNS[1:]}}
+
+
+def _few_rows(rows: list[bytes]) -> Columns | None:
+    """What `plain_columns` returns, of rows of digits and points only; `None` where there are others."""
+    if not all(map(_ROW.fullmatch, rows)):
+        return None
+    cells = [row.decode().split(",") for row in rows]
+    try:
+        days = np.array([each[0] for each in cells], dtype="datetime64[s]")
+    except ValueError:
+        return None
+    numbers = np.array([each[1:] for each in cells], dtype=float).T
+    return {"date": days, **dict(zip(BAR_COLUMNS[1:], map(np.ascontiguousarray, numbers), strict=True))}

@@ -161,8 +161,9 @@ def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
 
 def fsync_tree(folder: Path) -> None:
     """Flush every file and folder below `folder`, and the folder itself, to the disk."""
-    for path in [*_below(folder), folder]:
+    for path in _below(folder):
         _fsync(path)
+    _fsync(folder)
 
 
 def _below(folder: Path) -> Iterator[str]:

@@ -73,7 +73,7 @@ def _digest(bars: Columns, rows: int) -> str:
     """One hash of the first rows of bars."""
     values = sha256()
     for each in bars.values():
-        values.update(np.ascontiguousarray(each[:rows]).view(np.uint8))
+        values.update(np.ascontiguousarray(each[:rows]).tobytes())
     return values.hexdigest()
 
 
