@@ -121,6 +121,7 @@ def forecast_stock(
             features=card.features,
             training=training,
             seed=card.seed,
+            exchange=config.quality.exchange,
             on_progress=report,
         )
     last = prices.iloc[-1]

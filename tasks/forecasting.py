@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from features.config import FeatureConfig
 from tasks.logs import run_logger
-from tasks.sessions import next_sessions
+from tasks.sessions import AUTO, next_sessions
 from training.config import TrainingConfig
 from training.contracts import OnProgress
 
@@ -26,6 +26,7 @@ def forecast_next(
     features: FeatureConfig,
     training: TrainingConfig,
     seed: int,
+    exchange: str = AUTO,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
     """Forecast the next `features.horizon` sessions after the last bar.
@@ -39,6 +40,7 @@ def forecast_next(
         features: How the adapter was trained to see the market.
         training: Sampling settings, backend and lengths.
         seed: Seed of the sampling; the same seed and bars give the same forecast.
+        exchange: Whose sessions come next, see `tasks.sessions.next_sessions`.
         on_progress: Told how many answers are drawn.
 
     Returns:
@@ -47,6 +49,7 @@ def forecast_next(
 
     Raises:
         FeaturesError: If the bars are not acceptable or too few.
+        MarketDataError: If the sessions of the exchange are not known.
         TrainingError: If the model or the adapter cannot be used.
     """
     from evaluation.forecasts import collect_forecasts
@@ -74,7 +77,7 @@ def forecast_next(
             "%s: none of %d answers was valid, so the forecast is the last close", ticker, training.sampling.samples
         )
     lower, upper = forecast_band(samples) if len(samples) else (median, median)
-    dates = next_sessions(checked["date"], count=features.horizon)
+    dates = next_sessions(checked["date"], count=features.horizon, ticker=ticker, exchange=exchange)
     return pd.DataFrame({"date": dates, "median": median, "lower": lower, "upper": upper})
 
 

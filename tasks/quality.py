@@ -11,10 +11,9 @@ from features.schemas import Columns
 from tasks.errors import MarketDataError
 from tasks.paths import QUALITY_FILE
 from tasks.price_history import REPAIRS
-from tasks.sessions import exchange_of, sessions_between
+from tasks.sessions import AUTO, NONE, exchange_of, sessions_between
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
-AUTO, NONE = "auto", "none"
 MODULES = ("features.quality", "features.bars", "tasks.quality", "tasks.sessions")
 """What `quality.json` depends on beside the bars; calendars change with their library."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from exchange_calendars import ExchangeCalendar
 
 EXCHANGE = "XNYS"
+AUTO, NONE = "auto", "none"
 SESSIONS_COMPARED = 80
 SLACK = pd.Timedelta(days=30)
 ANY_YEAR = 2020
@@ -134,18 +135,28 @@ def exchange_of(ticker: str, dates: NDArray[np.datetime64]) -> str:
     return YAHOO_ENDINGS.get(ending.upper(), EXCHANGE) if dot else EXCHANGE
 
 
-def next_sessions(dates: pd.Series, *, count: int) -> pd.DatetimeIndex:
+def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = AUTO) -> pd.DatetimeIndex:
     """The next `count` sessions after the last of `dates`, oldest first.
 
-    The calendar is read off the dates: sessions of the New York Stock Exchange where the latest 80 dates all are that,
-    else every day where some of them fall on a weekend, else business days.
+    Args:
+        dates: Sessions so far, ascending.
+        count: How many.
+        ticker: Whose they are.
+        exchange: Calendar such as XNYS; `auto` takes that of `exchange_of` where the latest 80 dates all are its
+            sessions, and else goes on as they do: every day where some of them fall on a weekend, or on business days.
+            `none` goes on as they do.
+
+    Raises:
+        MarketDataError: If there is no such exchange, or its holidays are not known.
     """
     latest = pd.DatetimeIndex(dates)[-SESSIONS_COMPARED:].as_unit("s")
     last = latest[-1]
-    closes = _closes(EXCHANGE, latest[0], last + pd.Timedelta(days=2 * count) + SLACK)
-    exchange = pd.DatetimeIndex(closes.index).as_unit("s")
-    if latest.isin(exchange).all():
-        return exchange[exchange > last][:count]
+    if exchange != NONE:
+        name = exchange_of(ticker, pd.DatetimeIndex(dates).to_numpy()) if exchange == AUTO else exchange
+        closes = _closes(name, latest[0], last + pd.Timedelta(days=2 * count) + SLACK)
+        sessions = pd.DatetimeIndex(closes.index).as_unit("s")
+        if exchange != AUTO or latest.isin(sessions).all():
+            return sessions[sessions > last][:count]
     daily = bool((latest.day_of_week >= 5).any())
     return pd.date_range(last, periods=count + 1, freq="D" if daily else "B", unit="s")[-count:]
 

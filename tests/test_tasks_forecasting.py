@@ -82,7 +82,7 @@ def test_the_band_of_sixteen_calibrated_samples_covers_what_it_says() -> None:
 def test_sessions_of_the_exchange_leave_out_its_holidays(stocknet: Path) -> None:
     dates = pd.read_csv(stocknet / "AAPL.csv", parse_dates=["Date"])["Date"]
     assert str(dates.iloc[-1].date()) == "2017-09-01"
-    coming = next_sessions(dates, count=2)
+    coming = next_sessions(dates, count=2, ticker="DEMO")
     assert [str(day.date()) for day in coming] == ["2017-09-05", "2017-09-06"]
 
 
@@ -91,4 +91,4 @@ def test_sessions_of_the_exchange_leave_out_its_holidays(stocknet: Path) -> None
 )
 def test_other_calendars_go_on_as_their_dates_did(frequency: str, expected: list[str]) -> None:
     dates = pd.Series(pd.date_range("2020-01-01", periods=100, freq=frequency))
-    assert [str(day.date()) for day in next_sessions(dates, count=2)] == expected
+    assert [str(day.date()) for day in next_sessions(dates, count=2, ticker="DEMO")] == expected

@@ -24,7 +24,7 @@ def _own_home(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def issue(*, origin: date = ORIGIN, version: int = 1, issued_at: datetime = EVENING, level: float = 1.0, **other):  # type: ignore[no-untyped-def]
     """Three sessions after the origin: a median of `level` times the close of 100 USD, and a band of 2 USD around."""
-    days = next_sessions(pd.Series(pd.bdate_range(end=origin, periods=80)), count=3)
+    days = next_sessions(pd.Series(pd.bdate_range(end=origin, periods=80)), count=3, ticker="DEMO")
     arguments = {
         "ticker": "DEMO",
         "version": version,

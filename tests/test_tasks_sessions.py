@@ -17,6 +17,7 @@ from tasks.sessions import (
     is_session,
     latest_session,
     next_sessions,
+    sessions_between,
     stale_by,
 )
 
@@ -123,8 +124,36 @@ def test_an_instant_without_a_time_zone_is_refused(ask) -> None:  # type: ignore
 
 def test_sessions_that_come_leave_out_holidays_and_continue_the_exchange_of_the_dates() -> None:
     held = pd.Series(pd.bdate_range("2026-08-05", "2026-11-24").difference(pd.to_datetime(["2026-09-07"])))
-    coming = next_sessions(held, count=3)
+    coming = next_sessions(held, count=3, ticker="AAPL")
     assert [str(day.date()) for day in coming] == ["2026-11-25", "2026-11-27", "2026-11-30"]
+
+
+@pytest.mark.parametrize(
+    ("ticker", "calendar", "expected"),
+    [
+        ("VOD.L", "XLON", ["2026-12-24", "2026-12-29", "2026-12-30"]),
+        ("7203.T", "XTKS", ["2026-12-24", "2026-12-25", "2026-12-28"]),
+        ("BTC-USD", "24/7", ["2026-12-24", "2026-12-25", "2026-12-26"]),
+        ("AAPL", "XNYS", ["2026-12-24", "2026-12-28", "2026-12-29"]),
+    ],
+)
+def test_what_comes_next_are_sessions_of_the_tickers_own_exchange(
+    ticker: str, calendar: str, expected: list[str]
+) -> None:
+    sessions = pd.Series(sessions_between(date(2026, 8, 3), date(2026, 12, 23), exchange=calendar))
+    held = sessions[(sessions >= "2026-08-03") & (sessions <= "2026-12-23")]
+    coming = next_sessions(held, count=3, ticker=ticker)
+    assert [str(day.date()) for day in coming] == expected
+
+
+def test_a_named_exchange_counts_whatever_the_ticker_is_called_and_none_goes_on_as_the_dates_do() -> None:
+    held = pd.Series(pd.bdate_range("2026-08-05", "2026-12-23"))
+    london = next_sessions(held, count=3, ticker="AAPL", exchange="XLON")
+    assert [str(day.date()) for day in london] == ["2026-12-24", "2026-12-29", "2026-12-30"]
+    plain = next_sessions(held, count=3, ticker="AAPL", exchange="none")
+    assert [str(day.date()) for day in plain] == ["2026-12-24", "2026-12-25", "2026-12-28"]
+    with pytest.raises(MarketDataError, match="there is no exchange 'XXXX'"):
+        next_sessions(held, count=3, ticker="AAPL", exchange="XXXX")
 
 
 def test_the_calendars_are_loaded_only_when_asked_for() -> None:
