@@ -59,6 +59,15 @@ def test_a_stage_runs_alone_without_prefect_and_mlflow(windows: Path, tmp_path: 
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_windows_may_come_as_the_pipeline_stores_them() -> None:
+    from training.command import _windows
+
+    stored = pieces().windows
+    read = _windows(stored.path / "sessions.parquet", features=FeatureConfig(), split="train")
+    assert len(read) == stored.meta["train"] > 0
+    assert set(read["split"]) == {"train"}
+
+
 def test_answers_to_a_split_are_json_lines(windows: Path) -> None:
     options = ["--base-model", pieces().base_model.location, "--set", "training.sampling.samples=3"]
     done = CliRunner().invoke(app, ["sample", "--data", str(windows), *options])

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from features.bars import read_csv
 from features.config import FeatureConfig
 from features.errors import FeaturesError
+from features.windowfile import read_windows
 from features.windows import build_windows
 from training.base_model import TINY, build_tiny, check_model
 from training.config import TrainingConfig
@@ -39,7 +40,10 @@ class Split(StrEnum):
 
 
 Data = Annotated[
-    Path, typer.Option(help="windows.parquet as the pipeline stores it, or a CSV of daily bars (Yahoo columns).")
+    Path,
+    typer.Option(
+        help="Windows as the pipeline stores them: sessions.parquet, of a pool windows.parquet; or a CSV of daily bars."
+    ),
 ]
 BaseModel = Annotated[
     str,
@@ -231,7 +235,7 @@ def _merge(settings: dict[str, Any], given: dict[str, Any]) -> None:
 
 def _windows(data: Path, *, features: FeatureConfig, split: str) -> pd.DataFrame:
     if data.suffix == ".parquet":
-        frame = pd.read_parquet(data)
+        frame = read_windows(data)
     else:
         frame = build_windows(read_csv(data, ticker=data.stem), ticker=data.stem, config=features)
     return frame[frame["split"] == split].reset_index(drop=True)
