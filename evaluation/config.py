@@ -1,8 +1,21 @@
 """Configuration of the comparison and of the promotion rule."""
 
+from datetime import date
+
 from pydantic import Field
 
 from features.config import FrozenModel
+
+
+class BacktestConfig(FrozenModel):
+    """How trading on the forecasts is reckoned."""
+
+    cost_bps: float = Field(
+        default=10.0, ge=0, le=1000, description="Cost of buying, and of selling, in basis points of what is traded."
+    )
+    covariance_sessions: int = Field(
+        default=250, ge=20, description="Sessions before it that the mean-variance portfolio knows covariances from."
+    )
 
 
 class EvaluationConfig(FrozenModel):
@@ -16,6 +29,18 @@ class EvaluationConfig(FrozenModel):
     )
     interval: float = Field(default=0.8, gt=0, lt=1, description="Nominal coverage of the forecast band.")
     examples: int = Field(default=6, ge=1, le=12, description="Test windows drawn one by one in the report.")
+    test_after: date | None = Field(
+        default=None,
+        description="Last day that the base model may have been trained on: test windows up to it are parity only, and "
+        "the gate judges those after it; none: training.model_cutoff.",
+    )
+    variants_tried: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many variants were tried on this test split in all; the deflated Sharpe ratio counts at least "
+        "the models compared in the run.",
+    )
+    backtest: BacktestConfig = Field(default=BacktestConfig(), description="How trading on the forecasts is reckoned.")
 
 
 class GateConfig(FrozenModel):

@@ -7,14 +7,18 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field
 
 from features.config import FrozenModel
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Split = Literal["validation", "test"]
+Split = Literal["validation", "test", "after"]
+Rule = Literal["buy_and_hold", "long_flat", "long_short", "equal_risk", "mean_variance"]
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
+AFTER: Split = "after"
+"""Those windows of the test split that lie after a cut-off which falls into it."""
 PERSISTENCE, DRIFT, WINDOW_MEAN = "persistence", "drift", "window_mean"
 BASELINES = (PERSISTENCE, DRIFT, WINDOW_MEAN)
 BASE, POOLED = "base", "pooled"
@@ -27,12 +31,16 @@ DECIDING_METRIC = "scaled_mse"
 
 
 class SplitSummary(FrozenModel):
-    """Which windows of a split were scored; dates are sessions."""
+    """Which windows of a split were scored; dates are sessions.
+
+    `before` counts those about sessions that the base model may have been trained on.
+    """
 
     split: Split
     windows: int
     available: int
     independent: int
+    before: int = 0
     first_origin: date
     last_origin: date
     last_target: date
@@ -101,6 +109,50 @@ class Superiority(FrozenModel):
     note: str
 
 
+class Account(FrozenModel):
+    """What one trading rule, driven by one forecaster, made of a capital of 1, costs paid; riskless rate 0.
+
+    Returns, `volatility` and `turnover` (bought plus sold, in multiples of the capital) are yearly but for
+    `total_return`; all are shares, not percent. `exposure` is the mean of what was held, long plus short. Ratios are
+    missing where nothing was held, and `deflated_sharpe` of forecasters that were not tried here. `equity` is the
+    capital at each of the backtest's `dates`. `sharpe_by_ticker` holds a pool's tickers traded alone by this rule.
+    """
+
+    rule: Rule
+    model: str
+    total_return: float
+    annual_return: float
+    volatility: float
+    sharpe: float | None
+    sortino: float | None
+    max_drawdown: float
+    turnover: float
+    exposure: float
+    deflated_sharpe: float | None
+    equity: tuple[float, ...]
+    sharpe_by_ticker: dict[str, float] = Field(default={})
+
+
+class Backtest(FrozenModel):
+    """Trading on the forecasts of a split; see `evaluation.backtest`.
+
+    `dates` are the sessions at whose opens the capital is known, the last one that at which all is sold. `variants` are
+    the forecasters counted as tried.
+    """
+
+    split: Split
+    dates: tuple[date, ...]
+    tickers: int
+    hold: int
+    cost_bps: float
+    variants: int
+    accounts: tuple[Account, ...]
+
+    def of(self, rule: Rule, model: str = "") -> Account | None:
+        """The account of a rule and a forecaster, `None` where there is none; buy-and-hold has no forecaster."""
+        return next((each for each in self.accounts if (each.rule, each.model) == (rule, model)), None)
+
+
 class EvalReport(FrozenModel):
     """All that is known about the forecasters of one ticker, as plain numbers that survive JSON.
 
@@ -121,6 +173,15 @@ class EvalReport(FrozenModel):
     tickers: tuple[TickerScore, ...] = ()
     calibration: tuple[Calibration, ...] = ()
     superiority: Superiority | None = None
+    backtest: Backtest | None = None
+    test_after: date | None = None
+
+    @property
+    def judged(self) -> Split | None:
+        """The split that decides: test, or what lies after a cut-off within it; `None` where nothing lies after."""
+        if not self.summary("test").before:
+            return "test"
+        return next((summary.split for summary in self.splits if summary.split == AFTER), None)
 
     def value(self, model: str, *, split: Split, metric: str) -> float | None:
         """One model's figure over the whole path, or `None` where the metric does not apply to it.

@@ -8,7 +8,8 @@ import pandas as pd
 from evaluation.contracts import ADAPTERS, BASELINES, DRIFT, PERSISTENCE, SPLITS, EvalReport, Split
 from evaluation.labels import METRICS, model_label, p_text
 from evaluation.metrics import skill
-from evaluation.theme import LIGHT, Theme, dress, faded, head, new_figure
+from evaluation.theme import LIGHT, Theme, date_axis, dress, faded, head, new_figure
+from evaluation.trading import RULE_LABELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,6 +108,37 @@ def skill_bars(report: EvalReport, *, theme: Theme = LIGHT) -> "Figure":
         "Test (scored once)": Patch(color=theme.muted),
     }
     head(figure, f"{report.ticker}: skill against persistence, %", theme=theme, handles=handles)
+    return figure
+
+
+def capital_curves(report: EvalReport, *, model: str, theme: Theme = LIGHT) -> "Figure":
+    """The capital of every rule by one model, by drift and by persistence, beside buying and holding.
+
+    Raises:
+        ValueError: The report holds no backtest.
+    """
+    found = report.backtest
+    if found is None:
+        raise ValueError(f"{report.ticker}: the report holds no backtest")
+    rules = list(dict.fromkeys(account.rule for account in found.accounts if account.model))
+    lines = -(-len(rules) // 2)
+    figure = new_figure(10, 1.0 + 2.9 * lines, theme=theme)
+    grid = figure.subplots(lines, 2, squeeze=False, sharex=True, sharey=True)
+    days = np.array(found.dates, dtype="datetime64[D]")
+    handles: dict[str, Any] = {}
+    for rule, axes in zip(rules, grid.flat, strict=True):
+        dress(axes, theme=theme, y_label="capital, start = 1", title=RULE_LABELS[rule])
+        held = found.of("buy_and_hold")
+        if held is not None:
+            (handles[RULE_LABELS["buy_and_hold"]],) = axes.plot(days, held.equity, color=theme.ink, linewidth=1.1)
+        for name in dict.fromkeys((PERSISTENCE, DRIFT, model)):
+            account = found.of(rule, name)
+            if account is not None:
+                style = _line_style(name, theme=theme) | {"marker": ""}
+                (handles[model_label(name)],) = axes.plot(days, account.equity, **style)
+        date_axis(axes)
+    title = f"{report.ticker}: what became of the capital, at {found.cost_bps:g} basis points a trade"
+    head(figure, title, theme=theme, handles=handles)
     return figure
 
 

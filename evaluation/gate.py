@@ -1,12 +1,13 @@
 """The promotion rule: the adapter chosen on validation becomes champion only where the evidence carries it."""
 
 from evaluation.config import GateConfig
+from evaluation.contamination import day, decisive, split_phrase
 from evaluation.contracts import (
+    AFTER,
     CHAMPION,
     DECIDING_METRIC,
     DRIFT,
     PERSISTENCE,
-    SPLITS,
     EvalReport,
     Reason,
     Split,
@@ -27,6 +28,9 @@ def decide(report: EvalReport, config: GateConfig) -> Verdict:
     split, the share of test prices inside its band lies within `max_coverage_gap` of the nominal one, and the test
     split holds at least `min_windows` independent windows.
 
+    Where the base model may have been trained on part of the test split, only the windows after that count as test;
+    where none are left, there is no other condition on test, and this one is not met.
+
     Returns:
         The verdict with one reason per condition, met or not, in words with its figure.
     """
@@ -41,16 +45,19 @@ def decide(report: EvalReport, config: GateConfig) -> Verdict:
             reasons=(reason,),
         )
     reasons = [_evidence(report, config)]
-    for split in SPLITS:
+    splits: tuple[Split, ...] = ("validation",) if report.judged is None else ("validation", report.judged)
+    for split in splits:
         reasons += [
             _beats(report, model=model, split=split, reference=name, margin=config.min_skill)
             for name in (PERSISTENCE, DRIFT)
         ]
         if CHAMPION in report.models:
             reasons.append(_not_worse(report, model=model, split=split))
-    reasons.append(_significant(report, config, model=model))
-    reasons += [_valid_answers(report, config, model=model, split=split) for split in SPLITS]
-    reasons.append(_covers(report, config, model=model))
+    if report.judged is not None:
+        reasons.append(_significant(report, config, model=model, split=report.judged))
+    reasons += [_valid_answers(report, config, model=model, split=split) for split in splits]
+    if report.judged is not None:
+        reasons.append(_covers(report, config, model=model, split=report.judged))
     promoted = all(reason.passed for reason in reasons)
     return Verdict(
         ticker=report.ticker,
@@ -64,8 +71,9 @@ def decide(report: EvalReport, config: GateConfig) -> Verdict:
 def _headline(report: EvalReport, *, model: str, failed: list[Reason]) -> str:
     label = model_label(model)
     if not failed:
-        test = report.test_of(model, split="test")
-        gain = report.value(model, split="test", metric="skill") or 0.0
+        split = decisive(report)
+        test = report.test_of(model, split=split)
+        gain = report.value(model, split=split, metric="skill") or 0.0
         return (
             f"{label} is promoted for {report.ticker}: out of sample its squared error is {percent(gain)} below "
             f"persistence's ({p_text(test.p_value if test else 1.0)})."
@@ -76,21 +84,29 @@ def _headline(report: EvalReport, *, model: str, failed: list[Reason]) -> str:
 
 
 def _evidence(report: EvalReport, config: GateConfig) -> Reason:
-    summary = report.summary("test")
-    passed = summary.independent >= config.min_windows
-    size = f"The test split holds {summary.independent} independent windows ({summary.windows} overlapping ones)"
-    text = f"{size}; at least {config.min_windows} are needed" + ("." if passed else ": too little evidence.")
-    return Reason(name="evidence", passed=passed, text=text)
+    summary = None if report.judged is None else report.summary(report.judged)
+    independent, windows = (summary.independent, summary.windows) if summary else (0, 0)
+    where = "The test split holds"
+    if report.test_after is not None and report.summary("test").before:
+        where = f"After {day(report.test_after)}, until when the base model may have been trained, the test split holds"
+    passed = independent >= config.min_windows
+    text = f"{where} {independent} independent windows ({windows} overlapping ones); at least {config.min_windows} are "
+    return Reason(name="evidence", passed=passed, text=f"{text}needed" + ("." if passed else ": too little evidence."))
+
+
+def _name(condition: str, split: Split) -> str:
+    """The windows after a cut-off stand for the test split."""
+    return f"{condition}_{'test' if split == AFTER else split}"
 
 
 def _valid_answers(report: EvalReport, config: GateConfig, *, model: str, split: Split) -> Reason:
     rate = report.value(model, split=split, metric="valid_rate") or 0.0
     return Reason(
-        name=f"valid_rate_{split}",
+        name=_name("valid_rate", split),
         passed=rate >= config.min_valid_rate,
         text=(
-            f"On {split} {percent(rate, against=config.min_valid_rate)} of its answers parse; at least "
-            f"{percent(config.min_valid_rate)} are needed."
+            f"On {split_phrase(report, split)} {percent(rate, against=config.min_valid_rate)} of its answers parse; at "
+            f"least {percent(config.min_valid_rate)} are needed."
         ),
     )
 
@@ -109,46 +125,50 @@ def _position(gain: float, reference: str, *, margin: float = 0.0) -> str:
 
 def _beats(report: EvalReport, *, model: str, split: Split, reference: str, margin: float) -> Reason:
     gain = _relative(report, model=model, split=split, reference=reference)
+    where = split_phrase(report, split)
     needed = f"more than {percent(margin)} below is needed" if margin else "it must be below"
     return Reason(
-        name=f"{reference}_{split}",
+        name=_name(reference, split),
         passed=gain > margin,
-        text=f"On {split} its squared error is {_position(gain, reference, margin=margin)}; {needed}.",
+        text=f"On {where} its squared error is {_position(gain, reference, margin=margin)}; {needed}.",
     )
 
 
 def _not_worse(report: EvalReport, *, model: str, split: Split) -> Reason:
     gain = _relative(report, model=model, split=split, reference=CHAMPION)
+    where = split_phrase(report, split)
     return Reason(
-        name=f"champion_{split}",
+        name=_name("champion", split),
         passed=gain >= 0,
-        text=f"On {split} its squared error is {_position(gain, CHAMPION)}; it must not be above.",
+        text=f"On {where} its squared error is {_position(gain, CHAMPION)}; it must not be above.",
     )
 
 
-def _covers(report: EvalReport, config: GateConfig, *, model: str) -> Reason:
-    inside = report.value(model, split="test", metric="coverage")
+def _covers(report: EvalReport, config: GateConfig, *, model: str, split: Split) -> Reason:
+    inside = report.value(model, split=split, metric="coverage")
+    where = split_phrase(report, split)
     nominal = percent(report.interval, decimals=0)
     allowed = f"at most {100 * config.max_coverage_gap:.0f} points from {nominal} are allowed"
     if inside is None:
-        text = f"Without sampled answers it has no {nominal} band on test; {allowed}."
+        text = f"Without sampled answers it has no {nominal} band on {where}; {allowed}."
         return Reason(name="coverage_test", passed=False, text=text)
     return Reason(
         name="coverage_test",
         passed=abs(inside - report.interval) <= config.max_coverage_gap,
-        text=f"On test {percent(inside)} of the prices fall inside its {nominal} band; {allowed}.",
+        text=f"On {where} {percent(inside)} of the prices fall inside its {nominal} band; {allowed}.",
     )
 
 
-def _significant(report: EvalReport, config: GateConfig, *, model: str) -> Reason:
-    test = report.test_of(model, split="test")
+def _significant(report: EvalReport, config: GateConfig, *, model: str, split: Split) -> Reason:
+    test = report.test_of(model, split=split)
     p_value, note = (test.p_value, test.note) if test else (1.0, "no test was made")
     why = f" ({note})" if note else ""
     return Reason(
         name="significance_test",
         passed=p_value <= config.max_p_value,
         text=(
-            "If it were no better than persistence, chance alone would show such an advantage on test with probability "
+            "If it were no better than persistence, chance alone would show such an advantage on "
+            f"{split_phrase(report, split)} with probability "
             f"{p_text(p_value, against=config.max_p_value)}{why}; at most {config.max_p_value:g} is allowed."
         ),
     )

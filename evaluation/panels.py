@@ -1,7 +1,7 @@
 """Lines the windows and forecasts frames up as arrays, and refuses forecasts that do not fit."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -106,6 +106,24 @@ def truth_of(windows: pd.DataFrame, *, split: Split, calendar: Dates) -> Truth:
         sigma=rows["sigma"].to_numpy(float),
         train_mean=rows["train_mean"].to_numpy(float),
         train_std=rows["train_std"].to_numpy(float),
+    )
+
+
+def part_of_truth(truth: Truth, kept: NDArray[np.bool_], *, split: Split) -> Truth:
+    """Some windows (n,) of a split as a split of another name."""
+    columns = ("tickers", "origins", "positions", "target", "target_dates", "origin_price", "sigma")
+    fitted = ("train_mean", "train_std")
+    return replace(truth, split=split, **{name: getattr(truth, name)[kept] for name in (*columns, *fitted)})
+
+
+def part_of_answers(answers: Answers, kept: NDArray[np.bool_]) -> Answers:
+    """A model's forecasts of some windows (n,)."""
+    return replace(
+        answers,
+        median=answers.median[kept],
+        samples=answers.samples[np.repeat(kept, answers.n_valid)],
+        n_samples=answers.n_samples[kept],
+        n_valid=answers.n_valid[kept],
     )
 
 

@@ -13,13 +13,16 @@ import pandas as pd
 
 from evaluation.compare import select_windows
 from evaluation.config import EvaluationConfig
-from evaluation.contracts import BASE, DRIFT, SPLITS, EvalReport, Split, Verdict
-from evaluation.curves import error_by_horizon, has_curves, learning_curves, skill_bars
+from evaluation.contamination import cut_off, split_title
+from evaluation.contracts import AFTER, BASE, DRIFT, SPLITS, EvalReport, Split, Verdict
+from evaluation.curves import capital_curves, error_by_horizon, has_curves, learning_curves, skill_bars
 from evaluation.labels import METRICS, MODEL_DEFINITIONS, model_label
 from evaluation.panels import answers_of, session_calendar, truth_of
 from evaluation.plots import forecast_panels, price_series
 from evaluation.tables import COLUMNS, GROUPS, ticker_rows, written_rows
 from evaluation.theme import DARK, LIGHT, Theme
+from evaluation.trading import COLUMNS as TRADING_COLUMNS
+from evaluation.trading import RULE_DEFINITIONS, RULE_LABELS, backtest_rows, trading_by_ticker, trading_rules
 from evaluation.wording import allowed, evidence, picture_words, pooling, split_words
 
 if TYPE_CHECKING:
@@ -120,6 +123,8 @@ def _pictures(
         )
         draws["series"] = lambda theme: price_series(windows, truth, answers, interval=interval, theme=theme)
     draws["horizon"] = lambda theme: error_by_horizon(report, theme=theme)
+    if report.backtest is not None:
+        draws["trading"] = lambda theme: capital_curves(report, model=model, theme=theme)
     if training_metrics is not None and has_curves(training_metrics):
         curves = training_metrics
         draws["training"] = lambda theme: learning_curves(curves, ticker=report.ticker, theme=theme)
@@ -137,18 +142,19 @@ def render_markdown(
     """The report as Markdown; the pictures are linked as `figures/NAME.png`."""
     marks = {True: "✓", False: "✗"}
     lines = [f"# {report.ticker}: {'promoted' if verdict.promoted else 'not promoted'}", "", verdict.headline, ""]
-    lines += [line for text in (evidence(report), allowed(report), pooling(report)) if text for line in (text, "")]
+    lines += [line for text in _opening(report) for line in (text, "")]
     lines += [f"- {marks[reason.passed]} {reason.text}" for reason in verdict.reasons]
-    for split in reversed(SPLITS):
+    for split in _tables(report):
         lines += [
             "",
-            f"## {split.capitalize()} split",
+            f"## {split_title(report, split)}",
             "",
             split_words(report, split),
             "",
             *_markdown_table(report, split),
             *_markdown_tickers(report, split),
         ]
+    lines += _markdown_backtest(report)
     for picture in pictures or []:
         lines += [
             "",
@@ -161,10 +167,41 @@ def render_markdown(
     lines += ["", "## How to read this", ""]
     lines += [f"- **{model_label(model)}**: {MODEL_DEFINITIONS[model]}." for model in report.models]
     lines += [f"- **{METRICS[column].header}**: {METRICS[column].definition}" for column in COLUMNS]
+    lines += [f"- **{name}**: {definition}" for name, definition in _trading_terms(report)]
     lines += [f"- {note}" for note in report.notes]
     if provenance:
         lines += ["", "## What was run", "", *(f"- {label}: `{value}`" for label, value in provenance.items())]
     return "\n".join(lines) + "\n"
+
+
+def _opening(report: EvalReport) -> list[str]:
+    """What is said below the verdict."""
+    return [text for text in (evidence(report), allowed(report), pooling(report), cut_off(report)) if text]
+
+
+def _tables(report: EvalReport) -> list[Split]:
+    """The splits in reading order: what decides first."""
+    after: list[Split] = [AFTER] if report.judged == AFTER else []
+    return [*after, *reversed(SPLITS)]
+
+
+def _trading_terms(report: EvalReport) -> list[tuple[str, str]]:
+    """Rules and figures of the backtest with their definitions."""
+    if report.backtest is None:
+        return []
+    rules = dict.fromkeys(account.rule for account in report.backtest.accounts)
+    terms = [(RULE_LABELS[rule], f"{RULE_DEFINITIONS[rule]}.") for rule in rules]
+    return terms + [(column.header, column.definition) for column in TRADING_COLUMNS.values()]
+
+
+def _markdown_backtest(report: EvalReport) -> list[str]:
+    rows = backtest_rows(report)
+    if not rows:
+        return []
+    words = [text for text in (trading_rules(report), trading_by_ticker(report)) if text]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    table = [lines[0], "|---|---|" + "---:|" * (len(rows[0]) - 2), *lines[1:]]
+    return ["", "## Trading on the forecasts", "", *(line for text in words for line in (text, "")), *table]
 
 
 def _markdown_table(report: EvalReport, split: Split) -> list[str]:
@@ -201,18 +238,19 @@ def _render_html(
     return template.render(
         report=report,
         verdict=verdict,
-        evidence=evidence(report),
-        allowed=allowed(report),
-        pooling=pooling(report),
+        opening=_opening(report),
         tables=[
             (
-                f"{split.capitalize()} split",
+                split_title(report, split),
                 split_words(report, split),
                 written_rows(report, split),
                 ticker_rows(report, split),
             )
-            for split in reversed(SPLITS)
+            for split in _tables(report)
         ],
+        trading=backtest_rows(report),
+        trading_words=[text for text in (trading_rules(report), trading_by_ticker(report)) if text],
+        trading_terms=_trading_terms(report),
         groups=GROUPS,
         columns=COLUMNS,
         metrics=METRICS,

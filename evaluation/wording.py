@@ -1,8 +1,10 @@
 """What the report says in sentences: the evidence, the splits, and each picture's finding."""
 
+from evaluation.contamination import decisive, parity, split_phrase
 from evaluation.contracts import BASE, DECIDING_METRIC, PERSISTENCE, POOLED, EvalReport, Split
 from evaluation.labels import METRICS, model_label, p_text, percent
 from evaluation.metrics import skill
+from evaluation.trading import trading_finding
 
 LEVEL = 0.05
 
@@ -12,22 +14,23 @@ def evidence(report: EvalReport) -> str:
     model = report.chosen
     if model is None:
         return "No trained adapter was compared; the table holds the baselines and the base model only."
-    gain = report.value(model, split="test", metric="skill") or 0.0
-    label = model_label(model)
+    split = decisive(report)
+    gain = report.value(model, split=split, metric="skill") or 0.0
+    label, where = model_label(model), split_phrase(report, split)
     among = f", chosen on validation among {report.n_candidates}," if report.n_candidates > 1 else ""
-    test = report.test_of(model, split="test")
+    test = report.test_of(model, split=split)
     if test is None or test.note:
         why = test.note if test else "no test was made"
         skill = METRICS["skill"].write(gain)
-        return f"On test {label}{among} shows a skill of {skill}, and chance cannot be judged: {why}."
+        return f"On {where} {label}{among} shows a skill of {skill}, and chance cannot be judged: {why}."
     if gain <= 0:
         return (
-            f"On test {label}{among} is no better than repeating the last close: its squared error is "
+            f"On {where} {label}{among} is no better than repeating the last close: its squared error is "
             f"{percent(abs(gain))} above persistence's."
         )
     often = "fewer than 1 of 100" if test.p_value < 0.01 else f"{100 * test.p_value:.0f} of 100"
     return (
-        f"On test {label}{among} has a squared error {percent(gain)} below persistence's ({p_text(test.p_value)}). "
+        f"On {where} {label}{among} has a squared error {percent(gain)} below persistence's ({p_text(test.p_value)}). "
         f"A forecaster without any advantage would look as good in {often} such test splits."
     )
 
@@ -63,18 +66,19 @@ def pooling(report: EvalReport) -> str:
     model = report.chosen
     if POOLED not in report.models or model is None:
         return ""
-    errors = {name: report.value(name, split="test", metric=DECIDING_METRIC) or 0.0 for name in report.models}
+    split = decisive(report)
+    errors = {name: report.value(name, split=split, metric=DECIDING_METRIC) or 0.0 for name in report.models}
     own = skill(errors[model], errors[POOLED])
-    test = report.test_of(model, split="test", against=POOLED)
+    test = report.test_of(model, split=split, against=POOLED)
     chance = f" ({p_text(test.p_value)})" if test and not test.note else ""
     pooled = _against(skill(errors[POOLED], errors[PERSISTENCE]), "persistence's")
     if BASE in errors:
         pooled += " and " + _against(skill(errors[POOLED], errors[BASE]), "the base model's")
     added = _against(own, "the pooled adapter's")
     return (
-        f"What pooling bought: the pooled adapter, from which training started, has on test a squared error {pooled} "
-        f"before any training on {report.ticker} alone; after it {model_label(model)}'s is "
-        f"{added}{chance}."
+        f"What pooling bought: the pooled adapter, from which training started, has on "
+        f"{split_phrase(report, split)} a squared error {pooled} before any training on {report.ticker} alone; after "
+        f"it {model_label(model)}'s is {added}{chance}."
     )
 
 
@@ -89,10 +93,11 @@ def split_words(report: EvalReport, split: Split) -> str:
     thinned = "" if summary.windows == summary.available else f" of {summary.available}, evenly spaced"
     of = f" (tickers: {tickers})" if tickers else ""
     together = "They overlap, and those of one date count as one: they" if tickers else "They overlap, and"
+    mark = parity(report, split)
     return (
-        f"{summary.windows} windows{thinned}{of}, forecast from {summary.first_origin:%-d %B %Y} to "
-        f"{summary.last_origin:%-d %B %Y}, the last target on {summary.last_target:%-d %B %Y}. {together} "
-        f"hold no more evidence than {summary.independent} separate ones."
+        f"{mark + ' ' if mark else ''}{summary.windows} windows{thinned}{of}, forecast from "
+        f"{summary.first_origin:%-d %B %Y} to {summary.last_origin:%-d %B %Y}, the last target on "
+        f"{summary.last_target:%-d %B %Y}. {together} hold no more evidence than {summary.independent} separate ones."
     )
 
 
@@ -117,6 +122,11 @@ def picture_words(report: EvalReport, *, model: str) -> dict[str, tuple[str, str
             "Left: root mean squared error of the log return for each session ahead, in daily standard deviations; a "
             "random walk's grows with the square root of the distance. Right: the skill against persistence at each "
             "distance; lines that leave the picture at the bottom are worse still.",
+        ),
+        "trading": (
+            trading_finding(report) or "What became of the capital by each rule",
+            f"The capital of each rule by {label}, by drift and by persistence, which never trades, and of buying and "
+            "holding, at each session's open, costs paid; the start is 1.",
         ),
         "training": (
             "What training did, step by step",

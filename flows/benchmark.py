@@ -88,7 +88,8 @@ def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"max_windows": judged})})
     own = market_config(config, market=market, seed=seed, sessions=TRAIN_SESSIONS)
     steps = Steps(own, store)
-    windows, base_model = steps.windows(steps.bars()), steps.base_model()
+    bars, base_model = steps.bars(), steps.base_model()
+    windows = steps.windows(bars)
     stages = steps.trained(windows, base_model)
     adapters: dict[str, ArtifactRef] = {stage: stages[stage] for stage in ADAPTER_STAGES}
 
@@ -109,7 +110,7 @@ def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:
     best = attainable(
         asked.synthetic, asked=fresh_windows, features=own.features, evaluation=asked.evaluation, store=store
     )
-    verdict = read_verdict(steps.comparison(windows, base_model, adapters))
+    verdict = read_verdict(steps.comparison(windows, base_model, adapters, bars=[bars]))
     process, phi = MARKETS[market]
     return MarketRun(
         market=market,

@@ -4,6 +4,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -87,6 +88,12 @@ def pool_folder(config: PipelineConfig) -> Path:
             f"--stock {POOL} needs features.units = 'sigma': z-scores of different tickers are not comparable"
         )
     return config.data
+
+
+def evaluation_of(config: PipelineConfig) -> EvaluationConfig:
+    """How forecasts are compared, with the base model's own cut-off where no other date is given."""
+    given = config.evaluation
+    return given if given.test_after else given.model_copy(update={"test_after": config.training.model_cutoff})
 
 
 def build_config(
@@ -255,6 +262,7 @@ def allowed(field: FieldInfo) -> str:
         return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
     kinds = [kind for kind in get_args(annotation) if kind is not type(None)] or [annotation]
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    names |= {date: "a date, YYYY-MM-DD"}
     words = " or ".join(names.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
     bounds = [
         f"{phrase} {getattr(constraint, attribute)}"

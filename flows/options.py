@@ -63,6 +63,15 @@ SelectionRule = Annotated[
     Rule | None,
     typer.Option("--rule", help="Which answers sft-data keeps for sft to learn from.", show_default="best_of_n"),
 ]
+TestAfter = Annotated[
+    str | None,
+    typer.Option(
+        help="Last day that the base model may have been trained on: test windows up to it are parity only, and the "
+        "gate judges those after it.",
+        show_default="training.model_cutoff of the recipe, if any",
+        metavar="YYYY-MM-DD",
+    ),
+]
 Recipe = Annotated[Path | None, typer.Option(help="Settings from a TOML file.", metavar="FILE.toml")]
 Assignments = Annotated[
     list[str] | None,
@@ -107,4 +116,5 @@ KEYS = {
     "gpu_memory_utilization": "training.gpu_memory_utilization",
     "backend": "training.backend",
     "rule": "training.rejection.rule",
+    "test_after": "evaluation.test_after",
 }

@@ -117,7 +117,7 @@ def train(
         # Judged without MLflow, a challenger would pass by a champion that nobody saw.
         wait_for_tracking(parent)
         champion = given.champion if given else current_champion(config.stock)
-        comparison = steps.comparison(windows, base_model, adapters, start=start, champion=champion)
+        comparison = steps.comparison(windows, base_model, adapters, bars=data.all_bars, start=start, champion=champion)
         report, verdict = read_report(comparison), read_verdict(comparison)
         log_comparison(parent, comparison)
 

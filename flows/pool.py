@@ -19,12 +19,19 @@ logger = logging.getLogger(__name__)
 class Data(FrozenModel):
     """Bars and windows of a run; `left_out` says of each ticker that a pool could not use why it could not.
 
-    The bars of a pool are those of one of its tickers, as an example, with the windows of all in the same artifact.
+    The bars of a pool are those of one of its tickers, as an example, with the windows of all in the same artifact;
+    `pooled_bars` are those of each.
     """
 
     bars: ArtifactRef
     windows: ArtifactRef
+    pooled_bars: tuple[ArtifactRef, ...] = ()
     left_out: dict[str, str] = Field(default={})
+
+    @property
+    def all_bars(self) -> tuple[ArtifactRef, ...]:
+        """The bars of every ticker that the windows are of."""
+        return self.pooled_bars or (self.bars,)
 
 
 def pooled_data(config: PipelineConfig, *, store: Store) -> Data:
@@ -48,4 +55,5 @@ def pooled_data(config: PipelineConfig, *, store: Store) -> Data:
         raise MarketDataError(f"{len(windows)} of {len(found)} tickers can be used, too few for a pool:\n{reasons}")
     pooled = pool_windows(windows, example=bars, left_out=list(left_out), store=store)
     logger.info("%d tickers are pooled as %s. %s", len(windows), POOL, pooled.meta["borders"])
-    return Data(bars=pooled, windows=pooled, left_out=left_out)
+    each_bars = tuple(each.bars for each in found if each.bars is not None)
+    return Data(bars=pooled, windows=pooled, pooled_bars=each_bars, left_out=left_out)

@@ -21,24 +21,30 @@ SHOWN_METRICS = ("skill", "p_value", "scaled_mse", "mse", "mae", "directional_ac
 
 
 def comparison(report: "EvalReport", verdict: "Verdict") -> RenderableType:
-    """The comparison on the test split, and the verdict in words."""
+    """The comparison on the split that decides, and the verdict in words."""
+    from evaluation.contamination import cut_off, decisive, split_title
     from evaluation.labels import METRICS
     from evaluation.tables import COLUMNS, written_rows
+    from evaluation.trading import trading_finding
 
     shown = [place for place, column in enumerate(COLUMNS) if column in SHOWN_METRICS]
 
-    summary = report.summary("test")
+    split = decisive(report)
+    summary = report.summary(split)
     sessions = f"{summary.first_origin} to {summary.last_target}"
-    table = Table(title=f"{report.ticker}: test split, {summary.windows} windows, {sessions}", title_justify="left")
+    title = split_title(report, split)
+    title = f"{report.ticker}: {title[0].lower()}{title[1:]}, {summary.windows} windows, {sessions}"
+    table = Table(title=title, title_justify="left")
     table.add_column("Model")
     for place in shown:
         table.add_column(METRICS[COLUMNS[place]].header, justify="right")
-    for row in written_rows(report, "test"):
+    for row in written_rows(report, split):
         cells = (Text(text, style="green" if best else "") for text, best in (row.cells[place] for place in shown))
         table.add_row(f"{row.label} (chosen)" if row.chosen else row.label, *cells, style="bold" if row.chosen else "")
     mark = Text("promoted" if verdict.promoted else "not promoted", style="green" if verdict.promoted else "yellow")
     lines = [Text(f"  {'+' if reason.passed else '-'} {reason.text}") for reason in verdict.reasons]
-    return Group(table, Text("Verdict: ").append_text(mark), Text(verdict.headline), *lines)
+    told = [Text(words) for words in (cut_off(report), trading_finding(report)) if words]
+    return Group(table, *told, Text("Verdict: ").append_text(mark), Text(verdict.headline), *lines)
 
 
 def market_tables(runs: "Sequence[MarketRun]") -> RenderableType:

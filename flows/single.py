@@ -69,12 +69,13 @@ class FinishedOnly(Store):
 
 @dataclass(frozen=True)
 class StageInputs:
-    """One stage under way: its run, its files, its windows and its base model."""
+    """One stage under way: its run, files, windows and base model, and the bars of windows that are from no file."""
 
     run: Run
     files: StageFiles
     windows: ArtifactRef
     base_model: BaseModelRef
+    bars: tuple[ArtifactRef, ...] = ()
 
     @property
     def _finished(self) -> Steps:
@@ -142,10 +143,12 @@ def single_stage(name: StageName, config: PipelineConfig, files: StageFiles) -> 
         if windows is None and name == "sft" and files.sft_data_path is not None:
             # The answers are all that it learns from: no prices are needed, and their hash stands for the data.
             windows = store_sft_data(files.sft_data_path, store=run.steps.store)
+        bars: tuple[ArtifactRef, ...] = ()
         if windows is None:
-            windows = run.steps.data().windows
+            data = run.steps.data()
+            windows, bars = data.windows, data.all_bars
         run.start_tracking(name, windows=windows)
-        yield StageInputs(run, files, windows, run.steps.base_model())
+        yield StageInputs(run, files, windows, run.steps.base_model(), bars)
 
 
 def copy_file(source: Path, target: Path) -> Path:

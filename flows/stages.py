@@ -83,7 +83,7 @@ def compare(config: PipelineConfig, files: StageFiles = StageFiles()) -> StageOu
     """
     with single_stage("compare", config, files) as inputs:
         adapters = {stage: inputs.adapter(stage) for stage in ADAPTER_STAGES}
-        comparison = inputs.run.steps.comparison(inputs.windows, inputs.base_model, adapters)
+        comparison = inputs.run.steps.comparison(inputs.windows, inputs.base_model, adapters, bars=inputs.bars)
         report, verdict = read_report(comparison), read_verdict(comparison)
         written = publish_comparison_folder(comparison, inputs.run.folder)
         if inputs.run.mlflow is not None:

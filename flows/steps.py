@@ -1,14 +1,14 @@
 """The stages of one configuration, called here by every flow, so that the same one finds the same artifacts."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evaluation.contracts import CHAMPION, POOLED
 from features.pooling import POOL
-from flows.config import PipelineConfig, check_source
+from flows.config import PipelineConfig, check_source, evaluation_of
 from flows.errors import StageRefused
 from flows.heavy_stages import Here, fetch_adapter, stage_seed
 from flows.pool import Data, pooled_data
@@ -146,13 +146,14 @@ class Steps:
         base_model: BaseModelRef,
         adapters: Mapping[str, ArtifactRef | Path],
         *,
+        bars: Sequence[ArtifactRef] = (),
         start: RegisteredAdapter | None = None,
         champion: RegisteredAdapter | Path | None = None,
     ) -> ArtifactRef:
         """Forecasts of the base model and of every adapter, scored, judged and reported.
 
         A pooled adapter that training started from stands beside them, and the champion, unless it is the very adapter
-        that validation chooses.
+        that validation chooses. With the bars of all tickers of the windows there is a backtest.
         """
         forecasts = self.forecasts_of_all(windows, base_model, adapters, start=start)
 
@@ -161,8 +162,9 @@ class Steps:
                 windows,
                 [self.store.here(each) for each in forecasts.values()],
                 stages={stage: self.store.here(ref) for stage, ref in adapters.items() if isinstance(ref, ArtifactRef)},
+                bars=[self.store.here(each) for each in bars],
                 champion=standing and self.store.here(standing),
-                evaluation=self.config.evaluation,
+                evaluation=evaluation_of(self.config),
                 gate=self.config.gate,
                 store=self.store,
             )

@@ -137,7 +137,7 @@ def stage_forecasts(config: PipelineConfig) -> StageForecasts:
     stages = steps.trained(data.windows, base_model)
     adapters: dict[str, ArtifactRef] = {stage: stages[stage] for stage in ADAPTER_STAGES}
     forecasts = steps.forecasts_of_all(data.windows, base_model, adapters)
-    comparison = steps.comparison(data.windows, base_model, adapters)
+    comparison = steps.comparison(data.windows, base_model, adapters, bars=data.all_bars)
     chosen, verdict = read_report(comparison).chosen, read_verdict(comparison)
     if chosen is not None and config.evaluation.max_windows is None:
         tests = only_test(data.windows, store=store)

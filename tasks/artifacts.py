@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from evaluation.contamination import decisive, split_title
 from evaluation.contracts import EvalReport, Verdict
 from evaluation.labels import METRICS
 from evaluation.tables import COLUMNS, written_rows
@@ -15,9 +16,9 @@ def artifact_key(*parts: str) -> str:
 
 
 def comparison_rows(report: EvalReport) -> list[dict[str, str]]:
-    """The test split's table as the UI shows it: one row a model, the chosen one marked, figures as text."""
+    """The deciding split's table as the UI shows it: one row a model, the chosen one marked, figures as text."""
     rows = []
-    for row in written_rows(report, "test"):
+    for row in written_rows(report, decisive(report)):
         figures = {METRICS[column].header: text for column, (text, _) in zip(COLUMNS, row.cells, strict=True)}
         rows.append({"Model": f"{row.label} (chosen)" if row.chosen else row.label} | figures)
     return rows
@@ -28,11 +29,13 @@ def publish_comparison(report: EvalReport, verdict: Verdict, *, report_path: Pat
     from prefect.artifacts import create_link_artifact, create_table_artifact
 
     reasons = "\n".join(f"- {'✓' if reason.passed else '✗'} {reason.text}" for reason in verdict.reasons)
+    title = split_title(report, decisive(report))
+    described = title[0].lower() + title[1:]
     patiently(
         lambda: create_table_artifact(
             table=comparison_rows(report),
             key=artifact_key("comparison", report.ticker),
-            description=f"**{verdict.headline}** (test split)\n\n{reasons}",
+            description=f"**{verdict.headline}** ({described})\n\n{reasons}",
         )
     )
     patiently(

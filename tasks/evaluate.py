@@ -9,16 +9,18 @@ from prefect import task
 from evaluation.baselines import baseline_forecasts
 from evaluation.compare import compare, select_windows
 from evaluation.config import EvaluationConfig, GateConfig
+from evaluation.contamination import UNKNOWN_CUT_OFF
 from evaluation.contracts import CHAMPION, EvalReport, Verdict
 from evaluation.drift import ExpectedError, expected_error
 from evaluation.forecasts import collect_forecasts
 from evaluation.gate import decide
+from features.bars import adjust
 from features.config import FeatureConfig
 from features.pooling import POOL
 from tasks.adapters import BaseModelRef, adapter_folder, adapter_identity
 from tasks.metrics import read_metrics
 from tasks.paths import EXPECTED_ERROR_FILE, FORECASTS_FILE, METRICS_FILE, REPORT_DATA_FILE, VERDICT_FILE
-from tasks.preprocess import read_train_rows, read_windows
+from tasks.preprocess import read_bars, read_train_rows, read_windows
 from tasks.progress import progress_reporter
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version, read_manifest
@@ -96,6 +98,7 @@ def compare_models(
     forecasts: Sequence[ArtifactRef],
     *,
     stages: Mapping[str, ArtifactRef],
+    bars: Sequence[ArtifactRef] = (),
     champion: ArtifactRef | None = None,
     evaluation: EvaluationConfig,
     gate: GateConfig,
@@ -107,6 +110,7 @@ def compare_models(
         windows: Artifact of `build_windows`.
         forecasts: Artifacts of `forecast_model`, one a model.
         stages: Artifacts of the training stages by name; their `metrics.jsonl` give the report's curves.
+        bars: Artifacts of `fetch_bars` of all tickers of the windows, for the backtest; none is made without them.
         champion: Forecasts of the current champion, whatever the name they go by; one of `forecasts` too where the
             champion is one of those models.
         evaluation: How forecasts are compared.
@@ -127,7 +131,9 @@ def compare_models(
             asked.append(pd.read_parquet(champion.path / FORECASTS_FILE).assign(model=CHAMPION))
         pool = POOL if windows.meta.get("ticker") == POOL else None
         answers = pd.concat([*_baselines(selected, read_train_rows(windows)), *asked], ignore_index=True)
-        report = compare(frame, answers, config=evaluation, pool=pool)
+        report = compare(frame, answers, config=evaluation, pool=pool, opens=_opens(bars))
+        if evaluation.test_after is None and _known_models(forecasts) - {"tiny"}:
+            report = report.model_copy(update={"notes": (UNKNOWN_CUT_OFF, *report.notes)})
         verdict = decide(report, gate)
         write_report(
             report,
@@ -151,12 +157,13 @@ def compare_models(
         "forecasts": {str(ref.meta["model"]): ref for ref in forecasts},
         # Not their whole content: a stage that is made again has logged other seconds.
         "stages": {stage: {"key": ref.key, "adapter": adapter_identity(ref)} for stage, ref in stages.items()},
+        "bars": list(bars),
         "champion": champion,
         "evaluation": evaluation,
         "gate": gate,
     }
-    libraries = ("pandas", "numpy", "scipy", "statsmodels", "arch", "matplotlib", "jinja2")
-    code = code_version("evaluation", "features.pooling", "tasks.evaluate", libraries=libraries)
+    libraries = ("pandas", "numpy", "scipy", "statsmodels", "arch", "scikit-learn", "skfolio", "matplotlib", "jinja2")
+    code = code_version("evaluation", "features.bars", "features.pooling", "tasks.evaluate", libraries=libraries)
     return store.build("comparison", inputs, build, code=code)
 
 
@@ -176,12 +183,15 @@ def read_expected_error(comparison: ArtifactRef) -> ExpectedError:
 
 
 def named_scores(report: EvalReport) -> dict[str, dict[str, float]]:
-    """For each model its figures over the whole path, named `split/metric`, as they are logged."""
+    """For each model its figures over the whole path and its Sharpe ratios, named `split/metric`, as logged."""
     named: dict[str, dict[str, float]] = {model: {} for model in report.models}
     for row in report.metrics:
         for model, value in row.values.items():
             if row.horizon is None and value is not None:
                 named[model][f"{row.split}/{row.metric}"] = value
+    for account in report.backtest.accounts if report.backtest else ():
+        if report.backtest and account.model and account.sharpe is not None:
+            named[account.model][f"{report.backtest.split}/{account.rule}_sharpe"] = account.sharpe
     return named
 
 
@@ -203,6 +213,16 @@ def _baselines(selected: pd.DataFrame, train: pd.DataFrame) -> list[pd.DataFrame
     return [baseline_forecasts(windows, train=rows[ticker]) for ticker, windows in selected.groupby("ticker")]
 
 
+def _opens(bars: Sequence[ArtifactRef]) -> pd.DataFrame | None:
+    """Adjusted opens of all tickers, columns `ticker date open`; `None` without bars."""
+    frames = [adjust(read_bars(ref))[["date", "open"]].assign(ticker=str(ref.meta["ticker"])) for ref in bars]
+    return pd.concat(frames, ignore_index=True) if frames else None
+
+
+def _known_models(forecasts: Sequence[ArtifactRef]) -> set[str]:
+    return {str(ref.meta["base_model"]) for ref in forecasts}
+
+
 def _provenance(
     windows: ArtifactRef, forecasts: Sequence[ArtifactRef], stages: Mapping[str, ArtifactRef]
 ) -> dict[str, str]:
@@ -212,7 +232,7 @@ def _provenance(
     trained = [f"{stage} {ref.key[:12]} (seed {read_manifest(ref).seed})" for stage, ref in stages.items()]
     sessions = ", ".join(f"{windows.meta[split]} {split}" for split in ("train", "validation", "test"))
     return {
-        "Base model": ", ".join(sorted({str(ref.meta["base_model"]) for ref in forecasts})),
+        "Base model": ", ".join(sorted(_known_models(forecasts))),
         "Windows": sessions,
         **_provenance_of_pool(windows),
         "Data": f"windows {windows.sha256[:16]}",

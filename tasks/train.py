@@ -36,6 +36,7 @@ MODEL_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "unslot
 # These change how safely and how fast a stage is finished, not what it ends with; the model itself counts by content.
 WITHOUT_EFFECT = {
     "model",
+    "model_cutoff",
     "backend",
     "checkpoint_every",
     "gpu_memory_utilization",

@@ -17,6 +17,10 @@ from evaluation.gate import decide
 from evaluation.labels import METRICS
 from evaluation.report import ReportPaths, render_markdown, write_report
 from evaluation.tables import COLUMNS, best_models, comparison_table, written_rows
+from evaluation.trading import backtest_rows
+from features.bars import adjust
+from features.config import SyntheticConfig
+from features.synthetic import market
 
 CONFIG = EvaluationConfig(examples=2)
 Case = tuple[EvalReport, Verdict, pd.DataFrame, pd.DataFrame]
@@ -121,6 +125,37 @@ def test_the_markdown_has_both_tables_and_links_existing_figures(case: Case, wri
     assert len(rows) == 2 * (1 + len(case[0].models))
     assert {line.count("|") for line in rows} == {len(COLUMNS) + 2}
     assert sum("(chosen)" in line for line in rows) == 2
+
+
+def test_a_backtest_is_a_table_and_a_picture_that_states_its_finding(case: Case, tmp_path: Path) -> None:
+    _, _, windows, forecasts = case
+    opens = adjust(market(SyntheticConfig(process="random_walk", sessions=600, seed=3)))[["date", "open"]]
+    report = compare(windows, forecasts, config=CONFIG, opens=opens.assign(ticker="DEMO"))
+    verdict = decide(report, GateConfig())
+    paths = write_report(
+        report,
+        verdict,
+        windows=windows,
+        forecasts=forecasts,
+        training_metrics=None,
+        out_dir=tmp_path,
+        config=CONFIG,
+    )
+    text = paths.markdown.read_text()
+    section = text[text.index("## Trading on the forecasts") :]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert sum(row.startswith("| Long or flat |") for row in rows) == len(report.models)
+    persistence = next(row for row in rows if row.startswith("| Long or short | Persistence"))
+    assert persistence == "| Long or short | Persistence | 0.0 % | 0.0 % | – | – | 0.0 % | 0.0 | 0 % | – |"
+    assert (
+        "Every purchase and every sale costs 10 basis points. Persistence forecasts no move and so never trades" in text
+    )
+    assert re.search(r"## Long or short by SFT returned [+−][\d.,]+ % a year after costs, by drift .*, holding ", text)
+    assert (tmp_path / "figures" / "trading.png").stat().st_size > 10_000
+    words = " ".join(_Page(paths.html.read_text()).words)
+    for row in backtest_rows(report):
+        assert row[0] in words
+    assert len(_Page(paths.html.read_text()).alternatives) == 5
 
 
 def test_without_training_there_are_no_curves_and_a_failed_rewrite_leaves_the_page(case: Case, tmp_path: Path) -> None:

@@ -1,9 +1,19 @@
+from datetime import date
 from functools import reduce
 from pathlib import Path
 
 import pytest
 
-from flows.config import PipelineConfig, build_config, check_source, dotted_keys, load_recipe, with_overrides
+from flows import options
+from flows.config import (
+    PipelineConfig,
+    build_config,
+    check_source,
+    dotted_keys,
+    evaluation_of,
+    load_recipe,
+    with_overrides,
+)
 from flows.errors import ConfigError
 
 
@@ -135,3 +145,17 @@ def test_the_demo_recipe_is_valid() -> None:
     config = load_recipe(Path(__file__).parent.parent / "deployments" / "recipes" / "demo.toml")
     check_source(config)
     assert config.training.model == "tiny"
+
+
+def test_the_cut_off_of_the_base_model_holds_where_no_other_date_is_given(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "[training]\nmodel_cutoff = 2023-12-31\n")
+    config = load_recipe(path)
+    assert evaluation_of(config).test_after == date(2023, 12, 31)
+    given = build_config(recipe=path, flags={options.KEYS["test_after"]: "2024-06-30"})
+    assert evaluation_of(given).test_after == date(2024, 6, 30)
+    assert evaluation_of(PipelineConfig()).test_after is None
+
+
+def test_a_cut_off_that_is_no_date_is_refused_with_what_is_wanted() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation.test_after = 'soon': must be a date, YYYY-MM-DD \(or null\)"):
+        build_config(flags={"evaluation.test_after": "soon"})

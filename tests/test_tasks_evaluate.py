@@ -11,6 +11,7 @@ from tasks.disk import folder_sha256
 from tasks.errors import PublishError
 from tasks.evaluate import compare_models, named_scores, read_report, read_verdict, training_curves
 from tasks.paths import ModelFolder, RunFolder
+from tasks.preprocess import read_bars
 from tasks.publish import publish_adapter, publish_comparison_folder, publish_sft_data, publish_stage
 
 
@@ -54,6 +55,30 @@ def test_scores_are_named_split_and_metric(made: Pieces) -> None:
     scores = named_scores(read_report(made.comparison))
     assert scores["persistence"]["test/skill"] == 0
     assert {"validation/mse", "test/mse", "test/mae", "test/directional_accuracy"} <= set(scores["sft"])
+
+
+def test_a_comparison_with_bars_trades_at_their_adjusted_opens_and_logs_sharpe_ratios(made: Pieces) -> None:
+    comparison = compare_models.fn(
+        made.windows,
+        made.forecasts,
+        stages={"grpo_1st": made.grpo_1st, "sft": made.sft},
+        bars=[made.bars],
+        evaluation=EVALUATION,
+        gate=GateConfig(),
+        store=made.store,
+    )
+    report = read_report(comparison)
+    assert report.backtest is not None
+    held = report.backtest.of("buy_and_hold")
+    assert held is not None
+    bars = read_bars(made.bars)
+    opens = (bars["open"] * bars["adj_close"] / bars["close"]).set_axis(bars["date"])
+    first, last = (opens[pd.Timestamp(report.backtest.dates[place])] for place in (0, -1))
+    assert held.total_return == pytest.approx(last / first * 0.999**2 - 1)
+    traded = {model for model, scores in named_scores(report).items() if "test/long_short_sharpe" in scores}
+    assert "persistence" not in traded
+    assert {"base", "sft"} <= traded
+    assert (comparison.path / "figures" / "trading.png").is_file()
 
 
 def test_the_curves_hold_reward_by_step_in_the_order_of_the_stages(made: Pieces) -> None:

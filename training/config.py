@@ -1,5 +1,6 @@
 """Configuration of base model, adapters, stages, reward, sampling and guard."""
 
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -159,6 +160,10 @@ class TrainingConfig(FrozenModel):
     """Everything the three stages need."""
 
     model: str = Field(default="tiny", description="Hugging Face name or path, or `tiny`.")
+    model_cutoff: date | None = Field(
+        default=None,
+        description="Last day that the base model's own training data may hold, where its makers say so.",
+    )
     backend: Literal["auto", "transformers", "unsloth"] = Field(default="auto", description="Who trains.")
     trust_remote_code: bool = Field(default=False, description="Let a base model run code of its own repository.")
     max_seq_length: int = Field(default=2048, ge=64, description="Longest prompt plus answer, in tokens.")

@@ -1,5 +1,7 @@
 """CPU time of a comparison of 88 tickers, 240 test origins, 6 forecasters with 32 samples each, and two baselines.
 
+The backtest is part of it.
+
 python tests/benchmarks/comparing.py
 python tests/benchmarks/comparing.py --tickers 20
 """
@@ -18,15 +20,16 @@ BASELINES = ("persistence", "drift")
 SAMPLED = ("base", "pooled", "grpo_1st", "sft", "grpo_2nd", "champion")
 
 
-def windows_of(tickers: int, *, origins: int) -> pd.DataFrame:
-    """Windows of random walks, `origins` a ticker in the test split and a tenth of that in the others."""
+def windows_of(tickers: int, *, origins: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Windows of random walks, `origins` a ticker in test and a tenth of that in the others, and the opens."""
     rng = np.random.default_rng(0)
-    frames = []
+    frames, opens = [], []
     sizes = {"train": origins // 10, "validation": origins // 10, "test": origins}
     total = sum(sizes.values()) + (len(sizes) + 1) * HORIZON
     days = pd.bdate_range("2012-01-02", periods=total + CONTEXT + HORIZON).as_unit("s").to_numpy()
     for ticker in range(tickers):
         prices = 50 * np.exp(np.cumsum(0.015 * rng.standard_normal(len(days))))
+        opens.append(pd.DataFrame({"ticker": f"T{ticker:02d}", "date": days, "open": prices}))
         first = CONTEXT
         for split, count in sizes.items():
             rows = first + np.arange(count)
@@ -47,7 +50,7 @@ def windows_of(tickers: int, *, origins: int) -> pd.DataFrame:
                 )
             )
             first += count + HORIZON
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True), pd.concat(opens, ignore_index=True)
 
 
 def forecasts_of(windows: pd.DataFrame, *, samples: int) -> pd.DataFrame:
@@ -76,10 +79,10 @@ def main() -> None:
     parser.add_argument("--origins", type=int, default=240)
     parser.add_argument("--samples", type=int, default=32)
     options = parser.parse_args()
-    windows = windows_of(options.tickers, origins=options.origins)
+    windows, opens = windows_of(options.tickers, origins=options.origins)
     forecasts = forecasts_of(windows, samples=options.samples)
     began = time.process_time()
-    report = compare(windows, forecasts, config=EvaluationConfig(max_windows=len(windows)), pool="ALL")
+    report = compare(windows, forecasts, config=EvaluationConfig(max_windows=len(windows)), pool="ALL", opens=opens)
     spent = time.process_time() - began
     counted = report.summary("test").windows
     print(f"{counted} test windows, {len(SAMPLED)} forecasters of {options.samples} samples: {spent:.1f} s of CPU")
