@@ -18,10 +18,12 @@ from evaluation.contracts import (
     SPLITS,
     EvalReport,
     Floats,
+    SkillInterval,
     Superiority,
     in_display_order,
 )
 from evaluation.errors import EvaluationError, ForecastsError
+from evaluation.intervals import detailed_intervals
 from evaluation.panels import (
     Answers,
     Truth,
@@ -142,6 +144,7 @@ def compare(
         tickers=tuple(row for part in parts for row in part.tickers),
         calibration=tuple(each for part in parts for each in part.calibration),
         superiority=_together(truth, parts[-1].losses, candidates=tried),
+        intervals=_intervals(truth, answers, model=chosen, by_ticker=pool is not None),
         test_after=cut_off,
         backtest=backtest(
             truth, answers, opens=opens, config=config.backtest, tried=tried, variants=config.variants_tried
@@ -165,6 +168,16 @@ def _models(forecasts: pd.DataFrame, *, ticker: str) -> tuple[str, ...]:
     if missing := {PERSISTENCE, DRIFT} - found:
         raise ForecastsError(f"{ticker}: every comparison holds persistence and drift; {sorted(missing)} is missing")
     return in_display_order(found)
+
+
+def _intervals(
+    truth: Truth, answers: Sequence[Answers], *, model: str | None, by_ticker: bool
+) -> tuple[SkillInterval, ...]:
+    """How far the chosen adapter's skill is known, in detail."""
+    by_model = {each.model: each for each in answers}
+    if model is None:
+        return ()
+    return detailed_intervals(truth, by_model[model], by_model[PERSISTENCE], by_ticker=by_ticker)
 
 
 def _together(truth: Truth, losses: Mapping[str, Floats], *, candidates: tuple[str, ...]) -> Superiority:

@@ -109,6 +109,19 @@ class Superiority(FrozenModel):
     note: str
 
 
+class SkillInterval(FrozenModel):
+    """The central 95 % of a model's skill against persistence on the split that decides; see `evaluation.intervals`.
+
+    Of one session ahead, or over all sessions of one of a pool's tickers.
+    """
+
+    model: str
+    low: float
+    high: float
+    horizon: int | None = None
+    ticker: str | None = None
+
+
 class Account(FrozenModel):
     """What one trading rule, driven by one forecaster, made of a capital of 1, costs paid; riskless rate 0.
 
@@ -173,6 +186,7 @@ class EvalReport(FrozenModel):
     tickers: tuple[TickerScore, ...] = ()
     calibration: tuple[Calibration, ...] = ()
     superiority: Superiority | None = None
+    intervals: tuple[SkillInterval, ...] = ()
     backtest: Backtest | None = None
     test_after: date | None = None
 

@@ -51,6 +51,11 @@ def error_by_horizon(report: EvalReport, *, split: Split = "test", theme: Theme 
         style = _line_style(model, theme=theme)
         (handles[model_label(model)],) = absolute.plot(ahead, np.sqrt(error), **style)
         relative.plot(ahead, 100 * gains[model], **style)
+        known = {each.horizon: each for each in report.intervals if each.horizon and each.model == model}
+        if known and report.judged == split:
+            steps = sorted(known)
+            low, high = 100 * np.array([[each.low, each.high] for _, each in sorted(known.items())]).T
+            relative.fill_between(steps, low, high, color=theme.models[model], alpha=0.15, linewidth=0)
     for axes in (absolute, relative):
         axes.set_xticks(ahead if len(ahead) <= 12 else ahead[::5])
     absolute.set_ylim(bottom=0)
@@ -61,7 +66,10 @@ def error_by_horizon(report: EvalReport, *, split: Split = "test", theme: Theme 
 
 
 def skill_bars(report: EvalReport, *, theme: Theme = LIGHT) -> "Figure":
-    """Skill against persistence of every other model on validation (pale) and on test (full), with the p-values."""
+    """Skill against persistence of every other model on validation (pale) and on test (full), with the p-values.
+
+    Whiskers are the 95 % intervals of the split that decides, where that is the whole of test.
+    """
     from matplotlib.patches import Patch
 
     models = [model for model in report.models if model != PERSISTENCE]
@@ -74,6 +82,8 @@ def skill_bars(report: EvalReport, *, theme: Theme = LIGHT) -> "Figure":
     skills = {
         (model, split): report.value(model, split=split, metric="skill") or 0.0 for model in models for split in SPLITS
     }
+    together = report.superiority if report.judged == "test" else None
+    intervals = together.skill_intervals if together else {}
     floor = _skill_floor({model: max(abs(skills[model, split]) for split in SPLITS) for model in models})
     for place, model in enumerate(models):
         for split, offset in zip(SPLITS, (-0.2, 0.2), strict=True):
@@ -86,13 +96,17 @@ def skill_bars(report: EvalReport, *, theme: Theme = LIGHT) -> "Figure":
                 height=0.36,
                 color=full if split == "test" else faded(full, theme=theme),
             )
+            ends = intervals.get(model) if split == "test" else None
+            if ends and value > floor:
+                low, high = 100 * max(ends[0], floor), 100 * ends[1]
+                axes.hlines(place + offset, low, high, color=theme.ink, linewidth=1.1)
             if shown > value:
                 axes.text(100 * shown, place + offset, "◀ ", color=theme.paper, va="center", fontsize=7)
             test = report.test_of(model, split=split)
             text = METRICS["skill"].write(value) + (f"  ({p_text(test.p_value)})" if test and split == "test" else "")
             axes.annotate(
                 text,
-                (100 * max(shown, 0.0), place + offset),
+                (100 * max(shown, ends[1] if ends and value > floor else 0.0, 0.0), place + offset),
                 xytext=(5, 0),
                 textcoords="offset points",
                 va="center",

@@ -1,12 +1,60 @@
-"""How far a skill is known: a studentised stationary bootstrap, inverted."""
+"""How far a skill is known: a studentised stationary bootstrap, inverted; overall, by session ahead, by ticker."""
+
+from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.contracts import Floats, Ints
-from evaluation.significance import hac_lag
+from evaluation.contracts import Floats, Ints, SkillInterval
+from evaluation.metrics import scaled_errors
+from evaluation.panels import Answers, Truth
+from evaluation.significance import MIN_INDEPENDENT, by_session, hac_lag, independent_rows
 
 SIGNIFICANCE = 0.05
+MIN_BLOCK = 10
+REPLICATIONS = 400
+SEED = 0
+
+
+def detailed_intervals(
+    truth: Truth, model: Answers, reference: Answers, *, by_ticker: bool
+) -> tuple[SkillInterval, ...]:
+    """The interval of a model's skill at each session ahead and, of a pool, of each ticker, where it is known."""
+    errors, naive = (scaled_errors(truth.target, each.median, sigma=truth.sigma) for each in (model, reference))
+    everything = np.ones(len(errors), dtype=bool)
+
+    def found() -> Iterator[SkillInterval]:
+        for step in range(truth.horizon):
+            ends = _ends(truth, errors[:, step], naive[:, step], rows=everything)
+            if ends is not None:
+                yield SkillInterval(model=model.model, horizon=step + 1, low=float(ends[0]), high=float(ends[1]))
+        for ticker in np.unique(truth.tickers) if by_ticker else ():
+            ends = _ends(truth, errors.mean(axis=1), naive.mean(axis=1), rows=truth.tickers == ticker)
+            if ends is not None:
+                yield SkillInterval(model=model.model, ticker=str(ticker), low=float(ends[0]), high=float(ends[1]))
+
+    return tuple(found())
+
+
+def _ends(truth: Truth, losses: Floats, reference: Floats, *, rows: NDArray[np.bool_]) -> Floats | None:
+    where = truth.positions[rows]
+    positions = np.unique(where)
+    if len(independent_rows(positions, horizon=truth.horizon)) < MIN_INDEPENDENT or not reference[rows].any():
+        return None
+    if len(positions) <= hac_lag(positions, horizon=truth.horizon) + 1:
+        return None
+    own, other = (by_session(each[rows], positions=where) for each in (losses, reference))
+    if not np.ptp(own - other):
+        return None
+    block = block_length(positions, horizon=truth.horizon)
+    draws = _kept_rows(len(positions), block)
+    return skill_interval(own, other, positions=positions, horizon=truth.horizon, draws=draws)
+
+
+@lru_cache(maxsize=8)
+def _kept_rows(rows: int, block: int) -> NDArray[np.int64]:
+    return stationary_rows(rows, block=block, replications=REPLICATIONS, seed=SEED)
 
 
 def skill_interval(losses: Floats, reference: Floats, *, positions: Ints, horizon: int, draws: Ints) -> Floats | None:
@@ -64,3 +112,10 @@ def stationary_rows(rows: int, *, block: int, replications: int, seed: int) -> N
 
     numbered = StationaryBootstrap(block, np.arange(rows), seed=seed)
     return np.stack([data[0] for data, _ in numbered.bootstrap(replications)]).astype(np.int64)
+
+
+def block_length(positions: Ints, *, horizon: int) -> int:
+    """Mean length of a block, in rows: those that twice the horizon, or `MIN_BLOCK` sessions, hold on average."""
+    reach = max(2 * horizon, MIN_BLOCK)
+    stride = (positions[-1] - positions[0]) / max(len(positions) - 1, 1)
+    return max(1, min(len(positions) // 2, round(reach / max(stride, 1))))

@@ -19,6 +19,7 @@ from evaluation.curves import capital_curves, error_by_horizon, has_curves, lear
 from evaluation.labels import METRICS, MODEL_DEFINITIONS, model_label
 from evaluation.panels import answers_of, session_calendar, truth_of
 from evaluation.plots import forecast_panels, price_series
+from evaluation.spread_plots import calibration_plot, ticker_plot
 from evaluation.tables import COLUMNS, GROUPS, ticker_rows, written_rows
 from evaluation.theme import DARK, LIGHT, Theme
 from evaluation.trading import COLUMNS as TRADING_COLUMNS
@@ -123,6 +124,10 @@ def _pictures(
         )
         draws["series"] = lambda theme: price_series(windows, truth, answers, interval=interval, theme=theme)
     draws["horizon"] = lambda theme: error_by_horizon(report, theme=theme)
+    if report.tickers:
+        draws["tickers"] = lambda theme: ticker_plot(report, model=model, split="test", theme=theme)
+    if any((each.model, each.split) == (model, "test") for each in report.calibration):
+        draws["calibration"] = lambda theme: calibration_plot(report, model=model, split="test", theme=theme)
     if report.backtest is not None:
         draws["trading"] = lambda theme: capital_curves(report, model=model, theme=theme)
     if training_metrics is not None and has_curves(training_metrics):

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from evaluation.contracts import Floats, Ints, Superiority
-from evaluation.intervals import skill_interval, stationary_rows
+from evaluation.intervals import block_length, skill_interval, stationary_rows
 from evaluation.significance import MIN_INDEPENDENT, hac_lag, independent_rows
 
 REPLICATIONS = 1000
 CONFIDENCE = 0.9
-MIN_BLOCK = 10
 SEED = 0
 
 
@@ -32,7 +31,7 @@ def superiority(
     * `skill_intervals`: for each other forecaster the central 95 % of ``1 - mean loss / mean loss of the reference``,
       see `evaluation.intervals`; a forecaster of whose skill nothing can be said has none.
 
-    Blocks are twice the horizon long on average, and at least `MIN_BLOCK` sessions, as losses overlap within a horizon.
+    Blocks are twice the horizon long on average, and at least 10 sessions, as losses overlap within a horizon.
     All seeds are fixed: the same losses give the same figures.
 
     Args:
@@ -48,7 +47,7 @@ def superiority(
         candidate differs from the reference.
     """
     independent = len(independent_rows(positions, horizon=horizon))
-    block = _block(positions, horizon=horizon)
+    block = block_length(positions, horizon=horizon)
     differing = [name for name in losses if name != reference and np.ptp(losses[name] - losses[reference]) > 0]
     tested = [name for name in candidates if name in differing]
     note = ""
@@ -101,13 +100,6 @@ def superiority(
         block=block,
         note="",
     )
-
-
-def _block(positions: Ints, *, horizon: int) -> int:
-    """Mean length of a block, in rows: those that twice the horizon, or `MIN_BLOCK` sessions, hold on average."""
-    reach = max(2 * horizon, MIN_BLOCK)
-    stride = (positions[-1] - positions[0]) / max(len(positions) - 1, 1)
-    return max(1, min(len(positions) // 2, round(reach / max(stride, 1))))
 
 
 def _distinct(losses: Mapping[str, Floats], names: list[str]) -> list[str]:

@@ -4,9 +4,12 @@ from evaluation.contamination import decisive, parity, split_phrase
 from evaluation.contracts import BASE, DECIDING_METRIC, PERSISTENCE, POOLED, EvalReport, Split
 from evaluation.labels import METRICS, model_label, p_text, percent
 from evaluation.metrics import skill
+from evaluation.spread_plots import ticker_skills
 from evaluation.trading import trading_finding
 
 LEVEL = 0.05
+CALIBRATED = 0.05
+"""Difference to the nominal coverage that is not worth a word."""
 
 
 def evidence(report: EvalReport) -> str:
@@ -121,7 +124,18 @@ def picture_words(report: EvalReport, *, model: str) -> dict[str, tuple[str, str
             _horizon_heading(report, model=model),
             "Left: root mean squared error of the log return for each session ahead, in daily standard deviations; a "
             "random walk's grows with the square root of the distance. Right: the skill against persistence at each "
-            "distance; lines that leave the picture at the bottom are worse still.",
+            "distance, shaded where it is known to 95 %; lines that leave the picture at the bottom are worse still.",
+        ),
+        "tickers": (
+            _ticker_heading(report, model=model),
+            f"The skill of {label} against persistence on each ticker's test windows, lowest first, with its 95 % "
+            "interval where so few windows allow one.",
+        ),
+        "calibration": (
+            _calibration_heading(report, model=model),
+            f"Left: how many of the test prices fell into each tenth of {label}'s predictive distribution; a valley is "
+            "too narrow, a hill too wide, a slope biased. Right: how much the 50 %, 80 % and 95 % bands of every "
+            "sampled forecaster held.",
         ),
         "trading": (
             trading_finding(report) or "What became of the capital by each rule",
@@ -162,6 +176,25 @@ def _coverage_heading(report: EvalReport, *, model: str) -> str:
     if inside is None:
         return "The series and its forecasts"
     return f"{percent(inside)} of the test prices fall inside the {nominal} band"
+
+
+def _ticker_heading(report: EvalReport, *, model: str) -> str:
+    skills = ticker_skills(report, model=model, split="test")
+    better = sum(value > 0 for value in skills.values())
+    return f"{model_label(model)} beats persistence on {better} of {len(skills)} tickers"
+
+
+def _calibration_heading(report: EvalReport, *, model: str) -> str:
+    held = report.value(model, split="test", metric="coverage_80") if "coverage_80" in _metrics(report) else None
+    if held is None:
+        return "Calibration of the predictive distribution"
+    gap = held - 0.8
+    kind = "about as wide as they should be" if abs(gap) <= CALIBRATED else "too narrow" if gap < 0 else "too wide"
+    return f"The bands are {kind}: the 80 % band held {percent(held)}"
+
+
+def _metrics(report: EvalReport) -> set[str]:
+    return {row.metric for row in report.metrics}
 
 
 def _horizon_heading(report: EvalReport, *, model: str) -> str:

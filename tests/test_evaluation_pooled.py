@@ -115,7 +115,7 @@ def test_the_report_of_a_pool_shows_the_tickers_and_no_single_price_series(
         out_dir=tmp_path,
         config=CONFIG,
     )
-    assert [path.stem for path in paths.figures] == ["skill", "horizon"]
+    assert [path.stem for path in paths.figures] == ["skill", "horizon", "tickers", "calibration"]
     for text in (paths.markdown.read_text(), paths.html.read_text()):
         assert all(ticker in text for ticker in LIVES)
         assert "(tickers: 3)" in text

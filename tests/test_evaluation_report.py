@@ -86,7 +86,7 @@ def test_the_page_needs_no_network_and_every_picture_has_a_text(written: ReportP
     assert page.links
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert "http" not in text
-    assert len(page.alternatives) == 5
+    assert len(page.alternatives) == 6
     assert all(len(alternative) > 60 for alternative in page.alternatives)
 
 
@@ -105,7 +105,7 @@ def test_the_page_says_the_refusal_first_and_every_reason(case: Case, written: R
 def test_the_files_are_where_they_are_expected_and_nothing_is_left_over(written: ReportPaths) -> None:
     folder = written.html.parent
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    figures = {f"figures/{name}.png" for name in ("skill", "forecasts", "series", "horizon", "training")}
+    figures = {f"figures/{name}.png" for name in ("skill", "forecasts", "series", "horizon", "calibration", "training")}
     assert found == {"report.html", "report.md", "metrics.parquet"} | figures
     assert {path.name for path in written.figures} == {Path(name).name for name in figures}
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in written.figures)
@@ -119,7 +119,7 @@ def test_the_markdown_has_both_tables_and_links_existing_figures(case: Case, wri
     text = written.markdown.read_text()
     assert text.startswith("# DEMO: not promoted\n")
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert len(links) == 5
+    assert len(links) == 6
     assert all((written.markdown.parent / link).exists() for link in links)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 * (1 + len(case[0].models))
@@ -155,7 +155,7 @@ def test_a_backtest_is_a_table_and_a_picture_that_states_its_finding(case: Case,
     words = " ".join(_Page(paths.html.read_text()).words)
     for row in backtest_rows(report):
         assert row[0] in words
-    assert len(_Page(paths.html.read_text()).alternatives) == 5
+    assert len(_Page(paths.html.read_text()).alternatives) == 6
 
 
 def test_without_training_there_are_no_curves_and_a_failed_rewrite_leaves_the_page(case: Case, tmp_path: Path) -> None:
