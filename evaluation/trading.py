@@ -81,7 +81,8 @@ def trading_finding(report: EvalReport) -> str:
     write = COLUMNS["annual_return"].write
     return (
         f"{RULE_LABELS[own.rule]} by {model_label(report.chosen)} returned {write(own.annual_return)} a year after "
-        f"costs, by drift {write(drift.annual_return if drift else None)}, holding {write(held.annual_return)}"
+        f"costs, by drift {write(drift.annual_return if drift else None)}, holding {write(held.annual_return)}; "
+        f"deflated Sharpe {COLUMNS['deflated_sharpe'].write(own.deflated_sharpe)}"
     )
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import numpy as np
 from prefect import flow
 
 from flows.config import PipelineConfig
@@ -18,7 +19,7 @@ from flows.stocks import Tickers, stocks_of, with_stock
 from tasks.artifacts import publish_table
 from tasks.live import issue_forecast
 from tasks.market_data import fetch_bars
-from tasks.sessions import EXCHANGE
+from tasks.sessions import exchange_of
 from tasks.store import Store
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ def issue(made: Forecast, *, exchange: str | None) -> None:
     """Keep a forecast of a registered version as it was said now, to be scored when its sessions have come."""
     if made.version is None:
         return
+    dates = [session.date for session in made.sessions]
     issue_forecast(
         ticker=made.ticker,
         version=made.version,
@@ -107,12 +109,12 @@ def issue(made: Forecast, *, exchange: str | None) -> None:
         origin_close=made.last_close,
         sigma=made.sigma,
         interval=made.interval,
-        target_dates=[session.date for session in made.sessions],
+        target_dates=dates,
         median=[session.median for session in made.sessions],
         lower=[session.lower for session in made.sessions],
         upper=[session.upper for session in made.sessions],
         issued_at=datetime.now(UTC),
-        exchange=exchange or EXCHANGE,
+        exchange=exchange or exchange_of(made.ticker, np.array(dates, dtype="datetime64[D]")),
     )
 
 

@@ -142,9 +142,9 @@ def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = 
         dates: Sessions so far, ascending.
         count: How many.
         ticker: Whose they are.
-        exchange: Calendar such as XNYS; `auto` takes that of `exchange_of` where the latest 80 dates all are its
-            sessions, and else goes on as they do: every day where some of them fall on a weekend, or on business days.
-            `none` goes on as they do.
+        exchange: Calendar such as XNYS; `auto` takes that of `exchange_of`. Where that is New York for want of anything
+            better, and the latest 80 dates are not all sessions there, and with `none`, it goes on as the dates do:
+            every day where some of them fall on a weekend, or on business days.
 
     Raises:
         MarketDataError: If there is no such exchange, or its holidays are not known.
@@ -155,7 +155,7 @@ def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = 
         name = exchange_of(ticker, pd.DatetimeIndex(dates).to_numpy()) if exchange == AUTO else exchange
         closes = _closes(name, latest[0], last + pd.Timedelta(days=2 * count) + SLACK)
         sessions = pd.DatetimeIndex(closes.index).as_unit("s")
-        if exchange != AUTO or latest.isin(sessions).all():
+        if exchange != AUTO or name != EXCHANGE or latest.isin(sessions).all():
             return sessions[sessions > last][:count]
     daily = bool((latest.day_of_week >= 5).any())
     return pd.date_range(last, periods=count + 1, freq="D" if daily else "B", unit="s")[-count:]

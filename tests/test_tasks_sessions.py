@@ -160,3 +160,25 @@ def test_the_calendars_are_loaded_only_when_asked_for() -> None:
     code = "import sys, tasks.sessions, tasks.forecasting\nprint('exchange_calendars' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("ticker", "exchange", "held", "expected"),
+    [
+        ("VOD.L", "auto", "2026-08-24", ["2026-08-25", "2026-08-26", "2026-08-27"]),
+        ("VOD.L", "auto", "2026-08-28", ["2026-09-01", "2026-09-02", "2026-09-03"]),
+        ("7203.T", "auto", "2026-11-20", ["2026-11-24", "2026-11-25", "2026-11-26"]),
+        ("ACME", "XETR", "2026-12-23", ["2026-12-28", "2026-12-29", "2026-12-30"]),
+    ],
+)
+def test_an_ending_tells_the_exchange_whatever_days_the_dates_lack_or_hold(
+    ticker: str, exchange: str, held: str, expected: list[str]
+) -> None:
+    dates = pd.Series(pd.bdate_range(end=held, periods=100))
+    assert [str(day.date()) for day in next_sessions(dates, count=3, ticker=ticker, exchange=exchange)] == expected
+
+
+def test_a_market_that_trades_every_day_goes_on_over_the_weekend() -> None:
+    dates = pd.Series(pd.date_range(end="2026-11-20", periods=100))
+    coming = next_sessions(dates, count=3, ticker="BTC-USD")
+    assert [str(day.date()) for day in coming] == ["2026-11-21", "2026-11-22", "2026-11-23"]
