@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from evaluation_frames import forecasts_of, market_windows
 
+from evaluation.compare import compare
+from evaluation.config import EvaluationConfig
 from evaluation.contracts import Floats
 from evaluation.intervals import long_run_covariance, skill_interval, stationary_rows
 
@@ -71,3 +74,15 @@ def test_bootstrapped_rows_come_in_runs_of_the_length_of_a_block_and_repeat_by_s
     breaks = (np.diff(rows, axis=1) % 500 != 1).mean()
     assert breaks == pytest.approx(1 / 20, abs=0.01)
     assert np.array_equal(rows, stationary_rows(500, block=20, replications=50, seed=1))
+
+
+def test_a_report_holds_the_interval_of_the_chosen_adapters_skill_at_every_session_ahead() -> None:
+    windows, train = market_windows("random_walk", sessions=1200, seed=3)
+    forecasts = forecasts_of(windows, train, knowledge={"sft": 0.1, "grpo_2nd": 0.05})
+    report = compare(windows, forecasts, config=EvaluationConfig())
+    assert report.chosen == "sft"
+    assert [each.horizon for each in report.intervals] == list(range(1, HORIZON + 1))
+    for each in report.intervals:
+        values = next(row.values for row in report.metrics if row.split == "test" and row.horizon == each.horizon)
+        skill = 1 - (values["sft"] or 0.0) / (values["persistence"] or 1.0)
+        assert each.low < skill < each.high

@@ -14,6 +14,7 @@ from evaluation.config import EvaluationConfig, GateConfig
 from evaluation.contracts import EvalReport
 from evaluation.gate import decide
 from evaluation.report import write_report
+from evaluation.spread_plots import ticker_skills
 from evaluation.tables import ticker_rows
 from evaluation.wording import pooling
 from features.pooling import pool_windows
@@ -90,6 +91,16 @@ def test_a_ticker_and_its_copy_are_no_more_evidence_than_the_ticker_alone() -> N
         assert one is not None
         assert two is not None
         assert two.p_value == pytest.approx(one.p_value)
+
+
+def test_a_tickers_skill_has_an_interval_where_its_windows_suffice(report: EvalReport) -> None:
+    assert report.chosen is not None
+    skills = ticker_skills(report, model=report.chosen, split="test")
+    assert list(skills.values()) == sorted(skills.values())
+    found = {each.ticker: each for each in report.intervals if each.ticker is not None}
+    assert found
+    for ticker, each in found.items():
+        assert each.low < skills[ticker] < each.high
 
 
 def test_a_large_pool_is_scored_on_a_limited_number_of_windows_of_all_tickers() -> None:
