@@ -164,6 +164,7 @@ class Steps:
                 stages={stage: self.store.here(ref) for stage, ref in adapters.items() if isinstance(ref, ArtifactRef)},
                 bars=[self.store.here(each) for each in bars],
                 champion=standing and self.store.here(standing),
+                features=self.config.features,
                 evaluation=evaluation_of(self.config),
                 gate=self.config.gate,
                 store=self.store,

@@ -14,6 +14,7 @@ from evaluation.contracts import CHAMPION, EvalReport, Verdict
 from evaluation.drift import ExpectedError, expected_error
 from evaluation.forecasts import collect_forecasts
 from evaluation.gate import decide
+from evaluation.probe import probe_words, prompts_changed
 from features.bars import adjust
 from features.config import FeatureConfig
 from features.pooling import POOL
@@ -100,6 +101,7 @@ def compare_models(
     stages: Mapping[str, ArtifactRef],
     bars: Sequence[ArtifactRef] = (),
     champion: ArtifactRef | None = None,
+    features: FeatureConfig,
     evaluation: EvaluationConfig,
     gate: GateConfig,
     store: Store,
@@ -110,9 +112,11 @@ def compare_models(
         windows: Artifact of `build_windows`.
         forecasts: Artifacts of `forecast_model`, one a model.
         stages: Artifacts of the training stages by name; their `metrics.jsonl` give the report's curves.
-        bars: Artifacts of `fetch_bars` of all tickers of the windows, for the backtest; none is made without them.
+        bars: Artifacts of `fetch_bars` of all tickers of the windows, for the backtest and for what prompts give away;
+            neither is made without them.
         champion: Forecasts of the current champion, whatever the name they go by; one of `forecasts` too where the
             champion is one of those models.
+        features: What prompts show.
         evaluation: How forecasts are compared.
         gate: When a challenger becomes champion.
         store: Where the artifact goes.
@@ -131,9 +135,15 @@ def compare_models(
             asked.append(pd.read_parquet(champion.path / FORECASTS_FILE).assign(model=CHAMPION))
         pool = POOL if windows.meta.get("ticker") == POOL else None
         answers = pd.concat([*_baselines(selected, read_train_rows(windows)), *asked], ignore_index=True)
-        report = compare(frame, answers, config=evaluation, pool=pool, opens=_opens(bars))
+        series = {str(ref.meta["ticker"]): read_bars(ref) for ref in bars}
+        report = compare(frame, answers, config=evaluation, pool=pool, opens=_opens(series))
+        notes = list(report.notes)
         if evaluation.test_after is None and _known_models(forecasts) - {"tiny"}:
-            report = report.model_copy(update={"notes": (UNKNOWN_CUT_OFF, *report.notes)})
+            notes.insert(0, UNKNOWN_CUT_OFF)
+        if series:
+            tests = selected[selected["split"] == "test"]
+            notes.append(probe_words(prompts_changed(series, tests, features=features), windows=len(tests)))
+        report = report.model_copy(update={"notes": tuple(notes)})
         verdict = decide(report, gate)
         write_report(
             report,
@@ -159,11 +169,12 @@ def compare_models(
         "stages": {stage: {"key": ref.key, "adapter": adapter_identity(ref)} for stage, ref in stages.items()},
         "bars": list(bars),
         "champion": champion,
+        "features": features,
         "evaluation": evaluation,
         "gate": gate,
     }
     libraries = ("pandas", "numpy", "scipy", "statsmodels", "arch", "scikit-learn", "skfolio", "matplotlib", "jinja2")
-    code = code_version("evaluation", "features.bars", "features.pooling", "tasks.evaluate", libraries=libraries)
+    code = code_version("evaluation", "features", "tasks.evaluate", libraries=libraries)
     return store.build("comparison", inputs, build, code=code)
 
 
@@ -213,9 +224,9 @@ def _baselines(selected: pd.DataFrame, train: pd.DataFrame) -> list[pd.DataFrame
     return [baseline_forecasts(windows, train=rows[ticker]) for ticker, windows in selected.groupby("ticker")]
 
 
-def _opens(bars: Sequence[ArtifactRef]) -> pd.DataFrame | None:
+def _opens(bars: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
     """Adjusted opens of all tickers, columns `ticker date open`; `None` without bars."""
-    frames = [adjust(read_bars(ref))[["date", "open"]].assign(ticker=str(ref.meta["ticker"])) for ref in bars]
+    frames = [adjust(each)[["date", "open"]].assign(ticker=ticker) for ticker, each in bars.items()]
     return pd.concat(frames, ignore_index=True) if frames else None
 
 

@@ -10,16 +10,15 @@ from evaluation.config import EvaluationConfig, GateConfig
 from evaluation.contamination import cut_off, parity, split_title
 from evaluation.contracts import EvalReport
 from evaluation.gate import decide
+from evaluation.probe import probe_words, prompts_changed
 from evaluation.report import render_markdown
 from features.bars import adjust
 from features.config import FeatureConfig, SyntheticConfig
-from features.prompts import render_all
 from features.synthetic import market
 from features.windows import build_windows
 
 KNOWLEDGE = {"base": 0.0, "sft": 0.2}
 Frames = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
-PRICES = ("open", "high", "low", "close", "adj_close")
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +139,21 @@ def test_without_a_window_after_the_cut_off_nothing_is_promoted_or_claimed(frame
 def test_prompts_are_the_same_for_another_name_other_dates_and_other_prices(units: str) -> None:
     """They hold no ticker, no date and no price: masking, shifting and rescaling a series cannot change an answer."""
     config = FeatureConfig.model_validate({"units": units})
+    bars = {f"T{seed}": market(SyntheticConfig(sessions=400, seed=seed)) for seed in (5, 6)}
+    windows = pd.concat([build_windows(each, ticker=ticker, config=config) for ticker, each in bars.items()])
+    changed = prompts_changed(bars, windows[windows["split"] == "test"], features=config)
+    assert changed == {"masked": 0, "shifted": 0, "rescaled": 0}
+    assert "a gap of nothing" in probe_words(changed, windows=10)
+
+
+def test_the_probe_counts_prompts_that_read_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     bars = market(SyntheticConfig(sessions=400, seed=5))
-    original = render_all(build_windows(bars, ticker="DEMO", config=config), config=config)
-    # A power of two keeps every ratio to the last bit; another factor may turn a rounded half.
-    rescaled = bars.assign(**{name: bars[name] * 8.0 for name in PRICES})
-    shifted = bars.assign(date=bars["date"] + pd.Timedelta(days=364))
-    for changed, ticker in ((bars, "MASKED"), (shifted, "DEMO"), (rescaled, "DEMO")):
-        assert render_all(build_windows(changed, ticker=ticker, config=config), config=config) == original
+    windows = build_windows(bars, ticker="DEMO", config=FeatureConfig())
+    asked = windows[windows["split"] == "test"].iloc[::3]
+    # Prices that are not multiplied alike: another series, which the prompts must tell from the true one.
+    monkeypatch.setattr("evaluation.probe.FACTOR", np.linspace(1, 2, len(bars)))
+    changed = prompts_changed({"DEMO": bars}, asked, features=FeatureConfig())
+    assert changed["masked"] == changed["shifted"] == 0
+    assert 0.9 * len(asked) < changed["rescaled"] <= len(asked)
+    monkeypatch.undo()
+    assert "may recognise" in probe_words(changed, windows=len(asked))

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from trained_pieces import EVALUATION, BuiltAgain, FinishedOnly, Pieces, run_forecast
+from trained_pieces import EVALUATION, FEATURES, BuiltAgain, FinishedOnly, Pieces, run_forecast
 
 from evaluation.config import GateConfig
 from tasks.artifacts import artifact_key, comparison_rows
@@ -63,6 +63,7 @@ def test_a_comparison_with_bars_trades_at_their_adjusted_opens_and_logs_sharpe_r
         made.forecasts,
         stages={"grpo_1st": made.grpo_1st, "sft": made.sft},
         bars=[made.bars],
+        features=FEATURES,
         evaluation=EVALUATION,
         gate=GateConfig(),
         store=made.store,
@@ -78,6 +79,8 @@ def test_a_comparison_with_bars_trades_at_their_adjusted_opens_and_logs_sharpe_r
     traded = {model for model, scores in named_scores(report).items() if "test/long_short_sharpe" in scores}
     assert "persistence" not in traded
     assert {"base", "sft"} <= traded
+    said = "Under another name, 364 days later and at 8 times the price 0, 0 and 0 of 12 test prompts read otherwise"
+    assert any(note.startswith(said) for note in report.notes)
     assert (comparison.path / "figures" / "trading.png").is_file()
 
 
@@ -91,6 +94,7 @@ def test_the_curves_hold_reward_by_step_in_the_order_of_the_stages(made: Pieces)
 
 def test_a_stricter_gate_is_a_new_comparison_of_the_same_forecasts(made: Pieces) -> None:
     arguments: dict = {
+        "features": FEATURES,
         "stages": {"grpo_1st": made.grpo_1st, "sft": made.sft},
         "evaluation": EVALUATION,
         "store": made.store,
@@ -113,6 +117,7 @@ def test_a_stage_that_is_made_again_in_other_seconds_leaves_the_comparison_as_it
         made.windows,
         made.forecasts,
         stages={"grpo_1st": made.grpo_1st, "sft": sft},
+        features=FEATURES,
         evaluation=EVALUATION,
         gate=GateConfig(),
         store=FinishedOnly(made.store.root),
@@ -127,6 +132,7 @@ def test_a_champion_stands_in_the_table_and_is_judged_against_but_never_chosen(m
         [base, sft],
         stages={"sft": made.sft},
         champion=grpo_1st,
+        features=FEATURES,
         evaluation=EVALUATION,
         gate=GateConfig(),
         store=made.store,

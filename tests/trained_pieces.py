@@ -109,6 +109,12 @@ def pieces() -> Pieces:
         for model, adapter in {"base": None, **adapters}.items()
     )
     comparison = compare_models.fn(
-        windows, forecasts, stages=adapters, evaluation=EVALUATION, gate=GateConfig(), store=store
+        windows,
+        forecasts,
+        stages=adapters,
+        features=FEATURES,
+        evaluation=EVALUATION,
+        gate=GateConfig(),
+        store=store,
     )
     return Pieces(store, bars, windows, base, grpo_1st, sft_data, sft, forecasts, comparison)

@@ -49,7 +49,8 @@ def rates(panels: int, *, sessions: int, models: int, knowledge: float, replicat
             horizon=HORIZON,
             replications=replications,
         )
-        low, high = all_at_once.skill_intervals["candidate 1"]
+        # Where nothing is known, the interval is endless.
+        low, high = all_at_once.skill_intervals.get("candidate 1", (-np.inf, np.inf))
         found.append(
             (
                 first <= 0.05,
