@@ -141,6 +141,11 @@ def test_a_configuration_survives_the_json_that_deployments_keep() -> None:
     assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config
 
 
+@pytest.mark.parametrize("name", ["demo", "gpu", "stocknet"])
+def test_a_recipe_that_is_shipped_loads(name: str) -> None:
+    assert load_recipe(Path(__file__).parent.parent / "deployments" / "recipes" / f"{name}.toml").training.model
+
+
 def test_the_demo_recipe_is_valid() -> None:
     config = load_recipe(Path(__file__).parent.parent / "deployments" / "recipes" / "demo.toml")
     check_source(config)
