@@ -40,7 +40,7 @@ class EvaluationConfig(FrozenModel):
         description="How many variants were tried on this test split in all; the deflated Sharpe ratio counts at least "
         "the models compared in the run.",
     )
-    backtest: BacktestConfig = Field(default=BacktestConfig(), description="How trading on the forecasts is reckoned.")
+    backtest: BacktestConfig = Field(default=BacktestConfig(), description="Costs and portfolios of the backtest.")
 
 
 class GateConfig(FrozenModel):

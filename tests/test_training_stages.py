@@ -89,8 +89,9 @@ def test_grpo_with_a_divergence_to_pay_for_trains_another_adapter_and_resumes_to
 ) -> None:
     whole = grpo(examples, base, tmp_path / "whole", held_back)
     assert digest(whole) != digest(undisturbed)
-    assert [row["kl"] for row in metrics(whole)][1:] == sorted(row["kl"] for row in metrics(whole)[1:])
-    assert metrics(whole)[-1]["kl"] > 0
+    first, *later = [row["kl"] for row in metrics(whole)]
+    assert first == pytest.approx(0.0, abs=1e-9)
+    assert min(later) > 0
     assert {path.name for path in (whole / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     with pytest.raises(Interrupted):
         grpo(examples, base, tmp_path / "resumed", held_back, on_progress=stop_at(4))
