@@ -91,7 +91,7 @@ def test_grpo_with_a_divergence_to_pay_for_trains_another_adapter_and_resumes_to
     assert digest(whole) != digest(undisturbed)
     first, *later = [row["kl"] for row in metrics(whole)]
     assert first == pytest.approx(0.0, abs=1e-9)
-    assert min(later) > 0
+    assert min(later) >= 0 < later[-1]
     assert {path.name for path in (whole / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     with pytest.raises(Interrupted):
         grpo(examples, base, tmp_path / "resumed", held_back, on_progress=stop_at(4))
