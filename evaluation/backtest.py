@@ -58,21 +58,13 @@ def backtest(
     market = market_of(truth, opens=opens)
     cost, counted = config.cost_bps / 1e4, max(len(tried), variants or 0, 1)
     books = positions(truth, answers, market=market, config=config)
-    accounts = [_account(bought_and_held(market), market, rule="buy_and_hold", cost=cost)]
+    accounts = [_account(bought_and_held(market), market, rule="buy_and_hold", cost=cost)[0]]
     for rule, book in books.items():
-        made = {model: settle(weights, market.returns, cost=cost)[0] for model, weights in book.items()}
-        ratios = np.array([sharpe(net) or np.nan for model, net in made.items() if model in tried])
-        accounts += [
-            _account(
-                weights,
-                market,
-                rule=rule,
-                model=model,
-                cost=cost,
-                deflated=deflated_sharpe(made[model], trials=ratios, variants=counted) if model in tried else None,
-            )
-            for model, weights in book.items()
-        ]
+        made = {model: _account(weights, market, rule=rule, model=model, cost=cost) for model, weights in book.items()}
+        ratios = np.array([account.sharpe or np.nan for model, (account, _) in made.items() if model in tried])
+        for model, (account, net) in made.items():
+            deflated = deflated_sharpe(net, trials=ratios, variants=counted) if model in tried else None
+            accounts.append(account.model_copy(update={"deflated_sharpe": deflated}))
     return Backtest(
         split=truth.split,
         dates=tuple(market.sessions[market.first : market.last + 1].tolist()),
@@ -111,10 +103,12 @@ def settle(weights: Floats, returns: Floats, *, cost: float) -> tuple[Floats, Fl
     return np.where(ruined, 0.0, factor - 1), traded
 
 
-def _account(
-    weights: Floats, market: Market, *, rule: Rule, cost: float, model: str = "", deflated: float | None = None
-) -> Account:
-    """Settle one account, and in a pool every ticker's own as well where the rule treats each alone."""
+def _account(weights: Floats, market: Market, *, rule: Rule, cost: float, model: str = "") -> tuple[Account, Floats]:
+    """Settle one account, and in a pool every ticker's own as well where the rule treats each alone.
+
+    Returns:
+        The account, its Sharpe ratio not deflated yet, and its net returns.
+    """
     net, traded = settle(weights, market.returns, cost=cost)
     alone: dict[str, float] = {}
     if len(market.tickers) > 1 and rule in ("buy_and_hold", *TICKER_RULES):
@@ -122,7 +116,7 @@ def _account(
         each, _ = settle(own[..., None], market.returns[..., None], cost=cost)
         ratios = {str(ticker): sharpe(each[:, place]) for place, ticker in enumerate(market.tickers)}
         alone = {ticker: ratio for ticker, ratio in ratios.items() if ratio is not None}
-    return Account(
+    account = Account(
         rule=rule,
         model=model,
         total_return=total_return(net),
@@ -133,7 +127,8 @@ def _account(
         max_drawdown=max_drawdown(net),
         turnover=float(traded.sum() / len(net) * SESSIONS_A_YEAR),
         exposure=float(np.abs(weights).sum(axis=1).mean()),
-        deflated_sharpe=deflated,
+        deflated_sharpe=None,
         equity=(1.0, *np.cumprod(1 + net).round(DECIMALS).tolist()),
         sharpe_by_ticker=alone,
     )
+    return account, net

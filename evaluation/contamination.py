@@ -22,11 +22,17 @@ def decisive(report: EvalReport) -> Split:
     return report.judged or "test"
 
 
-def split_title(report: EvalReport, split: Split) -> str:
+def split_name(report: EvalReport, split: Split) -> str:
     """What a split's table is called, with the mark where it rests on prices that may have been seen."""
     if split == AFTER and report.test_after is not None:
-        return f"Test split after {day(report.test_after)}"
-    return f"{split.capitalize()} split" + (f" ({PARITY_ONLY})" if report.summary(split).before else "")
+        return f"test split after {day(report.test_after)}"
+    return f"{split} split" + (f" ({PARITY_ONLY})" if report.summary(split).before else "")
+
+
+def split_title(report: EvalReport, split: Split) -> str:
+    """`split_name` as a heading."""
+    name = split_name(report, split)
+    return name[0].upper() + name[1:]
 
 
 def split_phrase(report: EvalReport, split: Split) -> str:

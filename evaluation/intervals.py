@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from evaluation.contracts import Floats, Ints, SkillInterval
 from evaluation.metrics import scaled_errors
 from evaluation.panels import Answers, Truth
-from evaluation.significance import MIN_INDEPENDENT, by_session, hac_lag, independent_rows
+from evaluation.significance import by_session, hac_lag, too_few
 
 SIGNIFICANCE = 0.05
 MIN_BLOCK = 10
@@ -40,9 +40,7 @@ def detailed_intervals(
 def _ends(truth: Truth, losses: Floats, reference: Floats, *, rows: NDArray[np.bool_]) -> Floats | None:
     where = truth.positions[rows]
     positions = np.unique(where)
-    if len(independent_rows(positions, horizon=truth.horizon)) < MIN_INDEPENDENT or not reference[rows].any():
-        return None
-    if len(positions) <= hac_lag(positions, horizon=truth.horizon) + 1:
+    if too_few(positions, horizon=truth.horizon) or not reference[rows].any():
         return None
     own, other = (by_session(each[rows], positions=where) for each in (losses, reference))
     if not np.ptp(own - other):

@@ -58,6 +58,14 @@ def hac_lag(positions: Ints, *, horizon: int) -> int:
     return int(within.max())
 
 
+def too_few(positions: Ints, *, horizon: int) -> str:
+    """Why windows at these session numbers, ascending, are too few for a test; empty where they suffice."""
+    independent = len(independent_rows(positions, horizon=horizon))
+    if independent >= MIN_INDEPENDENT and len(positions) > hac_lag(positions, horizon=horizon) + 1:
+        return ""
+    return f"only {independent} independent windows, too few for a test"
+
+
 def diebold_mariano(losses: Floats, reference: Floats, *, positions: Ints, horizon: int) -> DieboldMariano:
     """One-sided test that the model's expected loss is below the reference's.
 
@@ -90,12 +98,11 @@ def diebold_mariano(losses: Floats, reference: Floats, *, positions: Ints, horiz
 
     if not difference.any():
         return no_test("the losses are equal in every window")
-    reach = lag + 1
-    if independent < MIN_INDEPENDENT or windows <= reach:
-        return no_test(f"only {independent} independent windows, too few for a test")
+    if note := too_few(positions, horizon=horizon):
+        return no_test(note)
     if np.ptp(difference) <= 1e-12 * np.abs(difference).max():
         return no_test("the difference of the losses does not vary, so its chance variation is unknown")
-    correction = harvey_correction(windows, reach=reach)
+    correction = harvey_correction(windows, reach=lag + 1)
     statistic = mean / _standard_error(difference, lag=lag) * math.sqrt(correction)
     return DieboldMariano(
         mean, statistic, _lower_tail(statistic, degrees=independent - 1), lag, windows, independent, ""

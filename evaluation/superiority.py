@@ -6,7 +6,7 @@ import numpy as np
 
 from evaluation.contracts import Floats, Ints, Superiority
 from evaluation.intervals import block_length, skill_interval, stationary_rows
-from evaluation.significance import MIN_INDEPENDENT, hac_lag, independent_rows
+from evaluation.significance import too_few
 
 REPLICATIONS = 1000
 CONFIDENCE = 0.9
@@ -46,14 +46,11 @@ def superiority(
         The figures; p is 1 and the set holds everything, with a note, where fewer than 4 windows are independent or no
         candidate differs from the reference.
     """
-    independent = len(independent_rows(positions, horizon=horizon))
     block = block_length(positions, horizon=horizon)
     differing = [name for name in losses if name != reference and np.ptp(losses[name] - losses[reference]) > 0]
     tested = [name for name in candidates if name in differing]
-    note = ""
-    if independent < MIN_INDEPENDENT or len(positions) <= hac_lag(positions, horizon=horizon) + 1:
-        note = f"only {independent} independent windows, too few for a test"
-    elif not tested:
+    note = too_few(positions, horizon=horizon)
+    if not note and not tested:
         note = "no candidate's losses differ from the reference's"
     if note:
         return Superiority(

@@ -22,7 +22,7 @@ SHOWN_METRICS = ("skill", "p_value", "scaled_mse", "mse", "mae", "directional_ac
 
 def comparison(report: "EvalReport", verdict: "Verdict") -> RenderableType:
     """The comparison on the split that decides, and the verdict in words."""
-    from evaluation.contamination import cut_off, decisive, split_title
+    from evaluation.contamination import cut_off, decisive, split_name
     from evaluation.labels import METRICS
     from evaluation.tables import COLUMNS, written_rows
     from evaluation.trading import trading_finding
@@ -32,8 +32,7 @@ def comparison(report: "EvalReport", verdict: "Verdict") -> RenderableType:
     split = decisive(report)
     summary = report.summary(split)
     sessions = f"{summary.first_origin} to {summary.last_target}"
-    title = split_title(report, split)
-    title = f"{report.ticker}: {title[0].lower()}{title[1:]}, {summary.windows} windows, {sessions}"
+    title = f"{report.ticker}: {split_name(report, split)}, {summary.windows} windows, {sessions}"
     table = Table(title=title, title_justify="left")
     table.add_column("Model")
     for place in shown:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from evaluation.contamination import decisive, split_title
+from evaluation.contamination import decisive, split_name
 from evaluation.contracts import EvalReport, Verdict
 from evaluation.labels import METRICS
 from evaluation.tables import COLUMNS, written_rows
@@ -29,13 +29,11 @@ def publish_comparison(report: EvalReport, verdict: Verdict, *, report_path: Pat
     from prefect.artifacts import create_link_artifact, create_table_artifact
 
     reasons = "\n".join(f"- {'✓' if reason.passed else '✗'} {reason.text}" for reason in verdict.reasons)
-    title = split_title(report, decisive(report))
-    described = title[0].lower() + title[1:]
     patiently(
         lambda: create_table_artifact(
             table=comparison_rows(report),
             key=artifact_key("comparison", report.ticker),
-            description=f"**{verdict.headline}** ({described})\n\n{reasons}",
+            description=f"**{verdict.headline}** ({split_name(report, decisive(report))})\n\n{reasons}",
         )
     )
     patiently(

@@ -85,8 +85,7 @@ def accuracy(
         case "huber":
             return -float(np.mean(np.minimum(_huber(np.abs(error) / np.sqrt(scale)), clip)))
         case "crps":
-            sizes = unit * np.sqrt(np.arange(1, len(target) + 1))
-            return -float(np.mean(np.minimum(np.abs(error) / sizes, clip)))
+            return -float(np.mean(np.minimum(np.abs(error) / _session_scale(len(target), unit=unit), clip)))
         case "published":
             return 5.0 / (1.0 + 10.0 * mse / scale)
     raise ValueError(f"unknown reward kind {kind!r}")

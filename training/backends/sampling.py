@@ -8,9 +8,11 @@ import inspect
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from training.backends.grammar import Grammar
+from training.credit import half_of
 
 # Answers get a row each once so few of them go on, or once so many tokens of other answers lie masked in a row: passing
 # over those then costs more than a copy of the prompt.
@@ -95,8 +97,8 @@ def in_halves(answers: int, tokens: int, *, generator: torch.Generator | None = 
 
     Shape (answers, tokens, 2). Halves as in `training.credit.half_of`, which needs what is compared to be independent.
     """
-    halves = (answers // 2, answers - answers // 2)
-    return torch.cat([stratified(half, tokens, generator=generator) for half in halves])
+    sizes = np.bincount(half_of(answers), minlength=2).tolist()
+    return torch.cat([stratified(size, tokens, generator=generator) for size in sizes])
 
 
 def stratified(answers: int, tokens: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
