@@ -1,5 +1,7 @@
 """What the report says in sentences: the evidence, the splits, and each picture's finding."""
 
+import math
+
 from evaluation.contamination import decisive, parity, split_phrase
 from evaluation.contracts import BASE, DECIDING_METRIC, PERSISTENCE, POOLED, EvalReport, Split
 from evaluation.labels import METRICS, model_label, p_text, percent
@@ -8,6 +10,7 @@ from evaluation.spread_plots import ticker_skills
 from evaluation.trading import trading_finding
 
 LEVEL = 0.05
+UNKNOWN_SKILL = "how large its skill is cannot be told"
 CALIBRATED = 0.05
 """Difference to the nominal coverage that is not worth a word."""
 
@@ -49,8 +52,9 @@ def allowed(report: EvalReport) -> str:
     if found.note:
         return f"The evidence allows no statement on whether any of them is better than doing nothing: {found.note}."
     label, write = model_label(model), METRICS["skill"].write
-    low, high = found.skill_intervals.get(model, (0.0, 0.0))
-    known = f"its skill lies between {write(low)} and {write(high)} (95 %)"
+    interval = found.skill_intervals.get(model)
+    low, high = interval or (-math.inf, math.inf)
+    known = f"its skill lies between {write(low)} and {write(high)} (95 %)" if interval else UNKNOWN_SKILL
     tried = f"over the {len(found.candidates)} trained or sampled forecasters {p_text(found.p_value)}"
     equals = len(found.confidence_set)
     best = f"{equals} of {len(report.models)} forecasters may be the best of all"

@@ -105,3 +105,13 @@ def test_the_sentence_claims_no_more_than_interval_and_test_carry(
     assert text.startswith(claim)
     assert "over the 2 trained or sampled forecasters" in text
     assert allowed(report.model_copy(update={"superiority": None})) == ""
+
+
+def test_a_skill_without_an_interval_is_said_to_be_unknown_and_no_figure_is_made_up(report: EvalReport) -> None:
+    assert report.superiority is not None
+    found = report.superiority.model_copy(update={"skill_intervals": {}, "p_value": 0.01})
+    text = allowed(report.model_copy(update={"superiority": found}))
+    assert text.startswith(
+        "The evidence does not tell SFT from repeating the last close: how large its skill is cannot"
+    )
+    assert "95 %" not in text
