@@ -33,12 +33,19 @@ def spread_evenly(count: int, *, at_most: int) -> list[int]:
 
 
 def answer_skill(values: Sequence[float], target: Sequence[float], *, last_close: float = 0.0) -> float:
-    """Skill of one answer against persistence in its own window: ``1 - MSE / MSE₀``; at most 1.
+    """Skill of one answer against persistence in its own window: ``1 - Σ eₕ²/h / Σ mₕ²/h``; at most 1.
 
-    In a window whose price never moved MSE₀ is 0: the skill is then 1 for a perfect answer and -inf for any other.
+    e is the error and m the move h sessions ahead, whose variance on a random walk grows with h: divided by it, the
+    later sessions do not drown the earlier ones. The best of N answers then lies nearer what happened at every session,
+    as though more had been drawn, and holds less of what the model believes already.
+
+    In a window whose price never moved the divisor is 0: the skill is then 1 for a perfect answer and -inf for any
+    other.
     """
-    error = float(np.mean((np.asarray(values) - np.asarray(target)) ** 2))
-    naive = float(np.mean((np.asarray(target, float) - last_close) ** 2))
+    ahead = np.arange(1, len(target) + 1)
+    truth = np.asarray(target, float)
+    error = float(np.sum((np.asarray(values) - truth) ** 2 / ahead))
+    naive = float(np.sum((truth - last_close) ** 2 / ahead))
     if naive == 0:
         return 1.0 if error == 0 else -np.inf
     return 1.0 - error / naive
