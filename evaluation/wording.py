@@ -59,13 +59,19 @@ def allowed(report: EvalReport) -> str:
     equals = len(found.confidence_set)
     best = f"{equals} of {len(report.models)} forecasters may be the best of all"
     best += ", persistence among them" if PERSISTENCE in found.confidence_set else ", and persistence is not"
+    alone = report.test_of(model, split=decisive(report))
     if low > 0 and found.p_value <= LEVEL:
-        claim = f"The evidence allows one to say that {label} is better than repeating the last close"
+        claim = f"The evidence allows one to say that {label} is better than repeating the last close: "
     elif high < 0:
-        claim = f"The evidence allows one to say that {label} is worse than repeating the last close"
+        claim = f"The evidence allows one to say that {label} is worse than repeating the last close: "
+    elif alone is not None and alone.p_value <= LEVEL:
+        claim = (
+            f"The evidence speaks for {label} without settling it: tested by itself it is better than repeating the "
+            f"last close ({p_text(alone.p_value)}), but "
+        )
     else:
-        claim = f"The evidence does not tell {label} from repeating the last close"
-    return f"{claim}: {known}, {tried}, and {best} (confidence set at {percent(found.confidence, decimals=0)})."
+        claim = f"The evidence does not tell {label} from repeating the last close: "
+    return f"{claim}{known}, {tried}, and {best} (confidence set at {percent(found.confidence, decimals=0)})."
 
 
 def pooling(report: EvalReport) -> str:

@@ -87,21 +87,27 @@ def test_a_report_holds_all_forecasters_of_the_test_split_and_survives_json(repo
     assert EvalReport.model_validate_json(report.model_dump_json()) == report
 
 
+def with_p_value(report: EvalReport, p_value: float) -> EvalReport:
+    tests = tuple(test.model_copy(update={"p_value": p_value}) for test in report.significance)
+    return report.model_copy(update={"significance": tests})
+
+
 @pytest.mark.parametrize(
-    ("interval", "p_value", "claim"),
+    ("interval", "p_value", "alone", "claim"),
     [
-        ((0.01, 0.05), 0.01, "The evidence allows one to say that SFT is better than repeating the last close"),
-        ((0.01, 0.05), 0.2, "The evidence does not tell SFT from repeating the last close"),
-        ((-0.03, 0.05), 0.01, "The evidence does not tell SFT from repeating the last close"),
-        ((-0.3, -0.05), 0.9, "The evidence allows one to say that SFT is worse than repeating the last close"),
+        ((0.01, 0.05), 0.01, 0.02, "The evidence allows one to say that SFT is better than repeating the last close"),
+        ((0.01, 0.05), 0.2, 0.1, "The evidence does not tell SFT from repeating the last close"),
+        ((-0.03, 0.05), 0.01, 0.06, "The evidence does not tell SFT from repeating the last close"),
+        ((-0.03, 0.05), 0.1, 0.04, "The evidence speaks for SFT without settling it: tested by itself it is better"),
+        ((-0.3, -0.05), 0.9, 0.99, "The evidence allows one to say that SFT is worse than repeating the last close"),
     ],
 )
 def test_the_sentence_claims_no_more_than_interval_and_test_carry(
-    report: EvalReport, interval: tuple[float, float], p_value: float, claim: str
+    report: EvalReport, interval: tuple[float, float], p_value: float, alone: float, claim: str
 ) -> None:
     assert report.superiority is not None
     found = report.superiority.model_copy(update={"skill_intervals": {"sft": interval}, "p_value": p_value})
-    text = allowed(report.model_copy(update={"superiority": found}))
+    text = allowed(with_p_value(report.model_copy(update={"superiority": found}), alone))
     assert text.startswith(claim)
     assert "over the 2 trained or sampled forecasters" in text
     assert allowed(report.model_copy(update={"superiority": None})) == ""
@@ -110,7 +116,7 @@ def test_the_sentence_claims_no_more_than_interval_and_test_carry(
 def test_a_skill_without_an_interval_is_said_to_be_unknown_and_no_figure_is_made_up(report: EvalReport) -> None:
     assert report.superiority is not None
     found = report.superiority.model_copy(update={"skill_intervals": {}, "p_value": 0.01})
-    text = allowed(report.model_copy(update={"superiority": found}))
+    text = allowed(with_p_value(report.model_copy(update={"superiority": found}), 0.2))
     assert text.startswith(
         "The evidence does not tell SFT from repeating the last close: how large its skill is cannot"
     )
