@@ -225,7 +225,9 @@ def _common_limits(panels: dict[str, dict[str, pd.DataFrame]]) -> dict[str, tupl
     """One range per figure for all stages, so that their heights compare; valid answers in percent."""
     limits = {}
     for name, _ in CURVES:
-        logged = [curves[name][name] for curves in panels.values() if name in curves]
+        # GRPO's loss hovers about 0, tells nothing and is not drawn.
+        drawn = [curves for curves in panels.values() if name in curves and not (name == "loss" and "reward" in curves)]
+        logged = [curves[name][name] for curves in drawn]
         if logged:
             low, high = min(values.min() for values in logged), max(values.max() for values in logged)
             room = 0.06 * (high - low) or 0.05

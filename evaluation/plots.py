@@ -26,7 +26,7 @@ def forecast_panels(
         truth: The split that is drawn.
         answers: The model that is drawn.
         interval: Nominal coverage of the band.
-        count: How many windows, evenly spaced over the split.
+        count: How many windows, evenly spaced over the split, whichever ticker they are of.
         theme: Colours.
     """
     rows = np.unique(np.linspace(0, len(truth.origins) - 1, min(count, len(truth.origins))).round().astype(int))
@@ -34,8 +34,11 @@ def forecast_panels(
     lines = -(-len(rows) // columns)
     figure = new_figure(10, 0.9 + 2.4 * lines, theme=theme)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
-    split = windows[windows["split"] == truth.split].sort_values("origin")
-    dates, histories = session_dates(split["origin"]), matrix(split["history"])
+    split = windows[windows["split"] == truth.split]
+    histories = dict(
+        zip(zip(split["ticker"], session_dates(split["origin"]), strict=True), split["history"], strict=True)
+    )
+    several = len(set(truth.tickers)) > 1
     lower, upper = bands(answers, interval=interval)
     steps = np.arange(truth.horizon + 1)
     handles: dict[str, Any] = {}
@@ -44,11 +47,12 @@ def forecast_panels(
             axes.set_axis_off()
             continue
         row = rows[place]
-        history = histories[np.searchsorted(dates, truth.origins[row])]
+        ticker, origin = truth.tickers[row], truth.origins[row]
+        history = np.asarray(histories[ticker, origin], dtype=float)
         dress(
             axes,
             theme=theme,
-            title=f"{pd.Timestamp(truth.origins[row]):%-d %b %Y}",
+            title=f"{f'{ticker}, ' if several else ''}{pd.Timestamp(origin):%-d %b %Y}",
             x_label="sessions after the origin" if place + columns >= len(rows) else "",
             y_label="USD" if place % columns == 0 else "",
         )

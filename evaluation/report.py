@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +16,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.contamination import cut_off, split_title
 from evaluation.contracts import AFTER, BASE, DRIFT, SPLITS, EvalReport, Split, Verdict
 from evaluation.curves import capital_curves, error_by_horizon, has_curves, learning_curves, skill_bars
+from evaluation.data_quality import quality_heading, quality_rows
 from evaluation.labels import METRICS, MODEL_DEFINITIONS, model_label
 from evaluation.panels import answers_of, session_calendar, truth_of
 from evaluation.plots import forecast_panels, price_series
@@ -25,11 +26,14 @@ from evaluation.theme import DARK, LIGHT, Theme
 from evaluation.trading import COLUMNS as TRADING_COLUMNS
 from evaluation.trading import RULE_DEFINITIONS, RULE_LABELS, backtest_rows, trading_by_ticker, trading_rules
 from evaluation.wording import allowed, evidence, picture_words, pooling, split_words
+from features.quality import QualityReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = "report.html.j2"
+FORECASTS = "forecasts"
+"""The picture that stands next to the verdict."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ def write_report(
     out_dir: Path,
     config: EvaluationConfig,
     provenance: Mapping[str, str] | None = None,
+    quality: Sequence[QualityReport] = (),
 ) -> ReportPaths:
     """Write `report.html`, `report.md`, `metrics.parquet` and `figures/*.png`, each whole or not at all.
 
@@ -75,6 +80,7 @@ def write_report(
         out_dir: Folder for the files; made where it is missing.
         config: The configuration the report was made with.
         provenance: What was run, by label: data, versions, seeds, command.
+        quality: What there is to say about each ticker's prices.
 
     Raises:
         ForecastsError: `forecasts` do not fit `windows` under `config`.
@@ -94,9 +100,9 @@ def write_report(
         figures=tuple(figure_dir / f"{picture.name}.png" for picture in pictures),
     )
     _write(paths.metrics, report.metrics_frame().to_parquet(index=False))
-    markdown = render_markdown(report, verdict, pictures=pictures, provenance=provenance or {})
+    markdown = render_markdown(report, verdict, pictures=pictures, provenance=provenance or {}, quality=quality)
     _write(paths.markdown, markdown.encode())
-    page = _render_html(report, verdict, pictures=pictures, images=images, provenance=provenance or {})
+    page = _render_html(report, verdict, pictures=pictures, images=images, provenance=provenance or {}, quality=quality)
     _write(paths.html, page.encode())
     return paths
 
@@ -111,28 +117,30 @@ def _pictures(
 ) -> list[Picture]:
     """The figures in reading order; the forecasts drawn are those of the chosen adapter, or of the base model.
 
-    A pool has no series of prices, and no forecasts are drawn.
+    A pool has no single series of prices to draw them along.
     """
     model = report.chosen or (BASE if BASE in report.models else DRIFT)
     truth = truth_of(select_windows(windows, config=config), split="test", calendar=session_calendar(windows))
     answers = answers_of(forecasts, model=model, truth=truth)
     interval = report.interval
-    draws: dict[str, Callable[[Theme], Figure]] = {"skill": lambda theme: skill_bars(report, theme=theme)}
-    if not report.tickers:
-        draws["forecasts"] = lambda theme: forecast_panels(
+    draws: dict[str, Callable[[Theme], Figure]] = {
+        FORECASTS: lambda theme: forecast_panels(
             windows, truth, answers, interval=interval, count=config.examples, theme=theme
         )
+    }
+    if not report.tickers:
         draws["series"] = lambda theme: price_series(windows, truth, answers, interval=interval, theme=theme)
+    draws["skill"] = lambda theme: skill_bars(report, theme=theme)
     draws["horizon"] = lambda theme: error_by_horizon(report, theme=theme)
     if report.tickers:
         draws["tickers"] = lambda theme: ticker_plot(report, model=model, split="test", theme=theme)
     if any((each.model, each.split) == (model, "test") for each in report.calibration):
         draws["calibration"] = lambda theme: calibration_plot(report, model=model, split="test", theme=theme)
-    if report.backtest is not None:
-        draws["trading"] = lambda theme: capital_curves(report, model=model, theme=theme)
     if training_metrics is not None and has_curves(training_metrics):
         curves = training_metrics
         draws["training"] = lambda theme: learning_curves(curves, ticker=report.ticker, theme=theme)
+    if report.backtest is not None:
+        draws["trading"] = lambda theme: capital_curves(report, model=model, theme=theme)
     words = picture_words(report, model=model)
     return [Picture(name, *words[name], draw) for name, draw in draws.items()]
 
@@ -141,34 +149,27 @@ def render_markdown(
     report: EvalReport,
     verdict: Verdict,
     *,
-    pictures: list[Picture] | None = None,
+    pictures: Sequence[Picture] = (),
     provenance: Mapping[str, str] | None = None,
+    quality: Sequence[QualityReport] = (),
 ) -> str:
     """The report as Markdown; the pictures are linked as `figures/NAME.png`."""
     marks = {True: "✓", False: "✗"}
     lines = [f"# {report.ticker}: {'promoted' if verdict.promoted else 'not promoted'}", "", verdict.headline, ""]
     lines += [line for text in _opening(report) for line in (text, "")]
     lines += [f"- {marks[reason.passed]} {reason.text}" for reason in verdict.reasons]
+    first = [picture for picture in pictures if picture.name == FORECASTS]
+    lines += _markdown_pictures(first)
     for split in _tables(report):
-        lines += [
-            "",
-            f"## {split_title(report, split)}",
-            "",
-            split_words(report, split),
-            "",
-            *_markdown_table(report, split),
-            *_markdown_tickers(report, split),
-        ]
+        lines += ["", f"## {split_title(report, split)}", "", split_words(report, split), ""]
+        lines += _markdown_table(report, split)
+    lines += _markdown_pictures([picture for picture in pictures if picture not in first])
     lines += _markdown_backtest(report)
-    for picture in pictures or []:
-        lines += [
-            "",
-            f"## {picture.heading}",
-            "",
-            f"![{picture.heading}](figures/{picture.name}.png)",
-            "",
-            picture.text,
-        ]
+    for split in _tables(report):
+        if rows := ticker_rows(report, split):
+            lines += ["", f"## {split_title(report, split)}, ticker by ticker", "", *_markdown_rows(rows)]
+    if quality:
+        lines += ["", f"## {quality_heading(quality)}", "", *_markdown_rows(quality_rows(quality), words=3)]
     lines += ["", "## How to read this", ""]
     lines += [f"- **{model_label(model)}**: {MODEL_DEFINITIONS[model]}." for model in report.models]
     lines += [f"- **{METRICS[column].header}**: {METRICS[column].definition}" for column in COLUMNS]
@@ -199,14 +200,27 @@ def _trading_terms(report: EvalReport) -> list[tuple[str, str]]:
     return terms + [(column.header, column.definition) for column in TRADING_COLUMNS.values()]
 
 
+def _markdown_pictures(pictures: Sequence[Picture]) -> list[str]:
+    lines = []
+    for picture in pictures:
+        link = f"![{picture.heading}](figures/{picture.name}.png)"
+        lines += ["", f"## {picture.heading}", "", link, "", picture.text]
+    return lines
+
+
 def _markdown_backtest(report: EvalReport) -> list[str]:
     rows = backtest_rows(report)
     if not rows:
         return []
     words = [text for text in (trading_rules(report), trading_by_ticker(report)) if text]
+    opening = [line for text in words for line in (text, "")]
+    return ["", "## Trading on the forecasts", "", *opening, *_markdown_rows(rows, words=2)]
+
+
+def _markdown_rows(rows: Sequence[tuple[str, ...]], *, words: int = 1) -> list[str]:
+    """A table whose first row is the head and whose first columns, `words` of them, are no figures."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    table = [lines[0], "|---|---|" + "---:|" * (len(rows[0]) - 2), *lines[1:]]
-    return ["", "## Trading on the forecasts", "", *(line for text in words for line in (text, "")), *table]
+    return [lines[0], "|---|" + "---|" * (words - 1) + "---:|" * (len(rows[0]) - words), *lines[1:]]
 
 
 def _markdown_table(report: EvalReport, split: Split) -> list[str]:
@@ -220,12 +234,6 @@ def _markdown_table(report: EvalReport, split: Split) -> list[str]:
     return lines
 
 
-def _markdown_tickers(report: EvalReport, split: Split) -> list[str]:
-    rows = ticker_rows(report, split)
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return ["", lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]] if rows else []
-
-
 def _render_html(
     report: EvalReport,
     verdict: Verdict,
@@ -233,6 +241,7 @@ def _render_html(
     pictures: list[Picture],
     images: Mapping[str, Mapping[str, bytes]],
     provenance: Mapping[str, str],
+    quality: Sequence[QualityReport],
 ) -> str:
     import jinja2
 
@@ -262,12 +271,16 @@ def _render_html(
         models=[(model_label(model), MODEL_DEFINITIONS[model]) for model in report.models],
         pictures=[
             {
+                "name": picture.name,
                 "heading": picture.heading,
                 "text": picture.text,
                 **{theme: base64.b64encode(image).decode() for theme, image in images[picture.name].items()},
             }
             for picture in pictures
         ],
+        first_picture=FORECASTS,
+        quality=quality_rows(quality),
+        quality_heading=quality_heading(quality),
         provenance=provenance,
     )
 

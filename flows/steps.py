@@ -12,6 +12,7 @@ from flows.config import PipelineConfig, check_source, evaluation_of
 from flows.errors import StageRefused
 from flows.heavy_stages import Here, fetch_adapter, stage_seed
 from flows.pool import Data, pooled_data
+from flows.repeat import command_of
 from flows.stage_requests import Adapter, HeavyStage, HeavyStages, RegisteredAdapter, StageRequest, StageResult
 from tasks.adapters import AdapterCard, BaseModelRef, adapter_identity, read_card
 from tasks.environment import git_revision
@@ -168,6 +169,8 @@ class Steps:
                 evaluation=evaluation_of(self.config),
                 gate=self.config.gate,
                 store=self.store,
+                quality=None if self.config.data is None else self.config.quality,
+                command=command_of(self.config),
             )
 
         if champion is None:

@@ -1,6 +1,7 @@
 """Forecasts of every model as stored artifacts, and the comparison with its report and verdict."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,13 +17,15 @@ from evaluation.forecasts import collect_forecasts
 from evaluation.gate import decide
 from evaluation.probe import probe_words, prompts_changed
 from features.bars import adjust
-from features.config import FeatureConfig
+from features.config import FeatureConfig, QualityConfig
 from features.pooling import POOL
+from features.schemas import Columns, bar_columns
 from tasks.adapters import BaseModelRef, adapter_folder, adapter_identity
 from tasks.metrics import read_metrics
 from tasks.paths import EXPECTED_ERROR_FILE, FORECASTS_FILE, METRICS_FILE, REPORT_DATA_FILE, VERDICT_FILE
 from tasks.preprocess import read_bars, read_train_rows, read_windows
 from tasks.progress import progress_reporter
+from tasks.quality import assess_bars, read_quality
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version, read_manifest
 from tasks.train import MODEL_LIBRARIES, MODEL_MODULES, stage_inputs
@@ -105,6 +108,8 @@ def compare_models(
     evaluation: EvaluationConfig,
     gate: GateConfig,
     store: Store,
+    quality: QualityConfig | None = None,
+    command: str = "",
 ) -> ArtifactRef:
     """Score the models against the baselines, decide by the gate, and write the report.
 
@@ -120,6 +125,8 @@ def compare_models(
         evaluation: How forecasts are compared.
         gate: When a challenger becomes champion.
         store: Where the artifact goes.
+        quality: Whose sessions prices are held against in the report; `None` where they are nobody's.
+        command: What runs all this again, for the report.
 
     Returns:
         Artifact of the stage `comparison` with `report.html`, `report.md`, `metrics.parquet`, figures, `report.json`,
@@ -153,7 +160,8 @@ def compare_models(
             training_metrics=training_curves(stages),
             out_dir=folder,
             config=evaluation,
-            provenance=_provenance(windows, forecasts, stages),
+            provenance=_provenance(windows, forecasts, stages) | ({"Command": command} if command else {}),
+            quality=[read_quality(each) for each in looked_over],
         )
         (folder / REPORT_DATA_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
         (folder / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2), encoding="utf-8")
@@ -162,12 +170,14 @@ def compare_models(
             (folder / EXPECTED_ERROR_FILE).write_text(expected.model_dump_json(indent=2), encoding="utf-8")
         return {"chosen": report.chosen, "promoted": verdict.promoted, "headline": verdict.headline}
 
+    looked_over = _looked_over(bars, config=quality, store=store)
     inputs = {
         "windows": windows,
         "forecasts": {str(ref.meta["model"]): ref for ref in forecasts},
         # Not their whole content: a stage that is made again has logged other seconds.
         "stages": {stage: {"key": ref.key, "adapter": adapter_identity(ref)} for stage, ref in stages.items()},
         "bars": list(bars),
+        "quality": looked_over,
         "champion": champion,
         "features": features,
         "evaluation": evaluation,
@@ -228,6 +238,17 @@ def _opens(bars: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
     """Adjusted opens of all tickers, columns `ticker date open`; `None` without bars."""
     frames = [adjust(each)[["date", "open"]].assign(ticker=ticker) for ticker, each in bars.items()]
     return pd.concat(frames, ignore_index=True) if frames else None
+
+
+def _looked_over(bars: Sequence[ArtifactRef], *, config: QualityConfig | None, store: Store) -> list[ArtifactRef]:
+    """The quality of the prices, ticker by ticker."""
+    if config is None:
+        return []
+    return [assess_bars(each, partial(_columns, each), config=config, store=store)[0] for each in bars]
+
+
+def _columns(bars: ArtifactRef) -> Columns:
+    return bar_columns(read_bars(bars))
 
 
 def _known_models(forecasts: Sequence[ArtifactRef]) -> set[str]:

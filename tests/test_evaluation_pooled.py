@@ -1,5 +1,6 @@
 """Comparing a pool: every window counts, windows of one date are one observation, and each ticker has its row."""
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from evaluation.compare import POOL_WINDOWS, compare, select_windows
 from evaluation.config import EvaluationConfig, GateConfig
 from evaluation.contracts import EvalReport
 from evaluation.gate import decide
+from evaluation.panels import answers_of, session_calendar, truth_of
+from evaluation.plots import forecast_panels
 from evaluation.report import write_report
 from evaluation.spread_plots import ticker_skills
 from evaluation.tables import ticker_rows
 from evaluation.wording import pooling
 from features.pooling import pool_windows
+from features.quality import QualityReport
 
 CONFIG = EvaluationConfig()
 Frames = tuple[pd.DataFrame, pd.DataFrame]
@@ -125,13 +129,39 @@ def test_the_report_of_a_pool_shows_the_tickers_and_no_single_price_series(
         training_metrics=None,
         out_dir=tmp_path,
         config=CONFIG,
+        quality=[looked_over(ticker, odd=odd) for odd, ticker in enumerate(LIVES)],
     )
-    assert [path.stem for path in paths.figures] == ["skill", "horizon", "tickers", "calibration"]
+    assert [path.stem for path in paths.figures] == ["forecasts", "skill", "horizon", "tickers", "calibration"]
     for text in (paths.markdown.read_text(), paths.html.read_text()):
         assert all(ticker in text for ticker in LIVES)
         assert "(tickers: 3)" in text
         assert "those of one date count as one" in text
         assert "What pooling bought" not in text
+        assert "Data quality: 1,500 sessions of prices, 3 missing sessions and 3 odd rows" in text
+    assert "| LATE | 500 | 2015-01-02 | 2016-12-30 | 1 | 0 | 0 |" in paths.markdown.read_text()
+
+
+def looked_over(ticker: str, *, odd: int) -> QualityReport:
+    """A ticker that lacks a session and has some odd rows."""
+    first, last, gone = date(2015, 1, 2), date(2016, 12, 30), (date(2015, 5, 5),)
+    return QualityReport(
+        ticker=ticker, rows=500, first=first, last=last, oddities={"jumps": odd}, exchange="XNYS", missing=gone
+    )
+
+
+def test_the_panels_of_a_pool_show_each_window_with_the_prices_of_its_own_ticker(frames: Frames) -> None:
+    windows, forecasts = frames
+    truth = truth_of(select_windows(windows, config=CONFIG), split="test", calendar=session_calendar(windows))
+    answers = answers_of(forecasts, model="sft", truth=truth)
+    figure = forecast_panels(windows, truth, answers, interval=0.8, count=5)
+    panels = [axes for axes in figure.axes if axes.lines]
+    rows = np.linspace(0, len(truth.origins) - 1, 5).round().astype(int)
+    assert len({truth.tickers[row] for row in rows}) > 1
+    for axes, row in zip(panels, rows, strict=True):
+        assert axes.get_title(loc="left").startswith(f"{truth.tickers[row]}, ")
+        closes = np.asarray(axes.lines[0].get_ydata(), dtype=float)
+        own = windows[(windows["ticker"] == truth.tickers[row]) & (windows["origin"] == truth.origins[row])].iloc[0]
+        np.testing.assert_allclose(closes, [*own["history"], *own["target"]])
 
 
 def test_a_ticker_that_started_from_the_pool_is_told_what_that_bought() -> None:

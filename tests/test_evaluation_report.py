@@ -20,6 +20,7 @@ from evaluation.tables import COLUMNS, best_models, comparison_table, written_ro
 from evaluation.trading import backtest_rows
 from features.bars import adjust
 from features.config import SyntheticConfig
+from features.quality import assess
 from features.synthetic import market
 
 CONFIG = EvaluationConfig(examples=2)
@@ -100,6 +101,27 @@ def test_the_page_says_the_refusal_first_and_every_reason(case: Case, written: R
     for name in ("Persistence", "Drift", "Mean of window", "Base model", "First GRPO", "SFT", "Second GRPO"):
         assert name in words
     assert "tickerforge run --stock <DEMO>" in words
+
+
+def test_the_forecasts_stand_next_to_the_verdict_and_the_prices_before_what_was_run(written: ReportPaths) -> None:
+    parts = ["Test windows one by one", "Test split", "Validation split", "tenth of", "What training did"]
+    parts += ["How to read this", "What was run"]
+    for text in (written.html.read_text(), written.markdown.read_text()):
+        places = [text.index(part) for part in parts]
+        assert places == sorted(places)
+
+
+def test_what_there_is_to_say_about_the_prices_is_a_table_with_the_finding_as_its_heading(
+    case: Case, tmp_path: Path
+) -> None:
+    report, verdict, *_ = case
+    bars = market(SyntheticConfig(process="random_walk", sessions=600, seed=3))
+    quality = assess(bars, ticker="DEMO", repairs={"blank_rows": 2}, note="no exchange is named")
+    text = render_markdown(report, verdict, quality=[quality])
+    assert "## Data quality: 600 sessions of prices, 2 repairs\n" in text
+    assert "| blank rows | 2 | " in text
+    assert "| calendar | not compared | no exchange is named |" in text
+    assert "Data quality" not in render_markdown(report, verdict)
 
 
 def test_the_files_are_where_they_are_expected_and_nothing_is_left_over(written: ReportPaths) -> None:

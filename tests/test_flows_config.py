@@ -1,3 +1,5 @@
+import itertools
+import shlex
 from datetime import date
 from functools import reduce
 from pathlib import Path
@@ -15,6 +17,7 @@ from flows.config import (
     with_overrides,
 )
 from flows.errors import ConfigError
+from flows.repeat import command_of
 
 
 def recipe(folder: Path, text: str) -> Path:
@@ -164,3 +167,28 @@ def test_the_cut_off_of_the_base_model_holds_where_no_other_date_is_given(tmp_pa
 def test_a_cut_off_that_is_no_date_is_refused_with_what_is_wanted() -> None:
     with pytest.raises(ConfigError, match=r"evaluation.test_after = 'soon': must be a date, YYYY-MM-DD \(or null\)"):
         build_config(flags={"evaluation.test_after": "soon"})
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        [],
+        ["stock=MSFT", "data=prices", "seed=3"],
+        ["training.grpo_2nd.learning_rate=0.0002", "training.sampling.constrained=true", "synthetic.phi=0.5"],
+        ["evaluation.test_after=2023-12-31", "training.model=Qwen/Qwen2.5-0.5B-Instruct", "training.grpo_1st.steps=7"],
+    ],
+)
+def test_the_command_that_a_report_names_makes_the_same_configuration(assignments: list[str]) -> None:
+    config = with_overrides(PipelineConfig(), assignments)
+    program, verb, *words = shlex.split(command_of(config))
+    assert (program, verb) == ("tickerforge", "run")
+    flags = {word: value for word, value in itertools.pairwise(words) if word in ("--stock", "--data")}
+    settings = [value for word, value in itertools.pairwise(words) if word == "--set"]
+    assert len(words) == 2 * (len(flags) + len(settings))
+    read = build_config(flags={name.removeprefix("--"): value for name, value in flags.items()}, assignments=settings)
+    assert read == config
+
+
+def test_the_command_in_a_report_names_no_folder_of_this_machine_and_nothing_of_how_it_was_started() -> None:
+    config = with_overrides(PipelineConfig(), ["stock=MSFT", "data=/home/me/prices", "training.launch.isolate=true"])
+    assert command_of(config) == "tickerforge run --stock MSFT --data prices"

@@ -1,5 +1,6 @@
 """One adapter for all tickers: trained, judged and registered, and then the start of a ticker's own training."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,13 +74,17 @@ def log_of(result: PipelineResult) -> str:
 
 
 @slow
-def test_a_pool_is_registered_as_all_and_says_which_ticker_is_left_out_and_why(pool: PipelineResult) -> None:
+def test_a_pool_is_registered_as_all_and_says_which_ticker_is_left_out_and_why(
+    pool: PipelineResult, prices: Path
+) -> None:
     assert pool.registered is not None
     assert pool.registered.name == "tickerforge-ALL"
     assert list(pool.left_out) == ["SHORT"]
     assert "SHORT: 20 sessions" in pool.left_out["SHORT"]
     assert "SHORT is left out of the pool" in log_of(pool)
     text = (pool.results / "model_comparison" / "report.md").read_text()
+    assert re.search(r"## Data quality: 1,120 sessions of prices, \d+ (missing|extra) sessions?", text)
+    assert f"- Command: `tickerforge run --stock ALL --data {prices.name} --set " in text
     assert "Pooled: `AAA, BBB, LATE`" in text
     assert "Left out: `SHORT`" in text
     assert "windows dropped for targets after" in text
