@@ -45,6 +45,18 @@ def test_the_best_answer_of_a_window_is_kept() -> None:
     assert accepted["skill"].item() == pytest.approx(answer_skill(good, target))
 
 
+def test_no_window_is_left_out_for_what_happened_in_it() -> None:
+    """Of windows in which the price hardly moved even the best answer does worse than persistence."""
+    rng = np.random.default_rng(5)
+    examples = [example(i, rng.normal(0, 1 if i % 2 else 40, HORIZON).round().tolist()) for i in range(200)]
+    answers = [[render_answer(rng.normal(0, 30, HORIZON).round().astype(int)) for _ in range(4)] for _ in examples]
+    accepted = select_answers(examples, answers, config=RejectionConfig())
+    assert (accepted["skill"] < 0).sum() > 50
+    assert set(accepted["window_id"]) == {each.window_id for each in examples}
+    beating = select_answers(examples, answers, config=RejectionConfig(min_skill=0.0))
+    assert set(beating["window_id"]) < set(accepted["window_id"])
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), keep=st.integers(1, 3), buckets=st.integers(1, 6))
 def test_every_accepted_answer_parses_has_the_skill_asked_for_and_belongs_to_its_window(

@@ -117,7 +117,12 @@ class RejectionConfig(FrozenModel):
     )
     answers: int = Field(default=16, ge=2, le=256, description="Answers drawn per train window.")
     keep: int = Field(default=1, ge=1, description="Best answers kept per window.")
-    min_skill: float = Field(default=0.0, lt=1, description="Least skill against persistence of a kept answer.")
+    min_skill: float | None = Field(
+        default=None,
+        lt=1,
+        description="Least skill against persistence of a kept answer; none: the best of a window is kept however good, "
+        "since leaving out windows by what happened in them teaches that more happens.",
+    )
     buckets: int = Field(default=10, ge=1, description="Time buckets over the train split.")
     max_windows: int = Field(default=2000, ge=1, description="Train windows to draw for, evenly spread in time.")
 

@@ -62,7 +62,7 @@ def select_answers(
     """The accepted answers, in time order.
 
     With ``best_of_n`` the valid answers of a window are ranked by skill against persistence and the best `config.keep`
-    of those with at least `config.min_skill` stay. The windows are then cut into `config.buckets` stretches of equal
+    stay, or where `config.min_skill` is given those of them that reach it. The windows are then cut into `config.buckets` stretches of equal
     length in time, and each stretch may keep at most its quota of windows, the best first: the mean number of accepted
     windows per stretch that has any, rounded up. So no regime crowds out the others, and no window is preferred for
     being calm. The other rules, which know neither `keep` nor `min_skill`, are described at the top of this module.
@@ -99,7 +99,7 @@ def _best_of_n(
             if values is None or values in scored:
                 continue
             skill = answer_skill(values, example.target, last_close=example.last_close)
-            if skill >= config.min_skill:
+            if np.isfinite(skill) and (config.min_skill is None or skill >= config.min_skill):
                 scored[values] = (skill, text)
         best = sorted(scored.items(), key=lambda item: (-item[1][0], item[0]))[: config.keep]
         for rank, (values, (skill, text)) in enumerate(best):

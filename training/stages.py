@@ -120,7 +120,7 @@ def run_rejection(
     accepted = select_answers(chosen, answers, config=rejection, decimals=decimals)
     if accepted.empty:
         skilled = f" and reached a skill of {rejection.min_skill}: lower rejection.min_skill,"
-        skilled = ":" if rejection.rule in ("none", "truth") else skilled
+        skilled = ":" if rejection.min_skill is None or rejection.rule in ("none", "truth") else skilled
         raise NoAcceptedAnswers(
             f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was valid{skilled} draw more "
             "answers, or train grpo_1st longer"
