@@ -48,19 +48,21 @@ def markets(
 
     The markets are random-walk, mean-reverting-80, mean-reverting-95, momentum-40 and regime-switch. Each stage's
     error on fresh windows stands beside persistence's (1), the process's optimum and the best attainable from what the
-    prompt shows. What was trained before is taken from the store; an interrupted run resumes.
+    prompt shows. What was trained before is taken from the store; an interrupted run resumes. Without --recipe each
+    train window is sampled and fine-tuned on once, as there are many.
     """
     with command(debug=debug):
         from flows.config import build_config
         from flows.embedded import start_prefect, wait_for_prefect
         from flows.errors import ConfigError
-        from flows.known_markets import MARKETS
+        from flows.known_markets import MARKETS, SETTINGS
         from flows.preflight import check_writable
         from flows.screen import market_tables
 
         if unknown := [name for name in market or () if name not in MARKETS]:
             raise ConfigError(f"--market {unknown[0]}: there are {', '.join(MARKETS)}")
-        config = build_config(recipe=recipe, flags={"training.model": model}, assignments=set_ or ())
+        flags = {"training.model": model} if recipe else {"training.model": model, **SETTINGS}
+        config = build_config(recipe=recipe, flags=flags, assignments=set_ or ())
         if output is not None:
             check_writable(output.parent, option="--output")
         prepare()

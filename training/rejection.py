@@ -62,10 +62,11 @@ def select_answers(
     """The accepted answers, in time order.
 
     With ``best_of_n`` the valid answers of a window are ranked by skill against persistence and the best `config.keep`
-    stay, or where `config.min_skill` is given those of them that reach it. The windows are then cut into `config.buckets` stretches of equal
-    length in time, and each stretch may keep at most its quota of windows, the best first: the mean number of accepted
-    windows per stretch that has any, rounded up. So no regime crowds out the others, and no window is preferred for
-    being calm. The other rules, which know neither `keep` nor `min_skill`, are described at the top of this module.
+    stay, or where `config.min_skill` is given those of them that reach it. The windows are then cut into
+    `config.buckets` stretches of equal length in time, and each stretch may keep at most its quota of windows, the best
+    first: the mean number of accepted windows per stretch that has any, rounded up. So no regime crowds out the others,
+    and no window is preferred for being calm. The other rules, which know neither `keep` nor `min_skill`, are described
+    at the top of this module.
 
     Args:
         examples: Train windows; nothing of validation or test may be among them.
