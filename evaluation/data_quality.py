@@ -16,8 +16,14 @@ def quality_heading(reports: Sequence[QualityReport]) -> str:
         "odd row": sum(_odd(each) for each in reports),
     }
     found = [f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count]
-    sessions = f"{sum(each.rows for each in reports):,} sessions of prices"
-    return f"Data quality: {sessions}, {_listed(found) if found else 'none missing, nothing repaired, nothing odd'}"
+    unknown = sum(not each.exchange for each in reports)
+    whose = "" if not unknown else " of some tickers" if unknown < len(reports) else ""
+    missing = f"what is missing{whose} not known" if unknown else "none missing"
+    if not found:
+        found = [missing, "nothing repaired", "nothing odd"]
+    elif unknown:
+        found = [missing, *found]
+    return f"Data quality: {sum(each.rows for each in reports):,} sessions of prices, {_listed(found)}"
 
 
 def quality_rows(reports: Sequence[QualityReport]) -> list[tuple[str, ...]]:

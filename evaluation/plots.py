@@ -26,18 +26,16 @@ def forecast_panels(
         truth: The split that is drawn.
         answers: The model that is drawn.
         interval: Nominal coverage of the band.
-        count: How many windows, evenly spaced over the split, whichever ticker they are of.
+        count: How many windows, evenly spaced in time, and of a pool's tickers each in turn.
         theme: Colours.
     """
-    rows = np.unique(np.linspace(0, len(truth.origins) - 1, min(count, len(truth.origins))).round().astype(int))
+    rows = _drawn_rows(truth, count=count)
     columns = min(3, len(rows))
     lines = -(-len(rows) // columns)
     figure = new_figure(10, 0.9 + 2.4 * lines, theme=theme)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
-    split = windows[windows["split"] == truth.split]
-    histories = dict(
-        zip(zip(split["ticker"], session_dates(split["origin"]), strict=True), split["history"], strict=True)
-    )
+    keys = zip(windows["ticker"], session_dates(windows["origin"]), strict=True)
+    histories = dict(zip(keys, windows["history"], strict=True))
     several = len(set(truth.tickers)) > 1
     lower, upper = bands(answers, interval=interval)
     steps = np.arange(truth.horizon + 1)
@@ -89,6 +87,13 @@ def forecast_panels(
         handles=handles,
     )
     return figure
+
+
+def _drawn_rows(truth: Truth, *, count: int) -> list[int]:
+    dates = np.unique(truth.origins)
+    chosen = dates[np.unique(np.linspace(0, len(dates) - 1, min(count, len(dates))).round().astype(int))]
+    rows = [np.flatnonzero(truth.origins == origin) for origin in chosen]
+    return [int(at[place * max(1, len(at) // len(rows)) % len(at)]) for place, at in enumerate(rows)]
 
 
 def bands(answers: Answers, *, interval: float) -> tuple[Floats, Floats]:

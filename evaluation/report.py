@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from evaluation.compare import select_windows
@@ -18,7 +19,7 @@ from evaluation.contracts import AFTER, BASE, DRIFT, SPLITS, EvalReport, Split, 
 from evaluation.curves import capital_curves, error_by_horizon, has_curves, learning_curves, skill_bars
 from evaluation.data_quality import quality_heading, quality_rows
 from evaluation.labels import METRICS, MODEL_DEFINITIONS, model_label
-from evaluation.panels import answers_of, session_calendar, truth_of
+from evaluation.panels import answers_of, part_of_answers, part_of_truth, session_calendar, truth_of
 from evaluation.plots import forecast_panels, price_series
 from evaluation.spread_plots import calibration_plot, ticker_plot
 from evaluation.tables import COLUMNS, GROUPS, ticker_rows, written_rows
@@ -122,10 +123,14 @@ def _pictures(
     model = report.chosen or (BASE if BASE in report.models else DRIFT)
     truth = truth_of(select_windows(windows, config=config), split="test", calendar=session_calendar(windows))
     answers = answers_of(forecasts, model=model, truth=truth)
+    drawn, given = truth, answers
+    if report.judged == AFTER:
+        late = truth.origins >= np.datetime64(report.test_after)
+        drawn, given = part_of_truth(truth, late, split="test"), part_of_answers(answers, late)
     interval = report.interval
     draws: dict[str, Callable[[Theme], Figure]] = {
         FORECASTS: lambda theme: forecast_panels(
-            windows, truth, answers, interval=interval, count=config.examples, theme=theme
+            windows, drawn, given, interval=interval, count=config.examples, theme=theme
         )
     }
     if not report.tickers:
@@ -169,7 +174,13 @@ def render_markdown(
         if rows := ticker_rows(report, split):
             lines += ["", f"## {split_title(report, split)}, ticker by ticker", "", *_markdown_rows(rows)]
     if quality:
-        lines += ["", f"## {quality_heading(quality)}", "", *_markdown_rows(quality_rows(quality), words=3)]
+        words = 1 if len(quality) > 1 else 3
+        lines += [
+            "",
+            f"## {quality_heading(quality)}",
+            "",
+            *_markdown_rows(quality_rows(quality), words=words),
+        ]
     lines += ["", "## How to read this", ""]
     lines += [f"- **{model_label(model)}**: {MODEL_DEFINITIONS[model]}." for model in report.models]
     lines += [f"- **{METRICS[column].header}**: {METRICS[column].definition}" for column in COLUMNS]
@@ -280,6 +291,7 @@ def _render_html(
         ],
         first_picture=FORECASTS,
         quality=quality_rows(quality),
+        several=len(quality) > 1,
         quality_heading=quality_heading(quality),
         provenance=provenance,
     )

@@ -60,11 +60,12 @@ def allowed(report: EvalReport) -> str:
     best = f"{equals} of {len(report.models)} forecasters may be the best of all"
     best += ", persistence among them" if PERSISTENCE in found.confidence_set else ", and persistence is not"
     alone = report.test_of(model, split=decisive(report))
-    if low > 0 and found.p_value <= LEVEL:
+    significant = alone is not None and alone.p_value <= LEVEL
+    if low > 0 and found.p_value <= LEVEL and significant:
         claim = f"The evidence allows one to say that {label} is better than repeating the last close: "
     elif high < 0:
         claim = f"The evidence allows one to say that {label} is worse than repeating the last close: "
-    elif alone is not None and alone.p_value <= LEVEL:
+    elif alone is not None and significant:
         claim = (
             f"The evidence speaks for {label} without settling it: tested by itself it is better than repeating the "
             f"last close ({p_text(alone.p_value)}), but "
@@ -120,10 +121,10 @@ def picture_words(report: EvalReport, *, model: str) -> dict[str, tuple[str, str
     return {
         "skill": (_skill_heading(report), _skill_text(report)),
         "forecasts": (
-            f"Test windows one by one: {label} against what came",
-            f"Test windows evenly spaced in time. Dots: the adjusted close before and after the origin. Coloured: the "
-            f"median forecast of {label} and the band that should hold {percent(report.interval, decimals=0)} of the "
-            "prices. Dashed: persistence.",
+            f"{_where(report)} windows one by one: {label} against what came",
+            f"{_where(report)} windows evenly spaced in time. Dots: the adjusted close before and after the origin. "
+            f"Coloured: the median forecast of {label} and the band that should hold "
+            f"{percent(report.interval, decimals=0)} of the prices. Dashed: persistence.",
         ),
         "series": (
             _coverage_heading(report, model=model),
@@ -158,6 +159,11 @@ def picture_words(report: EvalReport, *, model: str) -> dict[str, tuple[str, str
             "logged. Thick: a running mean.",
         ),
     }
+
+
+def _where(report: EvalReport) -> str:
+    where = split_phrase(report, decisive(report))
+    return f"{where[0].upper()}{where[1:]}" + (" (parity only)" if parity(report, decisive(report)) else "")
 
 
 def _skill_heading(report: EvalReport) -> str:

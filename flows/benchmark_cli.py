@@ -52,17 +52,15 @@ def markets(
     train window is sampled and fine-tuned on once, as there are many.
     """
     with command(debug=debug):
-        from flows.config import build_config
         from flows.embedded import start_prefect, wait_for_prefect
         from flows.errors import ConfigError
-        from flows.known_markets import MARKETS, SETTINGS
+        from flows.known_markets import MARKETS, benchmark_config
         from flows.preflight import check_writable
         from flows.screen import market_tables
 
         if unknown := [name for name in market or () if name not in MARKETS]:
             raise ConfigError(f"--market {unknown[0]}: there are {', '.join(MARKETS)}")
-        flags = {"training.model": model} if recipe else {"training.model": model, **SETTINGS}
-        config = build_config(recipe=recipe, flags=flags, assignments=set_ or ())
+        config = benchmark_config(recipe=recipe, model=model, assignments=set_ or ())
         if output is not None:
             check_writable(output.parent, option="--output")
         prepare()

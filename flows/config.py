@@ -101,6 +101,8 @@ def build_config(
 ) -> PipelineConfig:
     """Join the layers of configuration; the later layer wins: defaults, `recipe`, `flags`, `assignments`.
 
+    What a recipe says of its base model's cut-off does not hold for another base model.
+
     Args:
         recipe: TOML file with the structure of `PipelineConfig`.
         flags: Dotted keys with their values; `None` means that the flag was not given.
@@ -110,10 +112,16 @@ def build_config(
         ConfigError: If the recipe cannot be read, a key does not exist or a value is out of range.
     """
     settings: dict[str, Any] = _read_recipe(recipe) if recipe else {}
+    of_recipe = settings.get("training")
+    model, cut_off = None, None
+    if isinstance(of_recipe, dict):
+        model, cut_off = of_recipe.get("model"), of_recipe.pop("model_cutoff", None)
     for key, value in (flags or {}).items():
         if value is not None:
             _put(settings, key, value)
     _assign(settings, assignments)
+    if cut_off is not None and settings["training"].get("model") == model:
+        settings["training"].setdefault("model_cutoff", cut_off)
     return _validated(settings, origin=f" (in {recipe} or on the command line)" if recipe else "")
 
 

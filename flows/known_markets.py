@@ -1,7 +1,10 @@
 """The synthetic markets of the benchmark, whose best attainable error is known."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from features.config import SyntheticConfig
-from flows.config import PipelineConfig
+from flows.config import PipelineConfig, build_config
 
 MARKETS: dict[str, tuple[str, float]] = {
     "random-walk": ("random_walk", 0.0),
@@ -12,19 +15,29 @@ MARKETS: dict[str, tuple[str, float]] = {
 }
 """Name, process and coefficient; see `features.synthetic.log_prices`."""
 
-# Each train window is sampled and fine-tuned on once.
 SETTINGS: dict[str, object] = {
     "training.rejection.answers": 12,
     "training.rejection.max_windows": 20_000,
     "training.sft.epochs": 1.0,
-    "training.sft.learning_rate": 2e-3,
 }
-"""What the benchmark sets where no recipe does: the defaults are for the two thousand windows of a real ticker."""
+"""What the command sets where no recipe does: the many train windows are each sampled and fine-tuned on once."""
+TINY_SETTINGS: dict[str, object] = {"training.sft.learning_rate": 2e-3}
+"""The same, for the tiny model."""
 
 TRAIN_SESSIONS = 20_000
 FRESH_SESSIONS = 25_000
 FRESH_WINDOWS = 200
 FRESH_SEED, SEED_STRIDE = 1_000_000, 1_000
+
+
+def benchmark_config(*, recipe: Path | None, model: str | None, assignments: Sequence[str]) -> PipelineConfig:
+    """The configuration of the benchmark: `SETTINGS` below what is asked for, unless a recipe takes their place."""
+    flags: dict[str, object] = {"training.model": model}
+    config = build_config(recipe=recipe, flags=flags, assignments=assignments)
+    if recipe is not None:
+        return config
+    settings = SETTINGS | (TINY_SETTINGS if config.training.model == "tiny" else {})
+    return build_config(flags=flags | settings, assignments=assignments)
 
 
 def market_config(config: PipelineConfig, *, market: str, seed: int, sessions: int, shift: int = 0) -> PipelineConfig:

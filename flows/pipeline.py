@@ -18,6 +18,7 @@ from flows.errors import ChampionChanged
 from flows.gpu_pool import GPU_POOL, GpuPool, Where
 from flows.pool import Data
 from flows.price_updates import update_prices
+from flows.repeat import command_of
 from flows.runs import Run, new_run_folder, recorded_run, stage_settings
 from flows.schedule import Exchange, due_on_session
 from flows.slots import ticker_slot
@@ -117,7 +118,15 @@ def train(
         # Judged without MLflow, a challenger would pass by a champion that nobody saw.
         wait_for_tracking(parent)
         champion = given.champion if given else current_champion(config.stock)
-        comparison = steps.comparison(windows, base_model, adapters, bars=data.all_bars, start=start, champion=champion)
+        comparison = steps.comparison(
+            windows,
+            base_model,
+            adapters,
+            bars=data.all_bars,
+            start=start,
+            champion=champion,
+            command=command_of(config),
+        )
         report, verdict = read_report(comparison), read_verdict(comparison)
         log_comparison(parent, comparison)
 

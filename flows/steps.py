@@ -12,7 +12,6 @@ from flows.config import PipelineConfig, check_source, evaluation_of
 from flows.errors import StageRefused
 from flows.heavy_stages import Here, fetch_adapter, stage_seed
 from flows.pool import Data, pooled_data
-from flows.repeat import command_of
 from flows.stage_requests import Adapter, HeavyStage, HeavyStages, RegisteredAdapter, StageRequest, StageResult
 from tasks.adapters import AdapterCard, BaseModelRef, adapter_identity, read_card
 from tasks.environment import git_revision
@@ -150,11 +149,13 @@ class Steps:
         bars: Sequence[ArtifactRef] = (),
         start: RegisteredAdapter | None = None,
         champion: RegisteredAdapter | Path | None = None,
+        command: str = "",
     ) -> ArtifactRef:
         """Forecasts of the base model and of every adapter, scored, judged and reported.
 
         A pooled adapter that training started from stands beside them, and the champion, unless it is the very adapter
-        that validation chooses. With the bars of all tickers of the windows there is a backtest.
+        that validation chooses. With the bars of all tickers of the windows there is a backtest. The report names
+        `command` as what runs it all again.
         """
         forecasts = self.forecasts_of_all(windows, base_model, adapters, start=start)
 
@@ -170,7 +171,7 @@ class Steps:
                 gate=self.config.gate,
                 store=self.store,
                 quality=None if self.config.data is None else self.config.quality,
-                command=command_of(self.config),
+                command=command,
             )
 
         if champion is None:

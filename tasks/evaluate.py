@@ -25,7 +25,7 @@ from tasks.metrics import read_metrics
 from tasks.paths import EXPECTED_ERROR_FILE, FORECASTS_FILE, METRICS_FILE, REPORT_DATA_FILE, VERDICT_FILE
 from tasks.preprocess import read_bars, read_train_rows, read_windows
 from tasks.progress import progress_reporter
-from tasks.quality import assess_bars, read_quality
+from tasks.quality import assess_bars, read_quality, with_history
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version, read_manifest
 from tasks.train import MODEL_LIBRARIES, MODEL_MODULES, stage_inputs
@@ -117,8 +117,8 @@ def compare_models(
         windows: Artifact of `build_windows`.
         forecasts: Artifacts of `forecast_model`, one a model.
         stages: Artifacts of the training stages by name; their `metrics.jsonl` give the report's curves.
-        bars: Artifacts of `fetch_bars` of all tickers of the windows, for the backtest and for what prompts give away;
-            neither is made without them.
+        bars: Artifacts of `fetch_bars` of all tickers of the windows, for the backtest, for what prompts give away and
+            for the quality of the prices; none of these is made without them.
         champion: Forecasts of the current champion, whatever the name they go by; one of `forecasts` too where the
             champion is one of those models.
         features: What prompts show.
@@ -161,7 +161,7 @@ def compare_models(
             out_dir=folder,
             config=evaluation,
             provenance=_provenance(windows, forecasts, stages) | ({"Command": command} if command else {}),
-            quality=[read_quality(each) for each in looked_over],
+            quality=[with_history(read_quality(each), ref) for each, ref in zip(looked_over, bars, strict=False)],
         )
         (folder / REPORT_DATA_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
         (folder / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2), encoding="utf-8")

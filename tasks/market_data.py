@@ -11,7 +11,6 @@ from pydantic import Field
 
 from features.bars import CsvColumns, read_content, validate_ticker
 from features.config import FrozenModel, QualityConfig, SyntheticConfig
-from features.history import HistoryChange
 from features.pooling import POOL
 from features.quality import QualityReport
 from features.schemas import bar_columns
@@ -22,12 +21,11 @@ from tasks.logs import run_logger
 from tasks.parquet import write_table
 from tasks.paths import BARS_FILE
 from tasks.price_history import DATES_WITHOUT_PRICES, REPAIRS, PriceRows, described, read_rows
-from tasks.quality import assess_bars, hold_to_limits
+from tasks.quality import HISTORY, assess_bars, hold_to_limits, with_history
 from tasks.retries import TASK_OPTIONS
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
 NAMED_TICKERS = 8
-HISTORY = "history"
 MODULES = (
     *("features.bars", "features.csvfile", "features.plaincsv", "features.schemas", "features.synthetic"),
     *("features.tables", "tasks.parquet", "tasks.price_history"),
@@ -141,8 +139,7 @@ def fetch_with_quality(
             made.meta["dates_without_prices"],
         )
     _, report = assess_bars(made, lambda: read().found.columns, config=quality, store=store)
-    if told := made.meta.get(HISTORY):
-        report = report.model_copy(update={"history": HistoryChange.model_validate_json(str(told))})
+    report = with_history(report, made)
     store.note(made, name)
     hold_to_limits(report, quality)
     return made, report

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from features.config import QualityConfig
+from features.history import HistoryChange
 from features.quality import QualityReport, assess, check
 from features.schemas import Columns
 from tasks.errors import MarketDataError
@@ -14,6 +15,8 @@ from tasks.price_history import REPAIRS
 from tasks.sessions import AUTO, NONE, exchange_of, sessions_between
 from tasks.store import ArtifactRef, Scalar, Store, code_version
 
+HISTORY = "history"
+"""Where bars keep what has changed of the past."""
 MODULES = ("features.quality", "features.bars", "tasks.quality", "tasks.sessions")
 """What `quality.json` depends on beside the bars; calendars change with their library."""
 
@@ -68,6 +71,13 @@ def hold_to_limits(report: QualityReport, config: QualityConfig) -> None:
 def read_quality(quality: ArtifactRef) -> QualityReport:
     """The report of an artifact of `assess_bars`."""
     return QualityReport.model_validate_json((quality.path / QUALITY_FILE).read_bytes())
+
+
+def with_history(report: QualityReport, bars: ArtifactRef) -> QualityReport:
+    """The report with what has changed of the history since the bars before."""
+    told = bars.meta.get(HISTORY)
+    change = HistoryChange.model_validate_json(str(told)) if told else None
+    return report.model_copy(update={"history": change})
 
 
 def _assessed(prices: Columns, *, ticker: str, repairs: Mapping[str, int], exchange: str) -> QualityReport:

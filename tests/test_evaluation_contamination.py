@@ -11,7 +11,8 @@ from evaluation.contamination import cut_off, parity, split_title
 from evaluation.contracts import EvalReport
 from evaluation.gate import decide
 from evaluation.probe import probe_words, prompts_changed
-from evaluation.report import render_markdown
+from evaluation.report import _pictures, render_markdown
+from evaluation.theme import LIGHT
 from features.bars import adjust
 from features.config import FeatureConfig, SyntheticConfig
 from features.synthetic import market
@@ -157,3 +158,16 @@ def test_the_probe_counts_prompts_that_read_otherwise(monkeypatch: pytest.Monkey
     assert 0.9 * len(asked) < changed["rescaled"] <= len(asked)
     monkeypatch.undo()
     assert "may recognise" in probe_words(changed, windows=len(asked))
+
+
+def test_the_windows_drawn_next_to_the_verdict_are_those_that_it_is_about(frames: Frames) -> None:
+    windows, forecasts, _ = frames
+    report = report_after(frames, 0.5)
+    config = EvaluationConfig(test_after=report.test_after)
+    pictures = _pictures(report, windows, forecasts, training_metrics=None, config=config)
+    assert report.test_after is not None
+    assert pictures[0].heading.startswith(f"Test after {report.test_after:%-d %B %Y} windows one by one")
+    figure = pictures[0].draw(LIGHT)
+    origins = [pd.Timestamp(axes.get_title(loc="left")) for axes in figure.axes if axes.lines]
+    assert len(origins) == config.examples
+    assert min(origins) >= pd.Timestamp(report.test_after)

@@ -12,6 +12,7 @@ from evaluation_frames import ALL_MODELS, forecasts_of, market_windows
 from evaluation.compare import compare
 from evaluation.config import EvaluationConfig, GateConfig
 from evaluation.contracts import EvalReport, Verdict
+from evaluation.data_quality import quality_heading
 from evaluation.errors import ForecastsError
 from evaluation.gate import decide
 from evaluation.labels import METRICS
@@ -118,10 +119,15 @@ def test_what_there_is_to_say_about_the_prices_is_a_table_with_the_finding_as_it
     bars = market(SyntheticConfig(process="random_walk", sessions=600, seed=3))
     quality = assess(bars, ticker="DEMO", repairs={"blank_rows": 2}, note="no exchange is named")
     text = render_markdown(report, verdict, quality=[quality])
-    assert "## Data quality: 600 sessions of prices, 2 repairs\n" in text
+    assert "## Data quality: 600 sessions of prices, what is missing not known and 2 repairs\n" in text
     assert "| blank rows | 2 | " in text
     assert "| calendar | not compared | no exchange is named |" in text
     assert "Data quality" not in render_markdown(report, verdict)
+    clean = assess(bars, ticker="DEMO", repairs={}, exchange="XNYS", sessions=bars["date"].to_numpy())
+    assert quality_heading([clean]).endswith("none missing, nothing repaired and nothing odd")
+    alone = quality.model_copy(update={"repairs": {}})
+    assert quality_heading([alone]).endswith("what is missing not known, nothing repaired and nothing odd")
+    assert "what is missing of some tickers not known" in quality_heading([clean, alone])
 
 
 def test_the_files_are_where_they_are_expected_and_nothing_is_left_over(written: ReportPaths) -> None:

@@ -96,6 +96,7 @@ def with_p_value(report: EvalReport, p_value: float) -> EvalReport:
     ("interval", "p_value", "alone", "claim"),
     [
         ((0.01, 0.05), 0.01, 0.02, "The evidence allows one to say that SFT is better than repeating the last close"),
+        ((0.01, 0.05), 0.01, 0.06, "The evidence does not tell SFT from repeating the last close"),
         ((0.01, 0.05), 0.2, 0.1, "The evidence does not tell SFT from repeating the last close"),
         ((-0.03, 0.05), 0.01, 0.06, "The evidence does not tell SFT from repeating the last close"),
         ((-0.03, 0.05), 0.1, 0.04, "The evidence speaks for SFT without settling it: tested by itself it is better"),

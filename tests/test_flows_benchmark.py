@@ -7,7 +7,8 @@ from tiny_pipeline import tiny_config
 
 import flows.benchmark
 import tasks.benchmark
-from flows.known_markets import MARKETS, market_config
+from flows.known_markets import MARKETS, SETTINGS, TINY_SETTINGS, benchmark_config, market_config
+from training.config import SFTStageConfig, TrainingConfig
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),
@@ -24,6 +25,23 @@ def test_a_market_is_another_for_every_seed_and_stretch_and_the_same_for_the_sam
     own = market_config(tiny_config(), market="mean-reverting-95", seed=1, sessions=500)
     assert (own.stock, own.synthetic.ticker, own.data) == ("MEAN-REVERTING-95", "MEAN-REVERTING-95", None)
     assert (own.synthetic.process, own.synthetic.phi, own.synthetic.sessions) == ("mean_reverting", 0.95, 500)
+
+
+def test_each_window_is_learned_from_once_unless_a_recipe_or_a_setting_says_otherwise(tmp_path: Path) -> None:
+    def training(*assignments: str, recipe: Path | None = None, model: str | None = None) -> TrainingConfig:
+        return benchmark_config(recipe=recipe, model=model, assignments=assignments).training
+
+    for name, value in (SETTINGS | TINY_SETTINGS).items():
+        _, group, setting = name.split(".")
+        assert getattr(getattr(training(), group), setting) == value
+    assert training("training.sft.epochs=3").sft.epochs == 3
+    assert training("training.sft.epochs=3").rejection.answers == SETTINGS["training.rejection.answers"]
+    for other in (training(model="org/large"), training("training.model=org/large")):
+        assert other.learning_rate("sft") == TrainingConfig(model="org/large").learning_rate("sft")
+        assert other.sft.epochs == 1
+    path = tmp_path / "own.toml"
+    path.write_text("[training.sft]\nepochs = 2.0\n")
+    assert training(recipe=path) == TrainingConfig(sft=SFTStageConfig(epochs=2.0))
 
 
 def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_again(

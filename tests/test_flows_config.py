@@ -164,6 +164,17 @@ def test_the_cut_off_of_the_base_model_holds_where_no_other_date_is_given(tmp_pa
     assert evaluation_of(PipelineConfig()).test_after is None
 
 
+def test_the_cut_off_of_a_recipes_model_does_not_hold_for_another_model(tmp_path: Path) -> None:
+    path = recipe(tmp_path, '[training]\nmodel = "org/first"\nmodel_cutoff = 2023-12-31\n')
+    assert build_config(recipe=path).training.model_cutoff == date(2023, 12, 31)
+    assert build_config(recipe=path, flags={"training.model": "org/first"}).training.model_cutoff == date(2023, 12, 31)
+    assert build_config(recipe=path, flags={"training.model": "org/second"}).training.model_cutoff is None
+    other = ["training.model=org/second", "training.model_cutoff=2025-01-01"]
+    assert build_config(recipe=path, assignments=other[:1]).training.model_cutoff is None
+    assert build_config(recipe=path, assignments=other).training.model_cutoff == date(2025, 1, 1)
+    assert build_config(recipe=path, assignments=["training.model_cutoff=null"]).training.model_cutoff is None
+
+
 def test_a_cut_off_that_is_no_date_is_refused_with_what_is_wanted() -> None:
     with pytest.raises(ConfigError, match=r"evaluation.test_after = 'soon': must be a date, YYYY-MM-DD \(or null\)"):
         build_config(flags={"evaluation.test_after": "soon"})
@@ -190,5 +201,8 @@ def test_the_command_that_a_report_names_makes_the_same_configuration(assignment
 
 
 def test_the_command_in_a_report_names_no_folder_of_this_machine_and_nothing_of_how_it_was_started() -> None:
-    config = with_overrides(PipelineConfig(), ["stock=MSFT", "data=/home/me/prices", "training.launch.isolate=true"])
-    assert command_of(config) == "tickerforge run --stock MSFT --data prices"
+    given = ["stock=MSFT", "data=/home/me/prices", "training.model=/home/me/models/own", "training.launch.isolate=true"]
+    config = with_overrides(PipelineConfig(), given)
+    assert command_of(config) == "tickerforge run --stock MSFT --data prices --set training.model=own"
+    here = with_overrides(PipelineConfig(), ["data=."])
+    assert command_of(here) == shlex.join(["tickerforge", "run", "--stock", here.stock, "--data", Path.cwd().name])

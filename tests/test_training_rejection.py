@@ -55,6 +55,31 @@ def test_no_window_is_left_out_for_what_happened_in_it() -> None:
     assert set(accepted["window_id"]) == {each.window_id for each in examples}
     beating = select_answers(examples, answers, config=RejectionConfig(min_skill=0.0))
     assert set(beating["window_id"]) < set(accepted["window_id"])
+    by_published = select_answers(examples, answers, config=RejectionConfig(rule="published"))
+    assert len(beating) <= len(by_published) < len(accepted)
+
+
+def test_a_quota_leaves_out_windows_whatever_happened_in_them() -> None:
+    """Half of the second stretch has no valid answer, so that the first one keeps three quarters of its windows."""
+    rng = np.random.default_rng(6)
+    calm = rng.random(100) < 0.5
+    targets = [rng.normal(0, 1 if quiet else 40, HORIZON).round().tolist() for quiet in calm]
+    answers = [[render_answer(rng.normal(0, 30, HORIZON).round().astype(int)) for _ in range(4)] for _ in targets]
+    answers[50::2] = [["invalid"]] * 25
+    examples = [example(index, target) for index, target in enumerate(targets)]
+    accepted = select_answers(examples, answers, config=RejectionConfig(buckets=2))
+    assert accepted.groupby("bucket").size().to_dict() == {0: 38, 1: 25}
+    quiet = {example.window_id for example, quiet in zip(examples, calm, strict=True) if quiet}
+    kept = accepted[accepted["bucket"] == 0]["window_id"].isin(quiet).mean()
+    assert kept == pytest.approx(calm[:50].mean(), abs=0.1)
+
+
+def test_of_a_window_that_never_moved_the_nearest_answer_is_kept() -> None:
+    texts = [render_answer([level] * HORIZON) for level in (4, -1, 7)]
+    accepted = select_answers([example(0, [0.0] * HORIZON)], [texts], config=RejectionConfig())
+    assert [parse(text, horizon=HORIZON) for text in accepted["answer"]] == [(-1.0,) * HORIZON]
+    assert accepted["skill"].item() == -np.inf
+    assert select_answers([example(0, [0.0] * HORIZON)], [texts], config=RejectionConfig(min_skill=-9.0)).empty
 
 
 @settings(max_examples=30, deadline=None)

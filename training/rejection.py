@@ -1,11 +1,12 @@
 """Choosing the answers worth fine-tuning on, by one of four rules.
 
-* ``best_of_n``: the best answers within a window, then windows by quota per stretch of time. Elicits answers that beat
-  persistence in their own window, in every regime.
+* ``best_of_n``: the best answers within a window, then windows by quota per stretch of time. Elicits answers that come
+  nearer to what happened than the model's usual ones, in every regime.
 * ``published``, for comparison: one answer a window, the first valid one; the windows lie in bins of equal width by the
   mean squared error of that answer, and are kept bin by bin from the lowest, the lowest error first within a bin, until
-  as many are kept as ``best_of_n`` keeps. A window in which the price hardly moves has a low error whatever is
-  answered: this selects calm windows rather than good answers, and elicits forecasts that hardly move.
+  as many are kept as have an answer that beats persistence (or reaches `min_skill`). A window in which the price hardly
+  moves has a low error whatever is answered: this selects calm windows rather than good answers, and elicits forecasts
+  that hardly move.
 * ``none``, the control: the first valid answer of every window. Elicits what the model does already.
 * ``truth``, the other control: what really happened, and nothing is drawn. Supervised learning, which the stages before
   and after must justify themselves against.
@@ -42,13 +43,17 @@ def answer_skill(values: Sequence[float], target: Sequence[float], *, last_close
     In a window whose price never moved the divisor is 0: the skill is then 1 for a perfect answer and -inf for any
     other.
     """
-    ahead = np.arange(1, len(target) + 1)
-    truth = np.asarray(target, float)
-    error = float(np.sum((np.asarray(values) - truth) ** 2 / ahead))
-    naive = float(np.sum((truth - last_close) ** 2 / ahead))
+    naive = scaled_error([last_close] * len(target), target)
+    error = scaled_error(values, target)
     if naive == 0:
         return 1.0 if error == 0 else -np.inf
     return 1.0 - error / naive
+
+
+def scaled_error(values: Sequence[float], target: Sequence[float]) -> float:
+    """``Σ eₕ²/h``, e the error h sessions ahead."""
+    ahead = np.arange(1, len(target) + 1)
+    return float(np.sum((np.asarray(values, float) - np.asarray(target, float)) ** 2 / ahead))
 
 
 def true_answers(examples: Sequence[Example], *, decimals: int = 0) -> list[list[str]]:
@@ -63,10 +68,10 @@ def select_answers(
 
     With ``best_of_n`` the valid answers of a window are ranked by skill against persistence and the best `config.keep`
     stay, or where `config.min_skill` is given those of them that reach it. The windows are then cut into
-    `config.buckets` stretches of equal length in time, and each stretch may keep at most its quota of windows, the best
-    first: the mean number of accepted windows per stretch that has any, rounded up. So no regime crowds out the others,
-    and no window is preferred for being calm. The other rules, which know neither `keep` nor `min_skill`, are described
-    at the top of this module.
+    `config.buckets` stretches of equal length in time, and each stretch may keep at most its quota of windows, the mean
+    number of accepted windows per stretch that has any, rounded up: the best first where a skill is asked for, else
+    some that are evenly spread, for no window may be preferred for what happened in it. So no regime crowds out the
+    others. The other rules, which know neither `keep` nor `min_skill`, are described at the top of this module.
 
     Args:
         examples: Train windows; nothing of validation or test may be among them.
@@ -84,7 +89,9 @@ def select_answers(
         return best[list(COLUMNS)]
     first = _first_valid(examples, answers, config=config, decimals=decimals)
     if config.rule == "published":
-        first = _lowest_errors(first, count=best["window_id"].nunique(), buckets=config.buckets)
+        asked = 0.0 if config.min_skill is None else config.min_skill
+        beating = best.loc[best["skill"] >= asked, "window_id"].nunique()
+        first = _lowest_errors(first, count=beating, buckets=config.buckets)
     return first[list(COLUMNS)]
 
 
@@ -93,21 +100,22 @@ def _best_of_n(
 ) -> pd.DataFrame:
     rows = []
     for position, (example, texts) in enumerate(zip(examples, answers, strict=True)):
-        scored: dict[tuple[float, ...], tuple[float, str]] = {}
+        scored: dict[tuple[float, ...], tuple[float, float, str]] = {}
         # Sorted, so that of answers alike but for their thoughts the same one stays, whichever was drawn first.
         for text in sorted(texts):
             values = parse(text, horizon=len(example.target))
             if values is None or values in scored:
                 continue
+            error = scaled_error(values, example.target)
             skill = answer_skill(values, example.target, last_close=example.last_close)
-            if np.isfinite(skill) and (config.min_skill is None or skill >= config.min_skill):
-                scored[values] = (skill, text)
-        best = sorted(scored.items(), key=lambda item: (-item[1][0], item[0]))[: config.keep]
-        for rank, (values, (skill, text)) in enumerate(best):
+            if config.min_skill is None or skill >= config.min_skill:
+                scored[values] = (error, skill, text)
+        best = sorted(scored.items(), key=lambda item: (item[1][0], item[0]))[: config.keep]
+        for rank, (values, (_, skill, text)) in enumerate(best):
             row = _row(example, text, values, decimals=decimals)
             rows.append(row | {"skill": skill, "rank": rank, "position": position})
     accepted = _frame(rows, count=len(examples), buckets=config.buckets)
-    return accepted if accepted.empty else _apply_quota(accepted)
+    return accepted if accepted.empty else _apply_quota(accepted, best_first=config.min_skill is not None)
 
 
 def _first_valid(
@@ -145,12 +153,16 @@ def _frame(rows: Sequence[dict[str, Any]], *, count: int, buckets: int) -> pd.Da
     return frame
 
 
-def _apply_quota(accepted: pd.DataFrame) -> pd.DataFrame:
+def _apply_quota(accepted: pd.DataFrame, *, best_first: bool) -> pd.DataFrame:
     windows = accepted[accepted["rank"] == 0]
     quota = int(np.ceil(len(windows) / windows["bucket"].nunique()))
-    best = windows.sort_values(["bucket", "skill", "window_id"], ascending=[True, False, True])
-    kept = best.groupby("bucket").head(quota)["window_id"]
-    chosen = accepted[accepted["window_id"].isin(set(kept))]
+    if best_first:
+        best = windows.sort_values(["bucket", "skill", "window_id"], ascending=[True, False, True])
+        kept = set(best.groupby("bucket").head(quota)["window_id"])
+    else:
+        stretches = [rows["window_id"].to_numpy() for _, rows in windows.groupby("bucket")]
+        kept = {each for ids in stretches for each in ids[spread_evenly(len(ids), at_most=quota)]}
+    chosen = accepted[accepted["window_id"].isin(kept)]
     return chosen.sort_values(["position", "rank"]).reset_index(drop=True)
 
 
