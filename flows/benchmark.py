@@ -72,7 +72,8 @@ def benchmark_markets(
     for market in markets or MARKETS:
         for seed in range(seeds):
             runs.append(run_market(config, market=market, seed=seed))
-            logger.info("%s, seed %d: %s", market, seed, runs[-1].headline)
+            errors = ", ".join(f"{each.model} {each.mse:.3f}" for each in runs[-1].attained)
+            logger.info("%s, seed %d: MSE over persistence's: %s. %s", market, seed, errors, runs[-1].headline)
     publish_table(
         "benchmark-markets",
         [row for rows in summarise(runs).values() for row in rows],
