@@ -28,8 +28,7 @@ from evaluation.panels import (
     Answers,
     Truth,
     answers_of,
-    part_of_answers,
-    part_of_truth,
+    judged_part,
     session_calendar,
     session_dates,
     truth_of,
@@ -120,13 +119,10 @@ def compare(
         parts.append(scored(truth, answers, int((windows["split"] == split).sum())))
         if split == "validation":
             chosen = choose({model: float(loss.mean()) for model, loss in parts[0].losses.items()})
-    if cut_off is not None:
-        late = truth.origins >= np.datetime64(cut_off)
-        if late.any() and not late.all():
-            answers = [part_of_answers(each, late) for each in answers]
-            truth = part_of_truth(truth, late, split=AFTER)
-            kept = (windows["split"] == "test") & (session_dates(windows["origin"]) >= np.datetime64(cut_off))
-            parts.append(scored(truth, answers, int(kept.sum())))
+    truth, answers = judged_part(truth, answers, cut_off=cut_off)
+    if truth.split == AFTER:
+        kept = (windows["split"] == "test") & (session_dates(windows["origin"]) >= np.datetime64(cut_off))
+        parts.append(scored(truth, answers, int(kept.sum())))
     tried = tuple(model for model in models if model not in (*BASELINES, CHAMPION))
     # An account of a single date says nothing, and may have no session to earn anything in.
     tradable = opens is not None and len(np.unique(truth.origins)) > 1

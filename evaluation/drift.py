@@ -10,7 +10,7 @@ from evaluation.errors import EvaluationError
 from evaluation.labels import p_text
 from evaluation.live import LiveScores
 from evaluation.metrics import scaled_errors
-from evaluation.panels import answers_of, matrix, session_calendar, session_dates, truth_of
+from evaluation.panels import answers_of, judged_part, matrix, session_calendar, session_dates, truth_of
 from evaluation.significance import MIN_INDEPENDENT, holm, independent_rows
 from features.config import FrozenModel
 
@@ -206,7 +206,7 @@ def _inflation(values: Floats, *, length: int) -> float:
 def expected_error(
     windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, config: EvaluationConfig
 ) -> ExpectedError:
-    """What the test split says of a model's error; to be taken once, when the model becomes the champion.
+    """What the test split, or what of it decides, says of a model's error; to be taken once, for a new champion.
 
     Taken anew each night it would follow the live error, since the test split moves along.
 
@@ -222,6 +222,7 @@ def expected_error(
     selected = select_windows(windows, config=config)
     truth = truth_of(selected, split="test", calendar=session_calendar(windows))
     answers = answers_of(forecasts, model=model, truth=truth)
+    truth, (answers,) = judged_part(truth, [answers], cut_off=config.test_after)
     loss = scaled_errors(truth.target, answers.median, sigma=truth.sigma).mean(axis=1)
     still = np.broadcast_to(truth.origin_price[:, None], truth.target.shape)
     mean = float(loss.mean())

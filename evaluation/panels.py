@@ -1,14 +1,15 @@
 """Lines the windows and forecasts frames up as arrays, and refuses forecasts that do not fit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from itertools import chain
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evaluation.contracts import FORECAST_COLUMNS, Floats, Ints, Split
+from evaluation.contracts import AFTER, FORECAST_COLUMNS, Floats, Ints, Split
 from evaluation.errors import ForecastsError
 from features.pooling import POOL
 
@@ -125,6 +126,14 @@ def part_of_answers(answers: Answers, kept: NDArray[np.bool_]) -> Answers:
         n_samples=answers.n_samples[kept],
         n_valid=answers.n_valid[kept],
     )
+
+
+def judged_part(truth: Truth, answers: Sequence[Answers], *, cut_off: date | None) -> tuple[Truth, list[Answers]]:
+    """The windows that decide: those after a cut-off which falls into the split, as the split `after`; else all."""
+    late = np.ones(len(truth.origins), dtype=bool) if cut_off is None else truth.origins >= np.datetime64(cut_off)
+    if late.all() or not late.any():
+        return truth, list(answers)
+    return part_of_truth(truth, late, split=AFTER), [part_of_answers(each, late) for each in answers]
 
 
 def answers_of(forecasts: pd.DataFrame, *, model: str, truth: Truth) -> Answers:

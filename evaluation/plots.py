@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from evaluation.contracts import PERSISTENCE, Floats
+from evaluation.contracts import AFTER, PERSISTENCE, Floats
 from evaluation.labels import model_label
 from evaluation.metrics import band
 from evaluation.panels import Answers, Truth, date_matrix, matrix, session_dates
@@ -80,9 +80,10 @@ def forecast_panels(
         }
     for axes in figure.axes:
         price_axis(axes)
+    split = "test" if truth.split == AFTER else truth.split
     head(
         figure,
-        f"{truth.ticker}: {len(rows)} {truth.split} windows, forecast and what came (USD)",
+        f"{truth.ticker}: {len(rows)} {split} windows, forecast and what came (USD)",
         theme=theme,
         handles=handles,
     )

@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from evaluation.compare import select_windows
@@ -19,7 +18,7 @@ from evaluation.contracts import AFTER, BASE, DRIFT, SPLITS, EvalReport, Split, 
 from evaluation.curves import capital_curves, error_by_horizon, has_curves, learning_curves, skill_bars
 from evaluation.data_quality import quality_heading, quality_rows
 from evaluation.labels import METRICS, MODEL_DEFINITIONS, model_label
-from evaluation.panels import answers_of, part_of_answers, part_of_truth, session_calendar, truth_of
+from evaluation.panels import answers_of, judged_part, session_calendar, truth_of
 from evaluation.plots import forecast_panels, price_series
 from evaluation.spread_plots import calibration_plot, ticker_plot
 from evaluation.tables import COLUMNS, GROUPS, ticker_rows, written_rows
@@ -123,10 +122,7 @@ def _pictures(
     model = report.chosen or (BASE if BASE in report.models else DRIFT)
     truth = truth_of(select_windows(windows, config=config), split="test", calendar=session_calendar(windows))
     answers = answers_of(forecasts, model=model, truth=truth)
-    drawn, given = truth, answers
-    if report.judged == AFTER:
-        late = truth.origins >= np.datetime64(report.test_after)
-        drawn, given = part_of_truth(truth, late, split="test"), part_of_answers(answers, late)
+    drawn, (given,) = judged_part(truth, [answers], cut_off=report.test_after)
     interval = report.interval
     draws: dict[str, Callable[[Theme], Figure]] = {
         FORECASTS: lambda theme: forecast_panels(

@@ -16,7 +16,6 @@ MARKETS: dict[str, tuple[str, float]] = {
 """Name, process and coefficient; see `features.synthetic.log_prices`."""
 
 SETTINGS: dict[str, object] = {
-    "training.rejection.answers": 12,
     "training.rejection.max_windows": 20_000,
     "training.sft.epochs": 1.0,
 }

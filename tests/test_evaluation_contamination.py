@@ -9,6 +9,7 @@ from evaluation.compare import compare
 from evaluation.config import EvaluationConfig, GateConfig
 from evaluation.contamination import cut_off, parity, split_title
 from evaluation.contracts import EvalReport
+from evaluation.drift import expected_error
 from evaluation.gate import decide
 from evaluation.probe import probe_words, prompts_changed
 from evaluation.report import _pictures, render_markdown
@@ -171,3 +172,11 @@ def test_the_windows_drawn_next_to_the_verdict_are_those_that_it_is_about(frames
     origins = [pd.Timestamp(axes.get_title(loc="left")) for axes in figure.axes if axes.lines]
     assert len(origins) == config.examples
     assert min(origins) >= pd.Timestamp(report.test_after)
+
+
+def test_a_champions_expected_error_is_that_of_the_windows_that_it_was_judged_on(frames: Frames) -> None:
+    windows, forecasts, _ = frames
+    report = report_after(frames, 0.5)
+    expected = expected_error(windows, forecasts, model="sft", config=EvaluationConfig(test_after=report.test_after))
+    assert expected.windows == report.summary("after").windows
+    assert expected.scaled_mse == pytest.approx(report.value("sft", split="after", metric="scaled_mse"))

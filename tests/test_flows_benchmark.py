@@ -35,7 +35,7 @@ def test_each_window_is_learned_from_once_unless_a_recipe_or_a_setting_says_othe
         _, group, setting = name.split(".")
         assert getattr(getattr(training(), group), setting) == value
     assert training("training.sft.epochs=3").sft.epochs == 3
-    assert training("training.sft.epochs=3").rejection.answers == SETTINGS["training.rejection.answers"]
+    assert training("training.sft.epochs=3").rejection.max_windows == SETTINGS["training.rejection.max_windows"]
     for other in (training(model="org/large"), training("training.model=org/large")):
         assert other.learning_rate("sft") == TrainingConfig(model="org/large").learning_rate("sft")
         assert other.sft.epochs == 1

@@ -87,7 +87,7 @@ class GRPOStageConfig(FrozenModel):
     learning_rate: float | None = Field(
         default=None,
         gt=0,
-        description="Peak learning rate; unset: 3e-3 (first stage) and 5e-5 (third) for the tiny model, else 1e-5.",
+        description="Peak learning rate; unset: 3e-3 (first stage) and 2e-5 (third) for the tiny model, else 1e-5.",
     )
     loss_type: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = Field(default="dapo", description="TRL's loss.")
     scale_rewards: Literal["none", "batch", "group"] = Field(default="batch", description="Scaling of advantages.")
@@ -156,7 +156,7 @@ class LaunchConfig(FrozenModel):
 
 # A model of a million parameters learns at rates that would destroy one of billions.
 DEFAULT_LEARNING_RATES = {
-    "tiny": {"grpo_1st": 3e-3, "sft": 3e-3, "grpo_2nd": 5e-5},
+    "tiny": {"grpo_1st": 3e-3, "sft": 3e-3, "grpo_2nd": 2e-5},
     "other": {"grpo_1st": 1e-5, "sft": 2e-4, "grpo_2nd": 1e-5},
 }
 
