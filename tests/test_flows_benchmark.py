@@ -27,7 +27,7 @@ def test_a_market_is_another_for_every_seed_and_stretch_and_the_same_for_the_sam
     assert (own.synthetic.process, own.synthetic.phi, own.synthetic.sessions) == ("mean_reverting", 0.95, 500)
 
 
-def test_each_window_is_learned_from_once_unless_a_recipe_or_a_setting_says_otherwise(tmp_path: Path) -> None:
+def test_many_windows_are_learned_from_unless_a_recipe_or_a_setting_says_otherwise(tmp_path: Path) -> None:
     def training(*assignments: str, recipe: Path | None = None, model: str | None = None) -> TrainingConfig:
         return benchmark_config(recipe=recipe, model=model, assignments=assignments).training
 
@@ -38,10 +38,10 @@ def test_each_window_is_learned_from_once_unless_a_recipe_or_a_setting_says_othe
     assert training("training.sft.epochs=3").rejection.max_windows == SETTINGS["training.rejection.max_windows"]
     for other in (training(model="org/large"), training("training.model=org/large")):
         assert other.learning_rate("sft") == TrainingConfig(model="org/large").learning_rate("sft")
-        assert other.sft.epochs == 1
+        assert other.sft.epochs == 2
     path = tmp_path / "own.toml"
-    path.write_text("[training.sft]\nepochs = 2.0\n")
-    assert training(recipe=path) == TrainingConfig(sft=SFTStageConfig(epochs=2.0))
+    path.write_text("[training.sft]\nepochs = 3.0\n")
+    assert training(recipe=path) == TrainingConfig(sft=SFTStageConfig(epochs=3.0))
 
 
 def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_again(
