@@ -31,9 +31,9 @@ check: setup audit ## ruff, mypy, import-linter and the audit
 audit: setup ## known vulnerabilities of the pinned dependencies; skipped where the database does not answer
 	$(BIN)/python .ci/audit.py
 
-# Tests often wait for servers: three at a time on two cores, a file on one worker, so that what it starts is started once.
+# Tests mostly wait for servers: two at a time, a file on one worker, so that what it starts is started once.
 test: setup ## run the tests
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 chaos: setup ## kill, starve and confuse a running service in every stage; some hours
 	$(BIN)/pytest -m chaos
