@@ -211,11 +211,16 @@ def _skill_floor(largest: dict[str, float]) -> float:
 
 
 def _curves_by_stage(metrics: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
-    """For each stage with a reward or a loss, the logged steps of each of its figures."""
+    """For each stage with a reward or a loss, the logged steps of each figure; no loss beside a reward.
+
+    GRPO's loss hovers about 0 and tells nothing.
+    """
     panels = {}
     for stage, rows in metrics.groupby("stage", sort=False):
         curves = {name: rows[["step", name]].dropna() for name, _ in CURVES if name in rows}
         curves = {name: logged for name, logged in curves.items() if len(logged)}
+        if "reward" in curves:
+            curves.pop("loss", None)
         if {"reward", "loss"} & set(curves):
             panels[str(stage)] = curves
     return panels
@@ -225,9 +230,7 @@ def _common_limits(panels: dict[str, dict[str, pd.DataFrame]]) -> dict[str, tupl
     """One range per figure for all stages, so that their heights compare; valid answers in percent."""
     limits = {}
     for name, _ in CURVES:
-        # GRPO's loss hovers about 0, tells nothing and is not drawn.
-        drawn = [curves for curves in panels.values() if name in curves and not (name == "loss" and "reward" in curves)]
-        logged = [curves[name][name] for curves in drawn]
+        logged = [curves[name][name] for curves in panels.values() if name in curves]
         if logged:
             low, high = min(values.min() for values in logged), max(values.max() for values in logged)
             room = 0.06 * (high - low) or 0.05

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from evaluation.labels import listed
 from features.quality import QualityReport
 
 HEAD = ("Ticker", "Sessions", "First", "Last", "Missing", "Extra", "Repairs", "Odd")
@@ -23,7 +24,7 @@ def quality_heading(reports: Sequence[QualityReport]) -> str:
         found = [missing, "nothing repaired", "nothing odd"]
     elif unknown:
         found = [missing, *found]
-    return f"Data quality: {sum(each.rows for each in reports):,} sessions of prices, {_listed(found)}"
+    return f"Data quality: {sum(each.rows for each in reports):,} sessions of prices, {listed(found)}"
 
 
 def quality_rows(reports: Sequence[QualityReport]) -> list[tuple[str, ...]]:
@@ -48,7 +49,3 @@ def _repaired(report: QualityReport) -> int:
 
 def _odd(report: QualityReport) -> int:
     return sum(report.oddities.values())
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,5 +1,6 @@
 """Names, definitions and number formats of forecasters and metrics, as every table and picture shows them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -188,6 +189,11 @@ def percent(value: float, *, decimals: int = 1, against: float | None = None) ->
         while decimals < limit and f"{100 * value:.{decimals}f}" == f"{100 * against:.{decimals}f}":
             decimals += 1
     return f"{100 * value:.{decimals}f} %"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Some words as in a sentence: `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def p_text(value: float, *, against: float | None = None) -> str:

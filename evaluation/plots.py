@@ -34,8 +34,9 @@ def forecast_panels(
     lines = -(-len(rows) // columns)
     figure = new_figure(10, 0.9 + 2.4 * lines, theme=theme)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
-    keys = zip(windows["ticker"], session_dates(windows["origin"]), strict=True)
-    histories = dict(zip(keys, windows["history"], strict=True))
+    near = windows[np.isin(session_dates(windows["origin"]), truth.origins[rows])]
+    keys = zip(near["ticker"], session_dates(near["origin"]), strict=True)
+    histories = dict(zip(keys, near["history"], strict=True))
     several = len(set(truth.tickers)) > 1
     lower, upper = bands(answers, interval=interval)
     steps = np.arange(truth.horizon + 1)

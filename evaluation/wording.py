@@ -4,7 +4,7 @@ import math
 
 from evaluation.contamination import decisive, parity, split_phrase
 from evaluation.contracts import BASE, DECIDING_METRIC, PERSISTENCE, POOLED, EvalReport, Split
-from evaluation.labels import METRICS, model_label, p_text, percent
+from evaluation.labels import METRICS, listed, model_label, p_text, percent
 from evaluation.metrics import skill
 from evaluation.spread_plots import ticker_skills
 from evaluation.trading import trading_finding
@@ -59,16 +59,16 @@ def allowed(report: EvalReport) -> str:
     equals = len(found.confidence_set)
     best = f"{equals} of {len(report.models)} forecasters may be the best of all"
     best += ", persistence among them" if PERSISTENCE in found.confidence_set else ", and persistence is not"
-    alone = report.test_of(model, split=decisive(report))
-    significant = alone is not None and alone.p_value <= LEVEL
-    if low > 0 and found.p_value <= LEVEL and significant:
+    test = report.test_of(model, split=decisive(report))
+    alone = test.p_value if test else 1.0
+    if low > 0 and found.p_value <= LEVEL and alone <= LEVEL:
         claim = f"The evidence allows one to say that {label} is better than repeating the last close: "
     elif high < 0:
         claim = f"The evidence allows one to say that {label} is worse than repeating the last close: "
-    elif alone is not None and significant:
+    elif alone <= LEVEL:
         claim = (
             f"The evidence speaks for {label} without settling it: tested by itself it is better than repeating the "
-            f"last close ({p_text(alone.p_value)}), but "
+            f"last close ({p_text(alone)}), but "
         )
     else:
         claim = f"The evidence does not tell {label} from repeating the last close: "
@@ -171,7 +171,7 @@ def _skill_heading(report: EvalReport) -> str:
     better = [model_label(model) for model, gain in gains.items() if gain > 0]
     if not better:
         return "Nothing beats persistence on test"
-    names = " and ".join([", ".join(better[:-1]), better[-1]] if len(better) > 1 else better)
+    names = listed(better)
     return f"{names} {'have' if len(better) > 1 else 'has'} a smaller squared error than persistence on test"
 
 

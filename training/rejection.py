@@ -100,20 +100,19 @@ def _best_of_n(
 ) -> pd.DataFrame:
     rows = []
     for position, (example, texts) in enumerate(zip(examples, answers, strict=True)):
-        scored: dict[tuple[float, ...], tuple[float, float, str]] = {}
+        scored: dict[tuple[float, ...], tuple[float, str]] = {}
         # Sorted, so that of answers alike but for their thoughts the same one stays, whichever was drawn first.
         for text in sorted(texts):
             values = parse(text, horizon=len(example.target))
             if values is None or values in scored:
                 continue
-            error = scaled_error(values, example.target)
+            scored[values] = (scaled_error(values, example.target), text)
+        best = sorted(scored.items(), key=lambda item: (item[1][0], item[0]))[: config.keep]
+        for rank, (values, (_, text)) in enumerate(best):
             skill = answer_skill(values, example.target, last_close=example.last_close)
             if config.min_skill is None or skill >= config.min_skill:
-                scored[values] = (error, skill, text)
-        best = sorted(scored.items(), key=lambda item: (item[1][0], item[0]))[: config.keep]
-        for rank, (values, (_, skill, text)) in enumerate(best):
-            row = _row(example, text, values, decimals=decimals)
-            rows.append(row | {"skill": skill, "rank": rank, "position": position})
+                row = _row(example, text, values, decimals=decimals)
+                rows.append(row | {"skill": skill, "rank": rank, "position": position})
     accepted = _frame(rows, count=len(examples), buckets=config.buckets)
     return accepted if accepted.empty else _apply_quota(accepted, best_first=config.min_skill is not None)
 
