@@ -15,7 +15,7 @@ from evaluation.optima import process_optimum
 from features.config import FrozenModel
 from flows.config import PipelineConfig
 from flows.known_markets import FRESH_SEED, FRESH_SESSIONS, FRESH_WINDOWS, MARKETS, TRAIN_SESSIONS, market_config
-from flows.steps import ADAPTER_STAGES, Steps
+from flows.steps import ADAPTER_STAGES, AdapterStage, Steps
 from tasks.artifacts import publish_table
 from tasks.benchmark import Attainable, attainable, score_forecasts
 from tasks.evaluate import read_verdict
@@ -23,9 +23,8 @@ from tasks.store import ArtifactRef, Store
 
 logger = logging.getLogger(__name__)
 
-MODELS = (BASE, *ADAPTER_STAGES)
-
 Seeds = Annotated[int, Field(ge=1, le=20, description="How many seeds: of the market and of all stages.")]
+Until = Annotated[AdapterStage, Field(description="The last stage that is trained.")]
 Markets = Annotated[tuple[str, ...], Field(description="Markets by name; none means all of them.")]
 
 
@@ -53,7 +52,7 @@ class MarketRun(FrozenModel):
 
 @flow(name="benchmark-markets", persist_result=False)
 def benchmark_markets(
-    config: PipelineConfig = PipelineConfig(), markets: Markets = (), seeds: Seeds = 3
+    config: PipelineConfig = PipelineConfig(), markets: Markets = (), seeds: Seeds = 3, until: Until = "grpo_2nd"
 ) -> tuple[MarketRun, ...]:
     """Train on synthetic markets whose best attainable error is known, and say how much of it each stage captures.
 
@@ -61,6 +60,7 @@ def benchmark_markets(
         config: Settings of all stages; stock, data and the market itself are the benchmark's own.
         markets: Which markets; none means all.
         seeds: How many seeds.
+        until: The last stage that is trained.
 
     Raises:
         ValueError: If there is no market of a name.
@@ -71,7 +71,7 @@ def benchmark_markets(
     runs = []
     for market in markets or MARKETS:
         for seed in range(seeds):
-            runs.append(run_market(config, market=market, seed=seed))
+            runs.append(run_market(config, market=market, seed=seed, until=until))
             errors = ", ".join(f"{each.model} {each.mse:.3f}" for each in runs[-1].attained)
             logger.info("%s, seed %d: MSE over persistence's: %s. %s", market, seed, errors, runs[-1].headline)
     publish_table(
@@ -82,8 +82,8 @@ def benchmark_markets(
     return tuple(runs)
 
 
-def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:
-    """All stages on one market with one seed; inside a flow run. What was done before is taken from the store."""
+def run_market(config: PipelineConfig, *, market: str, seed: int, until: AdapterStage = "grpo_2nd") -> MarketRun:
+    """The stages on one market with one seed; inside a flow run. What was done before is taken from the store."""
     store = Store.current()
     judged = config.evaluation.max_windows or FRESH_WINDOWS
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"max_windows": judged})})
@@ -91,8 +91,8 @@ def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:
     steps = Steps(own, store)
     bars, base_model = steps.bars(), steps.base_model()
     windows = steps.windows(bars)
-    stages = steps.trained(windows, base_model)
-    adapters: dict[str, ArtifactRef] = {stage: stages[stage] for stage in ADAPTER_STAGES}
+    stages = steps.trained(windows, base_model, until=until)
+    adapters: dict[str, ArtifactRef] = {stage: stages[stage] for stage in ADAPTER_STAGES if stage in stages}
 
     # The same stretch for every seed: what differs between seeds is then the training, not the windows.
     fresh = market_config(config, market=market, seed=0, sessions=FRESH_SESSIONS, shift=FRESH_SEED)
@@ -104,7 +104,7 @@ def run_market(config: PipelineConfig, *, market: str, seed: int) -> MarketRun:
     answers = unseen.forecasts_of_all(fresh_windows, base_model, adapters)
     found = score_forecasts(
         fresh_windows,
-        {model: answers[model] for model in MODELS},
+        {model: answers[model] for model in (BASE, *adapters)},
         process=asked.synthetic,
         evaluation=asked.evaluation,
     )
@@ -130,7 +130,7 @@ def summarise(runs: Sequence[MarketRun]) -> dict[str, list[dict[str, str]]]:
     tables: dict[str, list[dict[str, str]]] = {}
     for market in dict.fromkeys(run.market for run in runs):
         mine = [run for run in runs if run.market == market]
-        tables[market] = [_row(model, mine) for model in MODELS]
+        tables[market] = [_row(each.model, mine) for each in mine[0].attained]
     return tables
 
 

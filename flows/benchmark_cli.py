@@ -19,6 +19,17 @@ class Baseline(StrEnum):
     ARIMA = "arima"
 
 
+class LastStage(StrEnum):
+    """A stage after which nothing more is trained."""
+
+    GRPO_1ST = "grpo_1st"
+    SFT = "sft"
+    GRPO_2ND = "grpo_2nd"
+
+
+Until = Annotated[LastStage, typer.Option(help="The last stage that is trained; the table ends with it.")]
+
+
 app = typer.Typer(
     help="Hold the pipeline against known answers, and against what others published.",
     no_args_is_help=True,
@@ -38,6 +49,7 @@ def markets(
         typer.Option("--market", help="Market, repeatable.", show_default="all", metavar="NAME"),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds of market and training.", min=1, max=20)] = 3,
+    until: Until = LastStage.GRPO_2ND,
     output: Annotated[Path | None, typer.Option(help="Also write all figures there as JSON.", metavar="FILE")] = None,
     model: options.Model = None,
     recipe: options.Recipe = None,
@@ -69,7 +81,7 @@ def markets(
         from tasks.disk import replace_text
 
         wait_for_prefect()
-        runs = benchmark_markets(config, tuple(market or ()), seeds)
+        runs = benchmark_markets(config, tuple(market or ()), seeds, until.value)
         show(market_tables(runs))
         if output is not None:
             replace_text(output, json.dumps([run.model_dump(mode="json") for run in runs], indent=2))
@@ -95,6 +107,7 @@ def stocknet(
             metavar="FILE",
         ),
     ] = None,
+    until: Until = LastStage.GRPO_2ND,
     output: Annotated[Path | None, typer.Option(help="Also write all figures there as JSON.", metavar="FILE")] = None,
     model: options.Model = None,
     recipe: options.Recipe = None,
@@ -140,7 +153,7 @@ def stocknet(
             from flows.embedded import wait_for_prefect
 
             wait_for_prefect()
-            stages = stage_forecasts(config)
+            stages = stage_forecasts(config, until.value)
         found = stand(protocol, baselines=names, predictions=own, stages=stages, notes=notes)
         show(stocknet_screen.standings(found))
         if output is not None:

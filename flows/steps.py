@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from evaluation.contracts import CHAMPION, POOLED
 from features.pooling import POOL
@@ -24,7 +24,8 @@ from training.errors import AdapterError, BackendUnavailable, BaseModelError
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_STAGES = ("grpo_1st", "sft", "grpo_2nd")
+AdapterStage = Literal["grpo_1st", "sft", "grpo_2nd"]
+ADAPTER_STAGES: tuple[str, ...] = get_args(AdapterStage)
 
 
 def market_source(config: PipelineConfig) -> MarketSource:
@@ -101,27 +102,33 @@ class Steps:
         *,
         start: RegisteredAdapter | None = None,
         on_stage: Callable[[str, ArtifactRef], None] = lambda stage, artifact: None,
+        until: AdapterStage = "grpo_2nd",
     ) -> dict[str, ArtifactRef]:
-        """All training stages in their order.
+        """The training stages in their order.
 
         Args:
             windows: From `windows`.
             base_model: From `base_model`.
             start: Where the first stage starts; a fresh adapter where it is `None`.
             on_stage: Told of each finished stage and its artifact.
+            until: The last stage.
 
         Returns:
-            Artifacts of `grpo_1st`, `sft_data`, `sft` and `grpo_2nd`.
+            Artifacts of `grpo_1st`, `sft_data`, `sft` and `grpo_2nd`, as far as they were to be made.
         """
-        grpo_1st = self.grpo_1st(windows, base_model, start)
-        on_stage("grpo_1st", grpo_1st)
-        sft_data = self.sft_data(windows, base_model, grpo_1st)
-        on_stage("sft_data", sft_data)
-        sft = self.sft(sft_data, base_model)
-        on_stage("sft", sft)
-        grpo_2nd = self.grpo_2nd(windows, base_model, sft)
-        on_stage("grpo_2nd", grpo_2nd)
-        return {"grpo_1st": grpo_1st, "sft_data": sft_data, "sft": sft, "grpo_2nd": grpo_2nd}
+        made: dict[str, ArtifactRef] = {}
+        stages: dict[str, Callable[[], ArtifactRef]] = {
+            "grpo_1st": lambda: self.grpo_1st(windows, base_model, start),
+            "sft_data": lambda: self.sft_data(windows, base_model, made["grpo_1st"]),
+            "sft": lambda: self.sft(made["sft_data"], base_model),
+            "grpo_2nd": lambda: self.grpo_2nd(windows, base_model, made["sft"]),
+        }
+        for stage, make in stages.items():
+            made[stage] = make()
+            on_stage(stage, made[stage])
+            if stage == until:
+                break
+        return made
 
     def forecasts_of_all(
         self,

@@ -23,7 +23,7 @@ from features.errors import FeaturesError
 from features.pooling import POOL
 from flows.config import PipelineConfig
 from flows.errors import ConfigError
-from flows.steps import ADAPTER_STAGES, Steps
+from flows.steps import ADAPTER_STAGES, AdapterStage, Steps
 from tasks.benchmark import only_test
 from tasks.evaluate import read_report, read_verdict
 from tasks.market_data import csv_path, list_tickers
@@ -120,7 +120,7 @@ def _whole(name: str, forecast: Floats) -> Entry:
 
 
 @flow(name="benchmark-stocknet", persist_result=False)
-def stage_forecasts(config: PipelineConfig) -> StageForecasts:
+def stage_forecasts(config: PipelineConfig, until: AdapterStage = "grpo_2nd") -> StageForecasts:
     """Train our stages on all tickers of a folder together, and ask them for the protocol's test windows.
 
     Every model is asked for the windows that `evaluation.max_windows` selects, by default 1000 a split, spread over the
@@ -128,14 +128,15 @@ def stage_forecasts(config: PipelineConfig) -> StageForecasts:
 
     Args:
         config: Settings of all stages; the stock is the pool of all tickers.
+        until: The last stage that is trained.
     """
     store = Store.current()
     config = config.model_copy(update={"stock": POOL})
     steps = Steps(config, store)
     data = steps.data()
     base_model = steps.base_model()
-    stages = steps.trained(data.windows, base_model)
-    adapters: dict[str, ArtifactRef] = {stage: stages[stage] for stage in ADAPTER_STAGES}
+    stages = steps.trained(data.windows, base_model, until=until)
+    adapters: dict[str, ArtifactRef] = {stage: stages[stage] for stage in ADAPTER_STAGES if stage in stages}
     forecasts = steps.forecasts_of_all(data.windows, base_model, adapters)
     comparison = steps.comparison(data.windows, base_model, adapters, bars=data.all_bars)
     chosen, verdict = read_report(comparison).chosen, read_verdict(comparison)
@@ -145,7 +146,7 @@ def stage_forecasts(config: PipelineConfig) -> StageForecasts:
         asked = Steps(config.model_copy(update={"evaluation": everything}), store)
         forecasts[chosen] = asked.forecasts(tests, base_model, model=chosen, adapter=adapters[chosen])
     return StageForecasts(
-        forecasts={model: store.here(forecasts[model]) for model in (BASE, *ADAPTER_STAGES)},
+        forecasts={model: store.here(forecasts[model]) for model in (BASE, *adapters)},
         chosen=chosen,
         headline=verdict.headline,
         left_out=data.left_out,

@@ -67,6 +67,11 @@ def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_a
     assert [row["Model"] for row in rows] == ["base", "grpo_1st", "sft", "grpo_2nd"]
     assert rows[0]["MSE, median"] == f"{run.of('base').mse:.3f}"
 
+    (short,) = flows.benchmark.benchmark_markets(config, ("mean-reverting-80",), 1, until="sft")
+    assert short.attained == run.attained[:-1]
+    assert short.seconds < run.seconds
+    assert "MSE" in str(flows.benchmark.summarise([short])["mean-reverting-80"][-1])
+
 
 def test_a_market_that_is_not_there_is_refused_with_those_that_are(prefect_server: None) -> None:
     with pytest.raises(ValueError, match=rf"no market 'moon': there are {next(iter(MARKETS))}"):

@@ -1,68 +1,97 @@
 """What makes training learn: one change a row, beside the defaults, on a known market or on real tickers.
 
-    .venv/bin/python tests/benchmarks/ablations.py --market mean-reverting-80 --seeds 3 --row defaults --row reward-mse
-    .venv/bin/python tests/benchmarks/ablations.py --data prices/ --seeds 3 --row defaults --row reward-mse
+    .venv/bin/python tests/benchmarks/ablations.py --stage grpo_1st --row defaults --row reward-mse
+    .venv/bin/python tests/benchmarks/ablations.py --stage sft --data prices/ --row defaults --row rule-truth
 
 Each row is `tickerforge benchmark markets`, or `tickerforge benchmark stocknet` for a folder of price files, with some
-`--set`; `--list` prints them. What the same code has trained before comes from the store of TICKERFORGE_HOME, so that
-an interrupted table goes on. Prints a Markdown table: errors over persistence's, mean over seeds and deviation.
+`--set`, until the stage that the row changes; `--list` prints them. What the same code has trained before comes from
+the store of TICKERFORGE_HOME, so that an interrupted table goes on. Prints a Markdown table: errors over persistence's,
+mean over seeds and deviation, and in how many seeds a row's last stage was better than the defaults'.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from evaluation.contracts import BASE
 from evaluation.standings import Standings
-from flows.benchmark import MODELS, MarketRun, spread
+from flows.benchmark import MarketRun, spread
+from flows.steps import ADAPTER_STAGES, AdapterStage
 
-GRPO = ("training.grpo_1st", "training.grpo_2nd")
+PIPELINE = [
+    "training.rejection.max_windows=2000",
+    "training.sft.epochs=4",
+    "training.sft.learning_rate=3e-3",
+    "training.sft.tail_average=0.25",
+]
+"""The defaults of `tickerforge run` in the place of the benchmark's own."""
+FOR_THE_GATE = ["evaluation.max_windows=20"]
+"""On a market the gate does not count: models are scored on fresh windows."""
+OF_EACH_SPLIT = ["evaluation.max_windows=400"]
+"""How many test windows of real tickers are scored."""
 
 
-def both(setting: str, value: object) -> list[str]:
-    """A setting of both GRPO stages."""
-    return [f"{stage}.{setting}={value}" for stage in GRPO]
+def first(setting: str, value: object) -> list[str]:
+    """A setting of the first stage."""
+    return [f"training.grpo_1st.{setting}={value}"]
 
 
-ROWS: dict[str, list[str]] = {
-    "defaults": [],
-    "reward-mse": ["training.reward.kind=mse"],
-    "reward-huber": ["training.reward.kind=huber"],
-    "reward-bounded-skill": ["training.reward.kind=bounded_skill"],
-    "reward-published": ["training.reward.kind=published"],
-    "credit-answer": ["training.reward.credit=answer"],
-    "credit-answer-mse": ["training.reward.kind=mse", "training.reward.credit=answer"],
-    "financial-0": ["training.reward.financial_weight=0.0"],
-    "scale-none": both("scale_rewards", "none"),
-    "scale-group": both("scale_rewards", "group"),
-    "loss-dr_grpo": both("loss_type", "dr_grpo"),
-    "loss-grpo": both("loss_type", "grpo"),
-    "group-4": both("group_size", 4) + both("prompts_per_step", 16),
-    "group-16": both("group_size", 16) + both("prompts_per_step", 4),
-    "group-32": both("group_size", 32) + both("prompts_per_step", 2),
-    "kl-0.01": both("kl", 0.01),
-    "kl-0.1": both("kl", 0.1),
-    "lr-1st-1e-3": ["training.grpo_1st.learning_rate=1e-3"],
-    "lr-1st-6e-3": ["training.grpo_1st.learning_rate=6e-3"],
-    "lr-3rd-5e-4": ["training.grpo_2nd.learning_rate=5e-4"],
-    "lr-3rd-2e-3": ["training.grpo_2nd.learning_rate=2e-3"],
-    "rank-8": ["training.lora_rank=8"],
-    "rank-64": ["training.lora_rank=64"],
-    "temperature-0.7": both("temperature", 0.7),
-    "temperature-1.3": both("temperature", 1.3),
-    "prompt-prices": ["features.prompt_style=prices"],
-    "rule-published": ["training.rejection.rule=published"],
-    "rule-none": ["training.rejection.rule=none"],
-    "rule-truth": ["training.rejection.rule=truth"],
-    "answers-4": ["training.rejection.answers=4"],
-    "skill-0": ["training.rejection.min_skill=0.0"],
-    "grpo-alone": ["training.grpo_1st.steps=300"],
-    "average-0": [f"training.{stage}.tail_average=0.0" for stage in ("grpo_1st", "sft", "grpo_2nd")],
-    "average-0.5": [f"training.{stage}.tail_average=0.5" for stage in ("grpo_1st", "sft", "grpo_2nd")],
+def third(setting: str, value: object) -> list[str]:
+    """A setting of the third stage."""
+    return [f"training.grpo_2nd.{setting}={value}"]
+
+
+ROWS: dict[AdapterStage, dict[str, list[str]]] = {
+    "grpo_1st": {
+        "defaults": [],
+        "reward-mse": ["training.reward.kind=mse"],
+        "reward-huber": ["training.reward.kind=huber"],
+        "reward-bounded-skill": ["training.reward.kind=bounded_skill"],
+        "reward-published": ["training.reward.kind=published"],
+        "credit-answer": ["training.reward.credit=answer"],
+        "credit-answer-mse": ["training.reward.kind=mse", "training.reward.credit=answer"],
+        "financial-0": ["training.reward.financial_weight=0.0"],
+        "scale-none": first("scale_rewards", "none"),
+        "scale-group": first("scale_rewards", "group"),
+        "loss-dr_grpo": first("loss_type", "dr_grpo"),
+        "loss-grpo": first("loss_type", "grpo"),
+        "group-4": first("group_size", 4) + first("prompts_per_step", 16),
+        "group-16": first("group_size", 16) + first("prompts_per_step", 4),
+        "group-32": first("group_size", 32) + first("prompts_per_step", 2),
+        "kl-0.1": first("kl", 0.1),
+        "lr-1e-3": first("learning_rate", 1e-3),
+        "lr-6e-3": first("learning_rate", 6e-3),
+        "rank-8": ["training.lora_rank=8"],
+        "rank-64": ["training.lora_rank=64"],
+        "temperature-0.7": first("temperature", 0.7),
+        "temperature-1.3": first("temperature", 1.3),
+        "prompt-prices": ["features.prompt_style=prices"],
+        "average-0": first("tail_average", 0.0),
+        "average-0.5": first("tail_average", 0.5),
+        "steps-300": first("steps", 300),
+    },
+    "sft": {
+        "defaults": [],
+        "rule-published": ["training.rejection.rule=published"],
+        "rule-none": ["training.rejection.rule=none"],
+        "rule-truth": ["training.rejection.rule=truth"],
+        "answers-4": ["training.rejection.answers=4"],
+        "skill-0": ["training.rejection.min_skill=0.0"],
+        "lr-1e-3": ["training.sft.learning_rate=1e-3"],
+    },
+    "grpo_2nd": {
+        "defaults": [],
+        "lr-2e-4": third("learning_rate", 2e-4),
+        "lr-2e-3": third("learning_rate", 2e-3),
+        "kl-0.1-lr-2e-3": third("learning_rate", 2e-3) + third("kl", 0.1),
+    },
 }
+"""By the stage that they change and are shown until."""
 
 
 def measured(*command: str, settings: list[str], output: Path) -> str:
@@ -73,50 +102,91 @@ def measured(*command: str, settings: list[str], output: Path) -> str:
     return output.read_text()
 
 
-def on_market(row: str, *, market: str, seeds: int, folder: Path) -> list[str]:
-    """Error of each model; of the last: share captured, CRPS, coverage; seconds of training."""
-    path = folder / f"{market}-{row}-{seeds}.json"
-    text = measured("markets", "--market", market, "--seeds", str(seeds), settings=ROWS[row], output=path)
-    runs = [MarketRun.model_validate(run) for run in json.loads(text)]
-    last = [run.of(MODELS[-1]) for run in runs]
-    shown = [spread([run.of(model).mse for run in runs]) for model in MODELS]
-    shown.append(spread([run.captured(MODELS[-1]) for run in runs]))
-    shown += [spread([each.crps for each in last]), spread([each.coverage for each in last])]
-    return [*shown, f"{np.mean([run.seconds for run in runs]):.0f}"]
+def on_market(row: str, *, stage: AdapterStage, market: str, seeds: int, folder: Path) -> list[MarketRun]:
+    """What each seed attained."""
+    path = folder / f"{market}-{stage}-{row}-{seeds}.json"
+    command = ("markets", "--market", market, "--seeds", str(seeds), "--until", stage)
+    text = measured(*command, settings=PIPELINE + FOR_THE_GATE + ROWS[stage][row], output=path)
+    return [MarketRun.model_validate(run) for run in json.loads(text)]
 
 
-def on_prices(row: str, *, data: Path, seeds: int, folder: Path) -> list[str]:
-    """Error of each model over persistence's on the same windows, by the published protocol, trained on all tickers."""
+def market_cells(runs: Sequence[MarketRun], *, beside: Sequence[MarketRun]) -> list[str]:
+    """Error of each model; of the last: share captured, CRPS, coverage, wins; seconds of training."""
+    last = [run.attained[-1] for run in runs]
+    models = [each.model for each in runs[0].attained]
+    errors = [spread([run.of(model).mse for run in runs]) for model in models]
+    captured = spread([run.captured(models[-1]) for run in runs])
+    bands = [spread([each.crps for each in last]), spread([each.coverage for each in last])]
+    won = wins([each.mse for each in last], [run.attained[-1].mse for run in beside])
+    return [*errors, captured, *bands, won, f"{np.mean([run.seconds for run in runs]):.0f}"]
+
+
+def on_prices(row: str, *, stage: AdapterStage, data: Path, seeds: int, folder: Path) -> list[Standings]:
+    """Errors by the published protocol of each seed's adapters, trained on all tickers."""
     found = []
     for seed in range(seeds):
-        path = folder / f"{data.name}-{row}-{seed}.json"
-        text = measured("stocknet", "--data", str(data), "--seed", str(seed), settings=ROWS[row], output=path)
+        path = folder / f"{data.name}-{stage}-{row}-{seed}.json"
+        command = ("stocknet", "--data", str(data), "--seed", str(seed), "--until", stage)
+        text = measured(*command, settings=PIPELINE + OF_EACH_SPLIT + ROWS[stage][row], output=path)
         found.append(Standings.model_validate_json(text))
-    return [spread([each.of(model).against_persistence for each in found]) for model in MODELS]
+    return found
+
+
+def price_cells(found: Sequence[Standings], *, stage: AdapterStage, beside: Sequence[Standings]) -> list[str]:
+    """Error of each model over persistence's on the same windows, and wins."""
+    errors = [[each.of(model).against_persistence for each in found] for model in models_until(stage)]
+    won = wins(errors[-1], [each.of(stage).against_persistence for each in beside])
+    return [*(spread(each) for each in errors), won]
+
+
+def models_until(stage: AdapterStage) -> list[str]:
+    """The models that a table shows."""
+    return [BASE, *ADAPTER_STAGES[: ADAPTER_STAGES.index(stage) + 1]]
+
+
+def wins(errors: Sequence[float], others: Sequence[float]) -> str:
+    """In how many seeds an error is below the defaults'."""
+    return f"{sum(one < other for one, other in zip(errors, others, strict=True))} of {len(errors)}"
+
+
+def show(row: str, cells: Sequence[str]) -> None:
+    """Print one row of the table."""
+    print(f"| {row} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", default="grpo_1st", choices=ADAPTER_STAGES, help="what the rows change")
     parser.add_argument("--market", default="mean-reverting-80")
     parser.add_argument("--data", type=Path, help="folder of price files, in the place of a market")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--row", action="append", choices=list(ROWS), help="repeatable; all without it")
+    parser.add_argument("--row", action="append", help="repeatable, after the defaults; all without it")
     parser.add_argument("--output", type=Path, default=Path("ablations"), help="folder of the figures")
     parser.add_argument("--list", action="store_true", help="print the rows and what they change")
     chosen = parser.parse_args()
+    rows = ROWS[chosen.stage]
+    if unknown := [row for row in chosen.row or () if row not in rows]:
+        parser.error(f"--row {unknown[0]}: {chosen.stage} has {', '.join(rows)}")
     if chosen.list:
-        for row, assignments in ROWS.items():
+        for row, assignments in rows.items():
             print(f"{row:22s} {' '.join(f'--set {each}' for each in assignments)}")
         return
     chosen.output.mkdir(parents=True, exist_ok=True)
-    header = ["row", *MODELS] + ([] if chosen.data else ["captured", "CRPS", "band 80 %", "training s"])
+    header = ["row", *models_until(chosen.stage)]
+    header += ["better in"] if chosen.data else ["captured", "CRPS", "band 80 %", "better in", "training s"]
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
-    for row in chosen.row or ROWS:
-        if chosen.data:
-            cells = on_prices(row, data=chosen.data, seeds=chosen.seeds, folder=chosen.output)
-        else:
-            cells = on_market(row, market=chosen.market, seeds=chosen.seeds, folder=chosen.output)
-        print(f"| {row} | {' | '.join(cells)} |", flush=True)
+    options = {"stage": chosen.stage, "seeds": chosen.seeds, "folder": chosen.output}
+    asked = dict.fromkeys(["defaults", *(chosen.row or rows)])
+    if chosen.data:
+        prices = {}
+        for row in asked:
+            prices[row] = on_prices(row, data=chosen.data, **options)
+            show(row, price_cells(prices[row], stage=chosen.stage, beside=prices["defaults"]))
+    else:
+        runs = {}
+        for row in asked:
+            runs[row] = on_market(row, market=chosen.market, **options)
+            show(row, market_cells(runs[row], beside=runs["defaults"]))
 
 
 if __name__ == "__main__":
