@@ -61,7 +61,7 @@ def markets(
     The markets are random-walk, mean-reverting-80, mean-reverting-95, momentum-40 and regime-switch. Each stage's
     error on fresh windows stands beside persistence's (1), the process's optimum and the best attainable from what the
     prompt shows. What was trained before is taken from the store; an interrupted run resumes. Without --recipe
-    rejection draws for 10,000 windows, as there are many, and SFT passes over them twice.
+    rejection draws for all train windows, as there are many, and SFT passes over them twice.
     """
     with command(debug=debug):
         from flows.embedded import start_prefect, wait_for_prefect

@@ -16,11 +16,12 @@ MARKETS: dict[str, tuple[str, float]] = {
 """Name, process and coefficient; see `features.synthetic.log_prices`."""
 
 SETTINGS: dict[str, object] = {
-    "training.rejection.max_windows": 10_000,
+    "training.rejection.max_windows": 14_000,
     "training.sft.epochs": 2.0,
     "training.sft.tail_average": 0.5,
+    "training.grpo_2nd.steps": 100,
 }
-"""What the command sets where no recipe does: many windows, few passes, and the mean of what half of them taught."""
+"""What the command sets where no recipe does: all windows, few passes, and the mean of what half of them taught."""
 TINY_SETTINGS: dict[str, object] = {"training.sft.learning_rate": 2e-3}
 """The same, for the tiny model."""
 

@@ -14,7 +14,7 @@ from minute_training import CONFIG, digest, grpo, metrics, train_examples
 from trained_pieces import pieces
 
 from training.backends.memory import largest_divisor, with_smaller_batches
-from training.config import TrainingConfig
+from training.config import SamplingConfig, TrainingConfig
 from training.contracts import Example, Progress
 from training.errors import TrainingError
 from training.stages import run_sft
@@ -116,6 +116,15 @@ def test_any_other_error_is_passed_on_at_once() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         with_smaller_batches(run, batch=8, what="sampling", cure="-")
     assert tried == [8]
+
+
+@pytest.mark.parametrize(
+    ("model", "configured", "answers"), [("tiny", None, 1024), ("org/large", None, 256), ("tiny", 7, 7)]
+)
+def test_a_large_model_draws_fewer_answers_at_a_time_unless_told_otherwise(
+    model: str, configured: int | None, answers: int
+) -> None:
+    assert TrainingConfig(model=model).answers_at_a_time(SamplingConfig(batch_size=configured)) == answers
 
 
 def test_the_parts_of_a_step_divide_its_batch() -> None:

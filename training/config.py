@@ -25,7 +25,11 @@ class SamplingConfig(FrozenModel):
     temperature: float = Field(default=1.0, gt=0, le=2, description="Softmax temperature.")
     top_p: float = Field(default=0.98, gt=0, le=1, description="Nucleus: cuts the rare far-out value.")
     samples: int = Field(default=16, ge=1, le=256, description="Answers per window; the forecast is their median.")
-    batch_size: int = Field(default=256, ge=1, description="Answers generated at a time (transformers backend).")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Answers generated at a time (transformers backend); unset: 1024 for the tiny model, else 256.",
+    )
     max_tokens: int = Field(default=128, ge=8, description="Longest answer in tokens.")
     constrained: bool | None = Field(
         default=None,
@@ -161,6 +165,9 @@ DEFAULT_LEARNING_RATES = {
 }
 
 
+SAMPLING_BATCHES = {"tiny": 1024, "other": 256}
+
+
 class TrainingConfig(FrozenModel):
     """Everything the three stages need."""
 
@@ -198,7 +205,15 @@ class TrainingConfig(FrozenModel):
         configured = settings.learning_rate
         if configured is not None:
             return configured
-        return DEFAULT_LEARNING_RATES["tiny" if self.model == "tiny" else "other"][stage]
+        return DEFAULT_LEARNING_RATES[self._size][stage]
+
+    def answers_at_a_time(self, sampling: SamplingConfig) -> int:
+        """How many answers one batch draws: the configured number, or the default for this kind of base model."""
+        return sampling.batch_size or SAMPLING_BATCHES[self._size]
+
+    @property
+    def _size(self) -> str:
+        return "tiny" if self.model == "tiny" else "other"
 
     @model_validator(mode="after")
     def _rejection_keeps_no_more_than_it_draws(self) -> Self:

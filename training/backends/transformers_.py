@@ -225,7 +225,7 @@ class TransformersBackend:
                 if on_progress is not None:
                     on_progress(Progress(stage, done, len(texts)))
 
-        with_smaller_batches(draw, batch=max(1, sampling.batch_size // n), what=stage, cure=MEMORY_CURE)
+        with_smaller_batches(draw, batch=max(1, config.answers_at_a_time(sampling) // n), what=stage, cure=MEMORY_CURE)
         return answers
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
