@@ -46,6 +46,15 @@ def test_an_answer_without_its_numbers_has_no_tokens_of_values(pieces: list[str]
     assert tokens_of_values(pieces, horizon=3) == []
 
 
+def test_with_the_default_limit_huber_forgives_large_errors_and_is_not_the_squared_error_under_another_name() -> None:
+    errors = np.array([[[0.5, 1.5, 2.25, 3.0]]])
+    unit = np.sqrt(np.arange(1, 5))
+    options = {"clip": RewardConfig().clip, "unit": 1.0}
+    huber, mse = (session_scores(errors * unit, np.zeros((1, 4)), kind=kind, **options) for kind in ("huber", "mse"))
+    np.testing.assert_allclose(huber, [[[-0.25, -2.0, -3.5, -4.0]]])
+    np.testing.assert_allclose(mse, [[[-0.25, -2.25, -4.0, -4.0]]])
+
+
 @pytest.mark.parametrize("kind", ["mse", "huber", "crps"])
 def test_a_session_is_credited_for_its_own_error_alone(kind: str) -> None:
     good, bad = scores_of([[0.0, 0.0], [0.0, 90.0]], [0.0, 0.0], kind)[0]

@@ -22,7 +22,7 @@ from training.config import RewardConfig
 
 Completion = str | list[dict[str, str]]
 INVALID_MARGIN = 1.0
-HUBER_DELTA = 2.0
+HUBER_DELTA = 1.0
 LARGEST_MOVE = 2.0
 
 
@@ -60,7 +60,7 @@ def accuracy(
       for the clipped tail. Example: target all 10, forecast all 0, H = 10: -100/550 = -0.18.
     * ``bounded_skill``: ``(MSE₀ - MSE) / (MSE₀ + MSE)``, MSE₀ that of persistence in this window; range [-1, 1]. Not a
       proper score: its optimum lies nearer persistence than the conditional mean does.
-    * ``huber``: mean over sessions of ``-min(ρ(e / √E), clip)`` with ρ quadratic up to δ = 2, linear beyond;
+    * ``huber``: mean over sessions of ``-min(ρ(e / √E), clip)`` with ρ quadratic up to δ = 1, linear beyond;
       range [-clip, 0]. Elicits something between mean and median.
     * ``crps``: ``-mean(min(|e| / (unit √h), clip))``, the part of the score that an answer has without its group, for
       the log; what is trained on is `session_scores`.
