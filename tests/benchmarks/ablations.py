@@ -13,7 +13,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,17 @@ def show(row: str, cells: Sequence[str]) -> None:
     print(f"| {row} | {' | '.join(cells)} |", flush=True)
 
 
+@contextmanager
+def stopped_is_a_result(row: str) -> Iterator[None]:
+    """A row that the guard stopped says so, and the table goes on; nothing stands beside defaults that failed."""
+    try:
+        yield
+    except subprocess.CalledProcessError:
+        if row == "defaults":
+            raise
+        show(row, ["stopped, see the error above"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", default="grpo_1st", choices=ADAPTER_STAGES, help="what the rows change")
@@ -180,13 +192,15 @@ def main() -> None:
     if chosen.data:
         prices = {}
         for row in asked:
-            prices[row] = on_prices(row, data=chosen.data, **options)
-            show(row, price_cells(prices[row], stage=chosen.stage, beside=prices["defaults"]))
+            with stopped_is_a_result(row):
+                prices[row] = on_prices(row, data=chosen.data, **options)
+                show(row, price_cells(prices[row], stage=chosen.stage, beside=prices["defaults"]))
     else:
         runs = {}
         for row in asked:
-            runs[row] = on_market(row, market=chosen.market, **options)
-            show(row, market_cells(runs[row], beside=runs["defaults"]))
+            with stopped_is_a_result(row):
+                runs[row] = on_market(row, market=chosen.market, **options)
+                show(row, market_cells(runs[row], beside=runs["defaults"]))
 
 
 if __name__ == "__main__":
