@@ -15,11 +15,11 @@ from evaluation.optima import process_optimum
 from features.config import FrozenModel
 from flows.config import PipelineConfig
 from flows.known_markets import FRESH_SEED, FRESH_SESSIONS, FRESH_WINDOWS, MARKETS, TRAIN_SESSIONS, market_config
-from flows.steps import ADAPTER_STAGES, AdapterStage, Steps
+from flows.steps import AdapterStage, Steps, adapters_of
 from tasks.artifacts import publish_table
 from tasks.benchmark import Attainable, attainable, score_forecasts
 from tasks.evaluate import read_verdict
-from tasks.store import ArtifactRef, Store
+from tasks.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def run_market(config: PipelineConfig, *, market: str, seed: int, until: Adapter
     bars, base_model = steps.bars(), steps.base_model()
     windows = steps.windows(bars)
     stages = steps.trained(windows, base_model, until=until)
-    adapters: dict[str, ArtifactRef] = {stage: stages[stage] for stage in ADAPTER_STAGES if stage in stages}
+    adapters = adapters_of(stages)
 
     # The same stretch for every seed: what differs between seeds is then the training, not the windows.
     fresh = market_config(config, market=market, seed=0, sessions=FRESH_SESSIONS, shift=FRESH_SEED)

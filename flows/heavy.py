@@ -13,7 +13,7 @@ from flows.heavy_stages import Here, Recording
 from flows.next_sessions import StockForecast, forecast_registered
 from flows.slots import gpu_slot
 from flows.stage_requests import RegisteredAdapter, StageAnswer, StageRequest, StageResult
-from flows.steps import ADAPTER_STAGES, Steps
+from flows.steps import Steps, adapters_of
 from tasks.records import write_record
 from tasks.store import ArtifactRef, Store
 from training.errors import AdapterError, BackendUnavailable, BaseModelError
@@ -111,7 +111,7 @@ def _run_ticker(job: TickerJob) -> TickerStages:
     try:
         base_model = steps.base_model()
         stages = steps.trained(job.windows, base_model, start=job.start)
-        adapters = {stage: stages[stage] for stage in ADAPTER_STAGES}
+        adapters = adapters_of(stages)
         steps.forecasts_of_all(job.windows, base_model, adapters, start=job.start)
         if job.champion is not None:
             steps.champion_forecasts(job.windows, job.champion)

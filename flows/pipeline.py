@@ -23,7 +23,7 @@ from flows.runs import Run, new_run_folder, recorded_run, stage_settings
 from flows.schedule import Exchange, due_on_session
 from flows.slots import ticker_slot
 from flows.stage_requests import HeavyStages, RegisteredAdapter
-from flows.steps import ADAPTER_STAGES
+from flows.steps import ADAPTER_STAGES, adapters_of
 from tasks.adapters import BaseModelRef
 from tasks.artifacts import publish_comparison
 from tasks.evaluate import read_expected_error, read_report, read_verdict
@@ -114,7 +114,7 @@ def train(
             ),
         )
         stages = {stage: steps.store.here(artifact) for stage, artifact in stages.items()}
-        adapters = {stage: stages[stage] for stage in ADAPTER_STAGES}
+        adapters = adapters_of(stages)
         # Judged without MLflow, a challenger would pass by a champion that nobody saw.
         wait_for_tracking(parent)
         champion = given.champion if given else current_champion(config.stock)

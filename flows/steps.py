@@ -28,6 +28,11 @@ AdapterStage = Literal["grpo_1st", "sft", "grpo_2nd"]
 ADAPTER_STAGES: tuple[str, ...] = get_args(AdapterStage)
 
 
+def adapters_of(stages: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """Of the artifacts of `Steps.trained` those that are adapters, by stage."""
+    return {stage: stages[stage] for stage in ADAPTER_STAGES if stage in stages}
+
+
 def market_source(config: PipelineConfig) -> MarketSource:
     """Where the bars come from.
 

@@ -23,7 +23,7 @@ from features.errors import FeaturesError
 from features.pooling import POOL
 from flows.config import PipelineConfig
 from flows.errors import ConfigError
-from flows.steps import ADAPTER_STAGES, AdapterStage, Steps
+from flows.steps import AdapterStage, Steps, adapters_of
 from tasks.benchmark import only_test
 from tasks.evaluate import read_report, read_verdict
 from tasks.market_data import csv_path, list_tickers
@@ -136,7 +136,7 @@ def stage_forecasts(config: PipelineConfig, until: AdapterStage = "grpo_2nd") ->
     data = steps.data()
     base_model = steps.base_model()
     stages = steps.trained(data.windows, base_model, until=until)
-    adapters: dict[str, ArtifactRef] = {stage: stages[stage] for stage in ADAPTER_STAGES if stage in stages}
+    adapters = adapters_of(stages)
     forecasts = steps.forecasts_of_all(data.windows, base_model, adapters)
     comparison = steps.comparison(data.windows, base_model, adapters, bars=data.all_bars)
     chosen, verdict = read_report(comparison).chosen, read_verdict(comparison)

@@ -13,9 +13,11 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -189,18 +191,15 @@ def main() -> None:
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
     options = {"stage": chosen.stage, "seeds": chosen.seeds, "folder": chosen.output}
     asked = dict.fromkeys(["defaults", *(chosen.row or rows)])
+    measure: Callable[..., Any] = partial(on_market, market=chosen.market)
+    cells: Callable[..., list[str]] = market_cells
     if chosen.data:
-        prices = {}
-        for row in asked:
-            with stopped_is_a_result(row):
-                prices[row] = on_prices(row, data=chosen.data, **options)
-                show(row, price_cells(prices[row], stage=chosen.stage, beside=prices["defaults"]))
-    else:
-        runs = {}
-        for row in asked:
-            with stopped_is_a_result(row):
-                runs[row] = on_market(row, market=chosen.market, **options)
-                show(row, market_cells(runs[row], beside=runs["defaults"]))
+        measure, cells = partial(on_prices, data=chosen.data), partial(price_cells, stage=chosen.stage)
+    found = {}
+    for row in asked:
+        with stopped_is_a_result(row):
+            found[row] = measure(row, **options)
+            show(row, cells(found[row], beside=found["defaults"]))
 
 
 if __name__ == "__main__":
