@@ -1,4 +1,4 @@
-"""The night in one process: the fault of one ticker leaves the others alone and ends the night red."""
+"""The night in one process: prices come first, and a faulty ticker leaves the others alone and ends the night red."""
 
 import json
 from pathlib import Path
@@ -25,17 +25,18 @@ pytestmark = [
 ]
 
 
+YESTERDAY = f"{pd.Timestamp.now('America/New_York') - pd.offsets.BDay(1):%Y-%m-%d}"
+BARS = up_to(market(tiny_config().synthetic), last=YESTERDAY)
+
+
 @pytest.fixture
-def prices(tmp_path: Path) -> Path:
-    """A data folder with a good ticker between two faulty ones: a negative price, and too few sessions."""
-    folder = tmp_path / "prices"
-    folder.mkdir()
-    names = ["Date", "Open", "High", "Low", "Close", "Adj Close", "Volume"]
-    table = market(tiny_config().synthetic).set_axis(names, axis=1)
-    faulty = table.copy()
-    faulty.loc[50, "Close"] = -1.0
-    for stock, frame in {"BAD": faulty, "GOOD": table, "SHORT": table.head(30)}.items():
-        frame.to_csv(folder / f"{stock}.csv", index=False, date_format="%Y-%m-%d")
+def prices(working_folder: Path) -> Path:
+    """A data folder with two good tickers, three sessions behind, and a negative price and too few sessions."""
+    folder = working_folder / "prices"
+    faulty = BARS.copy()
+    faulty.loc[50, "close"] = -1.0
+    for stock, bars in {"BAD": faulty, "FRESH": BARS.head(397), "LAGS": BARS.head(397), "SHORT": BARS.head(30)}.items():
+        keep(folder, stock, bars)
     return folder
 
 
@@ -48,49 +49,42 @@ def night_table() -> list[dict[str, Any]]:
     return json.loads(max(found, key=lambda each: each.created).data)
 
 
-def test_a_good_ticker_is_done_and_the_night_ends_red_with_a_table_of_who_failed_and_why(
-    prefect_server: None, working_folder: Path, prices: Path
+def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_a_red_night_that_says_who_and_why(
+    prefect_server: None, working_folder: Path, prices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = with_overrides(tiny_config(), ["stock=GOOD", f"data={prices}", "warm_start=champion"])
-    with pytest.raises(NightFailed, match=r"3 tickers: \d promoted, 2 failed") as failure:
-        nightly(config)
-    told = str(failure.value).splitlines()[1:]
-    assert [line.partition(":")[0] for line in told] == ["BAD", "SHORT"]
-    assert "negative" in told[0] or "Close" in told[0]
-    table = night_table()
-    assert [row["Stock"] for row in table] == ["BAD", "SHORT", "GOOD"]
-    assert [row["Outcome"] for row in table[:2]] == ["failed", "failed"]
-    assert all(row["Why"] for row in table)
-    assert table[2]["Outcome"] in ("kept", "promoted")
-    assert "% by " in table[2]["Forecast"]
-    assert [path.name for path in (working_folder / "models" / "tiny").iterdir()] == ["GOOD"]
-    before = tree_hashes(working_folder / "models")
-    again = nightly(config, tickers=("GOOD", "GOOD"))
-    assert [each.stock for each in again.tickers] == ["GOOD"]
-    assert tree_hashes(working_folder / "models") == before
-    assert [row["Stock"] for row in night_table()] == ["GOOD"]
-
-
-def test_prices_are_updated_first_and_a_ticker_that_cannot_be_goes_on_with_what_it_has_and_says_so(
-    prefect_server: None, working_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    yesterday = f"{pd.Timestamp.now('America/New_York') - pd.offsets.BDay(1):%Y-%m-%d}"
-    bars = up_to(market(tiny_config().synthetic), last=yesterday)
-    for stock in ("FRESH", "LAGS"):
-        keep(working_folder / "prices", stock, bars.head(397))
     config = with_overrides(tiny_config(), ["stock=FRESH", "data=prices", "warm_start=champion", "update=yahoo"])
-    with yahoo_server(monkeypatch, {"FRESH": bars, "LAGS": bars}) as yahoo:
-        yahoo.now = f"{yesterday} 17:30"
+    with yahoo_server(monkeypatch, {"FRESH": BARS, "LAGS": BARS}) as yahoo:
+        yahoo.now = f"{YESTERDAY} 17:30"
         yahoo.instead["LAGS"] = [Reply(status=503)]
-        with pytest.raises(NightFailed, match=r"3 tickers: \d promoted, 1 failed") as failure:
-            nightly(config, tickers=("FRESH", "LAGS", "NOPE"))
-    assert "NOPE: MarketDataError: NOPE: Yahoo" in str(failure.value)
-    sessions = {stock: len(read_csv(Path("prices", f"{stock}.csv"), ticker=stock)) for stock in ("FRESH", "LAGS")}
-    assert sessions == {"FRESH": 400, "LAGS": 397}
-    table = {row["Stock"]: row for row in night_table()}
-    assert table["NOPE"]["Outcome"] == "failed"
-    assert "% by " in table["FRESH"]["Forecast"]
-    assert "% by " in table["LAGS"]["Forecast"]
-    last = f"{bars['date'].iloc[396]:%Y-%m-%d}"
-    assert f"The prices end on {last}, as they could not be updated (MarketDataError: LAGS" in table["LAGS"]["Watch"]
-    assert "updated" not in table["FRESH"]["Watch"]
+        with pytest.raises(NightFailed, match=r"4 tickers: \d promoted, 2 failed") as failure:
+            nightly(config)
+        told = str(failure.value).splitlines()[1:]
+        assert [line.partition(":")[0] for line in told] == ["BAD", "SHORT"]
+        assert "negative" in told[0] or "Close" in told[0]
+        sessions = {stock: len(read_csv(prices / f"{stock}.csv", ticker=stock)) for stock in ("FRESH", "LAGS")}
+        assert sessions == {"FRESH": 400, "LAGS": 397}
+        rows = night_table()
+        assert [row["Stock"] for row in rows[:2]] == ["BAD", "SHORT"]
+        assert [row["Outcome"] for row in rows[:2]] == ["failed", "failed"]
+        assert all(row["Why"] for row in rows)
+        table = {row["Stock"]: row for row in rows}
+        assert set(table) == {"BAD", "SHORT", "FRESH", "LAGS"}
+        for stock in ("FRESH", "LAGS"):
+            assert table[stock]["Outcome"] in ("kept", "promoted")
+            assert "% by " in table[stock]["Forecast"]
+        last = f"{BARS['date'].iloc[396]:%Y-%m-%d}"
+        stale = f"The prices end on {last}, as they could not be updated (MarketDataError: LAGS"
+        assert stale in table["LAGS"]["Watch"]
+        assert "updated" not in table["FRESH"]["Watch"]
+        models = working_folder / "models"
+        assert {path.name for path in (models / "tiny").iterdir()} == {"FRESH", "LAGS"}
+
+        before = tree_hashes(models)
+        again = nightly(config, tickers=("FRESH", "FRESH"))
+        assert [each.stock for each in again.tickers] == ["FRESH"]
+        assert tree_hashes(models) == before
+        assert [row["Stock"] for row in night_table()] == ["FRESH"]
+
+        with pytest.raises(NightFailed, match="NOPE: MarketDataError: NOPE: Yahoo"):
+            nightly(config, tickers=("NOPE",))
+        assert [row["Outcome"] for row in night_table()] == ["failed"]

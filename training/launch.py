@@ -26,6 +26,7 @@ import pandas as pd
 from training import errors
 from training.backends import Backend, gpu_names, named, release_models
 from training.backends.base import TrainingJob
+from training.backends.transformers_ import check_adapter
 from training.config import LaunchConfig, TrainingConfig
 from training.contracts import Example, Progress
 from training.errors import BackendUnavailable, TrainingDiverged, TrainingError
@@ -104,6 +105,9 @@ def command(launch: LaunchConfig, folder: Path) -> list[str]:
 
 
 def _train_here(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
+    if job.adapter is not None:
+        # Before the trainers are imported, which takes many times as long.
+        check_adapter(job.adapter)
     if isinstance(data, pd.DataFrame):
         return backend.train_sft(data, job=job)
     return backend.train_grpo(data, job=job)
