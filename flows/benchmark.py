@@ -14,12 +14,21 @@ from evaluation.contracts import BASE
 from evaluation.optima import process_optimum
 from features.config import FrozenModel
 from flows.config import PipelineConfig
-from flows.known_markets import FRESH_SEED, FRESH_SESSIONS, FRESH_WINDOWS, MARKETS, TRAIN_SESSIONS, market_config
+from flows.known_markets import (
+    FRESH_HORIZON,
+    FRESH_SEED,
+    FRESH_SESSIONS,
+    FRESH_WINDOWS,
+    MARKETS,
+    TRAIN_SESSIONS,
+    market_config,
+)
 from flows.steps import AdapterStage, Steps, adapters_of
 from tasks.artifacts import publish_table
 from tasks.benchmark import Attainable, attainable, score_forecasts
 from tasks.evaluate import read_verdict
 from tasks.store import Store
+from training.errors import TrainingDiverged
 
 logger = logging.getLogger(__name__)
 
@@ -64,16 +73,25 @@ def benchmark_markets(
 
     Raises:
         ValueError: If there is no market of a name.
+        TrainingDiverged: If every seed of a market collapses; a single one is said in the log and left out.
     """
     unknown = [name for name in markets if name not in MARKETS]
     if unknown:
         raise ValueError(f"no market {unknown[0]!r}: there are {', '.join(MARKETS)}")
     runs = []
     for market in markets or MARKETS:
+        stopped: TrainingDiverged | None = None
         for seed in range(seeds):
-            runs.append(run_market(config, market=market, seed=seed, until=until))
+            try:
+                runs.append(run_market(config, market=market, seed=seed, until=until))
+            except TrainingDiverged as error:
+                stopped = error
+                logger.error("%s, seed %d is left out: %s", market, seed, error)
+                continue
             errors = ", ".join(f"{each.model} {each.mse:.3f}" for each in runs[-1].attained)
             logger.info("%s, seed %d: MSE over persistence's: %s. %s", market, seed, errors, runs[-1].headline)
+        if stopped is not None and not any(run.market == market for run in runs):
+            raise stopped
     publish_table(
         "benchmark-markets",
         [row for rows in summarise(runs).values() for row in rows],
@@ -95,7 +113,9 @@ def run_market(config: PipelineConfig, *, market: str, seed: int, until: Adapter
     adapters = adapters_of(stages)
 
     # The same stretch for every seed: what differs between seeds is then the training, not the windows.
-    fresh = market_config(config, market=market, seed=0, sessions=FRESH_SESSIONS, shift=FRESH_SEED)
+    # Longer for a longer horizon, so that targets do not overlap.
+    stretch = FRESH_SESSIONS * math.ceil(config.features.horizon / FRESH_HORIZON)
+    fresh = market_config(config, market=market, seed=0, sessions=stretch, shift=FRESH_SEED)
     asked = fresh.model_copy(
         update={"evaluation": fresh.evaluation.model_copy(update={"max_windows": FRESH_WINDOWS}), "seed": seed}
     )
@@ -139,6 +159,7 @@ def _row(model: str, runs: Sequence[MarketRun]) -> dict[str, str]:
     captured = [run.captured(model) for run in runs]
     return {
         "Market": runs[0].market,
+        "Seeds": ", ".join(str(run.seed) for run in runs),
         "Model": model,
         "MSE, median": spread([each.mse for each in found]),
         "MSE, single": spread([each.single for each in found]),

@@ -42,8 +42,9 @@ class PipelineConfig(FrozenModel):
     seed: int = Field(default=0, ge=0, le=2_147_483_647, description="Seed of every stage.")
     warm_start: Literal["none", "champion", "pooled"] = Field(
         default="none",
-        description="Where the first stage starts: none: a fresh adapter; champion: the current champion, else the "
-        "adapter of all tickers; pooled: the adapter of all tickers. What does not fit is passed over.",
+        description="Where the first stage and the fine-tuning start: none: a fresh adapter; champion: the current "
+        "champion, else the adapter of all tickers; pooled: the adapter of all tickers. What does not fit is passed "
+        "over.",
     )
     features: FeatureConfig = Field(default=FeatureConfig(), description="Windows, indicators, units and prompts.")
     quality: QualityConfig = Field(default=QualityConfig(), description="What the prices in data must live up to.")

@@ -27,7 +27,8 @@ TINY_SETTINGS: dict[str, object] = {"training.sft.learning_rate": 2e-3}
 
 TRAIN_SESSIONS = 20_000
 FRESH_SESSIONS = 25_000
-FRESH_WINDOWS = 200
+FRESH_WINDOWS, FRESH_HORIZON = 200, 10
+"""Fresh windows a split, and the longest horizon at which their targets do not overlap on so many sessions."""
 FRESH_SEED, SEED_STRIDE = 1_000_000, 1_000
 
 

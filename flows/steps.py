@@ -86,9 +86,11 @@ class Steps:
         """The best answers of the first adapter."""
         return self._artifact("sft_data", windows=windows, base_model=base_model, adapter=adapter)
 
-    def sft(self, sft_data: ArtifactRef | Path, base_model: BaseModelRef) -> ArtifactRef:
-        """A fresh adapter, fine-tuned on those answers."""
-        return self._artifact("sft", base_model=base_model, answers=sft_data)
+    def sft(
+        self, sft_data: ArtifactRef | Path, base_model: BaseModelRef, adapter: RegisteredAdapter | None = None
+    ) -> ArtifactRef:
+        """A fresh adapter, or a registered one, fine-tuned on those answers."""
+        return self._artifact("sft", base_model=base_model, answers=sft_data, adapter=adapter)
 
     def grpo_2nd(self, windows: ArtifactRef, base_model: BaseModelRef, adapter: Adapter) -> ArtifactRef:
         """Second GRPO, going on from the fine-tuned adapter."""
@@ -114,7 +116,7 @@ class Steps:
         Args:
             windows: From `windows`.
             base_model: From `base_model`.
-            start: Where the first stage starts; a fresh adapter where it is `None`.
+            start: Where the first stage and the fine-tuning start; a fresh adapter where it is `None`.
             on_stage: Told of each finished stage and its artifact.
             until: The last stage.
 
@@ -125,7 +127,7 @@ class Steps:
         stages: dict[str, Callable[[], ArtifactRef]] = {
             "grpo_1st": lambda: self.grpo_1st(windows, base_model, start),
             "sft_data": lambda: self.sft_data(windows, base_model, made["grpo_1st"]),
-            "sft": lambda: self.sft(made["sft_data"], base_model),
+            "sft": lambda: self.sft(made["sft_data"], base_model, start),
             "grpo_2nd": lambda: self.grpo_2nd(windows, base_model, made["sft"]),
         }
         for stage, make in stages.items():

@@ -265,7 +265,9 @@ def stage_inputs(
         "config": config.model_dump(mode="json", exclude=WITHOUT_EFFECT | (STAGE_GROUPS - settings)),
         "max_tokens": config.sampling.max_tokens,
         "learning_rates": {
-            stage: config.learning_rate(stage) for stage in ("grpo_1st", "sft", "grpo_2nd") if stage in settings
+            stage: config.learning_rate(stage, warm=adapter is not None)
+            for stage in ("grpo_1st", "sft", "grpo_2nd")
+            if stage in settings
         },
         # Two processes round differently from one, and vLLM from transformers; where its server is, does not matter.
         "launch": [config.launch.processes, config.launch.vllm_server is not None],

@@ -7,8 +7,10 @@ from tiny_pipeline import tiny_config
 
 import flows.benchmark
 import tasks.benchmark
+from flows.config import PipelineConfig
 from flows.known_markets import MARKETS, SETTINGS, TINY_SETTINGS, benchmark_config, market_config
 from training.config import SFTStageConfig, TrainingConfig
+from training.errors import TrainingDiverged
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),
@@ -65,12 +67,23 @@ def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_a
     assert again == run
     rows = flows.benchmark.summarise([run])["mean-reverting-80"]
     assert [row["Model"] for row in rows] == ["base", "grpo_1st", "sft", "grpo_2nd"]
+    assert rows[0]["Seeds"] == "0"
     assert rows[0]["MSE, median"] == f"{run.of('base').mse:.3f}"
 
     (short,) = flows.benchmark.benchmark_markets(config, ("mean-reverting-80",), 1, until="sft")
     assert short.attained == run.attained[:-1]
     assert short.seconds < run.seconds
     assert "MSE" in str(flows.benchmark.summarise([short])["mean-reverting-80"][-1])
+
+    def first_collapses(config: PipelineConfig, *, market: str, seed: int, until: str) -> flows.benchmark.MarketRun:
+        if seed == 0:
+            raise TrainingDiverged("stopped at step 7", last_good=None)
+        return run
+
+    monkeypatch.setattr(flows.benchmark, "run_market", first_collapses)
+    assert flows.benchmark.benchmark_markets(config, ("mean-reverting-80",), 2) == (run,)
+    with pytest.raises(TrainingDiverged, match="stopped at step 7"):
+        flows.benchmark.benchmark_markets(config, ("mean-reverting-80",), 1)
 
 
 def test_a_market_that_is_not_there_is_refused_with_those_that_are(prefect_server: None) -> None:

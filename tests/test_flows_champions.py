@@ -1,6 +1,6 @@
 """Where training starts: from the champion where it fits, else from a fresh adapter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -9,10 +9,12 @@ from tiny_pipeline import tiny_config
 
 from flows import champions
 from flows.config import PipelineConfig, with_overrides
-from flows.stage_requests import RegisteredAdapter
+from flows.stage_requests import RegisteredAdapter, StageRequest, StageResult
+from flows.steps import Steps
 from tasks.adapters import AdapterCard, BaseModelRef, read_card, write_card
 from tasks.errors import TrackingError
-from tasks.store import ArtifactRef
+from tasks.store import ArtifactRef, Store
+from training.config import SFTStageConfig, TrainingConfig
 
 WINDOWS = ArtifactRef(stage="windows", key="k", path=Path("there/windows/k"), sha256="0" * 64)
 BASE = BaseModelRef(model="tiny", location="there/base", identity="abc")
@@ -64,6 +66,39 @@ def test_training_starts_from_the_champion_where_it_fits(champion: PipelineConfi
     assert started(champion) == RegisteredAdapter(spec="DEMO@3")
     other = with_overrides(champion, ["training.grpo_1st.steps=9", "seed=4"])
     assert started(other) == RegisteredAdapter(spec="DEMO@3")
+
+
+@pytest.mark.parametrize("start", [None, RegisteredAdapter(spec="ALL@2")])
+def test_the_first_stage_and_the_fine_tuning_start_there_and_the_third_stage_goes_on_from_the_second(
+    start: RegisteredAdapter | None, tmp_path: Path
+) -> None:
+    asked: dict[str, StageRequest] = {}
+
+    class Asked:
+        """Notes what is asked for."""
+
+        def run(self, requests: Sequence[StageRequest]) -> list[StageResult]:
+            asked.update({request.stage: request for request in requests})
+            return [WINDOWS.model_copy(update={"stage": request.stage}) for request in requests]
+
+    steps = Steps(tiny_config(), Store(tmp_path), heavy=Asked())
+    made = steps.trained(WINDOWS, BASE, start=start)
+    assert {stage: request.adapter for stage, request in asked.items()} == {
+        "grpo_1st": start,
+        "sft_data": made["grpo_1st"],
+        "sft": start,
+        "grpo_2nd": made["sft"],
+    }
+
+
+def test_training_from_an_adapter_takes_smaller_steps_unless_the_rate_is_given() -> None:
+    tiny, large = TrainingConfig(), TrainingConfig(model="org/large")
+    assert tiny.learning_rate("grpo_1st", warm=True) < tiny.learning_rate("grpo_1st")
+    assert tiny.learning_rate("sft", warm=True) < tiny.learning_rate("sft")
+    assert tiny.learning_rate("grpo_2nd", warm=True) == tiny.learning_rate("grpo_2nd")
+    assert large.learning_rate("sft", warm=True) == large.learning_rate("sft")
+    given = TrainingConfig(sft=SFTStageConfig(learning_rate=0.5))
+    assert given.learning_rate("sft", warm=True) == 0.5
 
 
 def test_a_champion_that_was_trained_on_what_is_validation_or_test_now_is_passed_over(

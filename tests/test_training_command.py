@@ -84,6 +84,7 @@ def test_answers_to_a_split_are_json_lines(windows: Path) -> None:
         (["--data", "none.csv", "--base-model", "./none"], "config.json is missing"),
         (["--data", "none.csv", "--base-model", "org/name", "--set", "training.lora_rank=0"], "lora_rank"),
         (["--data", "none.csv", "--base-model", "org/name", "--set", "training.none=1"], "none"),
+        (["--data", "none.csv", "--base-model", "org/name", "--set", "grpo_1st.steps=2"], "begins with features."),
     ],
 )
 def test_what_cannot_work_is_one_line_that_names_it(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -91,6 +92,7 @@ def test_what_cannot_work_is_one_line_that_names_it(arguments: list[str], messag
     assert done.exit_code == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_settings_of_a_recipe_are_overridden_one_by_one(tmp_path: Path) -> None:

@@ -32,6 +32,13 @@ def test_a_model_that_does_not_know_the_format_yet_may_learn_it() -> None:
     assert verdicts([(-5.0 + 0.1 * step, 0.02 * step) for step in range(40)]) == [None] * 40
 
 
+def test_a_run_that_never_writes_a_valid_answer_is_stopped_since_nothing_can_be_learned_from_it() -> None:
+    found = verdicts([(-5.0, 0.0)] * 6)
+    assert found[:4] == [None] * 4
+    assert "no answer was valid" in (found[4] or "")
+    assert verdicts([(-5.0, 0.0)] * 20, min_valid_rate=0.0) == [None] * 20
+
+
 def test_a_collapse_within_the_first_steps_is_noticed() -> None:
     assert verdicts([(-1.0, 1.0), (-1.0, 0.9), *[(-1.0, 0.0)] * 6])[4] is not None
 

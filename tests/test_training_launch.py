@@ -1,6 +1,7 @@
 """Training in processes of its own: same result, same errors, nothing left behind; several processes; the recipe."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -123,10 +124,16 @@ def test_two_processes_share_each_step_and_leave_one_adapter(examples: list[Exam
         "grpo_1st": GRPOStageConfig(steps=4, prompts_per_step=2, group_size=4),
     }
     steps: list[int] = []
-    out = grpo(
-        examples, tmp_path, CONFIG.model_copy(update=update), on_progress=lambda progress: steps.append(progress.step)
-    )
+    shares: set[int] = set()
+
+    def follow(progress: Progress) -> None:
+        steps.append(progress.step)
+        for state in tmp_path.glob("checkpoint-*/trainer_state.json"):
+            shares.add(json.loads(state.read_text())["train_batch_size"])
+
+    out = grpo(examples, tmp_path, CONFIG.model_copy(update=update), on_progress=follow)
     assert steps == [1, 2, 3, 4]
+    assert shares == {2 * 4 // 2}
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 4
     assert not list(out.glob("checkpoint-*"))
     assert (out / "adapter" / "adapter_model.safetensors").is_file()

@@ -13,8 +13,9 @@ import pytest
 from minute_training import CONFIG, digest, grpo, metrics, train_examples
 from trained_pieces import pieces
 
+from training.backends.base import TrainingJob
 from training.backends.memory import largest_divisor, with_smaller_batches
-from training.config import SamplingConfig, TrainingConfig
+from training.config import LaunchConfig, SamplingConfig, TrainingConfig
 from training.contracts import Example, Progress
 from training.errors import TrainingError
 from training.stages import run_sft
@@ -116,6 +117,27 @@ def test_any_other_error_is_passed_on_at_once() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         with_smaller_batches(run, batch=8, what="sampling", cure="-")
     assert tried == [8]
+
+
+def test_what_has_gone_down_to_a_batch_of_one_within_is_not_tried_again_from_without() -> None:
+    tried: list[int] = []
+
+    def train(batch: int) -> None:
+        tried.append(batch)
+        with_smaller_batches(lambda _: allocate_too_much(), batch=4, what="sampling answers", cure="Buy some.")
+
+    with pytest.raises(TrainingError, match="sampling answers: memory runs out even at a batch of 1"):
+        with_smaller_batches(train, batch=64, what="grpo_1st", cure="-")
+    assert tried == [64]
+
+
+def test_processes_that_share_a_step_say_which_setting_to_halve(tmp_path: Path) -> None:
+    from training.backends.trl_ import _within_memory
+
+    config = CONFIG.model_copy(update={"launch": LaunchConfig(processes=2)})
+    job = TrainingJob("grpo_1st", "base", None, config, tmp_path, 0)
+    with pytest.raises(TrainingError, match=r"grpo_1st: .* 8 answers .* training\.micro_batch_size = 4"):
+        _within_memory(lambda _: allocate_too_much(), None, batch=8, job=job)
 
 
 @pytest.mark.parametrize(

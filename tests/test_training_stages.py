@@ -1,10 +1,12 @@
 """Real training on a minute model: resume, sampling, and errors that say what to do."""
 
+import json
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from trained_pieces import Pieces
 from features.config import FeatureConfig
 from features.prompts import parse, render_answer
 from training.backends import gpu_name, select, why_not
+from training.backends.base import OneKept
 from training.base_model import build_tiny, check_model
 from training.config import TinyConfig, TrainingConfig
 from training.contracts import Example, Progress
@@ -59,6 +62,38 @@ def test_interrupted_grpo_resumes_to_the_same_bytes(
         grpo(examples, base, tmp_path, on_progress=stop_at(step))
     assert digest(grpo(examples, base, tmp_path)) == digest(undisturbed)
     assert steps_of(tmp_path) == steps_of(undisturbed)
+
+
+def test_grpo_interrupted_in_its_second_pass_over_the_windows_resumes_to_the_same_bytes(
+    examples: list[Example], base: str, tmp_path: Path
+) -> None:
+    few = examples[:6]
+    whole = grpo(few, base, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        grpo(few, base, tmp_path / "resumed", on_progress=stop_at(5))
+    assert (tmp_path / "resumed" / "checkpoint-4").exists()
+    assert digest(grpo(few, base, tmp_path / "resumed")) == digest(whole)
+
+
+def test_a_stage_that_ends_between_its_last_step_and_its_adapter_takes_no_step_more(
+    examples: list[Example], base: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import PeftModel
+
+    save = PeftModel.save_pretrained
+
+    def full_disk(self: PeftModel, folder: str, **options: object) -> None:
+        if Path(folder).name == "adapter":
+            raise OSError("no space left on device")
+        save(self, folder, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PeftModel, "save_pretrained", full_disk)
+        with pytest.raises(OSError, match="no space left"):
+            grpo(examples, base, tmp_path)
+    assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert digest(grpo(examples, base, tmp_path)) == digest(undisturbed)
+    assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_adapter_is_the_mean_of_those_of_the_last_steps(
@@ -258,6 +293,38 @@ def test_a_prompt_too_long_for_the_configuration_is_refused(examples: list[Examp
     generate = answer_generator(base_model=base, adapter=None, config=config, horizon=10, seed=0)
     with pytest.raises(BaseModelError, match="raise --max-seq-length"):
         generate([examples[0].prompt], 1)
+
+
+def test_windows_and_answers_too_long_for_the_configuration_are_refused_before_training_cuts_them_off(
+    examples: list[Example], base: str, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"max_seq_length": 64})
+    with pytest.raises(BaseModelError, match="raise --max-seq-length"):
+        grpo(examples, base, tmp_path / "grpo", config)
+    row = {"prompt": json.dumps(examples[0].prompt), "answer": render_answer(examples[0].target)}
+    pd.DataFrame([row]).to_parquet(tmp_path / "answers.parquet")
+    with pytest.raises(BaseModelError, match="raise --max-seq-length"):
+        run_sft(
+            tmp_path / "answers.parquet", base_model=base, adapter=None, config=config, out_dir=tmp_path / "sft", seed=0
+        )
+
+
+def test_the_model_kept_for_sampling_is_let_go_of_before_another_is_made() -> None:
+    class Model:
+        """Something that can be watched."""
+
+    alive: weakref.WeakSet[Model] = weakref.WeakSet()
+
+    def load(name: str) -> Model:
+        assert not alive
+        alive.add(model := Model())
+        return model
+
+    kept = OneKept(load)
+    assert kept("first") is kept("first")
+    assert kept("second") is kept("second")
+    kept.clear()
+    assert not alive
 
 
 def test_sampling_that_accepts_nothing_says_what_to_change(examples: list[Example], base: str, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from training.stages import GRPOStage, answer_generator, run_grpo, run_rejection
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 BEGUN_FILE = "begun.json"
+SECTIONS = ("features", "training")
 
 
 class Split(StrEnum):
@@ -85,8 +86,8 @@ def grpo(
     """Train an adapter by GRPO on the train windows."""
     with _reported() as report:
         features, training = _settings(config, set_, model=base_model)
-        _claim(context, out)
         train = _windows(data, features=features, split="train")
+        _claim(context, out)
         result = run_grpo(
             build_examples(train, config=features),
             stage=stage,
@@ -115,9 +116,10 @@ def sft_data(
     """Draw answers to the train windows and keep the best, in sft_data.parquet."""
     with _reported() as report:
         features, training = _settings(config, set_, model=base_model)
+        train = _windows(data, features=features, split="train")
         _claim(context, out)
         result = run_rejection(
-            build_examples(_windows(data, features=features, split="train"), config=features),
+            build_examples(train, config=features),
             base_model=base_model,
             adapter=adapter,
             config=training,
@@ -143,6 +145,8 @@ def sft(
     """Fine-tune an adapter on accepted answers."""
     with _reported() as report:
         _, training = _settings(config, set_, model=base_model)
+        if not data.is_file():
+            raise TrainingError(f"{data} is not there: `python -m training sft-data` writes it")
         _claim(context, out)
         options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "out_dir": out, "seed": seed}
         result = run_sft(data, config=training, on_progress=report, **options)
@@ -184,6 +188,8 @@ def _settings(
     settings: dict[str, Any] = tomllib.loads(recipe.read_text()) if recipe else {}
     for assignment in assignments or ():
         key, _, value = assignment.partition("=")
+        if key.partition(".")[0].strip() not in SECTIONS:
+            raise TrainingError(f"--set {assignment}: a setting begins with features. or training.")
         try:
             given = tomllib.loads(f"{key} = {value}")
         except tomllib.TOMLDecodeError:
@@ -204,6 +210,8 @@ def _settings(
 
 def _claim(context: typer.Context, out: Path) -> None:
     """Note what is begun in a folder, and refuse one in which something else was: it would be gone on from.
+
+    Called once the inputs are read, so that a mistyped name claims nothing.
 
     Raises:
         TrainingError: Another command, other inputs or settings than those of the run that began there.

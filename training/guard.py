@@ -9,8 +9,9 @@ class CollapseGuard:
     """Watches valid rate and reward step by step; deterministic, so that a resumed run decides as an undisturbed one.
 
     A run has collapsed when, over `patience` steps, the mean valid rate is below `min_valid_rate` after it had once
-    reached it (a model that does not know the format yet may still learn it), or the mean reward has fallen by more
-    than `max_reward_drop` below the best such mean seen so far.
+    reached it (a model that does not know the format yet may still learn it), no answer at all is valid (so that all
+    score alike, and nothing can be learned), or the mean reward has fallen by more than `max_reward_drop` below the
+    best such mean seen so far.
     """
 
     def __init__(self, config: GuardConfig) -> None:
@@ -39,6 +40,12 @@ class CollapseGuard:
         mean = sum(self._reward) / len(self._reward)
         self._best = mean if self._best is None else max(self._best, mean)
         over = f"over the last {self._config.patience} steps"
+        if not self._was_valid and valid == 0 < self._config.min_valid_rate:
+            return (
+                f"no answer was valid {over}, so that there is nothing to learn from; a base model that follows "
+                "instructions, a longer training.sampling.max_tokens or a stage before this one that keeps the format "
+                "may help"
+            )
         if not self._is_bad(reward=mean, valid_rate=valid):
             return None
         if self._was_valid and valid < self._config.min_valid_rate:

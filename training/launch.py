@@ -60,6 +60,7 @@ def train(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: Trai
     Raises:
         TrainingError: As the trainer raises it in whichever process, or the process ended without a result.
     """
+    release_models()
     launch = job.config.launch
     if backend.name == "unsloth" or launch.isolate or launch.processes > 1:
         return _train_in_processes(backend.name, data, job=job)
@@ -114,7 +115,6 @@ def _train_here(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job
 
 
 def _train_in_processes(backend: str, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
-    release_models()
     with tempfile.TemporaryDirectory(prefix="tickerforge-") as name:
         folder = Path(name)
         _write_job(folder, backend, data, job=job)

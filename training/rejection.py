@@ -2,11 +2,11 @@
 
 * ``best_of_n``: the best answers within a window, then windows by quota per stretch of time. Elicits answers that come
   nearer to what happened than the model's usual ones, in every regime.
-* ``published``, for comparison: one answer a window, the first valid one; the windows lie in bins of equal width by the
-  mean squared error of that answer, and are kept bin by bin from the lowest, the lowest error first within a bin, until
-  as many are kept as have an answer that beats persistence (or reaches `min_skill`). A window in which the price hardly
-  moves has a low error whatever is answered: this selects calm windows rather than good answers, and elicits forecasts
-  that hardly move.
+* ``published``, for comparison: one answer a window, the first valid one; the windows are kept in the order of that
+  answer's mean squared error, the lowest first, until as many are kept as have an answer that beats persistence (or
+  reaches `min_skill`). Bins of equal width over the errors, kept bin by bin, come to the same. A window in which the
+  price hardly moves has a low error whatever is answered: this selects calm windows rather than good answers, and
+  elicits forecasts that hardly move.
 * ``none``, the control: the first valid answer of every window. Elicits what the model does already.
 * ``truth``, the other control: what really happened, and nothing is drawn. Supervised learning, which the stages before
   and after must justify themselves against.
@@ -82,16 +82,17 @@ def select_answers(
     Returns:
         One row an accepted answer with the columns `COLUMNS`; `prompt` is JSON, `answer` is rewritten in the one
         canonical form (values as parsed, `think` as written), `rank` is 0 for the best of its window, `bucket` is the
-        stretch of time, or the bin of errors with ``published``.
+        stretch of time.
     """
-    best = _best_of_n(examples, answers, config=config, decimals=decimals)
     if config.rule == "best_of_n":
-        return best[list(COLUMNS)]
+        best = _best_of_n(examples, answers, config=config, decimals=decimals)
+        return _within_quota(best, best_first=config.min_skill is not None)[list(COLUMNS)]
     first = _first_valid(examples, answers, config=config, decimals=decimals)
     if config.rule == "published":
         asked = 0.0 if config.min_skill is None else config.min_skill
+        best = _best_of_n(examples, answers, config=config, decimals=decimals)
         beating = best.loc[best["skill"] >= asked, "window_id"].nunique()
-        first = _lowest_errors(first, count=beating, buckets=config.buckets)
+        first = first.sort_values(["error", "window_id"]).head(beating).sort_values("position", ignore_index=True)
     return first[list(COLUMNS)]
 
 
@@ -113,8 +114,7 @@ def _best_of_n(
             if config.min_skill is None or skill >= config.min_skill:
                 row = _row(example, text, values, decimals=decimals)
                 rows.append(row | {"skill": skill, "rank": rank, "position": position})
-    accepted = _frame(rows, count=len(examples), buckets=config.buckets)
-    return accepted if accepted.empty else _apply_quota(accepted, best_first=config.min_skill is not None)
+    return _frame(rows, count=len(examples), buckets=config.buckets)
 
 
 def _first_valid(
@@ -152,7 +152,9 @@ def _frame(rows: Sequence[dict[str, Any]], *, count: int, buckets: int) -> pd.Da
     return frame
 
 
-def _apply_quota(accepted: pd.DataFrame, *, best_first: bool) -> pd.DataFrame:
+def _within_quota(accepted: pd.DataFrame, *, best_first: bool) -> pd.DataFrame:
+    if accepted.empty:
+        return accepted
     windows = accepted[accepted["rank"] == 0]
     quota = int(np.ceil(len(windows) / windows["bucket"].nunique()))
     if best_first:
@@ -163,10 +165,3 @@ def _apply_quota(accepted: pd.DataFrame, *, best_first: bool) -> pd.DataFrame:
         kept = {each for ids in stretches for each in ids[spread_evenly(len(ids), at_most=quota)]}
     chosen = accepted[accepted["window_id"].isin(kept)]
     return chosen.sort_values(["position", "rank"]).reset_index(drop=True)
-
-
-def _lowest_errors(first: pd.DataFrame, *, count: int, buckets: int) -> pd.DataFrame:
-    width = first["error"].max() / buckets if len(first) else 0.0
-    binned = first if width == 0 else first.assign(bucket=(first["error"] // width).clip(upper=buckets - 1).astype(int))
-    kept = binned.sort_values(["error", "window_id"]).head(count)
-    return kept.sort_values("position").reset_index(drop=True)

@@ -13,8 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,20 @@ import numpy as np
 from evaluation.contracts import BASE
 from evaluation.standings import Standings
 from flows.benchmark import MarketRun, spread
+from flows.config import PipelineConfig
+from flows.known_markets import SETTINGS, TINY_SETTINGS
 from flows.steps import ADAPTER_STAGES, AdapterStage
 
-PIPELINE = [
-    "training.rejection.max_windows=2000",
-    "training.sft.epochs=4",
-    "training.sft.learning_rate=3e-3",
-    "training.sft.tail_average=0.25",
-]
+
+def default_of(name: str) -> object:
+    """What `tickerforge run` does where a setting, named by its path, is not given."""
+    found: object = PipelineConfig()
+    for part in name.split("."):
+        found = getattr(found, part)
+    return "null" if found is None else found
+
+
+PIPELINE = [f"{name}={default_of(name)}" for name in SETTINGS | TINY_SETTINGS]
 """The defaults of `tickerforge run` in the place of the benchmark's own."""
 FOR_THE_GATE = ["evaluation.max_windows=20"]
 """On a market the gate does not count: models are scored on fresh windows."""
@@ -120,7 +125,7 @@ def market_cells(runs: Sequence[MarketRun], *, beside: Sequence[MarketRun]) -> l
     errors = [spread([run.of(model).mse for run in runs]) for model in models]
     captured = spread([run.captured(models[-1]) for run in runs])
     bands = [spread([each.crps for each in last]), spread([each.coverage for each in last])]
-    won = wins([each.mse for each in last], [run.attained[-1].mse for run in beside])
+    won = wins(*({run.seed: run.attained[-1].mse for run in some} for some in (runs, beside)))
     return [*errors, captured, *bands, won, f"{np.mean([run.seconds for run in runs]):.0f}"]
 
 
@@ -138,7 +143,7 @@ def on_prices(row: str, *, stage: AdapterStage, data: Path, seeds: int, folder: 
 def price_cells(found: Sequence[Standings], *, stage: AdapterStage, beside: Sequence[Standings]) -> list[str]:
     """Error of each model over persistence's on the same windows, and wins."""
     errors = [[each.of(model).against_persistence for each in found] for model in models_until(stage)]
-    won = wins(errors[-1], [each.of(stage).against_persistence for each in beside])
+    won = wins(*(dict(enumerate(each.of(stage).against_persistence for each in some)) for some in (found, beside)))
     return [*(spread(each) for each in errors), won]
 
 
@@ -147,25 +152,10 @@ def models_until(stage: AdapterStage) -> list[str]:
     return [BASE, *ADAPTER_STAGES[: ADAPTER_STAGES.index(stage) + 1]]
 
 
-def wins(errors: Sequence[float], others: Sequence[float]) -> str:
-    """In how many seeds an error is below the defaults'."""
-    return f"{sum(one < other for one, other in zip(errors, others, strict=True))} of {len(errors)}"
-
-
-def show(row: str, cells: Sequence[str]) -> None:
-    """Print one row of the table."""
-    print(f"| {row} | {' | '.join(cells)} |", flush=True)
-
-
-@contextmanager
-def stopped_is_a_result(row: str) -> Iterator[None]:
-    """A row that the guard stopped says so, and the table goes on; nothing stands beside defaults that failed."""
-    try:
-        yield
-    except subprocess.CalledProcessError:
-        if row == "defaults":
-            raise
-        show(row, ["stopped, see the error above"])
+def wins(errors: Mapping[int, float], others: Mapping[int, float]) -> str:
+    """In how many of the seeds that both have an error is below the defaults'."""
+    both = errors.keys() & others.keys()
+    return f"{sum(errors[seed] < others[seed] for seed in both)} of {len(both)}"
 
 
 def main() -> None:
@@ -195,11 +185,18 @@ def main() -> None:
     cells: Callable[..., list[str]] = market_cells
     if chosen.data:
         measure, cells = partial(on_prices, data=chosen.data), partial(price_cells, stage=chosen.stage)
-    found = {}
+    defaults, failed = measure("defaults", **options), []
     for row in asked:
-        with stopped_is_a_result(row):
-            found[row] = measure(row, **options)
-            show(row, cells(found[row], beside=found["defaults"]))
+        try:
+            found = defaults if row == "defaults" else measure(row, **options)
+        except subprocess.CalledProcessError:
+            failed.append(row)
+            continue
+        # A seed that the guard stopped is left out, and the log above says so.
+        seeds = "" if len(found) == chosen.seeds else f" ({len(found)} of {chosen.seeds} seeds)"
+        print(f"| {row}{seeds} | {' | '.join(cells(found, beside=defaults))} |", flush=True)
+    if failed:
+        sys.exit(f"no figures of {', '.join(failed)}: the errors are above")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Who trains and who draws answers: chosen here, imported only when chosen."""
 
-import gc
 import importlib.util
 import os
 import shutil
@@ -99,12 +98,11 @@ def sampler_for(backend: Backend, *, config: TrainingConfig) -> Sampler:
 
 
 def release_models() -> None:
-    """Forget the models that sampling keeps loaded: another process is about to need the GPU's memory."""
+    """Forget the models that sampling keeps loaded: what comes next is about to need their memory."""
     for module, cached in (("vllm_", "_engine"), ("transformers_", "_sampling_model")):
         loaded = sys.modules.get(f"{__name__}.{module}")
         if loaded is not None:
-            getattr(loaded, cached).cache_clear()
-    gc.collect()
+            getattr(loaded, cached).clear()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -1,11 +1,12 @@
 """The protocol that every backend follows, and what a training call is made of."""
 
+import gc
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 import pandas as pd
 
@@ -13,6 +14,8 @@ from features.prompts import Chat
 from training.config import SamplingConfig, TrainingConfig
 from training.contracts import Example, OnProgress
 
+Arguments = ParamSpec("Arguments")
+Made = TypeVar("Made")
 Stage = Literal["grpo_1st", "sft", "grpo_2nd"]
 
 
@@ -34,6 +37,35 @@ class TrainingJob:
     unit: float = 10.0
     engine_arguments: dict[str, Any] = field(default_factory=dict)
     on_progress: OnProgress | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """Its peak."""
+        return self.config.learning_rate(self.stage, warm=self.adapter is not None)
+
+
+class OneKept(Generic[Arguments, Made]):
+    """A function whose last result is kept for the same arguments, and let go of before another is made.
+
+    `lru_cache(maxsize=1)` makes the new one first, and two models may not fit into memory.
+    """
+
+    def __init__(self, make: Callable[Arguments, Made]) -> None:
+        self._make = make
+        self._kept: dict[object, Made] = {}
+
+    def __call__(self, *args: Arguments.args, **options: Arguments.kwargs) -> Made:
+        """What is kept for these arguments, or made."""
+        key = (args, tuple(sorted(options.items())))
+        if key not in self._kept:
+            self.clear()
+            self._kept[key] = self._make(*args, **options)
+        return self._kept[key]
+
+    def clear(self) -> None:
+        """Let go of what is kept."""
+        self._kept.clear()
+        gc.collect()
 
 
 class Sampler(Protocol):

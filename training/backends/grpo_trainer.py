@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import selective_log_softmax_and_entropy
+from trl.trainer.utils import RepeatSampler, selective_log_softmax_and_entropy
 
 from training.backends.memory import MEMORY_CURE, with_smaller_batches
 from training.backends.sampling import in_halves, sample, shares_prompts
@@ -18,6 +18,17 @@ from training.backends.transformers_ import SMALL_MODEL
 MOST_ATTENTION = 4
 REFERENCE = "ref"
 """TRL's name for the adapter that a stage begins with, which it keeps beside the one that learns."""
+
+
+class ResumableSampler(RepeatSampler):
+    """TRL's sampler with an order of its own for each pass over the prompts, whichever passes went before.
+
+    TRL's goes on from the generator's state after the passes before, which a resumed process has not made.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of a pass; the trainer calls it before each."""
+        self.generator.manual_seed(self.seed + epoch)
 
 
 class GroupedGRPOTrainer(GRPOTrainer):
@@ -33,6 +44,11 @@ class GroupedGRPOTrainer(GRPOTrainer):
         """
         super()._save(output_dir, state_dict)
         shutil.rmtree(Path(output_dir or self.args.output_dir) / REFERENCE, ignore_errors=True)
+
+    def _get_train_sampler(self, dataset: Any = None) -> ResumableSampler:
+        drawn = super()._get_train_sampler(dataset)
+        names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
+        return ResumableSampler(**{name: getattr(drawn, name) for name in names})
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **options: Any

@@ -12,8 +12,14 @@ from training.errors import TrainingError
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-# What torch says where the memory of a CPU runs out; on a GPU it has an exception of its own.
-OUT_OF_MEMORY = ("not enough memory", "DefaultCPUAllocator", "std::bad_alloc")
+# What torch says where the memory of a CPU runs out, or a GPU's outside torch's own allocator, which has an exception.
+OUT_OF_MEMORY = (
+    "not enough memory",
+    "DefaultCPUAllocator",
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 MEMORY_CURE = (
     "Free memory, use a smaller base model, a lower lora_rank or a shorter max_seq_length and sampling.max_tokens, or "
     "set training.gradient_checkpointing = true."
@@ -21,7 +27,9 @@ MEMORY_CURE = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the memory of GPU or CPU ran out."""
+    """Whether an exception says that the memory of GPU or CPU ran out, and nobody has gone on with less already."""
+    if isinstance(error, TrainingError):
+        return False
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)

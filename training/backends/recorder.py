@@ -96,9 +96,14 @@ class StepRecorder(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
     ) -> None:
-        """Stop before weights that are no numbers are saved."""
+        """Stop before weights that are no numbers are saved, and save no checkpoint of the last step.
+
+        The adapter itself is saved then; a trainer that resumes from the last step's checkpoint takes one step more.
+        """
         if not all_finite(weight for weight in model.parameters() if weight.requires_grad):
             raise self.not_a_number("a weight is not finite")
+        if state.global_step >= state.max_steps:
+            control.should_save = False
 
     def on_log(
         self,

@@ -13,7 +13,7 @@ from features.prompts import FULL_LINES, SYSTEM_PROMPT, Chat
 from features.units import CLIP
 from training.backends.checkpoints import remove_checkpoints
 from training.backends.transformers_ import limit_threads, quieten
-from training.backends.trl_ import train_resumably, trainer_arguments
+from training.backends.trl_ import on_one_gpu, train_resumably, trainer_arguments
 from training.config import TinyConfig
 from training.contracts import OnProgress
 
@@ -152,7 +152,7 @@ def build(
         remove_unused_columns=False,
         **trainer_arguments(save_steps=100),
     )
-    trainer = Trainer(model=model, args=args, train_dataset=_encode(tokenizer, chats, answers))
+    trainer = Trainer(model=model, args=on_one_gpu(args), train_dataset=_encode(tokenizer, chats, answers))
     last = train_resumably(trainer, out_dir=out_dir, stage="base_model", guard=None, on_progress=on_progress)
     model.save_pretrained(out_dir, safe_serialization=True)
     tokenizer.save_pretrained(out_dir)

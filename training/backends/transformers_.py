@@ -1,16 +1,16 @@
 """The backend that runs everywhere: transformers, PEFT and TRL."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from features.prompts import Chat
-from training.backends.base import TrainingJob, prompt_seed
+from training.backends.base import OneKept, TrainingJob, prompt_seed
 from training.config import SamplingConfig, TrainingConfig
 from training.contracts import Example, OnProgress, Progress
 from training.errors import AdapterError, BaseModelError
@@ -132,7 +132,31 @@ def check_adapter(adapter: Path) -> None:
             )
 
 
-@lru_cache(maxsize=1)
+def rank_of(adapter: Path) -> int:
+    """The LoRA rank of an adapter that `check_adapter` has seen."""
+    return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
+
+
+def token_count(prompt: Chat, tokenizer: Any) -> int:
+    """How many tokens a prompt has, with all that the chat template adds."""
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def check_length(prompt: int, *, answer: int, limit: int) -> None:
+    """Demand that a prompt and an answer fit into the context, in tokens: else the answer would be cut off.
+
+    Raises:
+        BaseModelError: They do not.
+    """
+    if prompt + answer > limit:
+        raise BaseModelError(
+            f"a prompt of {prompt} tokens and an answer of {answer} exceed training.max_seq_length = {limit}: "
+            "raise --max-seq-length, or lower training.sampling.max_tokens"
+        )
+
+
+@OneKept
 def _sampling_model(base_model: str, adapter: str | None, adapter_stamp: int, trust_remote_code: bool) -> Any:
     model = load_base(base_model, trust_remote_code=trust_remote_code, dtype=gpu_dtype())
     if adapter is not None:
@@ -190,11 +214,7 @@ class TransformersBackend:
         texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         longest = max(map(len, encoded), default=0)
-        if longest + sampling.max_tokens > config.max_seq_length:
-            raise BaseModelError(
-                f"a prompt of {longest} tokens and an answer of {sampling.max_tokens} exceed max_seq_length = "
-                f"{config.max_seq_length}: raise --max-seq-length"
-            )
+        check_length(longest, answer=sampling.max_tokens, limit=config.max_seq_length)
         end, grammar = _ends(model, tokenizer), None
         if sampling.constrained and prompts:
             pattern = pattern_for(prompts, horizon=horizon, max_tokens=sampling.max_tokens)

@@ -12,16 +12,24 @@ from accelerate import PartialState
 from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
+from features.prompts import Chat
 from training.backends.averaging import TailAverage
 from training.backends.base import TrainingJob
 from training.backends.checkpoints import last_complete_checkpoint, remove_checkpoints, step_of
 from training.backends.grpo_trainer import REFERENCE
 from training.backends.horizon_credit import HorizonCreditTrainer
-from training.backends.memory import MEMORY_CURE, TrainableWeights, largest_divisor, with_smaller_batches
+from training.backends.memory import (
+    MEMORY_CURE,
+    TrainableWeights,
+    is_out_of_memory,
+    largest_divisor,
+    with_smaller_batches,
+)
 from training.backends.recorder import NOT_A_NUMBER, StepRecorder
-from training.backends.transformers_ import gpu_dtype
+from training.backends.transformers_ import check_length, gpu_dtype, token_count
 from training.config import GRPOStageConfig
 from training.contracts import Example, OnProgress
+from training.errors import TrainingError
 from training.guard import CollapseGuard
 from training.rewards import reward_terms
 
@@ -35,6 +43,10 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
     stage: GRPOStageConfig = getattr(job.config, job.stage)
     terms, weights = reward_terms(job.config.reward, horizon=len(examples[0].target), unit=job.unit)
     answers = stage.prompts_per_step * stage.group_size // job.config.launch.processes
+    longest = max((example.prompt for example in examples), key=_characters)
+    check_length(
+        token_count(longest, tokenizer), answer=job.config.sampling.max_tokens, limit=job.config.max_seq_length
+    )
     dataset = Dataset.from_list(
         [{"prompt": e.prompt, "target": list(e.target), "last_close": e.last_close} for e in examples]
     )
@@ -45,7 +57,7 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
             # Of an attempt that ran out of memory; the trainer makes its own.
             model.delete_adapter(REFERENCE)
         args = GRPOConfig(
-            **_common_arguments(job, max_steps=stage.steps, learning_rate=job.config.learning_rate(job.stage)),
+            **_common_arguments(job, max_steps=stage.steps),
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=answers // micro,
             num_generations=stage.group_size,
@@ -60,7 +72,7 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
         trainer = HorizonCreditTrainer(
             model=model,
             reward_funcs=terms,
-            args=args,
+            args=on_one_gpu(args),
             train_dataset=dataset,
             processing_class=tokenizer,
             reward=job.config.reward,
@@ -77,17 +89,18 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
 
     stage = job.config.sft
     answers = stage.batch_size // job.config.launch.processes
+    rows = [(json.loads(prompt), answer) for prompt, answer in zip(accepted["prompt"], accepted["answer"], strict=True)]
+    prompt, answer = max(rows, key=lambda row: _characters(row[0]) + len(row[1]))
+    answer_tokens = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    check_length(token_count(prompt, tokenizer), answer=answer_tokens, limit=job.config.max_seq_length)
     dataset = Dataset.from_list(
-        [
-            {"prompt": json.loads(prompt), "completion": [{"role": "assistant", "content": answer}]}
-            for prompt, answer in zip(accepted["prompt"], accepted["answer"], strict=True)
-        ]
+        [{"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]} for prompt, answer in rows]
     )
 
     def train(batch: int) -> dict[str, float]:
         micro = largest_divisor(answers, at_most=batch)
         args = SFTConfig(
-            **_common_arguments(job, max_steps=-1, learning_rate=job.config.learning_rate(job.stage)),
+            **_common_arguments(job, max_steps=-1),
             num_train_epochs=stage.epochs,
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=answers // micro,
@@ -95,10 +108,14 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
             completion_only_loss=True,
             dataset_num_proc=None,
         )
-        trainer = SFTTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer)
+        trainer = SFTTrainer(model=model, args=on_one_gpu(args), train_dataset=dataset, processing_class=tokenizer)
         return run_trainer(trainer, job=job, guard=None)
 
     return _within_memory(train, model, batch=answers, job=job)
+
+
+def _characters(prompt: Chat) -> int:
+    return sum(len(message["content"]) for message in prompt)
 
 
 def _within_memory(
@@ -109,10 +126,21 @@ def _within_memory(
     Gradients accumulate over the parts, so that every step learns from the whole batch. An attempt that runs out of
     memory is resumed from its last checkpoint, or started over from the weights it began with. Processes that share a
     step would have to halve together: there the error ends the run, and says which setting to halve.
+
+    Raises:
+        TrainingError: Memory runs out at a batch of 1, or with several processes.
     """
     batch = min(job.config.micro_batch_size, batch)
     if job.config.launch.processes > 1:
-        return train(batch)
+        try:
+            return train(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"{job.stage}: memory runs out at {batch} answers at a time in each of {job.config.launch.processes} "
+                f"processes: set training.micro_batch_size = {max(1, batch // 2)}. {MEMORY_CURE}"
+            ) from error
     start = TrainableWeights(model)
 
     def attempt(size: int) -> dict[str, float]:
@@ -122,11 +150,11 @@ def _within_memory(
     return with_smaller_batches(attempt, batch=batch, what=job.stage, cure=MEMORY_CURE)
 
 
-def _common_arguments(job: TrainingJob, *, max_steps: int, learning_rate: float) -> dict[str, Any]:
+def _common_arguments(job: TrainingJob, *, max_steps: int) -> dict[str, Any]:
     return {
         "output_dir": str(job.out_dir),
         "max_steps": max_steps,
-        "learning_rate": learning_rate,
+        "learning_rate": job.learning_rate,
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
         "warmup_steps": 5,
@@ -163,6 +191,12 @@ def trainer_arguments(*, save_steps: int, kept: int = 2) -> dict[str, Any]:
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
     }
+
+
+def on_one_gpu(args: Any) -> Any:
+    """The arguments, for a process that trains on one GPU: transformers would use all that it sees, a part on each."""
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
 
 
 def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | None) -> dict[str, float]:
@@ -210,7 +244,9 @@ def train_resumably(
     except RuntimeError as error:
         if not any(words in str(error) for words in NOT_A_NUMBER):
             raise
-        raise recorder.not_a_number("the probabilities of the next token are not finite") from error
+        raise recorder.not_a_number(
+            f"the probabilities of the next token are not finite, as it seems ({str(error).strip().splitlines()[0]})"
+        ) from error
     return recorder.last
 
 

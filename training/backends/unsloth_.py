@@ -76,7 +76,7 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
         )
     from unsloth import FastLanguageModel
 
-    from training.backends.transformers_ import LORA_TARGETS, check_adapter
+    from training.backends.transformers_ import LORA_TARGETS, check_adapter, rank_of
 
     config = job.config
     try:
@@ -106,6 +106,11 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
     )
     if job.adapter is not None:
         check_adapter(job.adapter)
+        if (rank := rank_of(job.adapter)) != config.lora_rank:
+            raise AdapterError(
+                f"the adapter in {job.adapter} has the LoRA rank {rank}, and training.lora_rank is {config.lora_rank}: "
+                "set it to the adapter's, or start from another"
+            )
         _load_weights(model, job.adapter)
     return model, tokenizer
 

@@ -2,14 +2,14 @@
 
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from features.prompts import Chat
 from training.backends import why_not
-from training.backends.base import prompt_seed
+from training.backends.base import OneKept, prompt_seed
 from training.backends.grammar import pattern_for
+from training.backends.transformers_ import check_adapter, check_length, load_tokenizer, rank_of, token_count
 from training.config import SamplingConfig, TrainingConfig
 from training.contracts import OnProgress, Progress
 from training.errors import BackendUnavailable
@@ -19,7 +19,7 @@ CHUNK_PROMPTS = 512
 LORA_RANKS = (8, 16, 32, 64, 128, 256)
 
 
-@lru_cache(maxsize=1)
+@OneKept
 def _engine(
     base_model: str, *, max_seq_length: int, lora_rank: int, gpu_memory_utilization: float, trust_remote_code: bool
 ) -> Any:
@@ -62,6 +62,8 @@ class VLLMSampler:
 
         Raises:
             BackendUnavailable: vLLM or a GPU is missing.
+            AdapterError: The adapter's folder is not one.
+            BaseModelError: A prompt is longer than the configuration allows.
         """
         obstacle = why_not("vllm")
         if obstacle is not None:
@@ -70,10 +72,18 @@ class VLLMSampler:
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import StructuredOutputsParams
 
+        rank = config.lora_rank
+        if adapter is not None:
+            check_adapter(adapter)
+            rank = max(rank, rank_of(adapter))
+        if prompts:
+            tokenizer = load_tokenizer(base_model, trust_remote_code=config.trust_remote_code)
+            longest = max(token_count(prompt, tokenizer) for prompt in prompts)
+            check_length(longest, answer=sampling.max_tokens, limit=config.max_seq_length)
         llm = _engine(
             base_model,
             max_seq_length=config.max_seq_length,
-            lora_rank=config.lora_rank,
+            lora_rank=rank,
             gpu_memory_utilization=config.gpu_memory_utilization,
             trust_remote_code=config.trust_remote_code,
         )
