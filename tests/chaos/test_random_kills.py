@@ -29,7 +29,8 @@ pytestmark = pytest.mark.chaos
 KILLS = 20
 SEED = 20
 FEATURES = FeatureConfig(context=4, horizon=2, prompt_style="prices")
-GRPO = GRPOStageConfig(steps=12, prompts_per_step=2, group_size=4)
+# Two passes over the windows and a half.
+GRPO = GRPOStageConfig(steps=12, prompts_per_step=56, group_size=2)
 CONFIG = TrainingConfig(
     tiny=TinyConfig(hidden_size=32, layers=1, steps=120, batch_size=16, learning_rate=0.02),
     lora_rank=4,
