@@ -80,18 +80,20 @@ def benchmark_markets(
         raise ValueError(f"no market {unknown[0]!r}: there are {', '.join(MARKETS)}")
     runs = []
     for market in markets or MARKETS:
+        mine: list[MarketRun] = []
         stopped: TrainingDiverged | None = None
         for seed in range(seeds):
             try:
-                runs.append(run_market(config, market=market, seed=seed, until=until))
+                mine.append(run_market(config, market=market, seed=seed, until=until))
             except TrainingDiverged as error:
                 stopped = error
                 logger.error("%s, seed %d is left out: %s", market, seed, error)
                 continue
-            errors = ", ".join(f"{each.model} {each.mse:.3f}" for each in runs[-1].attained)
-            logger.info("%s, seed %d: MSE over persistence's: %s. %s", market, seed, errors, runs[-1].headline)
-        if stopped is not None and not any(run.market == market for run in runs):
+            errors = ", ".join(f"{each.model} {each.mse:.3f}" for each in mine[-1].attained)
+            logger.info("%s, seed %d: MSE over persistence's: %s. %s", market, seed, errors, mine[-1].headline)
+        if stopped is not None and not mine:
             raise stopped
+        runs += mine
     publish_table(
         "benchmark-markets",
         [row for rows in summarise(runs).values() for row in rows],

@@ -25,18 +25,22 @@ pytestmark = [
 ]
 
 
-YESTERDAY = f"{pd.Timestamp.now('America/New_York') - pd.offsets.BDay(1):%Y-%m-%d}"
-BARS = up_to(market(tiny_config().synthetic), last=YESTERDAY)
+@pytest.fixture
+def bars() -> pd.DataFrame:
+    """Bars of a synthetic ticker that end on the last business day before today."""
+    yesterday = pd.Timestamp.now("America/New_York") - pd.offsets.BDay(1)
+    return up_to(market(tiny_config().synthetic), last=f"{yesterday:%Y-%m-%d}")
 
 
 @pytest.fixture
-def prices(working_folder: Path) -> Path:
+def prices(working_folder: Path, bars: pd.DataFrame) -> Path:
     """A data folder with two good tickers, three sessions behind, and a negative price and too few sessions."""
     folder = working_folder / "prices"
-    faulty = BARS.copy()
+    faulty = bars.copy()
     faulty.loc[50, "close"] = -1.0
-    for stock, bars in {"BAD": faulty, "FRESH": BARS.head(397), "LAGS": BARS.head(397), "SHORT": BARS.head(30)}.items():
-        keep(folder, stock, bars)
+    files = {"BAD": faulty, "FRESH": bars.head(397), "LAGS": bars.head(397), "SHORT": bars.head(30)}
+    for stock, held in files.items():
+        keep(folder, stock, held)
     return folder
 
 
@@ -50,11 +54,11 @@ def night_table() -> list[dict[str, Any]]:
 
 
 def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_a_red_night_that_says_who_and_why(
-    prefect_server: None, working_folder: Path, prices: Path, monkeypatch: pytest.MonkeyPatch
+    prefect_server: None, working_folder: Path, bars: pd.DataFrame, prices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_overrides(tiny_config(), ["stock=FRESH", "data=prices", "warm_start=champion", "update=yahoo"])
-    with yahoo_server(monkeypatch, {"FRESH": BARS, "LAGS": BARS}) as yahoo:
-        yahoo.now = f"{YESTERDAY} 17:30"
+    with yahoo_server(monkeypatch, {"FRESH": bars, "LAGS": bars}) as yahoo:
+        yahoo.now = f"{bars['date'].iloc[-1]:%Y-%m-%d} 17:30"
         yahoo.instead["LAGS"] = [Reply(status=503)]
         with pytest.raises(NightFailed, match=r"4 tickers: \d promoted, 2 failed") as failure:
             nightly(config)
@@ -72,7 +76,7 @@ def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_
         for stock in ("FRESH", "LAGS"):
             assert table[stock]["Outcome"] in ("kept", "promoted")
             assert "% by " in table[stock]["Forecast"]
-        last = f"{BARS['date'].iloc[396]:%Y-%m-%d}"
+        last = f"{bars['date'].iloc[396]:%Y-%m-%d}"
         stale = f"The prices end on {last}, as they could not be updated (MarketDataError: LAGS"
         assert stale in table["LAGS"]["Watch"]
         assert "updated" not in table["FRESH"]["Watch"]

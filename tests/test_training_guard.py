@@ -39,6 +39,14 @@ def test_a_run_that_never_writes_a_valid_answer_is_stopped_since_nothing_can_be_
     assert verdicts([(-5.0, 0.0)] * 20, min_valid_rate=0.0) == [None] * 20
 
 
+def test_steps_without_a_valid_answer_are_none_to_go_back_to() -> None:
+    guard = CollapseGuard(GuardConfig(patience=5))
+    for valid in (0.2, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0):
+        reason = guard.observe(reward=-5.0, valid_rate=valid)
+    assert reason is not None
+    assert guard.bad_steps == 5
+
+
 def test_a_collapse_within_the_first_steps_is_noticed() -> None:
     assert verdicts([(-1.0, 1.0), (-1.0, 0.9), *[(-1.0, 0.0)] * 6])[4] is not None
 

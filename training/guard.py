@@ -40,14 +40,14 @@ class CollapseGuard:
         mean = sum(self._reward) / len(self._reward)
         self._best = mean if self._best is None else max(self._best, mean)
         over = f"over the last {self._config.patience} steps"
-        if not self._was_valid and valid == 0 < self._config.min_valid_rate:
+        if not self._is_bad(reward=mean, valid_rate=valid):
+            return None
+        if valid == 0 and not self._was_valid:
             return (
                 f"no answer was valid {over}, so that there is nothing to learn from; a base model that follows "
                 "instructions, a longer training.sampling.max_tokens or a stage before this one that keeps the format "
                 "may help"
             )
-        if not self._is_bad(reward=mean, valid_rate=valid):
-            return None
         if self._was_valid and valid < self._config.min_valid_rate:
             return f"only {valid:.0%} of the answers were valid {over} (least: {self._config.min_valid_rate:.0%})"
         return (
@@ -56,5 +56,5 @@ class CollapseGuard:
         )
 
     def _is_bad(self, *, reward: float, valid_rate: float) -> bool:
-        unparseable = self._was_valid and valid_rate < self._config.min_valid_rate
+        unparseable = valid_rate < self._config.min_valid_rate if self._was_valid else valid_rate == 0
         return unparseable or (self._best is not None and self._best - reward > self._config.max_reward_drop)
