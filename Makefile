@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
+# mypy and editors follow links in .venv/src, since the packages of `tickerforge` lie in folders of other names.
+PACKAGES := features training evaluation tasks flows deployments
 STAMP := $(VENV)/.installed-$(EXTRAS)
 # One thread per core, and the same result on every run.
 export TOKENIZERS_PARALLELISM := false
@@ -20,6 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=80" wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	mkdir -p $(VENV)/src/tickerforge
+	ln -sfn $(foreach package,$(PACKAGES),../../../$(package)) $(VENV)/src/tickerforge/
 	@touch $(STAMP)
 
 check: setup audit ## ruff, mypy, import-linter and the audit

@@ -1,4 +1,4 @@
-"""The operating commands, beside those of `flows.cli`: `up`, `down`, `status`, `deploy`."""
+"""The operating commands, beside those of `flows.cli.main`: `up`, `down`, `status`, `deploy`."""
 
 from datetime import datetime
 from pathlib import Path
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import options
-from flows.cli import app
-from flows.terminal import command, show
+from tickerforge.flows.cli import options
+from tickerforge.flows.cli.main import app
+from tickerforge.flows.cli.terminal import command, show
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from deployments.processes import Program
-    from tasks.service import Service
+    from tickerforge.deployments.service.processes import Program
+    from tickerforge.tasks.base.service import Service
 
 Tickers = Annotated[
     Path | None,
@@ -57,8 +57,8 @@ def up(
     on the PostgreSQL server that TICKERFORGE_DATABASE=postgresql://user:password@host/ names.
     """
     with command(debug=debug):
-        from deployments.service import Listening, start
-        from tasks.paths import Workspace
+        from tickerforge.deployments.service.service import Listening, start
+        from tickerforge.tasks.base.paths import Workspace
 
         service = start(
             Workspace.current(),
@@ -77,8 +77,8 @@ def down(debug: options.Debug = False) -> None:
     Runs under way are told to stop; the same run started again resumes.
     """
     with command(debug=debug):
-        from deployments.service import stop
-        from tasks.paths import Workspace
+        from tickerforge.deployments.service.service import stop
+        from tickerforge.tasks.base.paths import Workspace
 
         show("stopped" if stop(Workspace.current()) else "nothing was running")
 
@@ -90,10 +90,10 @@ def status(debug: options.Debug = False) -> None:
     Ends with exit code 1 if anything of the service does not run or does not answer.
     """
     with command(debug=debug):
-        from deployments.health import health
-        from deployments.processes import programs
-        from tasks.paths import Workspace
-        from tasks.service import running_service
+        from tickerforge.deployments.service.health import health
+        from tickerforge.deployments.service.processes import programs
+        from tickerforge.tasks.base.paths import Workspace
+        from tickerforge.tasks.base.service import running_service
 
         service = running_service(Workspace.current())
         if service is None:
@@ -129,10 +129,10 @@ def deploy(
     with command(debug=debug):
         import os
 
-        from flows.errors import ConfigError
-        from tasks.environment import set_embedded_defaults
-        from tasks.paths import Workspace
-        from tasks.service import running_service
+        from tickerforge.flows.errors import ConfigError
+        from tickerforge.tasks.base.environment import set_embedded_defaults
+        from tickerforge.tasks.base.paths import Workspace
+        from tickerforge.tasks.base.service import running_service
 
         workspace = Workspace.current()
         set_embedded_defaults(workspace)
@@ -147,11 +147,11 @@ def deploy(
 def _deploy(
     folder: Path, data: Path | None, recipe: Path | None, tickers: Path | None, *, gpus: int | None = None
 ) -> list[str]:
-    from flows.embedded import wait_for_prefect
+    from tickerforge.flows.server.embedded import wait_for_prefect
 
     wait_for_prefect()
-    from deployments.choices import Choices, remember, with_former
-    from deployments.deploy import deploy as deploy_all
+    from tickerforge.deployments.prefect.choices import Choices, remember, with_former
+    from tickerforge.deployments.prefect.deploy import deploy as deploy_all
 
     chosen = with_former(Choices(data=data, recipe=recipe, tickers=tickers, gpus=gpus).absolute())
     names = deploy_all(

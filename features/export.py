@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
-from features import csvfile
-from features.bars import validate_ticker
-from features.config import FeatureConfig
-from features.errors import FeaturesError, InsufficientHistoryError, PublishedLayoutError
-from features.indicators import SHORTEST_WINDOW, WINDOW_INDICATORS, window_indicators
-from features.splits import Split, assign_splits, split_borders
-from features.statistics import extremes
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.errors import FeaturesError, InsufficientHistoryError, PublishedLayoutError
+from tickerforge.features.indicators import SHORTEST_WINDOW, WINDOW_INDICATORS, window_indicators
+from tickerforge.features.prices import csvfile
+from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.features.splits import Split, assign_splits, split_borders
+from tickerforge.features.statistics import extremes
 
 STATISTICS = ("min", "min_timestep", "max", "max_timestep", "mean", "median", "median_timestep")
 PUBLISHED_COLUMNS = ("sequence", *STATISTICS, *WINDOW_INDICATORS, "batch_idx", "stock", "stock_symbol")
@@ -44,7 +44,7 @@ def published_tables(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) 
     must not reach a model. Adjusted closes stand beside unadjusted highs and lows, and there are no dates.
 
     Args:
-        bars: As `features.bars.read_csv` returns them.
+        bars: As `features.prices.bars.read_csv` returns them.
         ticker: Name of the ticker.
         config: Context, horizon and fractions of the splits.
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from features.splits import Split
+from tickerforge.features.splits import Split
 
 POOL = "ALL"
 """What stands in a ticker's place for all of them together; it is no ticker's name."""

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.config import FeatureConfig
-from features.units import CLIP, UNITS_PER_SIGMA, to_model_units
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.units import CLIP, UNITS_PER_SIGMA, to_model_units
 
 
 class ChatMessage(TypedDict):

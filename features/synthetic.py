@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.config import SyntheticConfig
+from tickerforge.features.config import SyntheticConfig
 
 FIRST_SESSION = "2015-01-02"
 START_PRICE = 100.0
@@ -127,7 +127,7 @@ def market(config: SyntheticConfig) -> pd.DataFrame:
     """Bars of one synthetic ticker, the same for the same configuration.
 
     Returns:
-        A frame as `features.bars.read_csv` returns it, on business days from 2015-01-02.
+        A frame as `features.prices.bars.read_csv` returns it, on business days from 2015-01-02.
     """
     rng = np.random.default_rng(config.seed)
     path, _ = _simulated(config, rng=rng)

@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.config import FeatureConfig, FrozenModel
-from features.schemas import Columns
-from features.splits import split_borders
-from features.tables import to_table
-from features.windows import cut_windows
+from tickerforge.features.config import FeatureConfig, FrozenModel
+from tickerforge.features.prices.schemas import Columns
+from tickerforge.features.splits import split_borders
+from tickerforge.features.tables import to_table
+from tickerforge.features.windows import cut_windows
 
 BLOCK = 128
 """Sessions that settle at a time: in files of up to so many, writing costs more than what is written."""

@@ -5,14 +5,14 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from features.bars import adjusted_columns, validate_ticker
-from features.config import FeatureConfig
-from features.errors import InsufficientHistoryError
-from features.indicators import FROM_WINDOW, SERIES_WARM_UP, series_indicators, window_indicators
-from features.prompts import FEATURE_COLUMNS
-from features.schemas import Columns, bar_columns
-from features.splits import SPLITS, assign_splits, sessions_needed, split_borders
-from features.statistics import daily_sigma, window_statistics
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.errors import InsufficientHistoryError
+from tickerforge.features.indicators import FROM_WINDOW, SERIES_WARM_UP, series_indicators, window_indicators
+from tickerforge.features.prices.bars import adjusted_columns, validate_ticker
+from tickerforge.features.prices.schemas import Columns, bar_columns
+from tickerforge.features.prompts import FEATURE_COLUMNS
+from tickerforge.features.splits import SPLITS, assign_splits, sessions_needed, split_borders
+from tickerforge.features.statistics import daily_sigma, window_statistics
 
 WINDOW_COLUMNS = (
     *("ticker", "origin", "split", "history", "target", "target_dates", "sigma", "train_mean", "train_std"),
@@ -29,7 +29,7 @@ def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
     the origin only, except `train_mean` and `train_std`, which describe the whole train split.
 
     Args:
-        bars: As `features.bars.read_csv` returns them.
+        bars: As `features.prices.bars.read_csv` returns them.
         ticker: Name of the ticker.
         config: Context, horizon, scope of the indicators, fractions of the splits.
 
@@ -63,7 +63,7 @@ def session_columns(bars: Columns, *, config: FeatureConfig, start: int = 0) -> 
     """What is known at each session, whatever comes later: neither more sessions nor other splits change it.
 
     Args:
-        bars: Columns as `features.bars.read_csv` returns them, `n` rows.
+        bars: Columns as `features.prices.bars.read_csv` returns them, `n` rows.
         config: Context, scope of the indicators and volatility.
         start: First row wanted; it is the same to the last bit whatever the first row is.
 
@@ -143,7 +143,7 @@ def latest_window(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
     """The window whose origin is the last bar: what is known now, its future being unknown.
 
     Args:
-        bars: As `features.bars.read_csv` returns them.
+        bars: As `features.prices.bars.read_csv` returns them.
         ticker: Name of the ticker.
         config: As for `build_windows`.
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tracking_environment import forget_tracking
 
 if TYPE_CHECKING:
+    from tickerforge.tasks.tracking.client import Tracking
     from trained_pieces import Pieces
-
-    from tasks.tracking_client import Tracking
 
 HOME = Path(tempfile.mkdtemp(prefix="tickerforge-tests-"))
 SERVERS = ("PREFECT_API_URL", "PREFECT_API_KEY", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
@@ -32,8 +32,8 @@ os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 
 
 def _set_defaults() -> None:
-    from tasks.environment import set_embedded_defaults
-    from tasks.paths import Workspace
+    from tickerforge.tasks.base.environment import set_embedded_defaults
+    from tickerforge.tasks.base.paths import Workspace
 
     set_embedded_defaults(Workspace(HOME))
 
@@ -86,8 +86,8 @@ def made() -> "Pieces":
 @pytest.fixture(scope="module")
 def tracking() -> "Tracking":
     """The embedded MLflow of the tests' home."""
-    from tasks.paths import Workspace
-    from tasks.tracking_client import connect
+    from tickerforge.tasks.base.paths import Workspace
+    from tickerforge.tasks.tracking.client import connect
 
     return connect(Workspace.current())
 

@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
+
 from mlflow_server import MlflowServer
+from tickerforge.flows.settings.config import with_overrides
+from tickerforge.flows.train.pipeline import train_ticker
+from tickerforge.tasks.base.errors import TrackingError
 from tiny_pipeline import tiny_config
 from tracking_environment import forget_tracking
-
-from flows.config import with_overrides
-from flows.pipeline import train_ticker
-from tasks.errors import TrackingError
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,5 @@
 """`python -m training`: the stages by themselves, without Prefect and MLflow."""
 
-from training.command import app
+from tickerforge.training.command import app
 
 app(prog_name="python -m training")

@@ -14,17 +14,17 @@ import pandas as pd
 import typer
 from pydantic import ValidationError
 
-from features.bars import read_csv
-from features.config import FeatureConfig
-from features.errors import FeaturesError
-from features.windowfile import read_windows
-from features.windows import build_windows
-from training.base_model import TINY, build_tiny, check_model
-from training.config import TrainingConfig
-from training.contracts import OnProgress, Progress, StageResult
-from training.errors import BaseModelError, TrainingError
-from training.examples import build_examples, unit_of_sigma
-from training.stages import GRPOStage, answer_generator, run_grpo, run_rejection, run_sft
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.errors import FeaturesError
+from tickerforge.features.prices.bars import read_csv
+from tickerforge.features.windowfile import read_windows
+from tickerforge.features.windows import build_windows
+from tickerforge.training.config import TrainingConfig
+from tickerforge.training.contracts import OnProgress, Progress, StageResult
+from tickerforge.training.errors import BaseModelError, TrainingError
+from tickerforge.training.examples import build_examples, unit_of_sigma
+from tickerforge.training.models.base_model import TINY, build_tiny, check_model
+from tickerforge.training.stages import GRPOStage, answer_generator, run_grpo, run_rejection, run_sft
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -177,7 +177,7 @@ def sample(
 @app.command(hidden=True)
 def job(folder: Path) -> None:
     """Do the job in a folder: the process that `training.launch` starts."""
-    from training.launch import work
+    from tickerforge.training.launch import work
 
     work(folder)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from features.config import FrozenModel
+from tickerforge.features.config import FrozenModel
 
 
 class TinyConfig(FrozenModel):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-from features.prompts import Chat
+from tickerforge.features.prompts import Chat
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from features.config import FeatureConfig
-from features.prompts import render_all
-from features.units import UNITS_PER_SIGMA, to_model_units
-from training.contracts import Example
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.prompts import render_all
+from tickerforge.features.units import UNITS_PER_SIGMA, to_model_units
+from tickerforge.training.contracts import Example
 
 
 def window_id(row: Mapping[str, Any]) -> str:

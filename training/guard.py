@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from training.config import GuardConfig
+from tickerforge.training.config import GuardConfig
 
 
 class CollapseGuard:

@@ -23,13 +23,13 @@ from typing import IO, Any
 
 import pandas as pd
 
-from training import errors
-from training.backends import Backend, gpu_names, named, release_models
-from training.backends.base import TrainingJob
-from training.backends.transformers_ import check_adapter
-from training.config import LaunchConfig, TrainingConfig
-from training.contracts import Example, Progress
-from training.errors import BackendUnavailable, TrainingDiverged, TrainingError
+from tickerforge.training import errors
+from tickerforge.training.backends import Backend, gpu_names, named, release_models
+from tickerforge.training.backends.base import TrainingJob
+from tickerforge.training.backends.transformers_ import check_adapter
+from tickerforge.training.config import LaunchConfig, TrainingConfig
+from tickerforge.training.contracts import Example, Progress
+from tickerforge.training.errors import BackendUnavailable, TrainingDiverged, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def command(launch: LaunchConfig, folder: Path) -> list[str]:
     Raises:
         BackendUnavailable: Fewer GPUs can be seen than processes are asked for.
     """
-    job = ["-m", "training", "job", str(folder)]
+    job = ["-m", "tickerforge.training", "job", str(folder)]
     if launch.processes == 1:
         return [sys.executable, *job]
     gpus = len(gpu_names())
@@ -135,11 +135,7 @@ def _train_in_processes(backend: str, data: Sequence[Example] | pd.DataFrame, *,
 
 
 def _environment() -> dict[str, str]:
-    # Or a folder `training` in the working folder would be taken for this package.
-    root = str(Path(__file__).resolve().parents[1])
-    found = {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])), "PYTHONSAFEPATH": "1"}
-    environment = os.environ | found
-    return environment if gpu_names() else environment | {"ACCELERATE_USE_CPU": "true"}
+    return dict(os.environ) if gpu_names() else os.environ | {"ACCELERATE_USE_CPU": "true"}
 
 
 def _follow(process: subprocess.Popen[bytes], path: Path, *, job: TrainingJob) -> None:

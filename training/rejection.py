@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.prompts import parse, render_answer
-from training.config import RejectionConfig
-from training.contracts import Example
+from tickerforge.features.prompts import parse, render_answer
+from tickerforge.training.config import RejectionConfig
+from tickerforge.training.contracts import Example
 
 COLUMNS = ("window_id", "ticker", "origin", "prompt", "answer", "skill", "rank", "bucket")
 

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from features.prompts import parse
-from features.units import UNITS_PER_SIGMA
-from training.config import RewardConfig
+from tickerforge.features.prompts import parse
+from tickerforge.features.units import UNITS_PER_SIGMA
+from tickerforge.training.config import RewardConfig
 
 Completion = str | list[dict[str, str]]
 INVALID_MARGIN = 1.0

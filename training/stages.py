@@ -11,14 +11,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from features.prompts import Chat
-from training.backends import Backend, sampler_for, select
-from training.backends.base import TrainingJob
-from training.config import TrainingConfig
-from training.contracts import Example, OnProgress, Progress, StageResult
-from training.errors import NoAcceptedAnswers, TrainingError
-from training.launch import train
-from training.rejection import select_answers, spread_evenly, true_answers
+from tickerforge.features.prompts import Chat
+from tickerforge.training.backends import Backend, sampler_for, select
+from tickerforge.training.backends.base import TrainingJob
+from tickerforge.training.config import TrainingConfig
+from tickerforge.training.contracts import Example, OnProgress, Progress, StageResult
+from tickerforge.training.errors import NoAcceptedAnswers, TrainingError
+from tickerforge.training.launch import train
+from tickerforge.training.rejection import select_answers, spread_evenly, true_answers
 
 logger = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.contracts import BASE
-from evaluation.standings import Standings
-from flows.benchmark import MarketRun, spread
-from flows.config import PipelineConfig
-from flows.known_markets import SETTINGS, TINY_SETTINGS
-from flows.steps import ADAPTER_STAGES, AdapterStage
+from tickerforge.evaluation.bench.standings import Standings
+from tickerforge.evaluation.core.contracts import BASE
+from tickerforge.flows.bench.known_markets import SETTINGS, TINY_SETTINGS
+from tickerforge.flows.bench.markets import MarketRun, spread
+from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.flows.train.steps import ADAPTER_STAGES, AdapterStage
 
 
 def default_of(name: str) -> object:
@@ -105,7 +105,16 @@ ROWS: dict[AdapterStage, dict[str, list[str]]] = {
 def measured(*command: str, settings: list[str], output: Path) -> str:
     """What a benchmark writes as JSON."""
     overrides = [part for assignment in settings for part in ("--set", assignment)]
-    whole = [sys.executable, "-m", "deployments.cli", "benchmark", *command, *overrides, "--output", str(output)]
+    whole = [
+        sys.executable,
+        "-m",
+        "tickerforge.deployments.cli",
+        "benchmark",
+        *command,
+        *overrides,
+        "--output",
+        str(output),
+    ]
     subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
     return output.read_text()
 

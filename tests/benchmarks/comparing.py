@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pandas as pd
 
-from evaluation.compare import compare
-from evaluation.config import EvaluationConfig
+from tickerforge.evaluation.comparison.compare import compare
+from tickerforge.evaluation.core.config import EvaluationConfig
 
 HORIZON, CONTEXT = 10, 10
 BASELINES = ("persistence", "drift")

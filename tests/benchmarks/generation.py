@@ -15,10 +15,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_setup import FEATURES, base_model, examples, spread
 
-from features.prompts import parse
-from training.backends.transformers_ import LORA_TARGETS, TransformersBackend, attach_adapter, load_base, load_tokenizer
-from training.config import SamplingConfig, TrainingConfig
-from training.contracts import Example
+from tickerforge.features.prompts import parse
+from tickerforge.training.backends.transformers_ import (
+    LORA_TARGETS,
+    TransformersBackend,
+    attach_adapter,
+    load_base,
+    load_tokenizer,
+)
+from tickerforge.training.config import SamplingConfig, TrainingConfig
+from tickerforge.training.contracts import Example
 
 PUBLISHED_BATCH = 60
 

@@ -19,14 +19,14 @@ from typing import Annotated
 
 import typer
 
-from features.config import FeatureConfig, SyntheticConfig
-from features.synthetic import market
-from features.windows import build_windows
-from training.backends import gpu_name, named, sampler_for
-from training.config import GRPOStageConfig, GuardConfig, SamplingConfig, TrainingConfig
-from training.contracts import Progress
-from training.examples import build_examples
-from training.stages import run_grpo
+from tickerforge.features.config import FeatureConfig, SyntheticConfig
+from tickerforge.features.synthetic import market
+from tickerforge.features.windows import build_windows
+from tickerforge.training.backends import gpu_name, named, sampler_for
+from tickerforge.training.config import GRPOStageConfig, GuardConfig, SamplingConfig, TrainingConfig
+from tickerforge.training.contracts import Progress
+from tickerforge.training.examples import build_examples
+from tickerforge.training.stages import run_grpo
 
 SHAPES = {
     "0.5B": {
@@ -59,7 +59,7 @@ def save_model(folder: Path, shape: dict) -> int:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from training.backends.tiny_model import build_tokenizer
+    from tickerforge.training.backends.tiny_model import build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()

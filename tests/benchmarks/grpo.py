@@ -16,11 +16,11 @@ from tiny_setup import FEATURES, base_model, examples, spread
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from training.backends.base import TrainingJob
-from training.backends.transformers_ import TransformersBackend, load_tokenizer
-from training.config import GRPOStageConfig, GuardConfig, TrainingConfig
-from training.contracts import Example, Progress
-from training.rewards import reward_terms
+from tickerforge.training.backends.base import TrainingJob
+from tickerforge.training.backends.transformers_ import TransformersBackend, load_tokenizer
+from tickerforge.training.config import GRPOStageConfig, GuardConfig, TrainingConfig
+from tickerforge.training.contracts import Example, Progress
+from tickerforge.training.rewards import reward_terms
 
 WARM_UP = 2
 

@@ -24,10 +24,10 @@ SESSIONS = 2500
 
 def measured(folder: Path, store: Path, *, scope: str, part: tuple[int, int] = (0, 1)) -> dict[str, float]:
     """Preprocess every n-th ticker of a folder here; CPU seconds without imports, windows, and peak memory in bytes."""
-    from features.config import FeatureConfig
-    from flows.preprocess import preprocess
-    from tasks.market_data import list_tickers
-    from tasks.store import Store
+    from tickerforge.features.config import FeatureConfig
+    from tickerforge.flows.prices.preprocess import preprocess
+    from tickerforge.tasks.prices.market_data import list_tickers
+    from tickerforge.tasks.store.artifacts import Store
 
     names = list_tickers(folder)[part[0] :: part[1]]
     preprocess_imports()
@@ -46,8 +46,8 @@ def preprocess_imports() -> None:
     """Import what is only imported when it is needed, the calendars of New York with it."""
     from datetime import date
 
-    import features.windows  # noqa: F401
-    from tasks.sessions import sessions_between
+    import tickerforge.features.windows  # noqa: F401
+    from tickerforge.tasks.prices.sessions import sessions_between
 
     sessions_between(date(2012, 1, 1), date(2029, 1, 1), exchange="XNYS")
 
@@ -105,9 +105,9 @@ def report(name: str, folder: Path, store: Path, *, scope: str) -> dict[str, flo
 
 def write_market(folder: Path, tickers: int) -> Path:
     """Price files of the synthetic market, each with a seed of its own."""
-    from features.config import SyntheticConfig
-    from features.synthetic import market
-    from tasks.price_files import as_csv
+    from tickerforge.features.config import SyntheticConfig
+    from tickerforge.features.synthetic import market
+    from tickerforge.tasks.prices.price_files import as_csv
 
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(tickers):

@@ -8,8 +8,8 @@ import argparse
 
 import numpy as np
 
-from evaluation.significance import diebold_mariano
-from evaluation.superiority import superiority
+from tickerforge.evaluation.evidence.significance import diebold_mariano
+from tickerforge.evaluation.evidence.superiority import superiority
 
 HORIZON = 10
 

@@ -5,13 +5,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from features.config import FeatureConfig, SyntheticConfig
-from features.synthetic import market
-from features.windows import build_windows
-from training.base_model import build_tiny
-from training.config import TinyConfig
-from training.contracts import Example
-from training.examples import build_examples
+from tickerforge.features.config import FeatureConfig, SyntheticConfig
+from tickerforge.features.synthetic import market
+from tickerforge.features.windows import build_windows
+from tickerforge.training.config import TinyConfig
+from tickerforge.training.contracts import Example
+from tickerforge.training.examples import build_examples
+from tickerforge.training.models.base_model import build_tiny
 
 FEATURES = FeatureConfig()
 

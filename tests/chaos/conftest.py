@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+
 from checks import STEPS, weights
 from operations import Operations, lasting
 from service_home import wait_until
+from tickerforge.flows.settings.config import PipelineConfig, with_overrides
 from tiny_pipeline import tiny_config
-
-from flows.config import PipelineConfig, with_overrides
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def config() -> PipelineConfig:
 @pytest.fixture(scope="session")
 def reference(config: PipelineConfig, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The weights that a run without any disturbance ends with."""
-    from flows.pipeline import train_ticker
+    from tickerforge.flows.train.pipeline import train_ticker
 
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:

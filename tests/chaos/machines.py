@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from object_store import BUCKET, SECRET, s3_server
 from postgres_server import postgres_server
 from service_home import answers, free_port, wait_until
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 RUN_SECONDS = 600
-DEPLOY = "import pathlib, sys; from deployments.deploy import deploy; deploy(working_dir=pathlib.Path(sys.argv[1]))"
+DEPLOY = (
+    "import pathlib, sys; from tickerforge.deployments.prefect.deploy import deploy; "
+    "deploy(working_dir=pathlib.Path(sys.argv[1]))"
+)
 
 
 @dataclass
@@ -64,7 +68,7 @@ class Cluster:
         with (self.base / f"{log}.log").open("ab") as output:
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-P", "-m", *command],
+                    [sys.executable, "-m", *command],
                     cwd=machine.work,
                     env=machine.variables(),
                     stdout=output,

@@ -15,11 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
-from service_home import Home, wait_until
 
-from flows.config import PipelineConfig
-from flows.slots import LEASE_SECONDS
-from tasks.registry import MADE
+from service_home import Home, wait_until
+from tickerforge.flows.server.slots import LEASE_SECONDS
+from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.tasks.registry.registration import MADE
 
 TRAIN, NIGHT = "train-ticker/manual", "nightly/all"
 TRAINED = ("base_model", "grpo_1st", "sft_data", "sft", "grpo_2nd")
@@ -40,7 +40,7 @@ class Operations(Home):
     def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         self.work.mkdir(parents=True, exist_ok=True)
         return subprocess.run(
-            [sys.executable, "-P", "-m", "deployments.cli", *arguments],
+            [sys.executable, "-m", "tickerforge.deployments.cli", *arguments],
             cwd=self.work,
             env=self.variables(),
             capture_output=True,

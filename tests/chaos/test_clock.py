@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from deployments.entries import NIGHTLY, Tickers, for_night, read_entries
-from tasks.sessions import close_of, exchange_date, is_session, latest_session
+from tickerforge.deployments.prefect.entries import NIGHTLY, Tickers, for_night, read_entries
+from tickerforge.tasks.prices.sessions import close_of, exchange_date, is_session, latest_session
 
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -94,7 +94,7 @@ def test_the_closing_bell_moves_with_the_clock(zone: str, day: date, hour: int) 
 def test_a_run_that_is_due_at_an_instant_sees_the_same_session_in_every_time_zone(
     zone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import schedule
+    from tickerforge.flows.settings import schedule
 
     def on(instant: datetime) -> bool:
         monkeypatch.setattr(schedule, "due", lambda: instant)

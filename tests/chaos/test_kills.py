@@ -4,10 +4,10 @@ import signal
 
 import psutil
 import pytest
+
 from checks import all_is_well
 from operations import STAGES, TRAINED, Operations
-
-from flows.config import PipelineConfig
+from tickerforge.flows.settings.config import PipelineConfig
 
 pytestmark = [
     pytest.mark.chaos,

@@ -5,11 +5,11 @@ import time
 
 import psutil
 import pytest
+
 from checks import all_is_well, nothing_is_half_registered
 from operations import NIGHT, Operations
 from service_home import wait_until
-
-from flows.config import PipelineConfig, with_overrides
+from tickerforge.flows.settings.config import PipelineConfig, with_overrides
 
 pytestmark = [
     pytest.mark.chaos,

@@ -3,12 +3,12 @@
 import time
 
 import pytest
+
 from checks import all_is_well
 from operations import Operations
 from service_home import wait_until
-
-from deployments.processes import start_missing, stop_programs
-from flows.config import PipelineConfig
+from tickerforge.deployments.service.processes import start_missing, stop_programs
+from tickerforge.flows.settings.config import PipelineConfig
 
 pytestmark = [
     pytest.mark.chaos,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from checks import all_is_well
 from operations import STAGES, Operations, lasting
 from postgres_server import postgres_server
 from service_home import wait_until
-
-from deployments.database import VARIABLE
-from flows.config import PipelineConfig
+from tickerforge.deployments.service.database import VARIABLE
+from tickerforge.flows.settings.config import PipelineConfig
 
 pytestmark = [
     pytest.mark.chaos,

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.config import FeatureConfig, SyntheticConfig
-from tasks.store import Store, read_manifest
-from training.config import (
+from tickerforge.features.config import FeatureConfig, SyntheticConfig
+from tickerforge.tasks.store.artifacts import Store, read_manifest
+from tickerforge.training.config import (
     GRPOStageConfig,
     GuardConfig,
     RejectionConfig,
@@ -42,14 +42,20 @@ CONFIG = TrainingConfig(
     rejection=RejectionConfig(answers=4, max_windows=200, min_skill=-1e9),
     sft=SFTStageConfig(epochs=1.0, batch_size=8),
 )
-PRELOADED = ["tasks.market_data", "tasks.preprocess", "tasks.train", "training.backends.trl_", "training.stages"]
+PRELOADED = [
+    "tickerforge.tasks.prices.market_data",
+    "tickerforge.tasks.windows.preprocess",
+    "tickerforge.tasks.models.train",
+    "tickerforge.training.backends.trl_",
+    "tickerforge.training.stages",
+]
 
 
 def all_stages(root: Path) -> dict[str, dict[str, str]]:
     """Run every stage in a store; returns the hashes of what each one leaves, but for its timings."""
-    from tasks.market_data import SyntheticSource, fetch_bars
-    from tasks.preprocess import build_windows
-    from tasks.train import prepare_base_model, sample_answers, train_grpo, train_sft
+    from tickerforge.tasks.models.train import prepare_base_model, sample_answers, train_grpo, train_sft
+    from tickerforge.tasks.prices.market_data import SyntheticSource, fetch_bars
+    from tickerforge.tasks.windows.preprocess import build_windows
 
     store = Store(root)
     bars = fetch_bars.fn(SyntheticSource(config=SyntheticConfig(sessions=400)), "DEMO", store=store)

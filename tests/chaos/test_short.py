@@ -3,11 +3,11 @@
 import time
 
 import pytest
+
 from checks import all_is_well
 from operations import Operations
 from service_home import wait_until
-
-from flows.config import PipelineConfig
+from tickerforge.flows.settings.config import PipelineConfig
 
 pytestmark = [
     pytest.mark.chaos,

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from checks import all_is_well
 from operations import Operations
-
-from flows.config import PipelineConfig
+from tickerforge.flows.settings.config import PipelineConfig
 
 pytestmark = [
     pytest.mark.chaos,

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from checks import weights
 from machines import DEPLOY, Cluster, Machine, cluster
 from service_home import wait_until
-
-from features.synthetic import market
-from flows.config import PipelineConfig, with_overrides
+from tickerforge.features.synthetic import market
+from tickerforge.flows.settings.config import PipelineConfig, with_overrides
 
 pytestmark = [
     pytest.mark.chaos,

@@ -6,9 +6,9 @@ import shutil
 import subprocess
 import sys
 
-from training.backends.base import Backend, Sampler, Selection
-from training.config import TrainingConfig
-from training.errors import BackendUnavailable
+from tickerforge.training.backends.base import Backend, Sampler, Selection
+from tickerforge.training.config import TrainingConfig
+from tickerforge.training.errors import BackendUnavailable
 
 __all__ = [
     "Backend",
@@ -91,7 +91,7 @@ def sampler_for(backend: Backend, *, config: TrainingConfig) -> Sampler:
     """
     wanted = backend.name == "unsloth" or config.launch.vllm_server is not None
     if wanted and config.model != "tiny" and why_not("vllm") is None:
-        from training.backends.vllm_ import VLLMSampler
+        from tickerforge.training.backends.vllm_ import VLLMSampler
 
         return VLLMSampler()
     return backend
@@ -109,12 +109,12 @@ def release_models() -> None:
 
 
 def _transformers() -> Backend:
-    from training.backends.transformers_ import TransformersBackend
+    from tickerforge.training.backends.transformers_ import TransformersBackend
 
     return TransformersBackend()
 
 
 def _unsloth() -> Backend:
-    from training.backends.unsloth_ import UnslothBackend
+    from tickerforge.training.backends.unsloth_ import UnslothBackend
 
     return UnslothBackend()

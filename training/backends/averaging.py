@@ -13,7 +13,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.backends.checkpoints import checkpoint_of
+from tickerforge.training.backends.checkpoints import checkpoint_of
 
 AVERAGE_FILE = "tail_average.safetensors"
 

@@ -10,9 +10,9 @@ from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 import pandas as pd
 
-from features.prompts import Chat
-from training.config import SamplingConfig, TrainingConfig
-from training.contracts import Example, OnProgress
+from tickerforge.features.prompts import Chat
+from tickerforge.training.config import SamplingConfig, TrainingConfig
+from tickerforge.training.contracts import Example, OnProgress
 
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")

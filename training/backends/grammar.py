@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from features.prompts import SYSTEM_PROMPT, Chat, answer_pattern
-from training.errors import BackendUnavailable
+from tickerforge.features.prompts import SYSTEM_PROMPT, Chat, answer_pattern
+from tickerforge.training.errors import BackendUnavailable
 
 # Characters, and so at most tokens, of the tags and brackets, with the end of the answer; and of a value and its comma.
 FRAME, INTEGER, DECIMALS = len("<think></think><answer>[]</answer>") + 1, len("-300, "), 4

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from features.prompts import parse
-from training.backends.grpo_trainer import GroupedGRPOTrainer
-from training.config import RewardConfig
-from training.credit import advantages, tokens_of_values
-from training.rewards import FinancialReward, invalid_score, session_distances, session_scores
+from tickerforge.features.prompts import parse
+from tickerforge.training.backends.grpo_trainer import GroupedGRPOTrainer
+from tickerforge.training.config import RewardConfig
+from tickerforge.training.credit import advantages, tokens_of_values
+from tickerforge.training.rewards import FinancialReward, invalid_score, session_distances, session_scores
 
 ROUNDING = 1e-5
 """Advantages below it are what rounding leaves of none."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from training.errors import TrainingError
+from tickerforge.training.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 

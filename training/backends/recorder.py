@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.backends.checkpoints import (
+from tickerforge.training.backends.checkpoints import (
     METRICS_FILE,
     checkpoint_of,
     complete_checkpoints,
@@ -20,9 +20,9 @@ from training.backends.checkpoints import (
     read_metrics,
     step_of,
 )
-from training.contracts import OnProgress, Progress
-from training.errors import TrainingDiverged
-from training.guard import CollapseGuard
+from tickerforge.training.contracts import OnProgress, Progress
+from tickerforge.training.errors import TrainingDiverged
+from tickerforge.training.guard import CollapseGuard
 
 METRICS = {
     "loss": "loss",

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.backends.grammar import Grammar
-from training.credit import half_of
+from tickerforge.training.backends.grammar import Grammar
+from tickerforge.training.credit import half_of
 
 # Answers get a row each once so few of them go on, or once so many tokens of other answers lie masked in a row: passing
 # over those then costs more than a copy of the prompt.

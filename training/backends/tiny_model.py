@@ -9,13 +9,13 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments, set_seed
 
-from features.prompts import FULL_LINES, SYSTEM_PROMPT, Chat
-from features.units import CLIP
-from training.backends.checkpoints import remove_checkpoints
-from training.backends.transformers_ import limit_threads, quieten
-from training.backends.trl_ import on_one_gpu, train_resumably, trainer_arguments
-from training.config import TinyConfig
-from training.contracts import OnProgress
+from tickerforge.features.prompts import FULL_LINES, SYSTEM_PROMPT, Chat
+from tickerforge.features.units import CLIP
+from tickerforge.training.backends.checkpoints import remove_checkpoints
+from tickerforge.training.backends.transformers_ import limit_threads, quieten
+from tickerforge.training.backends.trl_ import on_one_gpu, train_resumably, trainer_arguments
+from tickerforge.training.config import TinyConfig
+from tickerforge.training.contracts import OnProgress
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

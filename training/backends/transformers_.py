@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from features.prompts import Chat
-from training.backends.base import OneKept, TrainingJob, prompt_seed
-from training.config import SamplingConfig, TrainingConfig
-from training.contracts import Example, OnProgress, Progress
-from training.errors import AdapterError, BaseModelError
+from tickerforge.features.prompts import Chat
+from tickerforge.training.backends.base import OneKept, TrainingJob, prompt_seed
+from tickerforge.training.config import SamplingConfig, TrainingConfig
+from tickerforge.training.contracts import Example, OnProgress, Progress
+from tickerforge.training.errors import AdapterError, BaseModelError
 
 SMALL_MODEL = 50_000_000
 SMALL_MODEL_THREADS = 2
@@ -202,9 +202,9 @@ class TransformersBackend:
         """
         import torch
 
-        from training.backends.grammar import Grammar, pattern_for
-        from training.backends.memory import MEMORY_CURE, with_smaller_batches
-        from training.backends.sampling import sample, stratified
+        from tickerforge.training.backends.grammar import Grammar, pattern_for
+        from tickerforge.training.backends.memory import MEMORY_CURE, with_smaller_batches
+        from tickerforge.training.backends.sampling import sample, stratified
 
         tokenizer = load_tokenizer(base_model, trust_remote_code=config.trust_remote_code)
         if adapter is not None:
@@ -250,14 +250,14 @@ class TransformersBackend:
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
         """GRPO by TRL, with rollouts by the configured vLLM server, if any; see `Backend.train_grpo`."""
-        from training.backends import trl_, vllm_server
+        from tickerforge.training.backends import trl_, vllm_server
 
         job = replace(job, engine_arguments=vllm_server.rollout_arguments(job.config))
         return trl_.grpo(self._trainable(job), self._tokenizer(job), examples, job=job)
 
     def train_sft(self, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
         """SFT by TRL; see `Backend.train_sft`."""
-        from training.backends import trl_
+        from tickerforge.training.backends import trl_
 
         return trl_.sft(self._trainable(job), self._tokenizer(job), accepted, job=job)
 

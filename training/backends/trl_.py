@@ -12,26 +12,26 @@ from accelerate import PartialState
 from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
-from features.prompts import Chat
-from training.backends.averaging import TailAverage
-from training.backends.base import TrainingJob
-from training.backends.checkpoints import last_complete_checkpoint, remove_checkpoints, step_of
-from training.backends.grpo_trainer import REFERENCE
-from training.backends.horizon_credit import HorizonCreditTrainer
-from training.backends.memory import (
+from tickerforge.features.prompts import Chat
+from tickerforge.training.backends.averaging import TailAverage
+from tickerforge.training.backends.base import TrainingJob
+from tickerforge.training.backends.checkpoints import last_complete_checkpoint, remove_checkpoints, step_of
+from tickerforge.training.backends.grpo_trainer import REFERENCE
+from tickerforge.training.backends.horizon_credit import HorizonCreditTrainer
+from tickerforge.training.backends.memory import (
     MEMORY_CURE,
     TrainableWeights,
     is_out_of_memory,
     largest_divisor,
     with_smaller_batches,
 )
-from training.backends.recorder import NOT_A_NUMBER, StepRecorder
-from training.backends.transformers_ import check_length, gpu_dtype, token_count
-from training.config import GRPOStageConfig
-from training.contracts import Example, OnProgress
-from training.errors import TrainingError
-from training.guard import CollapseGuard
-from training.rewards import reward_terms
+from tickerforge.training.backends.recorder import NOT_A_NUMBER, StepRecorder
+from tickerforge.training.backends.transformers_ import check_length, gpu_dtype, token_count
+from tickerforge.training.config import GRPOStageConfig
+from tickerforge.training.contracts import Example, OnProgress
+from tickerforge.training.errors import TrainingError
+from tickerforge.training.guard import CollapseGuard
+from tickerforge.training.rewards import reward_terms
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from features.prompts import Chat
-from training.backends.base import TrainingJob
-from training.config import SamplingConfig, TrainingConfig
-from training.contracts import Example, OnProgress
-from training.errors import AdapterError, BackendUnavailable, BaseModelError
+from tickerforge.features.prompts import Chat
+from tickerforge.training.backends.base import TrainingJob
+from tickerforge.training.config import SamplingConfig, TrainingConfig
+from tickerforge.training.contracts import Example, OnProgress
+from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
 
 class UnslothBackend:
@@ -35,7 +35,7 @@ class UnslothBackend:
         stage: str = "sampling",
     ) -> list[list[str]]:
         """Draw answers by vLLM; see `Sampler.generate`."""
-        from training.backends.vllm_ import VLLMSampler
+        from tickerforge.training.backends.vllm_ import VLLMSampler
 
         return VLLMSampler().generate(
             prompts,
@@ -53,7 +53,7 @@ class UnslothBackend:
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
         """GRPO with rollouts by the vLLM engine that shares the model's weights; see `Backend.train_grpo`."""
         model, tokenizer = _load(job, fast_inference=True)
-        from training.backends import trl_
+        from tickerforge.training.backends import trl_
 
         # Unsloth gives up on vLLM by itself where it does not fit the GPU, and says so; TRL must then generate.
         engine = {"use_vllm": True, "vllm_mode": "colocate"} if hasattr(model, "vllm_engine") else {}
@@ -62,7 +62,7 @@ class UnslothBackend:
     def train_sft(self, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
         """Supervised fine-tuning; see `Backend.train_sft`."""
         model, tokenizer = _load(job, fast_inference=False)
-        from training.backends import trl_
+        from tickerforge.training.backends import trl_
 
         return trl_.sft(model, tokenizer, accepted, job=job)
 
@@ -72,11 +72,11 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
     if early and "unsloth" not in sys.modules:
         raise BackendUnavailable(
             f"unsloth must be imported before {', '.join(sorted(early))}, which this process has imported already: "
-            "train by training.stages, which starts a process of its own for it"
+            "train by tickerforge.training.stages, which starts a process of its own for it"
         )
     from unsloth import FastLanguageModel
 
-    from training.backends.transformers_ import LORA_TARGETS, check_adapter, rank_of
+    from tickerforge.training.backends.transformers_ import LORA_TARGETS, check_adapter, rank_of
 
     config = job.config
     try:

@@ -5,14 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from features.prompts import Chat
-from training.backends import why_not
-from training.backends.base import OneKept, prompt_seed
-from training.backends.grammar import pattern_for
-from training.backends.transformers_ import check_adapter, check_length, load_tokenizer, rank_of, token_count
-from training.config import SamplingConfig, TrainingConfig
-from training.contracts import OnProgress, Progress
-from training.errors import BackendUnavailable
+from tickerforge.features.prompts import Chat
+from tickerforge.training.backends import why_not
+from tickerforge.training.backends.base import OneKept, prompt_seed
+from tickerforge.training.backends.grammar import pattern_for
+from tickerforge.training.backends.transformers_ import (
+    check_adapter,
+    check_length,
+    load_tokenizer,
+    rank_of,
+    token_count,
+)
+from tickerforge.training.config import SamplingConfig, TrainingConfig
+from tickerforge.training.contracts import OnProgress, Progress
+from tickerforge.training.errors import BackendUnavailable
 
 CHUNK_PROMPTS = 512
 # vLLM takes no other ranks as the largest; one in between is served by the next.

@@ -4,9 +4,9 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from training.backends import why_not
-from training.config import TrainingConfig
-from training.errors import BackendUnavailable
+from tickerforge.training.backends import why_not
+from tickerforge.training.config import TrainingConfig
+from tickerforge.training.errors import BackendUnavailable
 
 ANSWER_SECONDS = 10.0
 

@@ -1,0 +1,1 @@
+"""Work pools and deployments on a Prefect server."""

@@ -1,0 +1,259 @@
+"""A whole service on one machine without containers: Prefect, MLflow, a worker for each pool, and the deployments."""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tickerforge.deployments.service.processes as processes
+from tickerforge.deployments.service.addresses import (
+    LOOPBACK,
+    MLFLOW_PORT,
+    PREFECT_PORT,
+    check_environment,
+    check_port,
+    local_address,
+)
+from tickerforge.deployments.service.database import Databases, databases
+from tickerforge.deployments.service.health import wait_for_servers, wait_for_workers
+from tickerforge.deployments.service.processes import SERVERS, WORKERS
+from tickerforge.flows.errors import ConfigError
+from tickerforge.flows.server.logs import send_to_prefect
+from tickerforge.tasks.base.disk import locked, os_errors_as_store_error
+from tickerforge.tasks.base.environment import set_embedded_defaults
+from tickerforge.tasks.base.paths import HOME_VARIABLE, Workspace
+from tickerforge.tasks.base.service import (
+    MARK,
+    RECORD_FILE,
+    Service,
+    read_service,
+    server_lock,
+    service_folder,
+    service_processes,
+    write_service,
+)
+
+if TYPE_CHECKING:
+    import psutil
+
+logger = logging.getLogger(__name__)
+
+RUNS_END_SECONDS = 30
+MANAGER_END_SECONDS = 90
+MANAGER_LAST_SECONDS = 5
+POLL_SECONDS = 0.25
+# A socket's path has room for some 100 bytes, and the process manager appends its process id to it for a moment.
+LONGEST_SOCKET = 92
+SOCKET_FILE = "manager.sock"
+WORKER_SETTINGS = {
+    # A worker ends, and its runs with it, when it has asked twelve times in a row in vain: here after two minutes.
+    "PREFECT_WORKER_QUERY_SECONDS": "10",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+}
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the servers are to listen; `None` stands for the default, or for what it is where the service runs."""
+
+    host: str | None = None
+    prefect_port: int | None = None
+    mlflow_port: int | None = None
+
+
+def start(
+    workspace: Workspace, *, deploy: Callable[[Service], object], renew: bool, working_dir: Path, at: Listening
+) -> Service:
+    """Start everything, or what is missing of it, and return when it answers.
+
+    Args:
+        workspace: The home that keeps databases, logs and the record of the service.
+        deploy: Makes pools and deployments on the servers, which answer by then.
+        renew: Whether to call `deploy` even where the service runs already.
+        working_dir: Folder in which runs leave results and models.
+        at: Where to listen.
+
+    Raises:
+        ConfigError: If host or ports cannot be used, or the environment names other servers.
+        ServiceError: If a server does not come up; nothing is left running then, unless it ran before.
+        StoreError: If the home cannot be written.
+    """
+    folder = service_folder(workspace)
+    with os_errors_as_store_error(folder, doing="preparing the service"):
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    with locked(folder / "up.lock", waiting_for="tickerforge up or down"):
+        service = read_service(workspace)
+        if service is not None and service.answers():
+            _tell_it_runs(service, working_dir=working_dir, at=at)
+            check_environment(service)
+            return _complete(service, deploy if renew else None)
+        # Whatever an earlier service left behind holds databases and ports.
+        _stop(workspace)
+        host = at.host or LOOPBACK
+        service, where = _plan(workspace, working_dir=working_dir, at=at)
+        try:
+            with server_lock(workspace, alone=True):
+                # Who waits for this lock finds the record afterwards, and a process manager that answers.
+                _start_servers(workspace, service, where, host=host)
+            return _complete(service, deploy, settle=True)
+        except BaseException:
+            logger.info("stopping what was started")
+            _stop(workspace)
+            raise
+
+
+def stop(workspace: Workspace) -> bool:
+    """Stop everything: runs first, with time to report, then workers, then servers; whether there was anything.
+
+    Raises:
+        StoreError: If the home cannot be written.
+    """
+    if read_service(workspace) is None:
+        return _end_leftovers(workspace)
+    with locked(service_folder(workspace) / "up.lock", waiting_for="tickerforge up or down"):
+        return _stop(workspace)
+
+
+def _complete(service: Service, deploy: Callable[[Service], object] | None, *, settle: bool = False) -> Service:
+    processes.start_missing(service, SERVERS)
+    wait_for_servers(service)
+    os.environ.update(service.variables())
+    if settle:
+        # It imports Prefect, which takes its server's address from the environment at that moment.
+        from tickerforge.deployments.service.orphans import settle_orphans
+
+        settle_orphans()
+    if deploy is not None:
+        logger.info("both answer; deploying")
+        deploy(service)
+    if started := processes.start_missing(service, WORKERS):
+        logger.info("starting %s", " and ".join(started))
+    wait_for_workers(service)
+    return service
+
+
+def _tell_it_runs(service: Service, *, working_dir: Path, at: Listening) -> None:
+    logger.info("the service runs already")
+    wanted = (at.host and local_address(at.host), at.prefect_port, at.mlflow_port)
+    there = (service.address, service.prefect_port, service.mlflow_port)
+    if any(asked not in (None, has) for asked, has in zip(wanted, there, strict=True)):
+        logger.warning("it keeps its addresses: `tickerforge down` first, to start it at others")
+    if working_dir.resolve() != Path(service.working_dir):
+        logger.warning("its runs go on in %s: `tickerforge down` first, to have them here", service.working_dir)
+
+
+def _plan(workspace: Workspace, *, working_dir: Path, at: Listening) -> tuple[Service, Databases]:
+    host = at.host or LOOPBACK
+    prefect_port, mlflow_port = at.prefect_port or PREFECT_PORT, at.mlflow_port or MLFLOW_PORT
+    address = local_address(host)
+    if prefect_port == mlflow_port:
+        raise ConfigError(f"Prefect and MLflow cannot both listen at port {mlflow_port}: choose two")
+    check_port(host, prefect_port, option="--prefect-port", name="Prefect")
+    check_port(host, mlflow_port, option="--mlflow-port", name="MLflow")
+    where = databases(workspace)
+    service = Service(
+        prefect_api=f"http://{address}:{prefect_port}/api",
+        mlflow=f"http://{address}:{mlflow_port}",
+        socket="",
+        working_dir=str(working_dir.resolve()),
+        database=where.shown,
+    )
+    check_environment(service)
+    return replace(service, socket=str(_socket_path(workspace))), where
+
+
+def _start_servers(workspace: Workspace, service: Service, where: Databases, *, host: str) -> None:
+    write_service(workspace, service)
+    set_embedded_defaults(workspace)
+    send_to_prefect()
+    logger.info("starting Prefect and MLflow; their logs are in %s", service_folder(workspace) / "logs")
+    environment = _environment(workspace, service, where, host=host)
+    processes.start_manager(environment, folder=Path(service.working_dir))
+
+
+def _environment(workspace: Workspace, service: Service, where: Databases, *, host: str) -> Mapping[str, str]:
+    return {
+        **os.environ,
+        **{name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()},
+        **service.variables(),
+        HOME_VARIABLE: str(workspace.root),
+        MARK: str(service_folder(workspace)),
+        "TICKERFORGE_SOCKET": service.socket,
+        "PREFECT_SERVER_API_HOST": host,
+        "PREFECT_SERVER_API_PORT": str(service.prefect_port),
+        "PREFECT_SERVER_UI_API_URL": "/api",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": where.prefect,
+        # In memory a restart of the server would forget who holds a slot, and nobody would ever free it.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "MLFLOW_HOST": host,
+        "MLFLOW_PORT": str(service.mlflow_port),
+        "MLFLOW_WORKERS": "1",
+        "MLFLOW_BACKEND_STORE_URI": where.mlflow,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": workspace.mlflow_artifacts.as_uri(),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _socket_path(workspace: Workspace) -> Path:
+    path = service_folder(workspace) / SOCKET_FILE
+    if len(os.fsencode(path)) <= LONGEST_SOCKET:
+        return path
+    usual = tempfile.gettempdir()
+    parent = usual if len(os.fsencode(usual)) < LONGEST_SOCKET // 2 else "/tmp"
+    return Path(tempfile.mkdtemp(prefix="tickerforge-", dir=parent)) / SOCKET_FILE
+
+
+def _forget_socket(workspace: Workspace, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    if path.parent != service_folder(workspace) and path.parent.is_dir():
+        path.parent.rmdir()
+
+
+def _stop(workspace: Workspace) -> bool:
+    service = read_service(workspace)
+    if service is not None and service.answers():
+        _end_runs(workspace)
+        processes.stop_programs(service, WORKERS)
+        with processes.manager(service) as remote:
+            remote.shutdown()
+        deadline = time.monotonic() + MANAGER_END_SECONDS
+        while service.answers() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        # The process manager closes its socket shortly before it ends.
+        _wait_for(list(service_processes(workspace)), seconds=MANAGER_LAST_SECONDS)
+    ended = _end_leftovers(workspace)
+    if service is not None:
+        _forget_socket(workspace, Path(service.socket))
+    (service_folder(workspace) / RECORD_FILE).unlink(missing_ok=True)
+    return ended or service is not None
+
+
+def _end_runs(workspace: Workspace) -> None:
+    """Tell runs to end, and give them time to say so to Prefect: a worker that ends first kills them on the spot."""
+    runs = [each for name in WORKERS for each in service_processes(workspace, program=name) if processes.is_run(each)]
+    if runs:
+        logger.info("telling %d runs to stop", len(runs))
+    for run in runs:
+        processes.terminate(run)
+    _wait_for(runs, seconds=RUNS_END_SECONDS)
+
+
+def _wait_for(ending: "list[psutil.Process]", *, seconds: float) -> None:
+    import psutil
+
+    psutil.wait_procs(ending, timeout=seconds)
+
+
+def _end_leftovers(workspace: Workspace) -> bool:
+    left = list(service_processes(workspace))
+    if left:
+        logger.info("ending what an earlier service left behind (processes: %d)", len(left))
+        processes.end(left)
+    return bool(left)

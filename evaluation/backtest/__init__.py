@@ -1,0 +1,1 @@
+"""Trading on median forecasts: positions, simulation with costs, performance."""

@@ -1,0 +1,1 @@
+"""Benchmarks against known optima and against the published protocol."""

@@ -1,0 +1,1 @@
+"""Scoring models side by side, choosing on validation, and the promotion gate."""

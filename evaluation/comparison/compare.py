@@ -1,0 +1,187 @@
+"""Scores all models on the same windows, and chooses the adapter on validation alone."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from tickerforge.evaluation.backtest.simulation import backtest
+from tickerforge.evaluation.comparison.splits import SplitScores, score_split
+from tickerforge.evaluation.core.config import EvaluationConfig
+from tickerforge.evaluation.core.contracts import (
+    ADAPTERS,
+    AFTER,
+    BASELINES,
+    CHAMPION,
+    DRIFT,
+    MODELS,
+    PERSISTENCE,
+    SPLITS,
+    EvalReport,
+    Floats,
+    SkillInterval,
+    Superiority,
+    in_display_order,
+)
+from tickerforge.evaluation.core.errors import EvaluationError, ForecastsError
+from tickerforge.evaluation.core.panels import (
+    Answers,
+    Truth,
+    answers_of,
+    judged_part,
+    session_calendar,
+    session_dates,
+    truth_of,
+)
+from tickerforge.evaluation.evidence.intervals import detailed_intervals
+from tickerforge.evaluation.evidence.significance import by_session
+from tickerforge.evaluation.evidence.superiority import superiority
+from tickerforge.evaluation.metrics.scores import naive_errors
+from tickerforge.features.pooling import spread
+
+POOL_WINDOWS = 1000
+
+
+def select_windows(windows: pd.DataFrame, *, config: EvaluationConfig) -> pd.DataFrame:
+    """The validation and test windows that are scored: all, or `max_windows` per split evenly spaced in time.
+
+    Of the windows of several tickers `POOL_WINDOWS` per split are scored where `max_windows` does not say otherwise, so
+    that a pool costs no more than some tickers do; they are spread evenly over the tickers, too.
+
+    Returns:
+        Rows of `windows`, sorted by origin within each split; selecting from the result again changes nothing.
+    """
+    limit = config.max_windows or (POOL_WINDOWS if windows["ticker"].nunique() > 1 else len(windows))
+    chosen = [spread(windows[windows["split"] == split], at_most=limit) for split in SPLITS]
+    return pd.concat(chosen, ignore_index=True)
+
+
+def choose(losses: Mapping[str, float]) -> str | None:
+    """The adapter with the smallest validation loss; the earlier stage where two are equal; `None` without any."""
+    adapters = [model for model in ADAPTERS if model in losses]
+    return min(adapters, key=lambda model: losses[model]) if adapters else None
+
+
+def compare(
+    windows: pd.DataFrame,
+    forecasts: pd.DataFrame,
+    *,
+    config: EvaluationConfig,
+    n_candidates: int | None = None,
+    pool: str | None = None,
+    opens: pd.DataFrame | None = None,
+) -> EvalReport:
+    """Score every model on the same validation and test windows, and choose an adapter on validation alone.
+
+    Where `config.test_after` lies within the test split, the windows after it are scored as a split of their own, and
+    what is said of all forecasters at once, and the backtest, are about that.
+
+    Args:
+        windows: Windows frame of one ticker, or of the tickers of a pool; the train split may be in it and is not
+            scored.
+        forecasts: Forecasts frame with persistence, drift and any of the other models; every model must answer every
+            selected window of both splits.
+        config: Which windows are selected, and the band.
+        n_candidates: Variants among which the choice was made, where they are more than the adapters in `forecasts`.
+        pool: Name of the pool that the windows are of. Every window then counts once, but MSE and MAE of the published
+            protocol, which are means over tickers; the tests are made on the series of `significance.by_session`.
+        opens: Columns `ticker date open`, adjusted opens in USD, for a backtest on the test split; none without them.
+
+    Raises:
+        EvaluationError: More than one ticker and no pool, a split without windows, or a session without an open.
+        ForecastsError: A model is unknown, a baseline is missing, or forecasts do not fit the windows.
+    """
+    ticker = pool or _only_ticker(windows)
+    models = _models(forecasts, ticker=ticker)
+    selected = select_windows(windows, config=config)
+    calendar = session_calendar(windows)
+    naive = naive_errors(windows)
+    cut_off = config.test_after
+
+    def scored(truth: Truth, answers: Sequence[Answers], available: int) -> SplitScores:
+        return score_split(
+            truth,
+            answers,
+            available=available,
+            interval=config.interval,
+            naive=naive,
+            by_ticker=pool is not None,
+            cut_off=cut_off,
+        )
+
+    parts: list[SplitScores] = []
+    chosen = None
+    for split in SPLITS:
+        if not (selected["split"] == split).any():
+            raise EvaluationError(f"{ticker}: no {split} windows to score; the price history is too short")
+        truth = truth_of(selected, split=split, calendar=calendar)
+        answers = [answers_of(forecasts, model=model, truth=truth) for model in models]
+        parts.append(scored(truth, answers, int((windows["split"] == split).sum())))
+        if split == "validation":
+            chosen = choose({model: float(loss.mean()) for model, loss in parts[0].losses.items()})
+    truth, answers = judged_part(truth, answers, cut_off=cut_off)
+    if truth.split == AFTER:
+        kept = (windows["split"] == "test") & (session_dates(windows["origin"]) >= np.datetime64(cut_off))
+        parts.append(scored(truth, answers, int(kept.sum())))
+    tried = tuple(model for model in models if model not in (*BASELINES, CHAMPION))
+    # An account of a single date says nothing, and may have no session to earn anything in.
+    tradable = opens is not None and len(np.unique(truth.origins)) > 1
+    return EvalReport(
+        ticker=ticker,
+        horizon=truth.horizon,
+        interval=config.interval,
+        models=models,
+        chosen=chosen,
+        n_candidates=n_candidates or sum(model in ADAPTERS for model in models),
+        splits=tuple(part.summary for part in parts),
+        metrics=tuple(row for part in parts for row in part.metrics),
+        significance=tuple(test for part in parts for test in part.tests),
+        notes=tuple(note for part in parts for note in part.notes),
+        tickers=tuple(row for part in parts for row in part.tickers),
+        calibration=tuple(each for part in parts for each in part.calibration),
+        superiority=_together(truth, parts[-1].losses, candidates=tried),
+        intervals=_intervals(truth, answers, model=chosen, by_ticker=pool is not None),
+        test_after=cut_off,
+        backtest=backtest(
+            truth, answers, opens=opens, config=config.backtest, tried=tried, variants=config.variants_tried
+        )
+        if tradable and opens is not None
+        else None,
+    )
+
+
+def _only_ticker(windows: pd.DataFrame) -> str:
+    tickers = list(windows["ticker"].unique())
+    if len(tickers) != 1:
+        raise EvaluationError(f"a comparison takes the windows of one ticker, not of {len(tickers)}: {tickers[:5]}")
+    return str(tickers[0])
+
+
+def _models(forecasts: pd.DataFrame, *, ticker: str) -> tuple[str, ...]:
+    found = set(forecasts["model"])
+    if unknown := found - set(MODELS):
+        raise ForecastsError(f"{ticker}: unknown models {sorted(unknown)}; known are {', '.join(MODELS)}")
+    if missing := {PERSISTENCE, DRIFT} - found:
+        raise ForecastsError(f"{ticker}: every comparison holds persistence and drift; {sorted(missing)} is missing")
+    return in_display_order(found)
+
+
+def _intervals(
+    truth: Truth, answers: Sequence[Answers], *, model: str | None, by_ticker: bool
+) -> tuple[SkillInterval, ...]:
+    """How far the chosen adapter's skill is known, in detail."""
+    by_model = {each.model: each for each in answers}
+    if model is None:
+        return ()
+    return detailed_intervals(truth, by_model[model], by_model[PERSISTENCE], by_ticker=by_ticker)
+
+
+def _together(truth: Truth, losses: Mapping[str, Floats], *, candidates: tuple[str, ...]) -> Superiority:
+    """All forecasters at once against persistence."""
+    return superiority(
+        {model: by_session(loss, positions=truth.positions) for model, loss in losses.items()},
+        reference=PERSISTENCE,
+        candidates=candidates,
+        positions=np.unique(truth.positions),
+        horizon=truth.horizon,
+    )

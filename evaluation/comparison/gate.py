@@ -1,0 +1,174 @@
+"""The promotion rule: the adapter chosen on validation becomes champion only where the evidence carries it."""
+
+from tickerforge.evaluation.comparison.contamination import day, decisive, split_phrase
+from tickerforge.evaluation.core.config import GateConfig
+from tickerforge.evaluation.core.contracts import (
+    AFTER,
+    CHAMPION,
+    DECIDING_METRIC,
+    DRIFT,
+    PERSISTENCE,
+    EvalReport,
+    Reason,
+    Split,
+    Verdict,
+)
+from tickerforge.evaluation.core.labels import model_label, p_text, percent
+from tickerforge.evaluation.metrics.accuracy import skill
+
+_NAMES = {PERSISTENCE: "persistence", DRIFT: "drift", CHAMPION: "the current champion"}
+
+
+def decide(report: EvalReport, config: GateConfig) -> Verdict:
+    """Judge the adapter that was chosen on validation.
+
+    It is promoted only if its scaled squared error lies below persistence's and drift's by more than `min_skill` on
+    validation and on test, is no larger than the current champion's where there is one, the one-sided Diebold-Mariano
+    p-value against persistence on test is at most `max_p_value`, at least `min_valid_rate` of its answers parse on each
+    split, the share of test prices inside its band lies within `max_coverage_gap` of the nominal one, and the test
+    split holds at least `min_windows` independent windows.
+
+    Where the base model may have been trained on part of the test split, only the windows after that count as test;
+    where none are left, there is no other condition on test, and this one is not met.
+
+    Returns:
+        The verdict with one reason per condition, met or not, in words with its figure.
+    """
+    model = report.chosen
+    if model is None:
+        reason = Reason(name="adapter", passed=False, text="No trained adapter was compared, so none can be promoted.")
+        return Verdict(
+            ticker=report.ticker,
+            promoted=False,
+            model=None,
+            headline=f"Nothing to promote for {report.ticker}: no trained adapter was compared.",
+            reasons=(reason,),
+        )
+    reasons = [_evidence(report, config)]
+    splits: tuple[Split, ...] = ("validation",) if report.judged is None else ("validation", report.judged)
+    for split in splits:
+        reasons += [
+            _beats(report, model=model, split=split, reference=name, margin=config.min_skill)
+            for name in (PERSISTENCE, DRIFT)
+        ]
+        if CHAMPION in report.models:
+            reasons.append(_not_worse(report, model=model, split=split))
+    if report.judged is not None:
+        reasons.append(_significant(report, config, model=model, split=report.judged))
+    reasons += [_valid_answers(report, config, model=model, split=split) for split in splits]
+    if report.judged is not None:
+        reasons.append(_covers(report, config, model=model, split=report.judged))
+    promoted = all(reason.passed for reason in reasons)
+    return Verdict(
+        ticker=report.ticker,
+        promoted=promoted,
+        model=model,
+        headline=_headline(report, model=model, failed=[reason for reason in reasons if not reason.passed]),
+        reasons=tuple(reasons),
+    )
+
+
+def _headline(report: EvalReport, *, model: str, failed: list[Reason]) -> str:
+    label = model_label(model)
+    if not failed:
+        split = decisive(report)
+        test = report.test_of(model, split=split)
+        gain = report.value(model, split=split, metric="skill") or 0.0
+        return (
+            f"{label} is promoted for {report.ticker}: out of sample its squared error is {percent(gain)} below "
+            f"persistence's ({p_text(test.p_value if test else 1.0)})."
+        )
+    first, others = failed[0].text, len(failed) - 1
+    rest = "" if not others else f" {others} more condition{' is' if others == 1 else 's are'} not met."
+    return f"{label} is not promoted for {report.ticker}: {first[0].lower()}{first[1:]}{rest}"
+
+
+def _evidence(report: EvalReport, config: GateConfig) -> Reason:
+    summary = None if report.judged is None else report.summary(report.judged)
+    independent, windows = (summary.independent, summary.windows) if summary else (0, 0)
+    where = "The test split holds"
+    if report.test_after is not None and report.summary("test").before:
+        where = f"After {day(report.test_after)}, until when the base model may have been trained, the test split holds"
+    passed = independent >= config.min_windows
+    text = f"{where} {independent} independent windows ({windows} overlapping ones); at least {config.min_windows} are "
+    return Reason(name="evidence", passed=passed, text=f"{text}needed" + ("." if passed else ": too little evidence."))
+
+
+def _name(condition: str, split: Split) -> str:
+    """The windows after a cut-off stand for the test split."""
+    return f"{condition}_{'test' if split == AFTER else split}"
+
+
+def _valid_answers(report: EvalReport, config: GateConfig, *, model: str, split: Split) -> Reason:
+    rate = report.value(model, split=split, metric="valid_rate") or 0.0
+    return Reason(
+        name=_name("valid_rate", split),
+        passed=rate >= config.min_valid_rate,
+        text=(
+            f"On {split_phrase(report, split)} {percent(rate, against=config.min_valid_rate)} of its answers parse; at "
+            f"least {percent(config.min_valid_rate)} are needed."
+        ),
+    )
+
+
+def _relative(report: EvalReport, *, model: str, split: Split, reference: str) -> float:
+    own = report.value(model, split=split, metric=DECIDING_METRIC)
+    other = report.value(reference, split=split, metric=DECIDING_METRIC)
+    return float("-inf") if own is None or other is None else skill(own, other)
+
+
+def _position(gain: float, reference: str, *, margin: float = 0.0) -> str:
+    if gain == 0:
+        return f"equal to {_NAMES[reference]}'s"
+    return f"{percent(abs(gain), against=margin)} {'below' if gain > 0 else 'above'} {_NAMES[reference]}'s"
+
+
+def _beats(report: EvalReport, *, model: str, split: Split, reference: str, margin: float) -> Reason:
+    gain = _relative(report, model=model, split=split, reference=reference)
+    where = split_phrase(report, split)
+    needed = f"more than {percent(margin)} below is needed" if margin else "it must be below"
+    return Reason(
+        name=_name(reference, split),
+        passed=gain > margin,
+        text=f"On {where} its squared error is {_position(gain, reference, margin=margin)}; {needed}.",
+    )
+
+
+def _not_worse(report: EvalReport, *, model: str, split: Split) -> Reason:
+    gain = _relative(report, model=model, split=split, reference=CHAMPION)
+    where = split_phrase(report, split)
+    return Reason(
+        name=_name("champion", split),
+        passed=gain >= 0,
+        text=f"On {where} its squared error is {_position(gain, CHAMPION)}; it must not be above.",
+    )
+
+
+def _covers(report: EvalReport, config: GateConfig, *, model: str, split: Split) -> Reason:
+    inside = report.value(model, split=split, metric="coverage")
+    where = split_phrase(report, split)
+    nominal = percent(report.interval, decimals=0)
+    allowed = f"at most {100 * config.max_coverage_gap:.0f} points from {nominal} are allowed"
+    if inside is None:
+        text = f"Without sampled answers it has no {nominal} band on {where}; {allowed}."
+        return Reason(name="coverage_test", passed=False, text=text)
+    return Reason(
+        name="coverage_test",
+        passed=abs(inside - report.interval) <= config.max_coverage_gap,
+        text=f"On {where} {percent(inside)} of the prices fall inside its {nominal} band; {allowed}.",
+    )
+
+
+def _significant(report: EvalReport, config: GateConfig, *, model: str, split: Split) -> Reason:
+    test = report.test_of(model, split=split)
+    p_value, note = (test.p_value, test.note) if test else (1.0, "no test was made")
+    why = f" ({note})" if note else ""
+    return Reason(
+        name="significance_test",
+        passed=p_value <= config.max_p_value,
+        text=(
+            "If it were no better than persistence, chance alone would show such an advantage on "
+            f"{split_phrase(report, split)} with probability "
+            f"{p_text(p_value, against=config.max_p_value)}{why}; at most {config.max_p_value:g} is allowed."
+        ),
+    )

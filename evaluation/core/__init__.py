@@ -1,0 +1,1 @@
+"""What all of evaluation shares: configuration, contracts, errors, labels, panels and forecasts."""

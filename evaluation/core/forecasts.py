@@ -1,0 +1,69 @@
+"""Collects forecasts: asks a model for every window and reads its answers as prices."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tickerforge.evaluation.core.contracts import FORECAST_COLUMNS, Floats
+from tickerforge.evaluation.core.errors import ForecastsError
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.prompts import Chat, parse, render_all
+from tickerforge.features.units import CLIP, to_prices
+
+Generate = Callable[[list[Chat], int], Sequence[Sequence[str]]]
+
+
+def collect_forecasts(
+    windows: pd.DataFrame, generate: Generate, *, model: str, config: FeatureConfig, n_samples: int
+) -> pd.DataFrame:
+    """Ask a model for every window and read its answers as prices.
+
+    The forecast is the median of the valid answers, taken in the units the model writes, so that answers which cancel
+    give exactly no move. Values beyond ±300 model units are cut to that, as in prompts. A window without a valid answer
+    gets persistence and `n_valid = 0`.
+
+    Args:
+        windows: Windows frame, or the one row of `latest_window`; its `split` is carried over where there is one.
+        generate: Takes the prompts and how many answers each should get; returns that many texts per prompt.
+        model: The name the forecasts go by.
+        config: Units, prompt style and horizon.
+        n_samples: Answers per window.
+
+    Returns:
+        Forecasts frame, one row per window; `median` (horizon,) and `samples` (n_valid, horizon) in USD.
+
+    Raises:
+        ForecastsError: `generate` returned another number of prompts or of texts.
+    """
+    records = [{str(name): value for name, value in row.items()} for row in windows.to_dict("records")]
+    texts = generate(render_all(windows, config=config), n_samples)
+    if [len(answers) for answers in texts] != [n_samples] * len(records):
+        raise ForecastsError(f"model {model}: {len(records)} prompts must get {n_samples} answers each")
+    read = [_read(record, answers, config=config) for record, answers in zip(records, texts, strict=True)]
+    frame = windows[[column for column in ("ticker", "origin", "split") if column in windows]].assign(
+        model=model,
+        median=pd.Series([median.tolist() for median, _ in read], index=windows.index, dtype=object),
+        samples=pd.Series([valid.tolist() for _, valid in read], index=windows.index, dtype=object),
+        n_samples=n_samples,
+        n_valid=[len(valid) for _, valid in read],
+    )
+    return frame[[column for column in FORECAST_COLUMNS if column in frame]].reset_index(drop=True)
+
+
+def _read(record: Mapping[str, Any], answers: Sequence[str], *, config: FeatureConfig) -> tuple[Floats, Floats]:
+    """Median (h,) and valid samples (m, h) of one window, in USD."""
+    parsed = [values for text in answers if (values := parse(text, horizon=config.horizon)) is not None]
+    written = np.array(parsed, dtype=float).reshape(-1, config.horizon)
+    origin_price = float(record["history"][-1])
+
+    def prices(values: Floats) -> Floats:
+        if config.units == "train_standard":
+            return np.asarray(record["train_mean"] + values * record["train_std"])
+        return to_prices(np.clip(values, -CLIP, CLIP), origin_price=origin_price, sigma=record["sigma"])
+
+    written = written[(prices(written) > 0).all(axis=1)]
+    if not len(written):
+        return np.full(config.horizon, origin_price), np.empty((0, config.horizon))
+    return prices(np.median(written, axis=0)), prices(written)

@@ -1,0 +1,180 @@
+"""Lines the windows and forecasts frames up as arrays, and refuses forecasts that do not fit."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tickerforge.evaluation.core.contracts import AFTER, FORECAST_COLUMNS, Floats, Ints, Split
+from tickerforge.evaluation.core.errors import ForecastsError
+from tickerforge.features.pooling import POOL
+
+Dates = NDArray[np.datetime64]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What happened after the origins of one split; n windows, h sessions ahead.
+
+    `ticker` is the name in messages, that of the pool where the windows are of several `tickers` (n,). `target` (n, h),
+    `origin_price`, `train_mean` and `train_std` (n,) in USD; `sigma` (n,) is the standard deviation of daily log
+    returns; `positions` (n,) are the session numbers of the origins.
+    """
+
+    ticker: str
+    split: Split
+    tickers: NDArray[np.object_]
+    origins: Dates
+    positions: Ints
+    target: Floats
+    target_dates: Dates
+    origin_price: Floats
+    sigma: Floats
+    train_mean: Floats
+    train_std: Floats
+
+    @property
+    def horizon(self) -> int:
+        """Sessions ahead."""
+        return int(self.target.shape[1])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's forecasts of the same windows.
+
+    `median` (n, h) in USD; `samples` (sum of `n_valid`, h) in USD, window after window; `n_samples` and `n_valid` (n,).
+    """
+
+    model: str
+    median: Floats
+    samples: Floats
+    n_samples: Ints
+    n_valid: Ints
+
+    def ensembles(self) -> Iterator[tuple[Ints, Floats]]:
+        """Windows grouped by their number m of valid samples: row numbers (k,) and samples (k, m, h) in USD.
+
+        A window without a sample is its own point forecast: m = 1 and the sample is the median.
+        """
+        starts = np.cumsum(self.n_valid) - self.n_valid
+        for count in np.unique(self.n_valid):
+            rows = np.flatnonzero(self.n_valid == count)
+            if count == 0:
+                yield rows, self.median[rows][:, None, :]
+            else:
+                yield rows, self.samples[starts[rows][:, None] + np.arange(count)]
+
+
+def session_dates(values: pd.Series) -> Dates:
+    """A date column as days, whatever its resolution."""
+    return np.asarray(values.to_numpy(dtype="datetime64[s]").astype("datetime64[D]"))
+
+
+def matrix(values: pd.Series) -> Floats:
+    """A column of equally long lists as one array (n, k)."""
+    return np.stack([np.asarray(value, dtype=float) for value in values])
+
+
+def date_matrix(values: pd.Series) -> Dates:
+    """A column of lists of dates as one array of days (n, k)."""
+    return np.stack([np.asarray(value, dtype="datetime64[D]") for value in values])
+
+
+def session_calendar(windows: pd.DataFrame) -> Dates:
+    """Every session that the windows mention as origin or target, ascending."""
+    return np.unique(np.concatenate([session_dates(windows["origin"]), date_matrix(windows["target_dates"]).ravel()]))
+
+
+def truth_of(windows: pd.DataFrame, *, split: Split, calendar: Dates) -> Truth:
+    """The truth of one split, sorted by origin, then ticker; `calendar` numbers the sessions."""
+    rows = windows[windows["split"] == split].sort_values(["origin", "ticker"])
+    origins = session_dates(rows["origin"])
+    tickers = rows["ticker"].to_numpy(object)
+    return Truth(
+        ticker=str(tickers[0]) if len(set(tickers)) == 1 else POOL,
+        split=split,
+        tickers=tickers,
+        origins=origins,
+        positions=np.searchsorted(calendar, origins).astype(np.int64),
+        target=matrix(rows["target"]),
+        target_dates=date_matrix(rows["target_dates"]),
+        origin_price=matrix(rows["history"])[:, -1],
+        sigma=rows["sigma"].to_numpy(float),
+        train_mean=rows["train_mean"].to_numpy(float),
+        train_std=rows["train_std"].to_numpy(float),
+    )
+
+
+def part_of_truth(truth: Truth, kept: NDArray[np.bool_], *, split: Split) -> Truth:
+    """Some windows (n,) of a split as a split of another name."""
+    columns = ("tickers", "origins", "positions", "target", "target_dates", "origin_price", "sigma")
+    fitted = ("train_mean", "train_std")
+    return replace(truth, split=split, **{name: getattr(truth, name)[kept] for name in (*columns, *fitted)})
+
+
+def part_of_answers(answers: Answers, kept: NDArray[np.bool_]) -> Answers:
+    """A model's forecasts of some windows (n,)."""
+    return replace(
+        answers,
+        median=answers.median[kept],
+        samples=answers.samples[np.repeat(kept, answers.n_valid)],
+        n_samples=answers.n_samples[kept],
+        n_valid=answers.n_valid[kept],
+    )
+
+
+def judged_part(truth: Truth, answers: Sequence[Answers], *, cut_off: date | None) -> tuple[Truth, list[Answers]]:
+    """The windows that decide: those after a cut-off which falls into the split, as the split `after`; else all."""
+    late = np.ones(len(truth.origins), dtype=bool) if cut_off is None else truth.origins >= np.datetime64(cut_off)
+    if late.all() or not late.any():
+        return truth, list(answers)
+    return part_of_truth(truth, late, split=AFTER), [part_of_answers(each, late) for each in answers]
+
+
+def answers_of(forecasts: pd.DataFrame, *, model: str, truth: Truth) -> Answers:
+    """One model's forecasts in the order of `truth`; forecasts of other windows are left out.
+
+    Raises:
+        ForecastsError: A window has no forecast or two, or a forecast has the wrong length or is no positive price.
+    """
+    missing = [column for column in FORECAST_COLUMNS if column not in forecasts]
+    if missing:
+        raise ForecastsError(f"{truth.ticker}: the forecasts frame lacks the columns {', '.join(missing)}")
+    mine = forecasts[(forecasts["model"] == model) & (forecasts["split"] == truth.split)]
+    mine = mine[mine["ticker"].isin(set(truth.tickers))]
+    where = f"{truth.ticker}, {truth.split}, model {model}"
+    answered_for = pd.MultiIndex.from_arrays([mine["ticker"].to_numpy(object), session_dates(mine["origin"])])
+    if answered_for.has_duplicates:
+        raise ForecastsError(f"{where}: more than one forecast for the same origin")
+    places = answered_for.get_indexer(pd.MultiIndex.from_arrays([truth.tickers, truth.origins]))
+    absent = truth.origins[places < 0]
+    if len(absent):
+        raise ForecastsError(
+            f"{where}: {len(absent)} of {len(truth.origins)} windows have no forecast, the first at {absent[0]}"
+        )
+    mine = mine.iloc[places]
+    if any(len(value) != truth.horizon for value in mine["median"]):
+        raise ForecastsError(f"{where}: a forecast does not have {truth.horizon} values")
+    median = matrix(mine["median"])
+    answered = list(chain.from_iterable(mine["samples"]))
+    if any(len(value) != truth.horizon for value in answered):
+        raise ForecastsError(f"{where}: a sample does not have {truth.horizon} values")
+    samples = np.concatenate(answered).reshape(-1, truth.horizon) if answered else np.empty((0, truth.horizon))
+    n_valid = mine["n_valid"].to_numpy(np.int64)
+    if not np.array_equal(n_valid, [len(value) for value in mine["samples"]]):
+        raise ForecastsError(f"{where}: n_valid does not count the samples")
+    for name, prices in (("forecast", median), ("sample", samples)):
+        if not (np.isfinite(prices) & (prices > 0)).all():
+            raise ForecastsError(f"{where}: a {name} is not a positive, finite price")
+    return Answers(
+        model=model,
+        median=median,
+        samples=np.asarray(samples, dtype=float),
+        n_samples=mine["n_samples"].to_numpy(np.int64),
+        n_valid=n_valid,
+    )

@@ -1,0 +1,145 @@
+"""The published protocol: test windows of many tickers, and errors in standard deviations of each one's train rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from tickerforge.evaluation.core.contracts import Floats, Ints
+from tickerforge.evaluation.core.errors import EvaluationError
+from tickerforge.evaluation.core.panels import Dates, session_dates
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.splits import split_borders
+
+HORIZON = 10
+
+
+@dataclass(frozen=True)
+class Series:
+    """One ticker's adjusted closes (n,) in USD with its sessions (n,).
+
+    Rows `[0, train_end)` are train, `[train_end, test_start)` validation, the rest is test.
+    """
+
+    ticker: str
+    dates: Dates
+    prices: Floats
+    train_end: int
+    test_start: int
+
+    @property
+    def train(self) -> Floats:
+        """Prices of the train rows, in USD."""
+        return self.prices[: self.train_end]
+
+    @property
+    def test_origins(self) -> Ints:
+        """Rows after which a test window forecasts, ascending."""
+        return np.arange(self.test_start - 1, len(self.prices) - HORIZON)
+
+    def after(self, origins: Ints) -> Floats:
+        """The `HORIZON` prices after each of these rows, shape (k, HORIZON), in USD."""
+        return self.prices[origins[:, None] + np.arange(1, HORIZON + 1)]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Every test window of every ticker, ticker after ticker, origins ascending; n windows.
+
+    `place` (n,) is the number of the window's ticker in `series`, `row` (n,) its origin's row there, `origins` (n,) the
+    session of the origin; `target` (n, HORIZON), `origin_price` (n,) and `scale` (n,), the standard deviation of the
+    ticker's train rows, are in USD.
+    """
+
+    series: tuple[Series, ...]
+    place: Ints
+    row: Ints
+    origins: Dates
+    target: Floats
+    origin_price: Floats
+    scale: Floats
+
+    @property
+    def tickers(self) -> tuple[str, ...]:
+        """Names of the tickers, in the order of `place`."""
+        return tuple(each.ticker for each in self.series)
+
+    def errors(self, forecast: Floats) -> Floats:
+        """Forecast less truth (n, HORIZON) in standard deviations of the train rows; `forecast` is in USD.
+
+        The train mean of the published z-scores cancels.
+        """
+        return np.asarray((forecast - self.target) / self.scale[:, None])
+
+    def places_of(self, rows: pd.DataFrame) -> Ints:
+        """Numbers of the windows that rows with `ticker` and `origin` (a date) are about; -1 for no test window."""
+        known = pd.MultiIndex.from_arrays([np.array(self.tickers, dtype=object)[self.place], self.origins])
+        asked = pd.MultiIndex.from_arrays([rows["ticker"].to_numpy(object), session_dates(rows["origin"])])
+        return np.asarray(known.get_indexer(asked), dtype=np.int64)
+
+
+def series_of(bars: pd.DataFrame, *, ticker: str) -> Series:
+    """One ticker's series, split 70/10/20 by rows in time order as the published scripts do.
+
+    Args:
+        bars: As `features.prices.bars.read_csv` returns them.
+        ticker: Name of the ticker.
+
+    Raises:
+        EvaluationError: Too few sessions for one test window and a train split that moves.
+    """
+    prices = bars["adj_close"].to_numpy(float)
+    borders = split_borders(len(prices), FeatureConfig(horizon=HORIZON))
+    train = prices[: borders.train_end]
+    if borders.n_rows - borders.test_start < HORIZON or len(train) < 2 or not np.ptp(train):
+        raise EvaluationError(
+            f"{ticker}: {len(prices)} sessions leave no test window of {HORIZON} sessions after train prices that move"
+        )
+    return Series(ticker, session_dates(bars["date"]), prices, borders.train_end, borders.test_start)
+
+
+def protocol_of(series: Sequence[Series]) -> Protocol:
+    """The test windows of these tickers.
+
+    A test window may take its ten rows of context from before the border, so that its first target is the first test
+    row. Its scale is the population standard deviation of the train rows, as scikit-learn's `StandardScaler` takes it.
+
+    Raises:
+        EvaluationError: No ticker.
+    """
+    if not series:
+        raise EvaluationError("the protocol needs the prices of one ticker or more")
+    origins = [each.test_origins for each in series]
+    counts = [len(rows) for rows in origins]
+    return Protocol(
+        series=tuple(series),
+        place=np.repeat(np.arange(len(series)), counts),
+        row=np.concatenate(origins),
+        origins=np.concatenate([each.dates[rows] for each, rows in zip(series, origins, strict=True)]),
+        target=np.concatenate([each.after(rows) for each, rows in zip(series, origins, strict=True)]),
+        origin_price=np.concatenate([each.prices[rows] for each, rows in zip(series, origins, strict=True)]),
+        scale=np.repeat([each.train.std() for each in series], counts),
+    )
+
+
+def common_border(series: Sequence[Series]) -> np.datetime64:
+    """The earliest session on which a ticker's train rows end.
+
+    What is fitted on all tickers together may use prices up to it and no later ones: the train rows of a ticker with a
+    shorter history reach into the years that others are tested on, and markets move together.
+    """
+    return min(np.datetime64(each.dates[each.train_end - 1], "D") for each in series)
+
+
+def by_ticker(protocol: Protocol, values: Floats, *, answered: Ints | None = None) -> Mapping[str, float]:
+    """Mean of one value a window over each ticker's windows, or over the windows numbered by `answered` alone."""
+    rows = np.arange(len(protocol.place)) if answered is None else answered
+    place = protocol.place[rows]
+    counts = np.bincount(place, minlength=len(protocol.series))
+    sums = np.bincount(place, weights=values[rows], minlength=len(protocol.series))
+    return {
+        ticker: float(total / count)
+        for ticker, total, count in zip(protocol.tickers, sums, counts, strict=True)
+        if count
+    }

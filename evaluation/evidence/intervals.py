@@ -1,0 +1,119 @@
+"""How far a skill is known: a studentised stationary bootstrap, inverted; overall, by session ahead, by ticker."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tickerforge.evaluation.core.contracts import Floats, Ints, SkillInterval
+from tickerforge.evaluation.core.panels import Answers, Truth
+from tickerforge.evaluation.evidence.significance import by_session, hac_lag, too_few
+from tickerforge.evaluation.metrics.accuracy import scaled_errors
+
+SIGNIFICANCE = 0.05
+MIN_BLOCK = 10
+REPLICATIONS = 400
+SEED = 0
+
+
+def detailed_intervals(
+    truth: Truth, model: Answers, reference: Answers, *, by_ticker: bool
+) -> tuple[SkillInterval, ...]:
+    """The interval of a model's skill at each session ahead and, of a pool, of each ticker, where it is known."""
+    errors, naive = (scaled_errors(truth.target, each.median, sigma=truth.sigma) for each in (model, reference))
+    everything = np.ones(len(errors), dtype=bool)
+
+    def found() -> Iterator[SkillInterval]:
+        for step in range(truth.horizon):
+            ends = _ends(truth, errors[:, step], naive[:, step], rows=everything)
+            if ends is not None:
+                yield SkillInterval(model=model.model, horizon=step + 1, low=float(ends[0]), high=float(ends[1]))
+        for ticker in np.unique(truth.tickers) if by_ticker else ():
+            ends = _ends(truth, errors.mean(axis=1), naive.mean(axis=1), rows=truth.tickers == ticker)
+            if ends is not None:
+                yield SkillInterval(model=model.model, ticker=str(ticker), low=float(ends[0]), high=float(ends[1]))
+
+    return tuple(found())
+
+
+def _ends(truth: Truth, losses: Floats, reference: Floats, *, rows: NDArray[np.bool_]) -> Floats | None:
+    where = truth.positions[rows]
+    positions = np.unique(where)
+    if too_few(positions, horizon=truth.horizon) or not reference[rows].any():
+        return None
+    own, other = (by_session(each[rows], positions=where) for each in (losses, reference))
+    if not np.ptp(own - other):
+        return None
+    block = block_length(positions, horizon=truth.horizon)
+    draws = _kept_rows(len(positions), block)
+    return skill_interval(own, other, positions=positions, horizon=truth.horizon, draws=draws)
+
+
+@lru_cache(maxsize=8)
+def _kept_rows(rows: int, block: int) -> NDArray[np.int64]:
+    return stationary_rows(rows, block=block, replications=REPLICATIONS, seed=SEED)
+
+
+def skill_interval(losses: Floats, reference: Floats, *, positions: Ints, horizon: int, draws: Ints) -> Floats | None:
+    """The central 95 % interval of ``1 - mean(losses) / mean(reference)``.
+
+    It holds the skills s that a test does not reject: with d = losses - (1 - s) reference and V its Newey-West long-run
+    variance at lag `hac_lag`, ``|mean(d)| / sqrt(V / n)`` lies within what 95 % of the bootstrapped series show of it.
+    A skill is a ratio of means; asking each s by itself (Fieller 1954, J. R. Stat. Soc. B 16) keeps the variance that a
+    variance about the estimated skill would lose, and studentising (Hall 1992, "The Bootstrap and Edgeworth
+    Expansion") makes up for how little is known of V.
+
+    Args:
+        losses: Loss of a forecaster by session, shape (k,), in time order.
+        reference: The reference's, same shape.
+        positions: Session numbers, ascending, shape (k,).
+        horizon: Sessions ahead.
+        draws: Rows of bootstrapped series, shape (replications, k).
+
+    Returns:
+        Lower and upper end; `None` where the reference's own loss is not known well enough to say anything.
+    """
+    lag, n = hac_lag(positions, horizon=horizon), len(losses)
+    skill = 1 - losses.mean() / reference.mean()
+    at_skill = losses - (1 - skill) * reference
+    drawn = at_skill[draws]
+    spread = np.sqrt(long_run_covariance(drawn, drawn, lag=lag) / n)
+    ratios = np.abs(drawn.mean(axis=-1))[spread > 0] / spread[spread > 0]
+    limit = float(np.quantile(ratios, 1 - SIGNIFICANCE)) ** 2 / n
+
+    own, other = losses.mean(), reference.mean()
+    variances = [long_run_covariance(a, b, lag=lag) for a, b in ((losses, losses), (losses, reference))]
+    square = other**2 - limit * long_run_covariance(reference, reference, lag=lag)
+    mixed, constant = own * other - limit * variances[1], own**2 - limit * variances[0]
+    inside = mixed**2 - square * constant
+    if square <= 0 or inside < 0:
+        return None
+    reach = np.sqrt(inside)
+    return np.array([1 - (mixed + reach) / square, 1 - (mixed - reach) / square], dtype=float)
+
+
+def long_run_covariance(first: Floats, second: Floats, *, lag: int) -> Floats:
+    """``Σ w_j cov(x_t, y_{t±j})`` with Bartlett weights up to a lag, along the last axis (Newey and West 1987)."""
+    x, y = first - first.mean(axis=-1, keepdims=True), second - second.mean(axis=-1, keepdims=True)
+    n = x.shape[-1]
+    total = (x * y).sum(axis=-1)
+    for step in range(1, min(lag, n - 1) + 1):
+        both = (x[..., step:] * y[..., :-step]).sum(axis=-1) + (y[..., step:] * x[..., :-step]).sum(axis=-1)
+        total = total + (1 - step / (lag + 1)) * both
+    return np.asarray(total / n)
+
+
+def stationary_rows(rows: int, *, block: int, replications: int, seed: int) -> NDArray[np.int64]:
+    """Which rows stand where in bootstrapped series (Politis and Romano 1994, JASA 89), shape (replications, rows)."""
+    from arch.bootstrap import StationaryBootstrap
+
+    numbered = StationaryBootstrap(block, np.arange(rows), seed=seed)
+    return np.stack([data[0] for data, _ in numbered.bootstrap(replications)]).astype(np.int64)
+
+
+def block_length(positions: Ints, *, horizon: int) -> int:
+    """Mean length of a block, in rows: those that twice the horizon, or `MIN_BLOCK` sessions, hold on average."""
+    reach = max(2 * horizon, MIN_BLOCK)
+    stride = (positions[-1] - positions[0]) / max(len(positions) - 1, 1)
+    return max(1, min(len(positions) // 2, round(reach / max(stride, 1))))

@@ -1,0 +1,1 @@
+"""Scores of point forecasts and of distributions."""

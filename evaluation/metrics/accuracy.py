@@ -1,0 +1,148 @@
+"""Scores of forecasts: the published protocol's, and those in price, in return, in direction and in distribution."""
+
+import numpy as np
+
+from tickerforge.evaluation.core.contracts import Floats, Ints
+
+
+def standardised(prices: Floats, *, mean: Floats, std: Floats) -> Floats:
+    """Prices (n, h) in USD as z-scores of the train split: ``(p − mean) / std``; `mean` and `std` have shape (n,)."""
+    return np.asarray((prices - mean[:, None]) / std[:, None])
+
+
+def mse(truth: Floats, forecast: Floats) -> float:
+    """Mean squared error over all windows and sessions ahead: ``mean((y − f)²)``."""
+    return float(np.mean(np.square(truth - forecast)))
+
+
+def mae(truth: Floats, forecast: Floats) -> float:
+    """Mean absolute error over all windows and sessions ahead: ``mean(|y − f|)``."""
+    return float(np.mean(np.abs(truth - forecast)))
+
+
+def rmse(truth: Floats, forecast: Floats) -> float:
+    """Root mean squared error, in the unit of its inputs: ``sqrt(mean((y − f)²))``."""
+    return float(np.sqrt(mse(truth, forecast)))
+
+
+def scaled_errors(truth: Floats, forecast: Floats, *, sigma: Floats) -> Floats:
+    """Squared errors of log returns from the origin, in daily variances: ``(ln(y / f) / σ)²``.
+
+    The price at the origin cancels. A random walk forecast by its last value expects k, k sessions ahead, so that calm
+    and stormy windows, cheap and dear tickers weigh alike.
+
+    Args:
+        truth: Prices in USD, shape (n, h).
+        forecast: Prices in USD, shape (n, h).
+        sigma: Standard deviation of daily log returns at the origin, shape (n,).
+
+    Returns:
+        Shape (n, h).
+    """
+    return np.asarray(np.square(np.log(truth / forecast) / sigma[:, None]))
+
+
+def skill(loss: float, reference: float) -> float:
+    """Skill score ``1 − loss / reference``: 0 is the reference, 1 is perfect (Murphy 1988, Monthly Weather Review 116).
+
+    Where the reference makes no error at all the score is 0 for an equal loss and −∞ for any other.
+    """
+    if reference == 0:
+        return 0.0 if loss == 0 else float("-inf")
+    return 1.0 - loss / reference
+
+
+def directional_accuracy(truth: Floats, forecast: Floats, *, origin_price: Floats) -> float:
+    """Share of windows whose move from the origin to the last session has the forecast sign.
+
+    A forecast of no move, or a price that did not move, is worth one half: no opinion is a coin toss. Persistence
+    therefore scores exactly 0.5.
+    """
+    agreement = np.sign(truth[:, -1] - origin_price) * np.sign(forecast[:, -1] - origin_price)
+    return float(np.mean((1 + agreement) / 2))
+
+
+def mase(truth: Floats, forecast: Floats, *, scale: Floats) -> float:
+    """Mean absolute scaled error: ``mean(|y - f| / scale)`` (Hyndman and Koehler 2006, IJF 22).
+
+    Below 1 is better than persistence was on the train rows over the same distances.
+
+    Args:
+        truth: Prices in USD, shape (n, h).
+        forecast: Prices in USD, shape (n, h).
+        scale: Mean absolute error of persistence, 1 to h sessions ahead, on the train rows of the window's ticker, in
+            USD, shape (n,).
+    """
+    return float(np.mean(np.abs(truth - forecast) / scale[:, None]))
+
+
+def matthews(moved: Floats, expected: Floats) -> float | None:
+    """Matthews correlation coefficient of the signs of two moves (n,): 1 always right, 0 a coin toss, -1 always wrong.
+
+    Of windows where both moved it is the Pearson correlation of the signs (Matthews 1975, BBA 405), so that always
+    saying "up" earns nothing in a rising market. 0 where either sign never varies, `None` where nothing both moved.
+    """
+    both = (moved != 0) & (expected != 0)
+    return _correlation(np.sign(moved[both]), np.sign(expected[both])) if both.any() else None
+
+
+def rank_correlation(moved: Floats, expected: Floats) -> float | None:
+    """Rank information coefficient: Spearman's correlation of forecast and realised move (n,), ties at mean ranks.
+
+    Moves are in daily σ, so that windows of calm and of wild tickers compare. `None` where no two forecasts differ.
+    """
+    from scipy.stats import rankdata
+
+    return _correlation(rankdata(moved), rankdata(expected)) if np.ptp(expected) > 0 else None
+
+
+def _correlation(one: Floats, other: Floats) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    length = np.sqrt((one @ one) * (other @ other))
+    return float(one @ other / length) if length else 0.0
+
+
+def band(samples: Floats, *, interval: float) -> tuple[Floats, Floats]:
+    """The central band that should hold the truth with probability `interval`.
+
+    Quantiles at ``(1 ∓ interval) / 2`` at plotting positions i / (m + 1) (Hyndman and Fan 1996, definition 6): with m
+    exchangeable samples a new value falls below the i-th smallest with exactly that probability, so that a calibrated
+    forecaster covers `interval` at any m: exactly where ``(m + 1)(1 − interval) / 2`` is whole, within some 2 points
+    where it is interpolated. With fewer than ``2 / (1 − interval) − 1`` samples (9 for 80 %) the band is the range of
+    the samples, which covers less.
+
+    Args:
+        samples: Shape (..., m, h).
+        interval: Nominal coverage, between 0 and 1.
+
+    Returns:
+        Lower and upper bounds, each of shape (..., h), in the unit of the samples.
+    """
+    tail = (1 - interval) / 2
+    lower, upper = np.quantile(samples, [tail, 1 - tail], axis=-2, method="weibull")
+    return lower, upper
+
+
+def crps(samples: Floats, truth: Floats) -> Floats:
+    """Continuous ranked probability score of an ensemble: ``E|X − y| − ½ E|X − X'|`` over its m members.
+
+    The second term is taken from the sorted members, ``Σ (2i − m − 1) x₍ᵢ₎ / m²`` (Gneiting and Raftery 2007, JASA 102;
+    Jordan, Krüger and Lerch 2019, J. Stat. Softw. 90). For one member it is the absolute error.
+
+    Args:
+        samples: Shape (n, m, h).
+        truth: Shape (n, h).
+
+    Returns:
+        Shape (n, h), in the unit of the inputs; lower is better.
+    """
+    members = samples.shape[1]
+    ordered = np.sort(samples, axis=1)
+    weights = (2 * np.arange(1, members + 1) - members - 1) / members**2
+    spread = np.einsum("m,nmh->nh", weights, ordered)
+    return np.asarray(np.mean(np.abs(samples - truth[:, None, :]), axis=1) - spread)
+
+
+def valid_rate(n_valid: Ints, n_samples: Ints) -> float:
+    """Share of all sampled answers that parse."""
+    return float(n_valid.sum() / n_samples.sum())

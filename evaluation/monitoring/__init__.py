@@ -1,0 +1,1 @@
+"""Live scores of issued forecasts, and drift."""

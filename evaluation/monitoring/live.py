@@ -1,0 +1,249 @@
+"""Scores forecasts that were issued in the past by what has come since, with the comparison's own measure."""
+
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tickerforge.evaluation.core.contracts import Floats
+from tickerforge.evaluation.core.errors import ForecastsError
+from tickerforge.evaluation.core.labels import p_text, percent
+from tickerforge.evaluation.core.panels import Dates
+from tickerforge.evaluation.evidence.significance import diebold_mariano, independent_rows
+from tickerforge.evaluation.metrics.accuracy import scaled_errors, skill
+from tickerforge.features.config import FrozenModel
+
+ISSUED_COLUMNS = (
+    *("ticker", "version", "origin", "issued_at", "late", "origin_close", "sigma"),
+    *("interval", "target_dates", "median", "lower", "upper"),
+)
+
+
+class LiveWindow(FrozenModel):
+    """One issued forecast whose targets have all arrived.
+
+    `position` is the session number of the origin; `loss` and `persistence` are mean squared errors over the path in
+    daily variances; `coverage` is the share of the prices inside the band.
+    """
+
+    origin: date
+    version: int
+    position: int
+    loss: float
+    persistence: float
+    coverage: float
+
+
+class LiveStep(FrozenModel):
+    """All forecasts whose price `horizon` sessions ahead has arrived; errors in daily variances."""
+
+    horizon: int
+    forecasts: int
+    scaled_mse: float
+    persistence: float
+    coverage: float
+
+
+class LiveScores(FrozenModel):
+    """How the issued forecasts of one ticker did. Errors in daily variances; missing without a whole forecast.
+
+    `skill` is also missing where no price moved, so that persistence made no error.
+
+    Of the `issued` forecasts, `late` ones (issued when their first price was known), `repeated` ones (another version
+    was issued for the same origin before), `unplaced` ones (the data have no price at their origin) and `outdated` ones
+    (of another horizon than the latest forecast) are not scored; `pending` ones still miss prices. `missing_dates` are
+    planned sessions that passed without a price. `windows` are the whole forecasts, of which `independent` share no
+    price; `steps` count the begun ones too.
+    """
+
+    ticker: str
+    horizon: int
+    interval: float
+    issued: int
+    late: int
+    repeated: int
+    unplaced: int
+    outdated: int
+    pending: int
+    missing_dates: tuple[date, ...]
+    independent: int
+    scaled_mse: float | None
+    persistence: float | None
+    skill: float | None
+    coverage: float | None
+    p_value: float
+    note: str
+    windows: tuple[LiveWindow, ...]
+    steps: tuple[LiveStep, ...]
+    text: str
+
+
+def score_live(issued: pd.DataFrame, closes: pd.Series, *, ticker: str) -> LiveScores:
+    """Score issued forecasts by the prices that have arrived since.
+
+    The k-th value of a forecast is compared with the k-th price after its origin, as in the comparison: a session
+    without a price (a halt, an unplanned closure) pushes the rest of the path to later days instead of taking hard
+    forecasts out of the figures, and is listed. Both sides enter as moves from the origin, the forecast's from the
+    close that it knew and the market's within `closes` alone, because a dividend or split rescales all older adjusted
+    closes.
+
+    The figures rest on whole paths only: a squared error grows with the distance, so that a half-arrived path would
+    look better than the comparison's. `steps` uses everything that has arrived, distance by distance. Forecasts issued
+    daily overlap; the p-value is that of `diebold_mariano` against persistence, 1 where too few are independent.
+
+    Args:
+        issued: One row a forecast, columns `ISSUED_COLUMNS`: `ticker`; `version` of the model; `origin` (date);
+            `issued_at` (instant); `late` (issued when the first price was known); `origin_close` (USD, as known then);
+            `sigma` (daily log-return standard deviation at the origin); `interval` (nominal coverage); `target_dates`,
+            `median`, `lower`, `upper` (each of shape `(horizon,)`; USD). No rows: nothing has been issued yet.
+        closes: Adjusted closes (USD) up to now, indexed by session, ascending.
+        ticker: The one ticker of all rows.
+
+    Raises:
+        ForecastsError: A column is missing, or a row is of another ticker, misshapen or not positive and finite.
+    """
+    rows = _checked(issued, ticker=ticker)
+    on_time = rows[~rows["late"].astype(bool)].sort_values(["origin", "issued_at"], kind="stable")
+    first = on_time.drop_duplicates("origin")
+    horizon = len(first["median"].iloc[-1]) if len(first) else 0
+    current = first[[len(median) == horizon for median in first["median"]]]
+    sessions: Dates = closes.index.to_numpy().astype("datetime64[D]")
+    prices = closes.to_numpy(float)
+    windows: list[LiveWindow] = []
+    arrived: list[tuple[Floats, Floats, Floats]] = []
+    unplaced = 0
+    for row in current.to_dict("records"):
+        origin = np.datetime64(row["origin"], "D")
+        position = int(np.searchsorted(sessions, origin))
+        if position == len(sessions) or sessions[position] != origin:
+            unplaced += position < len(sessions)
+            continue
+        after = slice(position + 1, position + 1 + horizon)
+        step = _errors(row, prices[after] / prices[position])
+        arrived.append(step)
+        if len(step[0]) == horizon:
+            loss, reference, inside = (float(values.mean()) for values in step)
+            windows.append(
+                LiveWindow(
+                    origin=origin.item(),
+                    version=int(row["version"]),
+                    position=position,
+                    loss=loss,
+                    persistence=reference,
+                    coverage=inside,
+                )
+            )
+    counts: dict[str, Any] = {
+        "issued": len(rows),
+        "late": len(rows) - len(on_time),
+        "repeated": len(on_time) - len(first),
+        "unplaced": unplaced,
+        "outdated": len(first) - len(current),
+        "pending": len(current) - unplaced - len(windows),
+    }
+    missing = _missing(current, sessions)
+    interval = float(current["interval"].iloc[-1]) if len(current) else 0.0
+    figures = _figures(windows, horizon=horizon)
+    return LiveScores(
+        ticker=ticker,
+        horizon=horizon,
+        interval=interval,
+        windows=tuple(windows),
+        steps=_steps(arrived, horizon=horizon),
+        missing_dates=missing,
+        text=_text(figures, counts, missing, ticker=ticker, scored=len(windows), interval=interval),
+        **counts,
+        **figures,
+    )
+
+
+def _checked(issued: pd.DataFrame, *, ticker: str) -> pd.DataFrame:
+    if issued.empty:
+        return pd.DataFrame(columns=list(ISSUED_COLUMNS))
+    if missing := [column for column in ISSUED_COLUMNS if column not in issued]:
+        raise ForecastsError(f"{ticker}: the issued forecasts lack the columns {', '.join(missing)}")
+    for row in issued.to_dict("records"):
+        where = f"{ticker}: the forecast of {row['ticker']} issued for {row['origin']}"
+        if row["ticker"] != ticker:
+            raise ForecastsError(f"{where} is of another ticker; score each ticker by itself")
+        paths = [np.asarray(row[name], float) for name in ("median", "lower", "upper")]
+        if any(path.shape != (len(row["target_dates"]),) for path in paths):
+            raise ForecastsError(f"{where} does not have one median, lower and upper value for each target date")
+        values = np.concatenate([*paths, [row["origin_close"], row["sigma"]]])
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise ForecastsError(f"{where} holds a price or a volatility that is not positive and finite")
+    return issued
+
+
+def _missing(issued: pd.DataFrame, sessions: Dates) -> tuple[date, ...]:
+    """Target dates up to the last session that are none."""
+    if issued.empty:
+        return ()
+    planned = np.unique(np.concatenate([np.asarray(row, dtype="datetime64[D]") for row in issued["target_dates"]]))
+    return tuple(np.setdiff1d(planned[planned <= sessions[-1]], sessions).tolist())
+
+
+def _errors(row: dict, moves: Floats) -> tuple[Floats, Floats, Floats]:
+    """Errors of the forecast, of persistence, and whether the band held, each (m,), for m moves ``p / p_origin``."""
+    median, lower, upper = (
+        np.asarray(row[name], float)[: len(moves)] / row["origin_close"] for name in ("median", "lower", "upper")
+    )
+    sigma = np.array([row["sigma"]])
+    own, reference = (
+        scaled_errors(moves[None], forecast[None], sigma=sigma)[0] for forecast in (median, np.ones_like(moves))
+    )
+    return own, reference, ((lower <= moves) & (moves <= upper)).astype(float)
+
+
+def _figures(windows: list[LiveWindow], *, horizon: int) -> dict:
+    if not windows:
+        empty = dict.fromkeys(("scaled_mse", "persistence", "skill", "coverage"))
+        return {**empty, "independent": 0, "p_value": 1.0, "note": "no forecast has arrived whole yet"}
+    loss, reference = (np.array([getattr(window, name) for window in windows]) for name in ("loss", "persistence"))
+    positions = np.array([window.position for window in windows], dtype=np.int64)
+    test = diebold_mariano(loss, reference, positions=positions, horizon=horizon)
+    return {
+        "scaled_mse": float(loss.mean()),
+        "persistence": float(reference.mean()),
+        "skill": skill(float(loss.mean()), float(reference.mean())) if reference.any() else None,
+        "coverage": float(np.mean([window.coverage for window in windows])),
+        "independent": len(independent_rows(positions, horizon=horizon)),
+        "p_value": test.p_value,
+        "note": test.note,
+    }
+
+
+def _steps(arrived: list[tuple[Floats, Floats, Floats]], *, horizon: int) -> tuple[LiveStep, ...]:
+    steps = []
+    for ahead in range(horizon):
+        values = [[part[ahead] for part in step] for step in arrived if len(step[0]) > ahead]
+        if values:
+            own, reference, inside = (float(mean) for mean in np.mean(values, axis=0))
+            steps.append(
+                LiveStep(
+                    horizon=ahead + 1, forecasts=len(values), scaled_mse=own, persistence=reference, coverage=inside
+                )
+            )
+    return tuple(steps)
+
+
+def _text(
+    figures: dict, counts: dict[str, int], missing: tuple[date, ...], *, ticker: str, scored: int, interval: float
+) -> str:
+    aside = [f"{counts[name]} {name}" for name in ("pending", "late", "repeated", "unplaced", "outdated")]
+    rest = "".join(f", {words}" for words in aside if not words.startswith("0 "))
+    gap = f"; planned sessions without a price: {', '.join(map(str, missing))}" if missing else ""
+    if not scored:
+        return f"No issued forecast of {ticker} has arrived whole yet ({counts['issued']} issued{rest}){gap}."
+    gain = figures["skill"]
+    if gain is None:
+        side = "above persistence's, as no price moved"
+    else:
+        side = f"{percent(abs(gain))} {'below' if gain > 0 else 'above'} persistence's" if gain else "persistence's own"
+    chance = figures["note"] or p_text(figures["p_value"])
+    return (
+        f"{scored} issued forecasts of {ticker} have arrived whole ({figures['independent']} independent{rest}): their "
+        f"squared error is {side} ({chance}), and {percent(figures['coverage'], decimals=0)} of the "
+        f"prices fell inside the {percent(interval, decimals=0)} band{gap}."
+    )

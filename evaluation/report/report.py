@@ -1,0 +1,330 @@
+"""Writes the report of one comparison: a self-contained HTML page, Markdown, the figures and the numbers."""
+
+import base64
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from tickerforge.evaluation.comparison.compare import select_windows
+from tickerforge.evaluation.comparison.contamination import cut_off, split_title
+from tickerforge.evaluation.core.config import EvaluationConfig
+from tickerforge.evaluation.core.contracts import AFTER, BASE, DRIFT, SPLITS, EvalReport, Split, Verdict
+from tickerforge.evaluation.core.labels import METRICS, MODEL_DEFINITIONS, model_label
+from tickerforge.evaluation.core.panels import answers_of, judged_part, session_calendar, truth_of
+from tickerforge.evaluation.report.curves import (
+    capital_curves,
+    error_by_horizon,
+    has_curves,
+    learning_curves,
+    skill_bars,
+)
+from tickerforge.evaluation.report.data_quality import quality_heading, quality_rows
+from tickerforge.evaluation.report.plots import forecast_panels, price_series
+from tickerforge.evaluation.report.spread_plots import calibration_plot, ticker_plot
+from tickerforge.evaluation.report.tables import COLUMNS, GROUPS, ticker_rows, written_rows
+from tickerforge.evaluation.report.theme import DARK, LIGHT, Theme
+from tickerforge.evaluation.report.trading import COLUMNS as TRADING_COLUMNS
+from tickerforge.evaluation.report.trading import (
+    RULE_DEFINITIONS,
+    RULE_LABELS,
+    backtest_rows,
+    trading_by_ticker,
+    trading_rules,
+)
+from tickerforge.evaluation.report.wording import allowed, evidence, picture_words, pooling, split_words
+from tickerforge.features.prices.quality import QualityReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPLATE = "report.html.j2"
+FORECASTS = "forecasts"
+"""The picture that stands next to the verdict."""
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The files of a report."""
+
+    html: Path
+    markdown: Path
+    metrics: Path
+    figures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: its file name without suffix, a heading that states the finding, and what it shows in words."""
+
+    name: str
+    heading: str
+    text: str
+    draw: Callable[[Theme], "Figure"]
+
+
+def write_report(
+    report: EvalReport,
+    verdict: Verdict,
+    *,
+    windows: pd.DataFrame,
+    forecasts: pd.DataFrame,
+    training_metrics: pd.DataFrame | None,
+    out_dir: Path,
+    config: EvaluationConfig,
+    provenance: Mapping[str, str] | None = None,
+    quality: Sequence[QualityReport] = (),
+) -> ReportPaths:
+    """Write `report.html`, `report.md`, `metrics.parquet` and `figures/*.png`, each whole or not at all.
+
+    Args:
+        report: From `evaluation.comparison.compare.compare`.
+        verdict: From `evaluation.comparison.gate.decide`.
+        windows: The windows frame the report was made from.
+        forecasts: The forecasts frame the report was made from.
+        training_metrics: Columns `stage step reward valid_rate loss`, in the order of the stages; `None` or empty where
+            nothing was trained.
+        out_dir: Folder for the files; made where it is missing.
+        config: The configuration the report was made with.
+        provenance: What was run, by label: data, versions, seeds, command.
+        quality: What there is to say about each ticker's prices.
+
+    Raises:
+        ForecastsError: `forecasts` do not fit `windows` under `config`.
+        OSError: The files cannot be written.
+    """
+    pictures = _pictures(report, windows, forecasts, training_metrics=training_metrics, config=config)
+    figure_dir = out_dir / "figures"
+    figure_dir.mkdir(parents=True, exist_ok=True)
+    images: dict[str, dict[str, bytes]] = {}
+    for picture in pictures:
+        images[picture.name] = {theme.name: _png(picture.draw(theme)) for theme in (LIGHT, DARK)}
+        _write(figure_dir / f"{picture.name}.png", images[picture.name]["light"])
+    paths = ReportPaths(
+        html=out_dir / "report.html",
+        markdown=out_dir / "report.md",
+        metrics=out_dir / "metrics.parquet",
+        figures=tuple(figure_dir / f"{picture.name}.png" for picture in pictures),
+    )
+    _write(paths.metrics, report.metrics_frame().to_parquet(index=False))
+    markdown = render_markdown(report, verdict, pictures=pictures, provenance=provenance or {}, quality=quality)
+    _write(paths.markdown, markdown.encode())
+    page = _render_html(report, verdict, pictures=pictures, images=images, provenance=provenance or {}, quality=quality)
+    _write(paths.html, page.encode())
+    return paths
+
+
+def _pictures(
+    report: EvalReport,
+    windows: pd.DataFrame,
+    forecasts: pd.DataFrame,
+    *,
+    training_metrics: pd.DataFrame | None,
+    config: EvaluationConfig,
+) -> list[Picture]:
+    """The figures in reading order; the forecasts drawn are those of the chosen adapter, or of the base model.
+
+    A pool has no single series of prices to draw them along.
+    """
+    model = report.chosen or (BASE if BASE in report.models else DRIFT)
+    truth = truth_of(select_windows(windows, config=config), split="test", calendar=session_calendar(windows))
+    answers = answers_of(forecasts, model=model, truth=truth)
+    drawn, (given,) = judged_part(truth, [answers], cut_off=report.test_after)
+    interval = report.interval
+    draws: dict[str, Callable[[Theme], Figure]] = {
+        FORECASTS: lambda theme: forecast_panels(
+            windows, drawn, given, interval=interval, count=config.examples, theme=theme
+        )
+    }
+    if not report.tickers:
+        draws["series"] = lambda theme: price_series(windows, truth, answers, interval=interval, theme=theme)
+    draws["skill"] = lambda theme: skill_bars(report, theme=theme)
+    draws["horizon"] = lambda theme: error_by_horizon(report, theme=theme)
+    if report.tickers:
+        draws["tickers"] = lambda theme: ticker_plot(report, model=model, split="test", theme=theme)
+    if any((each.model, each.split) == (model, "test") for each in report.calibration):
+        draws["calibration"] = lambda theme: calibration_plot(report, model=model, split="test", theme=theme)
+    if training_metrics is not None and has_curves(training_metrics):
+        curves = training_metrics
+        draws["training"] = lambda theme: learning_curves(curves, ticker=report.ticker, theme=theme)
+    if report.backtest is not None:
+        draws["trading"] = lambda theme: capital_curves(report, model=model, theme=theme)
+    words = picture_words(report, model=model)
+    return [Picture(name, *words[name], draw) for name, draw in draws.items()]
+
+
+def render_markdown(
+    report: EvalReport,
+    verdict: Verdict,
+    *,
+    pictures: Sequence[Picture] = (),
+    provenance: Mapping[str, str] | None = None,
+    quality: Sequence[QualityReport] = (),
+) -> str:
+    """The report as Markdown; the pictures are linked as `figures/NAME.png`."""
+    marks = {True: "✓", False: "✗"}
+    lines = [f"# {report.ticker}: {'promoted' if verdict.promoted else 'not promoted'}", "", verdict.headline, ""]
+    lines += [line for text in _opening(report) for line in (text, "")]
+    lines += [f"- {marks[reason.passed]} {reason.text}" for reason in verdict.reasons]
+    first = [picture for picture in pictures if picture.name == FORECASTS]
+    lines += _markdown_pictures(first)
+    for split in _tables(report):
+        lines += ["", f"## {split_title(report, split)}", "", split_words(report, split), ""]
+        lines += _markdown_table(report, split)
+    lines += _markdown_pictures([picture for picture in pictures if picture not in first])
+    lines += _markdown_backtest(report)
+    for split in _tables(report):
+        if rows := ticker_rows(report, split):
+            lines += ["", f"## {split_title(report, split)}, ticker by ticker", "", *_markdown_rows(rows)]
+    if quality:
+        words = 1 if len(quality) > 1 else 3
+        lines += [
+            "",
+            f"## {quality_heading(quality)}",
+            "",
+            *_markdown_rows(quality_rows(quality), words=words),
+        ]
+    lines += ["", "## How to read this", ""]
+    lines += [f"- **{model_label(model)}**: {MODEL_DEFINITIONS[model]}." for model in report.models]
+    lines += [f"- **{METRICS[column].header}**: {METRICS[column].definition}" for column in COLUMNS]
+    lines += [f"- **{name}**: {definition}" for name, definition in _trading_terms(report)]
+    lines += [f"- {note}" for note in report.notes]
+    if provenance:
+        lines += ["", "## What was run", "", *(f"- {label}: `{value}`" for label, value in provenance.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _opening(report: EvalReport) -> list[str]:
+    """What is said below the verdict."""
+    return [text for text in (evidence(report), allowed(report), pooling(report), cut_off(report)) if text]
+
+
+def _tables(report: EvalReport) -> list[Split]:
+    """The splits in reading order: what decides first."""
+    after: list[Split] = [AFTER] if report.judged == AFTER else []
+    return [*after, *reversed(SPLITS)]
+
+
+def _trading_terms(report: EvalReport) -> list[tuple[str, str]]:
+    """Rules and figures of the backtest with their definitions."""
+    if report.backtest is None:
+        return []
+    rules = dict.fromkeys(account.rule for account in report.backtest.accounts)
+    terms = [(RULE_LABELS[rule], f"{RULE_DEFINITIONS[rule]}.") for rule in rules]
+    return terms + [(column.header, column.definition) for column in TRADING_COLUMNS.values()]
+
+
+def _markdown_pictures(pictures: Sequence[Picture]) -> list[str]:
+    lines = []
+    for picture in pictures:
+        link = f"![{picture.heading}](figures/{picture.name}.png)"
+        lines += ["", f"## {picture.heading}", "", link, "", picture.text]
+    return lines
+
+
+def _markdown_backtest(report: EvalReport) -> list[str]:
+    rows = backtest_rows(report)
+    if not rows:
+        return []
+    words = [text for text in (trading_rules(report), trading_by_ticker(report)) if text]
+    opening = [line for text in words for line in (text, "")]
+    return ["", "## Trading on the forecasts", "", *opening, *_markdown_rows(rows, words=2)]
+
+
+def _markdown_rows(rows: Sequence[tuple[str, ...]], *, words: int = 1) -> list[str]:
+    """A table whose first row is the head and whose first columns, `words` of them, are no figures."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|---|" + "---|" * (words - 1) + "---:|" * (len(rows[0]) - words), *lines[1:]]
+
+
+def _markdown_table(report: EvalReport, split: Split) -> list[str]:
+    lines = [
+        "| Model | " + " | ".join(METRICS[column].header for column in COLUMNS) + " |",
+        "|---|" + "---:|" * len(COLUMNS),
+    ]
+    for row in written_rows(report, split):
+        cells = [f"**{text}**" if best else text for text, best in row.cells]
+        lines.append(f"| {row.label}{' (chosen)' if row.chosen else ''} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _render_html(
+    report: EvalReport,
+    verdict: Verdict,
+    *,
+    pictures: list[Picture],
+    images: Mapping[str, Mapping[str, bytes]],
+    provenance: Mapping[str, str],
+    quality: Sequence[QualityReport],
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_keep_units_together
+    )
+    template = environment.from_string(
+        files("tickerforge.evaluation.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    )
+    return template.render(
+        report=report,
+        verdict=verdict,
+        opening=_opening(report),
+        tables=[
+            (
+                split_title(report, split),
+                split_words(report, split),
+                written_rows(report, split),
+                ticker_rows(report, split),
+            )
+            for split in _tables(report)
+        ],
+        trading=backtest_rows(report),
+        trading_words=[text for text in (trading_rules(report), trading_by_ticker(report)) if text],
+        trading_terms=_trading_terms(report),
+        groups=GROUPS,
+        columns=COLUMNS,
+        metrics=METRICS,
+        models=[(model_label(model), MODEL_DEFINITIONS[model]) for model in report.models],
+        pictures=[
+            {
+                "name": picture.name,
+                "heading": picture.heading,
+                "text": picture.text,
+                **{theme: base64.b64encode(image).decode() for theme, image in images[picture.name].items()},
+            }
+            for picture in pictures
+        ],
+        first_picture=FORECASTS,
+        quality=quality_rows(quality),
+        several=len(quality) > 1,
+        quality_heading=quality_heading(quality),
+        provenance=provenance,
+    )
+
+
+def _keep_units_together(value: object) -> object:
+    """No line break between a figure and its percent sign."""
+    return value.replace(" %", "\N{NO-BREAK SPACE}%") if isinstance(value, str) else value
+
+
+def _png(figure: "Figure") -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    # `savefig` would lay the figure out twice, for the same bytes.
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Price files to validated bars: reading, schema, repairs, history and quality."""

@@ -1,0 +1,187 @@
+"""The data-quality report of a ticker's bars: what was mended, what is odd, which sessions are missing or extra."""
+
+from collections.abc import Mapping
+from datetime import date
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from tickerforge.features.config import FrozenModel, QualityConfig
+from tickerforge.features.errors import QualityError
+from tickerforge.features.prices.bars import REPAIRS
+from tickerforge.features.prices.history import HistoryChange
+from tickerforge.features.prices.schemas import Columns, bar_columns
+
+USUAL_PRICES = (1e-6, 1e9)
+LONGEST_STANDSTILL = 10
+ROUNDING = 1e-6
+SHOWN_DATES = 3
+
+ODDITIES: dict[str, str] = {
+    "prices_outside_range": "rows whose open or close lies outside of low to high",
+    "extreme_prices": f"rows with a price below {USUAL_PRICES[0]:g} or above {USUAL_PRICES[1]:g}",
+    "sessions_without_volume": "rows with a volume of 0",
+    "standstill": f"sessions within {LONGEST_STANDSTILL} or more of the same adjusted close",
+    "jumps": "sessions on which the adjusted close halves or doubles, or more",
+}
+"""What is kept as it is and counted, in words."""
+
+
+class QualityReport(FrozenModel):
+    """What there is to say about one ticker's bars.
+
+    Attributes:
+        ticker: Name of the ticker.
+        rows: Sessions with prices.
+        first: The first of them.
+        last: The last of them.
+        repairs: How often each of `features.prices.bars.REPAIRS` was made.
+        oddities: How many rows are odd in each way of `ODDITIES`.
+        exchange: The calendar that the dates were compared with; empty where they were not.
+        sessions: Sessions of that exchange from `first` to `last`.
+        missing: Sessions of the exchange without prices.
+        extra: Days with prices on which the exchange had no session.
+        note: Why the dates were compared with no calendar.
+        history: What has changed of the history since the bars before; empty in what is stored, which tells of the
+            bars alone.
+    """
+
+    ticker: str
+    rows: int
+    first: date
+    last: date
+    repairs: dict[str, int] = Field(default={})
+    oddities: dict[str, int] = Field(default={})
+    exchange: str = ""
+    sessions: int = 0
+    missing: tuple[date, ...] = ()
+    extra: tuple[date, ...] = ()
+    note: str = ""
+    history: HistoryChange | None = None
+
+    def rows_of_table(self) -> list[dict[str, str]]:
+        """The report as a table for people: what, how often, and what it means."""
+        calendar = self.exchange or "none"
+        table = [
+            ("sessions", _count(self.rows), f"{self.first} to {self.last}"),
+            ("missing sessions", _count(len(self.missing)), f"of {self.sessions} of {calendar}{_dates(self.missing)}"),
+            ("extra sessions", _count(len(self.extra)), f"days on which {calendar} is closed{_dates(self.extra)}"),
+            *((name, _count(count), REPAIRS[name]) for name, count in self.repairs.items()),
+            *((name, _count(count), ODDITIES[name]) for name, count in self.oddities.items()),
+        ]
+        if self.history:
+            table.append((f"{self.history.kind}_history", _count(self.history.rows), str(self.history)))
+        if self.note:
+            table[1:3] = [("calendar", "not compared", self.note)]
+        return [{"What": what.replace("_", " "), "Count": count, "Meaning": meaning} for what, count, meaning in table]
+
+
+def assess(
+    bars: pd.DataFrame | Mapping[str, NDArray],
+    *,
+    ticker: str,
+    repairs: Mapping[str, int],
+    exchange: str = "",
+    sessions: NDArray[np.datetime64] | None = None,
+    note: str = "",
+) -> QualityReport:
+    """Look a ticker's bars over.
+
+    Args:
+        bars: As `features.prices.bars.read_csv` returns them.
+        ticker: Name of the ticker.
+        repairs: What was mended when they were read.
+        exchange: Whose sessions these are.
+        sessions: The exchange's sessions, ascending (datetime64[s]), at least from the first bar to the last; `None`
+            compares nothing.
+        note: Why nothing is compared.
+    """
+    values = bar_columns(bars)
+    dates = values["date"].astype("datetime64[s]")
+    missing = extra = np.array([], dtype="datetime64[s]")
+    expected = 0
+    if sessions is not None:
+        due = sessions[(sessions >= dates[0]) & (sessions <= dates[-1])].astype("datetime64[s]")
+        expected = len(due)
+        if not np.array_equal(due, dates):
+            missing, extra = np.setdiff1d(due, dates), np.setdiff1d(dates, due)
+    return QualityReport(
+        ticker=ticker,
+        rows=len(dates),
+        first=_day(dates[0]),
+        last=_day(dates[-1]),
+        repairs=dict(repairs),
+        oddities={name: count for name, count in _oddities(values).items() if count},
+        exchange=exchange if sessions is not None else "",
+        sessions=expected,
+        missing=tuple(map(_day, missing)),
+        extra=tuple(map(_day, extra)),
+        note=note,
+    )
+
+
+def check(report: QualityReport, config: QualityConfig) -> None:
+    """Hold a report against the limits.
+
+    Raises:
+        QualityError: If one is passed; names all that are, the dates, and the setting.
+    """
+    without = report.repairs.get("rows_without_prices", 0)
+    faults = [
+        f"{count} {what} ({count / max(total, 1):.1%}{_dates(which)}), where {limit:.0%} are allowed "
+        f"(quality.{setting})"
+        for what, count, total, which, limit, setting in (
+            (
+                f"of the {report.sessions} sessions of {report.exchange} have no prices",
+                *(len(report.missing), report.sessions, report.missing, config.max_missing, "max_missing"),
+            ),
+            (
+                f"of the {report.rows} days with prices are no sessions of {report.exchange}",
+                *(len(report.extra), report.rows, report.extra, config.max_extra, "max_extra"),
+            ),
+            (
+                f"of the {report.rows + without} rows hold no prices",
+                *(without, report.rows + without, (), config.max_without_prices, "max_without_prices"),
+            ),
+        )
+        if count > limit * total
+    ]
+    if faults:
+        raise QualityError(
+            f"{report.ticker}: {'; '.join(faults)}. Download the prices again, name the right calendar "
+            "(quality.exchange), or raise the limit."
+        )
+
+
+def _count(count: int) -> str:
+    return f"{count:,}"
+
+
+def _oddities(bars: Columns) -> dict[str, int]:
+    open_, high, low, close, adjusted = (bars[name] for name in ("open", "high", "low", "close", "adj_close"))
+    top, bottom = high * (1 + ROUNDING), low * (1 - ROUNDING)
+    outside = (open_ > top) | (open_ < bottom) | (close > top) | (close < bottom)
+    smallest = np.minimum(np.minimum(low, adjusted), np.minimum(open_, close))
+    largest = np.maximum(np.maximum(high, adjusted), np.maximum(open_, close))
+    changes = np.flatnonzero(np.diff(adjusted) != 0) + 1
+    runs = np.diff(np.concatenate([[0], changes, [len(adjusted)]]))
+    return {
+        "prices_outside_range": int(outside.sum()),
+        "extreme_prices": int(((smallest < USUAL_PRICES[0]) | (largest > USUAL_PRICES[1])).sum()),
+        "sessions_without_volume": int((bars["volume"] == 0).sum()),
+        "standstill": int(runs[runs >= LONGEST_STANDSTILL].sum()),
+        "jumps": int((np.abs(np.diff(np.log(adjusted))) > np.log(2)).sum()),
+    }
+
+
+def _day(instant: np.datetime64) -> date:
+    return instant.astype("datetime64[D]").item()
+
+
+def _dates(days: tuple[date, ...]) -> str:
+    if not days:
+        return ""
+    more = f" and {len(days) - SHOWN_DATES} more" if len(days) > SHOWN_DATES else ""
+    return f": {', '.join(map(str, days[:SHOWN_DATES]))}{more}"

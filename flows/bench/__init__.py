@@ -1,0 +1,1 @@
+"""Benchmark flows: known markets and the published protocol."""

@@ -1,0 +1,153 @@
+"""The flow `benchmark-stocknet`: the published protocol, for baselines, anybody's forecasts and our own stages."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from prefect import flow
+from pydantic import Field
+
+from tickerforge.evaluation.baselines.classical import classical
+from tickerforge.evaluation.baselines.naive import common_drift, drift, persistence
+from tickerforge.evaluation.baselines.ridge import ridge
+from tickerforge.evaluation.bench.predictions import sampled_entry
+from tickerforge.evaluation.bench.standings import Entry, Standings, standings_of
+from tickerforge.evaluation.core.contracts import BASE, DRIFT, PERSISTENCE, Floats
+from tickerforge.evaluation.core.errors import EvaluationError
+from tickerforge.evaluation.core.protocol import HORIZON, Protocol, protocol_of, series_of
+from tickerforge.features.config import FeatureConfig, FrozenModel
+from tickerforge.features.errors import FeaturesError
+from tickerforge.features.pooling import POOL
+from tickerforge.features.prices.bars import read_csv
+from tickerforge.flows.errors import ConfigError
+from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.flows.train.steps import AdapterStage, Steps, adapters_of
+from tickerforge.tasks.base.paths import FORECASTS_FILE
+from tickerforge.tasks.outputs.benchmark import only_test
+from tickerforge.tasks.outputs.evaluate import read_report, read_verdict
+from tickerforge.tasks.prices.market_data import csv_path, list_tickers
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+
+logger = logging.getLogger(__name__)
+
+CHEAP: Mapping[str, Callable[[Protocol], Floats]] = {
+    PERSISTENCE: persistence,
+    DRIFT: drift,
+    "common_drift": common_drift,
+    "ridge": ridge,
+}
+
+
+class StageForecasts(FrozenModel):
+    """Our stages' forecasts by model, which one validation chose, and what the gate says of it."""
+
+    forecasts: dict[str, ArtifactRef]
+    chosen: str | None
+    headline: str
+    left_out: dict[str, str] = Field(default={})
+
+
+def read_protocol(folder: Path) -> tuple[Protocol, list[str]]:
+    """The protocol's test windows of all tickers of a folder; a faulty ticker is left out, as the notes say.
+
+    Raises:
+        EvaluationError: If no ticker can be used.
+        MarketDataError: If there is no such folder.
+    """
+    series, notes = [], []
+    for ticker in list_tickers(folder):
+        try:
+            series.append(series_of(read_csv(csv_path(folder, ticker), ticker=ticker), ticker=ticker))
+        except (FeaturesError, EvaluationError) as error:
+            logger.warning("%s is left out: %s", ticker, error)
+            notes.append(f"{ticker} is left out: {error}")
+    if not series:
+        raise EvaluationError(f"{folder} holds no ticker that can be used: put one STOCK.csv per ticker there")
+    return protocol_of(series), notes
+
+
+def check_protocol(config: PipelineConfig) -> None:
+    """Refuse settings under which our stages would forecast other windows than the protocol's.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    published = FeatureConfig(horizon=HORIZON)
+    for name in ("horizon", "train_fraction", "test_fraction"):
+        given, wanted = getattr(config.features, name), getattr(published, name)
+        if given != wanted:
+            raise ConfigError(f"features.{name} = {given}: the published protocol has {wanted}; leave it as it is")
+
+
+def stand(
+    protocol: Protocol,
+    *,
+    baselines: Sequence[str] = (),
+    predictions: Sequence[Entry] = (),
+    stages: StageForecasts | None = None,
+    notes: Sequence[str] = (),
+) -> Standings:
+    """The table: cheap baselines always, then slower ones, the forecasts of a file, and our stages.
+
+    Args:
+        protocol: The test windows.
+        baselines: Names from `evaluation.baselines.classical.CLASSICAL`.
+        predictions: From `evaluation.bench.predictions.read_predictions`.
+        stages: From `stage_forecasts`.
+        notes: What a reader should know.
+
+    Raises:
+        EvaluationError: A baseline is unknown or needs a library that is not installed, or a name stands twice.
+    """
+    entries = [_whole(name, forecast(protocol)) for name, forecast in CHEAP.items()]
+    for name in baselines:
+        logger.info("%s: one model a ticker, which takes seconds each", name)
+        entries.append(_whole(name, classical(protocol, name, on_ticker=lambda ticker: logger.debug("%s", ticker))))
+    told = list(notes)
+    if stages is not None:
+        for model, artifact in stages.forecasts.items():
+            frame = pd.read_parquet(artifact.path / FORECASTS_FILE)
+            entries.append(sampled_entry(frame, protocol, name=model, is_chosen=model == stages.chosen))
+        told.append(stages.headline)
+        told += [f"our stages leave out {ticker}: {why}" for ticker, why in stages.left_out.items()]
+    return standings_of(protocol, [*entries, *predictions], notes=told)
+
+
+def _whole(name: str, forecast: Floats) -> Entry:
+    return Entry(name, forecast, asked=np.ones(len(forecast), dtype=bool))
+
+
+@flow(name="benchmark-stocknet", persist_result=False)
+def stage_forecasts(config: PipelineConfig, until: AdapterStage = "grpo_2nd") -> StageForecasts:
+    """Train our stages on all tickers of a folder together, and ask them for the protocol's test windows.
+
+    Every model is asked for the windows that `evaluation.max_windows` selects, by default 1000 a split, spread over the
+    tickers. The adapter that validation chooses is asked for all test windows, unless that limit is set.
+
+    Args:
+        config: Settings of all stages; the stock is the pool of all tickers.
+        until: The last stage that is trained.
+    """
+    store = Store.current()
+    config = config.model_copy(update={"stock": POOL})
+    steps = Steps(config, store)
+    data = steps.data()
+    base_model = steps.base_model()
+    stages = steps.trained(data.windows, base_model, until=until)
+    adapters = adapters_of(stages)
+    forecasts = steps.forecasts_of_all(data.windows, base_model, adapters)
+    comparison = steps.comparison(data.windows, base_model, adapters, bars=data.all_bars)
+    chosen, verdict = read_report(comparison).chosen, read_verdict(comparison)
+    if chosen is not None and config.evaluation.max_windows is None:
+        tests = only_test(data.windows, store=store)
+        everything = config.evaluation.model_copy(update={"max_windows": max(2, int(str(tests.meta["test"])))})
+        asked = Steps(config.model_copy(update={"evaluation": everything}), store)
+        forecasts[chosen] = asked.forecasts(tests, base_model, model=chosen, adapter=adapters[chosen])
+    return StageForecasts(
+        forecasts={model: store.here(forecasts[model]) for model in (BASE, *adapters)},
+        chosen=chosen,
+        headline=verdict.headline,
+        left_out=data.left_out,
+    )

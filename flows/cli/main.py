@@ -1,0 +1,315 @@
+"""The command line: reads options, calls flows, shows what came of it; prints through `flows.cli.terminal`."""
+
+import json
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tickerforge.flows.cli import benchmark as benchmark_cli
+from tickerforge.flows.cli import data as data_cli
+from tickerforge.flows.cli import nightly as nightly_cli
+from tickerforge.flows.cli import options
+from tickerforge.flows.cli import registry as registry_cli
+from tickerforge.flows.cli.terminal import command, complain, prepare, show
+
+if TYPE_CHECKING:
+    from tickerforge.flows.settings.config import PipelineConfig
+
+app = typer.Typer(
+    name="tickerforge",
+    help="Train language models to forecast the next ten closes of a stock, and keep those that beat a random walk.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_DEVICES = re.compile(r"-1|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@app.command(epilog="Example: tickerforge run --stock AAPL --data prices/ --model tiny")
+def run(
+    context: typer.Context,
+    stock: options.Stock = None,
+    data: options.Data = None,
+    model: options.Model = None,
+    max_seq_length: options.MaxSeqLength = None,
+    lora_rank: options.LoraRank = None,
+    gpu_memory_utilization: options.GpuMemoryUtilization = None,
+    cuda_devices: options.CudaDevices = None,
+    backend: options.BackendName = None,
+    test_after: options.TestAfter = None,
+    recipe: options.Recipe = None,
+    set_: options.Assignments = None,
+    seed: options.Seed = None,
+    debug: options.Debug = False,
+) -> None:
+    """Run the whole pipeline for one stock, or, with --stock ALL, for all stocks of the data folder together.
+
+    Three training stages, comparison, gate, registry. A run that was interrupted resumes where it stopped; what has
+    not changed is not done again.
+    """
+    with command(debug=debug):
+        config = _config(context)
+        _choose_devices(cuda_devices)
+        from tickerforge.flows.cli.preflight import check_run
+        from tickerforge.flows.server.embedded import start_prefect, wait_for_prefect
+        from tickerforge.tasks.base.paths import home
+
+        check_run(config, home=home())
+        prepare()
+        start_prefect()
+        from tickerforge.flows.server.outcome import BAD_INPUT
+        from tickerforge.flows.train.pipeline import train_ticker
+        from tickerforge.tasks.tracking.stage_runs import check_tracking
+
+        wait_for_prefect()
+        check_tracking()
+        result = train_ticker(config)
+        if result is None:
+            return
+        from tickerforge.flows.cli import screen
+
+        show(screen.comparison(result.report, result.verdict))
+        registered = result.registered
+        rows: list[tuple[str, Path | str]] = [("report", result.report_path), ("results", result.results)]
+        rows += [(stage, path) for stage, path in result.adapters.items()]
+        if registered is not None:
+            rows.append(("registered", f"{registered.uri} ({', '.join(registered.aliases)})"))
+        show(screen.paths(rows))
+        for reason in result.left_out.values():
+            complain(reason, label="left out: ")
+        if result.left_out:
+            raise typer.Exit(BAD_INPUT)
+
+
+@app.command(epilog="Example: tickerforge preprocess --root-path prices/ --stock AAPL --stock BRK-A --output-dir csv/")
+def preprocess(
+    context: typer.Context,
+    root_path: Annotated[Path, typer.Option(help="Folder with one {STOCK}.csv a ticker, in Yahoo's columns.")],
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the published layout, which it implies: {STOCK}/{STOCK}_{train,test,full}_{x,y}.csv.",
+            show_default="published",
+        ),
+    ] = None,
+    layout: Annotated[
+        options.Layout,
+        typer.Option(help="windows: artifacts in the store alone; published: also CSV files in the published layout."),
+    ] = options.Layout.WINDOWS,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Draw windows, splits, embargo and data quality: results/preprocessing/*.png."),
+    ] = False,
+    stocks: Annotated[
+        list[str] | None,
+        typer.Option("--stock", help="Ticker, repeatable, or all.", show_default="all", metavar="TICKER"),
+    ] = None,
+    recipe: options.Recipe = None,
+    set_: options.Assignments = None,
+    debug: options.Debug = False,
+) -> None:
+    """Turn price files into windows.
+
+    They have indicators and splits, and are kept in the artifact store. A faulty file leaves the others alone.
+    """
+    with command(debug=debug):
+        from tickerforge.features.prices.bars import validate_ticker
+
+        named = [] if stocks == ["all"] else [validate_ticker(name) for name in stocks or ()]
+        config = _config(context)
+        prepare()
+        from tickerforge.flows.cli import screen
+        from tickerforge.flows.prices.preprocess import preprocess as preprocess_stocks
+        from tickerforge.flows.server.outcome import BAD_INPUT
+        from tickerforge.tasks.store.artifacts import Store
+
+        if output_dir is None and layout is options.Layout.PUBLISHED:
+            output_dir = Path("published")
+        results = preprocess_stocks(
+            root_path,
+            named,
+            features=config.features,
+            store=Store.current(),
+            quality=config.quality,
+            output=output_dir,
+            pictures=Path("results", "preprocessing") if report else None,
+        )
+        show(screen.preprocessed(results))
+        show(screen.paths((each.stock, each.picture) for each in results if each.picture is not None))
+        failed = [result for result in results if result.error]
+        for result in failed:
+            complain(result.error)
+        if failed:
+            raise typer.Exit(BAD_INPUT)
+
+
+@app.command(
+    epilog="Example: tickerforge stage sft --stock AAPL --data prices/ --sft-data-path sft.csv --sft-saved-lora lora/"
+)
+def stage(
+    context: typer.Context,
+    name: Annotated[options.Stage, typer.Argument(metavar="STAGE", help="grpo1, sft-data, sft, grpo2 or compare.")],
+    stock: options.Stock = None,
+    data: options.Data = None,
+    model: options.Model = None,
+    max_seq_length: options.MaxSeqLength = None,
+    lora_rank: options.LoraRank = None,
+    gpu_memory_utilization: options.GpuMemoryUtilization = None,
+    cuda_devices: options.CudaDevices = None,
+    backend: options.BackendName = None,
+    train_x_path: options.TrainX = None,
+    train_y_path: options.TrainY = None,
+    test_x_path: options.TestX = None,
+    test_y_path: options.TestY = None,
+    full_x_path: options.FullX = None,
+    full_y_path: options.FullY = None,
+    grpo_saved_lora_1st: options.Lora1st = None,
+    sft_saved_lora: options.SftLora = None,
+    grpo_saved_lora_2nd: options.Lora2nd = None,
+    sft_data_path: options.SftData = None,
+    results_dir: options.ResultsDir = None,
+    rule: options.SelectionRule = None,
+    test_after: options.TestAfter = None,
+    recipe: options.Recipe = None,
+    set_: options.Assignments = None,
+    seed: options.Seed = None,
+    debug: options.Debug = False,
+) -> None:
+    """Run one stage alone.
+
+    It starts from what earlier stages left in the store, or from explicit files.
+    """
+    with command(debug=debug):
+        config = _config(context)
+        _choose_devices(cuda_devices)
+        from tickerforge.flows.cli.preflight import check_stage
+        from tickerforge.flows.server.embedded import start_prefect, wait_for_prefect
+        from tickerforge.flows.settings.files import StageFiles
+        from tickerforge.tasks.base.paths import home
+
+        files = StageFiles.model_validate({name: context.params[name] for name in StageFiles.model_fields})
+        check_stage(name.value, config, files, home=home())
+        prepare()
+        start_prefect()
+        from tickerforge.flows.cli import screen
+        from tickerforge.flows.stages.flows import FLOWS
+
+        wait_for_prefect()
+        outcome = FLOWS[name.value](config, files)
+        if outcome.report is not None and outcome.verdict is not None:
+            show(screen.comparison(outcome.report, outcome.verdict))
+        show(screen.paths([("results", outcome.results), *(("written", path) for path in outcome.written)]))
+
+
+@app.command(epilog="Example: tickerforge forecast --stock AAPL --data prices/ --alias challenger")
+def forecast(
+    context: typer.Context,
+    stock: options.Stock = None,
+    data: options.Data = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter folder, as run and pull write it.", metavar="FOLDER")
+    ] = None,
+    alias: Annotated[
+        str | None,
+        typer.Option(help="Registered adapter to use: an alias or a version number.", show_default="champion"),
+    ] = None,
+    cuda_devices: options.CudaDevices = None,
+    backend: options.BackendName = None,
+    recipe: options.Recipe = None,
+    set_: options.Assignments = None,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Forecast the next ten sessions.
+
+    Median and 80 % band of the closing price, from the latest prices of the stock. The adapter brings its settings
+    along: of a recipe and of --set only stock, data, synthetic.* and training.backend, training.gpu_memory_utilization
+    and training.trust_remote_code count.
+    """
+    with command(debug=debug):
+        from tickerforge.flows.errors import ConfigError
+
+        if adapter is not None and alias is not None:
+            raise ConfigError("--adapter and --alias exclude each other: give one of them")
+        config = _config(context)
+        _choose_devices(cuda_devices)
+        from tickerforge.tasks.models.adapters import check_adapter
+
+        check_adapter(adapter)
+        prepare()
+        from tickerforge.flows.cli import screen
+        from tickerforge.flows.night.next_sessions import CHAMPION, forecast_stock
+
+        result = forecast_stock(config, adapter=adapter, alias=alias or CHAMPION)
+        if as_json:
+            typer.echo(result.model_dump_json(indent=2))
+        else:
+            show(screen.forecast(result))
+
+
+app.command(epilog="Example: tickerforge nightly --data prices/")(nightly_cli.nightly)
+app.command(epilog="Example: tickerforge pull AAPL@challenger adapters/AAPL")(registry_cli.pull)
+app.add_typer(registry_cli.app, name="registry")
+app.add_typer(benchmark_cli.app, name="benchmark")
+app.add_typer(data_cli.app, name="data")
+
+
+@app.command(epilog="Example: tickerforge doctor --json")
+def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> None:
+    """Say what works here, and mend the rest.
+
+    Everything that does not work comes with its cure.
+    """
+    with command(debug=debug):
+        from tickerforge.tasks.base.errors import StoreError
+
+        # Where the home cannot be made, the checks say so, with the cure.
+        with suppress(StoreError):
+            prepare()
+        from tickerforge.flows.cli import screen
+        from tickerforge.flows.cli.doctor import diagnose, is_healthy
+
+        checks = list(diagnose())
+        healthy = is_healthy(checks)
+        if as_json:
+            written = {"healthy": healthy, "checks": [check.model_dump() for check in checks]}
+            typer.echo(json.dumps(written, indent=2))
+        else:
+            show(screen.diagnosis(checks))
+        if not healthy:
+            raise typer.Exit(1)
+
+
+def _config(context: typer.Context) -> "PipelineConfig":
+    """The configuration that the options of a command describe."""
+    from tickerforge.flows.settings.config import build_config
+
+    given = context.params
+    flags = {key: given[name] for name, key in options.KEYS.items() if name in given}
+    return build_config(recipe=given["recipe"], flags=flags, assignments=given["set_"] or ())
+
+
+def _choose_devices(cuda_devices: str | None) -> None:
+    """Show torch, which is not imported yet, the GPUs that were chosen."""
+    from tickerforge.flows.errors import ConfigError
+
+    if cuda_devices is None:
+        return
+    if not _DEVICES.fullmatch(cuda_devices):
+        raise ConfigError(f"--cuda-devices {cuda_devices!r}: give GPU numbers separated by commas, such as 0,1")
+    os.environ["CUDA_VISIBLE_DEVICES"] = cuda_devices
+
+
+if __name__ == "__main__":
+    main()

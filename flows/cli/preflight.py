@@ -1,0 +1,159 @@
+"""Checks that cost little and spare a long wait: bad input is refused before anything is started or written."""
+
+import os
+import shutil
+from pathlib import Path
+
+from tickerforge.features.export import published_sigma, read_published
+from tickerforge.features.pooling import POOL
+from tickerforge.features.prices.bars import read_csv, validate_ticker
+from tickerforge.features.synthetic import market
+from tickerforge.features.windows import build_windows
+from tickerforge.flows.errors import ConfigError
+from tickerforge.flows.settings.config import PipelineConfig, check_source, pool_folder
+from tickerforge.flows.settings.files import READ_ADAPTERS, StageFiles, check_names_ticker, check_pairs
+from tickerforge.tasks.base.errors import StoreError
+from tickerforge.tasks.models.adapters import check_adapter
+from tickerforge.tasks.tracking.server import check_server
+from tickerforge.training.backends import select
+from tickerforge.training.models.base_model import check_model
+
+LEAST_FREE_BYTES = 64_000_000
+
+
+def check_run(config: PipelineConfig, *, home: Path) -> None:
+    """Refuse a run that could not succeed: stock, prices, history, MLflow's server, base model, backend, disk.
+
+    Prefect is not imported for it, so that a mistake shows within two seconds.
+
+    Args:
+        config: What is to be run.
+        home: Folder of the store and the databases.
+
+    Raises:
+        ConfigError: If the stock has no prices.
+        FeaturesError: If the prices are faulty or too few.
+        MarketDataError: If the data folder holds nothing for the stock.
+        TrackingError: If `MLFLOW_TRACKING_URI` names a server that does not answer.
+        BaseModelError: If the base model cannot be used.
+        BackendUnavailable: If the backend cannot run here.
+        StoreError: If the disk is full.
+    """
+    check_prices(config)
+    _check_machine(config, home=home)
+
+
+def check_stage(stage: str, config: PipelineConfig, files: StageFiles, *, home: Path) -> None:
+    """Refuse a single stage that could not succeed; errors as in `check_run`.
+
+    Args:
+        stage: `grpo1`, `sft-data`, `sft`, `grpo2` or `compare`.
+        config: What is to be run.
+        files: The explicit files.
+        home: Folder of the store and the databases.
+
+    Raises:
+        AdapterError: If a folder that the stage reads is no adapter, or a broken one.
+        ConfigError: If test files are missing, windows have another length, or the results folder cannot be written.
+        PublishedLayoutError: If published files or accepted answers are malformed.
+    """
+    check_pairs(files)
+    answers = files.sft_data_path if stage == "sft" else None
+    if files.pair("train") is not None:
+        _check_published(stage, config, files)
+    elif answers is None:
+        check_prices(config)
+    for name in READ_ADAPTERS.get(stage, ()):
+        check_adapter(files.saved_adapter(name))
+    if answers is not None:
+        from tickerforge.tasks.models.sft_data import read_sft_data
+
+        read_sft_data(answers)
+    if files.results_dir is not None:
+        check_writable(files.results_dir, option="--results-dir")
+    _check_machine(config, home=home)
+
+
+def _check_published(stage: str, config: PipelineConfig, files: StageFiles) -> None:
+    train, test, full = files.pair("train"), files.pair("test"), files.pair("full")
+    if train is None:
+        return
+    check_names_ticker(config)
+    if stage == "compare" and test is None:
+        raise ConfigError("compare judges forecasts of the test files: give --test-x-path and --test-y-path too")
+    sigma = published_sigma(train[0])
+    for pair in (train, test, full):
+        if pair is None:
+            continue
+        windows = read_published(*pair, ticker=config.stock, split="train", sigma=sigma).iloc[0]
+        for path, column, setting in zip(pair, ("history", "target"), ("context", "horizon"), strict=True):
+            there, wanted = len(windows[column]), getattr(config.features, setting)
+            if there != wanted:
+                raise ConfigError(
+                    f"{path} holds sequences of {there} sessions, and features.{setting} is {wanted}: give other "
+                    f"files, or --set features.{setting}={there}"
+                )
+
+
+def check_writable(folder: Path, *, option: str) -> None:
+    """Refuse a folder that cannot be made or written; makes nothing.
+
+    Raises:
+        ConfigError: Names the folder and the option that gave it.
+    """
+    try:
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise ConfigError(f"{option} {folder} cannot be used: {error.strerror}. Name another folder.") from error
+    if not existing.is_dir():
+        raise ConfigError(f"{option} {folder} cannot be used: {existing} is a file. Name another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {folder} cannot be used: {existing} may not be written. Name another folder.")
+
+
+def _check_machine(config: PipelineConfig, *, home: Path) -> None:
+    check_server()
+    check_model(config.training.model, features=config.features)
+    select(config.training.backend, model=config.training.model)
+    check_disk(home)
+    check_disk(Path.cwd())
+
+
+def check_prices(config: PipelineConfig) -> None:
+    """Refuse prices that no windows can be cut from; errors as in `check_run`.
+
+    Of a pool the folder alone is looked at: its faulty tickers are left out by the run.
+    """
+    check_source(config)
+    if config.stock == POOL:
+        from tickerforge.tasks.prices.market_data import pool_tickers
+
+        pool_tickers(pool_folder(config))
+        return
+    ticker = validate_ticker(config.stock)
+    if config.data is None:
+        bars = market(config.synthetic)
+    else:
+        path = config.data / f"{ticker}.csv"
+        if not path.is_file():
+            from tickerforge.tasks.prices.market_data import csv_path
+
+            path = csv_path(config.data, ticker)
+        bars = read_csv(path, ticker=ticker)
+    build_windows(bars, ticker=ticker, config=config.features)
+
+
+def check_disk(folder: Path) -> None:
+    """Refuse to start on a disk that is as good as full.
+
+    Raises:
+        StoreError: Fewer than `LEAST_FREE_BYTES` are free there.
+    """
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < LEAST_FREE_BYTES:
+        raise StoreError(
+            f"the disk is full: {free / 1e6:.1f} MB are free at {existing}, a run needs "
+            f"{LEAST_FREE_BYTES / 1e6:.0f} MB and more. Free some space, or set TICKERFORGE_HOME "
+            "to a folder on a larger disk."
+        )

@@ -1,0 +1,130 @@
+"""The commands about registered adapters: fetch one, look at their history, take a champion back."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tickerforge.flows.cli import options
+from tickerforge.flows.cli.terminal import command, prepare, show
+
+if TYPE_CHECKING:
+    from tickerforge.tasks.registry.promotion import VersionRecord
+    from tickerforge.tasks.tracking.client import Tracking
+
+app = typer.Typer(help="History of a stock's registered adapters, and rollback of its champion.", no_args_is_help=True)
+
+SHOWN_DIGITS = 12
+
+Ticker = Annotated[str, typer.Argument(metavar="STOCK", help="Ticker, for example AAPL.")]
+
+
+def pull(
+    model: Annotated[
+        str, typer.Argument(metavar="STOCK[@ALIAS]", help="Stock, with an alias or a version number; champion if none.")
+    ],
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="New or empty folder, or one that was pulled before.")],
+    debug: options.Debug = False,
+) -> None:
+    """Fetch a registered adapter.
+
+    The folder is ready for PEFT and vLLM.
+    """
+    with command(debug=debug):
+        tracking = _registry_of(model.split("@", 1)[0])
+        from tickerforge.flows.cli import screen
+        from tickerforge.tasks.registry.registration import pull_adapter
+
+        folder = pull_adapter(tracking, model, dest=dest)
+        show(screen.paths([("adapter", folder)]))
+
+
+@app.command(epilog="Example: tickerforge registry history AAPL")
+def history(stock: Ticker, as_json: options.AsJson = False, debug: options.Debug = False) -> None:
+    """Show every version of a stock's model, newest first.
+
+    From which data and code it was made, how it did on test, when it was champion, and where its report is.
+    """
+    with command(debug=debug):
+        tracking = _registry_of(stock)
+        from tickerforge.tasks.registry.promotion import history as versions_of
+
+        versions = versions_of(tracking, stock)
+        if as_json:
+            typer.echo(json.dumps([version.model_dump(mode="json") for version in versions], indent=2))
+        else:
+            show(_table(stock, versions))
+
+
+@app.command(epilog='Example: tickerforge registry rollback AAPL --reason "wrong volume since Monday"')
+def rollback(
+    stock: Ticker,
+    reason: Annotated[str | None, typer.Option(help="Why, for the record.", metavar="TEXT")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Make a stock's previous champion its champion again.
+
+    The version that is taken back is marked, and is not promoted again.
+    """
+    with command(debug=debug):
+        tracking = _registry_of(stock)
+        from tickerforge.tasks.registry.promotion import rollback as take_back
+
+        done = take_back(tracking, stock, at=datetime.now(UTC), reason=reason)
+        show(
+            Text(
+                f"{stock}: version {done.champion} is champion again; version {done.rolled_back} was rolled back "
+                f"({done.reason}) and will not be promoted again."
+            )
+        )
+
+
+def _registry_of(stock: str) -> "Tracking":
+    """MLflow, once the name of the stock is known to be one."""
+    from tickerforge.features.prices.bars import validate_ticker
+
+    validate_ticker(stock)
+    prepare()
+    from tickerforge.tasks.base.paths import Workspace
+    from tickerforge.tasks.tracking.client import connect
+
+    return connect(Workspace.current())
+
+
+def _table(stock: str, versions: "tuple[VersionRecord, ...]") -> RenderableType:
+    table = Table(title=f"tickerforge-{stock}: versions, newest first (UTC)", title_justify="left")
+    table.add_column("Version", justify="right")
+    for name in ("Registered", "Stage", "Aliases", "Promoted"):
+        table.add_column(name)
+    table.add_column("Skill (test)", justify="right")
+    for name in ("Data", "Code"):
+        table.add_column(name)
+    table.add_column("Report", overflow="fold")
+    for version in versions:
+        table.add_row(
+            str(version.version),
+            f"{version.created:%Y-%m-%d %H:%M}",
+            version.stage,
+            ", ".join(version.aliases),
+            Text(_promotion(version)),
+            "" if version.skill is None else f"{version.skill:+.3f}",
+            version.data_sha256[:SHOWN_DIGITS],
+            version.git_revision[:SHOWN_DIGITS] + ("-dirty" if version.git_revision.endswith("-dirty") else ""),
+            version.report,
+        )
+    return table
+
+
+def _promotion(version: "VersionRecord") -> str:
+    if version.promoted_at is None:
+        return "no"
+    after = "" if version.former_champion is None else f" after {version.former_champion}"
+    text = f"{version.promoted_at:%Y-%m-%d %H:%M}{after}"
+    if version.rolled_back_at is not None:
+        text += f"\nrolled back {version.rolled_back_at:%Y-%m-%d %H:%M}: {version.rolled_back_reason}"
+    return text

@@ -1,0 +1,1 @@
+"""The nightly run and the daily forecast of many tickers."""

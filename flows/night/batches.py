@@ -1,0 +1,121 @@
+"""The flows that workers of `gpu-pool` run: one heavy stage, and all heavy stages of a batch of tickers."""
+
+import logging
+from collections.abc import Sequence
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from tickerforge.features.config import FrozenModel
+from tickerforge.flows.night.next_sessions import StockForecast, forecast_registered
+from tickerforge.flows.remote.gpu_pool import ANSWERS
+from tickerforge.flows.remote.here import Here, Recording
+from tickerforge.flows.remote.requests import RegisteredAdapter, StageAnswer, StageRequest, StageResult
+from tickerforge.flows.server.slots import gpu_slot
+from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.flows.train.steps import Steps, adapters_of
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+from tickerforge.tasks.store.records import write_record
+from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = (AdapterError, BackendUnavailable, BaseModelError)
+
+
+class TickerJob(FrozenModel):
+    """The heavy stages of one ticker: `start` is where training starts, `champion` what it is compared with."""
+
+    config: PipelineConfig
+    windows: ArtifactRef
+    start: RegisteredAdapter | None = None
+    champion: RegisteredAdapter | None = None
+
+
+class TickerStages(FrozenModel):
+    """What the heavy stages of one ticker made, by the requests' names, and why something is missing."""
+
+    stock: str
+    results: dict[str, StageResult]
+    error: str = ""
+
+
+class BatchAnswer(FrozenModel):
+    """One entry a ticker, in the order in which they were asked for."""
+
+    tickers: tuple[TickerStages, ...]
+
+
+class ForecastJob(FrozenModel):
+    """One ticker to forecast, from these bars."""
+
+    config: PipelineConfig
+    bars: ArtifactRef
+
+
+class ForecastAnswer(FrozenModel):
+    """One entry a ticker, in the order in which they were asked for."""
+
+    stocks: tuple[StockForecast, ...]
+
+
+@flow(name="heavy-stage", flow_run_name="{requests[0].config.stock} {requests[0].stage}", persist_result=False)
+def heavy_stage(requests: list[StageRequest]) -> None:
+    """Run a heavy stage; what it makes goes to the store, and a record of it to the caller.
+
+    Args:
+        requests: The stage and its inputs, as `train-ticker` sends them; several where they do not need each other.
+    """
+    try:
+        answer = StageAnswer(results=tuple(Here(Store.current()).run(requests)))
+    except REFUSALS as error:
+        write_record(ANSWERS, str(flow_run.id), StageAnswer(refusal=str(error)))
+        raise
+    write_record(ANSWERS, str(flow_run.id), answer)
+
+
+@flow(name="train-batch", flow_run_name="{jobs[0].config.stock} and others", persist_result=False)
+def train_batch(jobs: list[TickerJob]) -> None:
+    """Run the heavy stages of several tickers in one warm process; the fault of one leaves the others alone.
+
+    Args:
+        jobs: One a ticker, as `nightly` sends them.
+    """
+    # Held once for all: asking for it at each ticker takes longer than what an unchanged ticker costs.
+    with gpu_slot():
+        tickers = tuple(_run_ticker(job) for job in jobs)
+    write_record(ANSWERS, str(flow_run.id), BatchAnswer(tickers=tickers))
+
+
+@flow(name="forecast-batch", flow_run_name="{jobs[0].config.stock} and others", persist_result=False)
+def forecast_batch(jobs: list[ForecastJob]) -> None:
+    """Forecast several tickers in one warm process; the fault of one leaves the others alone.
+
+    Args:
+        jobs: One a ticker, as `forecast` and `nightly` send them.
+    """
+    write_record(ANSWERS, str(flow_run.id), ForecastAnswer(stocks=forecast_all(jobs)))
+
+
+def forecast_all(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
+    """Forecast each ticker with its champion, or its challenger; faults become a note."""
+    with gpu_slot():
+        return tuple(forecast_registered(job.config, bars=job.bars) for job in jobs)
+
+
+def _run_ticker(job: TickerJob) -> TickerStages:
+    """The heavy stages of one ticker, without its slot: whoever holds that may be waiting for this very worker."""
+    stock, results = job.config.stock, dict[str, StageResult]()
+    store = Store.current()
+    steps = Steps(job.config, store, Recording(Here(store), results))
+    try:
+        base_model = steps.base_model()
+        stages = steps.trained(job.windows, base_model, start=job.start)
+        adapters = adapters_of(stages)
+        steps.forecasts_of_all(job.windows, base_model, adapters, start=job.start)
+        if job.champion is not None:
+            steps.champion_forecasts(job.windows, job.champion)
+    except Exception as error:
+        logger.exception("%s failed", stock)
+        return TickerStages(stock=stock, results=results, error=f"{type(error).__name__}: {error}")
+    return TickerStages(stock=stock, results=results)

@@ -1,0 +1,141 @@
+"""The flow `forecast`: the next sessions of many stocks, kept as they were said and scored when they have come."""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+from prefect import flow
+
+from tickerforge.flows.errors import NightFailed, StageFailed
+from tickerforge.flows.night.batches import ForecastAnswer, ForecastJob, forecast_all
+from tickerforge.flows.night.next_sessions import Forecast, StockForecast
+from tickerforge.flows.prices.price_updates import update_prices
+from tickerforge.flows.remote.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
+from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.flows.settings.schedule import Exchange, due_on_session
+from tickerforge.flows.settings.stocks import Tickers, stocks_of, with_stock
+from tickerforge.flows.train.steps import market_source
+from tickerforge.tasks.base.prefect_artifacts import publish_table
+from tickerforge.tasks.outputs.live import issue_forecast
+from tickerforge.tasks.prices.market_data import fetch_bars
+from tickerforge.tasks.prices.sessions import exchange_of
+from tickerforge.tasks.store.artifacts import Store
+
+logger = logging.getLogger(__name__)
+
+
+@flow(name="forecast", persist_result=False)
+def forecast(
+    config: PipelineConfig = PipelineConfig(),
+    tickers: Tickers = (),
+    heavy_stages: Where = "here",
+    exchange: Exchange = None,
+) -> tuple[StockForecast, ...]:
+    """Forecast the next sessions of every stock that has a registered adapter, and keep what was said.
+
+    The champion is asked, or the challenger where there is none. The forecasts are scored when their sessions have
+    come.
+
+    Args:
+        config: Data and backend; everything else comes from the adapters.
+        tickers: Stocks; none means all of the data folder.
+        heavy_stages: Where the models run: in this process, or on workers of the GPU work pool.
+        exchange: Calendar such as XNYS; a run that is due on a day without a session there does nothing.
+
+    Raises:
+        NightFailed: If a stock failed; the others are done.
+    """
+    if exchange is not None and not due_on_session(exchange):
+        logger.info("%s has no session today: nothing to forecast", exchange)
+        return ()
+    jobs, failed = [], []
+    warnings: dict[str, str] = {}
+    for stock in tickers or stocks_of(config):
+        try:
+            own = with_stock(config, stock)
+            if problem := update_prices(own, exchange=exchange):
+                warnings[stock] = f"The prices could not be updated ({problem})."
+            bars = fetch_bars(market_source(own), stock, store=Store.current(), quality=own.quality)
+            jobs.append(ForecastJob(config=own, bars=bars))
+        except Exception as error:
+            logger.exception("no prices of %s", stock)
+            failed.append(StockForecast(stock=stock, note=f"{type(error).__name__}: {error}", failed=True))
+    made = forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange)
+    found = (*failed, *(each.model_copy(update={"warning": warnings.get(each.stock, "")}) for each in made))
+    publish_table("forecasts", [forecast_row(each) for each in found], description="The coming sessions.")
+    if names := [each.stock for each in found if each.failed]:
+        raise NightFailed(f"no forecast of {', '.join(names)}: their rows in the table say why")
+    return found
+
+
+def forecast_and_issue(
+    jobs: Sequence[ForecastJob], *, heavy_stages: Where, exchange: str | None
+) -> tuple[StockForecast, ...]:
+    """Forecast stocks here or on the GPU pool, and keep what was said as issued now; faults become notes."""
+    if not jobs:
+        return ()
+    found = _on_gpu_pool(jobs) if heavy_stages == GPU_POOL else forecast_all(jobs)
+    for each in found:
+        if each.forecast is not None:
+            issue(each.forecast, exchange=exchange)
+    return found
+
+
+def _on_gpu_pool(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
+    batches = [jobs[first : first + MOST_JOBS] for first in range(0, len(jobs), MOST_JOBS)]
+    calls = [
+        Call(FORECAST_DEPLOYMENT, {"jobs": [job.model_dump(mode="json") for job in batch]}, f"{len(batch)} forecasts")
+        for batch in batches
+    ]
+    found: list[StockForecast] = []
+    for batch, answer in zip(batches, call_all(calls, answer=ForecastAnswer), strict=True):
+        if isinstance(answer, StageFailed):
+            found += [StockForecast(stock=job.config.stock, note=str(answer), failed=True) for job in batch]
+        else:
+            found += answer.stocks
+    return tuple(found)
+
+
+def issue(made: Forecast, *, exchange: str | None) -> None:
+    """Keep a forecast of a registered version as it was said now, to be scored when its sessions have come."""
+    if made.version is None:
+        return
+    dates = [session.date for session in made.sessions]
+    issue_forecast(
+        ticker=made.ticker,
+        version=made.version,
+        origin=made.origin,
+        origin_close=made.last_close,
+        sigma=made.sigma,
+        interval=made.interval,
+        target_dates=dates,
+        median=[session.median for session in made.sessions],
+        lower=[session.lower for session in made.sessions],
+        upper=[session.upper for session in made.sessions],
+        issued_at=datetime.now(UTC),
+        exchange=exchange or exchange_of(made.ticker, np.array(dates, dtype="datetime64[D]")),
+    )
+
+
+def forecast_row(found: StockForecast) -> dict[str, str]:
+    """One stock's row in the table of forecasts: the last session of the path, as a move from the last close."""
+    made = found.forecast
+    if made is None:
+        return {
+            "Stock": found.stock,
+            "From": "",
+            "To": "",
+            "Median move": "",
+            "Adapter": found.note,
+            "Watch": found.warning,
+        }
+    last = made.sessions[-1]
+    return {
+        "Stock": found.stock,
+        "From": str(made.origin),
+        "To": str(last.date),
+        "Median move": f"{last.median / made.last_close - 1:+.2%}",
+        "Adapter": f"{found.note}, version {made.version}",
+        "Watch": found.warning,
+    }

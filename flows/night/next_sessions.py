@@ -1,0 +1,142 @@
+"""The next sessions of one stock, from its latest prices and a trained adapter."""
+
+import logging
+from datetime import date
+from pathlib import Path
+
+from tickerforge.features.config import FrozenModel
+from tickerforge.features.pooling import POOL
+from tickerforge.features.windows import latest_window
+from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.flows.train.steps import market_source, training_here
+from tickerforge.tasks.base.errors import NotRegistered
+from tickerforge.tasks.base.paths import Workspace
+from tickerforge.tasks.base.progress import progress_reporter
+from tickerforge.tasks.models.adapters import adapter_folder, read_card
+from tickerforge.tasks.models.forecasting import INTERVAL, forecast_next
+from tickerforge.tasks.models.train import base_model_for
+from tickerforge.tasks.prices.market_data import fetch_bars
+from tickerforge.tasks.registry.registration import CHALLENGER, CHAMPION, fetch_registered, find_version, model_name
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+from tickerforge.tasks.tracking.stage_runs import connect
+from tickerforge.tasks.windows.preprocess import read_bars
+from tickerforge.training.backends import select
+from tickerforge.training.errors import AdapterError
+
+logger = logging.getLogger(__name__)
+
+
+class Session(FrozenModel):
+    """The forecast of one session: median and bounds of the band, USD."""
+
+    date: date
+    median: float
+    lower: float
+    upper: float
+
+
+class Forecast(FrozenModel):
+    """The coming sessions of one stock.
+
+    `origin` is the last session known, `last_close` its adjusted close in USD, `sigma` the daily standard deviation of
+    its log returns, `interval` the share of outcomes the band should hold, `version` that of a registered adapter.
+    """
+
+    ticker: str
+    origin: date
+    last_close: float
+    adapter: str
+    version: int | None
+    sigma: float
+    interval: float
+    sessions: tuple[Session, ...]
+
+
+class StockForecast(FrozenModel):
+    """What a round of forecasts did for one stock: the forecast, or in words why there is none, and what to watch."""
+
+    stock: str
+    forecast: Forecast | None = None
+    note: str = ""
+    warning: str = ""
+    failed: bool = False
+
+
+def forecast_registered(config: PipelineConfig, *, bars: ArtifactRef) -> StockForecast:
+    """Forecast one stock with its champion, or its challenger where there is none; faults become a note."""
+    absent = ""
+    for alias in (CHAMPION, CHALLENGER):
+        try:
+            made = forecast_stock(config, adapter=None, alias=alias, bars=bars)
+        except NotRegistered as error:
+            absent = str(error)
+        except Exception as error:
+            logger.exception("no forecast of %s", config.stock)
+            return StockForecast(stock=config.stock, note=f"{type(error).__name__}: {error}", failed=True)
+        else:
+            return StockForecast(stock=config.stock, forecast=made, note=alias)
+    return StockForecast(stock=config.stock, note=absent)
+
+
+def forecast_stock(
+    config: PipelineConfig, *, adapter: Path | None, alias: str = CHAMPION, bars: ArtifactRef | None = None
+) -> Forecast:
+    """Forecast the next sessions of a stock.
+
+    Args:
+        config: Stock, data and backend; everything else comes from the adapter.
+        adapter: Folder of an adapter; without it the registered one is used.
+        alias: Which registered adapter: an alias or a version number.
+        bars: Artifact of the stock's prices, from this machine or another; without it they are read anew.
+
+    Raises:
+        AdapterError: If the folder is no adapter or belongs to another stock.
+        NotRegistered: If nothing is registered under the alias; says what is.
+        FeaturesError: If the prices are faulty or too few.
+    """
+    store = Store.current()
+    folder = adapter_folder(adapter)
+    found = (
+        store.here(bars)
+        if bars
+        else fetch_bars.fn(market_source(config), config.stock, store=store, quality=config.quality)
+    )
+    prices = read_bars(found)
+    version = None
+    if folder is None:
+        tracking, workspace = connect(Workspace.current()), Workspace.current()
+        version = int(find_version(tracking, model_name(config.stock), alias=alias).version)
+        folder = fetch_registered(tracking, f"{config.stock}@{version}", cache=workspace.pulled)
+    card = read_card(folder)
+    if card.ticker not in (config.stock, POOL):
+        raise AdapterError(f"the adapter {folder} was trained for {card.ticker}: add --stock {card.ticker}")
+    training = training_here(card.training, config=config.training)
+    select(training.backend, model=training.model)
+    with progress_reporter() as report:
+        table = forecast_next(
+            prices,
+            ticker=config.stock,
+            base_model=base_model_for(card, folder, store=store),
+            adapter=folder,
+            features=card.features,
+            training=training,
+            seed=card.seed,
+            exchange=config.quality.exchange,
+            on_progress=report,
+        )
+    last = prices.iloc[-1]
+    return Forecast(
+        ticker=config.stock,
+        origin=last["date"].date(),
+        last_close=float(last["adj_close"]),
+        adapter=str(folder) if adapter else f"{config.stock}@{alias}",
+        version=version,
+        sigma=float(latest_window(prices, ticker=config.stock, config=card.features)["sigma"].iloc[0]),
+        interval=INTERVAL,
+        sessions=tuple(
+            Session(date=day.date(), median=median, lower=lower, upper=upper)
+            for day, median, lower, upper in zip(
+                table["date"], table["median"], table["lower"], table["upper"], strict=True
+            )
+        ),
+    )

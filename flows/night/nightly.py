@@ -1,0 +1,293 @@
+"""The night: every ticker is retrained, judged, forecast and watched; the fault of one leaves the others alone."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from tickerforge.evaluation.monitoring.drift import RECENT_WINDOWS, input_drift
+from tickerforge.features.config import FrozenModel
+from tickerforge.flows.errors import NightFailed, StageFailed
+from tickerforge.flows.night.batches import BatchAnswer, ForecastJob, TickerJob, TickerStages
+from tickerforge.flows.night.forecast import forecast_and_issue
+from tickerforge.flows.night.next_sessions import StockForecast
+from tickerforge.flows.prices.price_updates import update_prices
+from tickerforge.flows.remote.gpu_pool import BATCH_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
+from tickerforge.flows.remote.here import Finished
+from tickerforge.flows.remote.requests import RegisteredAdapter
+from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.flows.settings.schedule import Exchange, due, due_on_session
+from tickerforge.flows.settings.stocks import Tickers, stocks_of, with_stock
+from tickerforge.flows.train.champions import current_champion, warm_start
+from tickerforge.flows.train.pipeline import PipelineResult, PreparedTicker, train
+from tickerforge.flows.train.steps import Steps
+from tickerforge.tasks.base.prefect_artifacts import publish_table
+from tickerforge.tasks.outputs.live import live_error_drift, score_issued
+from tickerforge.tasks.prices.sessions import stale_by
+from tickerforge.tasks.registry.registration import CHAMPION
+from tickerforge.tasks.store.artifacts import Store
+from tickerforge.tasks.windows.preprocess import read_bars, read_windows
+
+logger = logging.getLogger(__name__)
+
+BatchSize = Annotated[
+    int, Field(ge=1, le=MOST_JOBS, description="Tickers that one run on the GPU pool trains in a row.")
+]
+
+
+class Prepared(PreparedTicker):
+    """A ticker that is ready to be trained.
+
+    Attributes:
+        config: Its settings.
+        stale: Sessions that its prices lack.
+        not_updated: Why its prices could not be brought up to date.
+    """
+
+    config: PipelineConfig
+    stale: int = 0
+    not_updated: str = ""
+
+
+class TickerNight(FrozenModel):
+    """What the night did for one ticker, in words; `failure` says why it did not get to the end."""
+
+    stock: str
+    verdict: str = ""
+    promoted: bool = False
+    version: str = ""
+    forecast: str = ""
+    live: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    failure: str = ""
+
+    def row(self) -> dict[str, str]:
+        """The ticker's row in the table of the night."""
+        return {
+            "Stock": self.stock,
+            "Outcome": "failed" if self.failure else "promoted" if self.promoted else "kept",
+            "Why": self.failure or self.verdict,
+            "Forecast": self.forecast,
+            "Live": self.live,
+            "Watch": " ".join(self.warnings),
+            "Seconds": f"{self.seconds:.1f}",
+        }
+
+
+class Night(FrozenModel):
+    """One entry a ticker, in the order in which they were asked for."""
+
+    tickers: tuple[TickerNight, ...]
+
+
+@flow(name="nightly", persist_result=False)
+def nightly(
+    config: PipelineConfig = PipelineConfig(),
+    tickers: Tickers = (),
+    heavy_stages: Where = "here",
+    exchange: Exchange = None,
+    batch_size: BatchSize = 32,
+) -> Night:
+    """Retrain, judge, forecast and watch many tickers.
+
+    Args:
+        config: Data and settings, the same for all tickers.
+        tickers: Stocks; none means all of the data folder.
+        heavy_stages: Where training and sampling run: in this process, or on workers of the GPU work pool.
+        exchange: Calendar such as XNYS; a run that is due on a day without a session there does nothing.
+        batch_size: Tickers that one run on the GPU pool trains in a row.
+
+    Raises:
+        NightFailed: If a ticker failed; the others are done.
+    """
+    if exchange is not None and not due_on_session(exchange):
+        logger.info("%s has no session today: nothing to do", exchange)
+        return Night(tickers=())
+    names = tuple(dict.fromkeys(tickers or stocks_of(config)))
+    failures: dict[str, str] = {}
+    prepared = prepare_all(config, names, exchange=exchange, failures=failures)
+    trained = train_elsewhere(list(prepared.values()), size=batch_size) if heavy_stages == GPU_POOL else {}
+    results: dict[str, PipelineResult] = {}
+    seconds: dict[str, float] = {}
+    for place, (stock, ready) in enumerate(prepared.items(), start=1):
+        started = time.monotonic()
+        try:
+            results[stock] = retrain(ready, stages=trained.get(stock))
+        except Exception as error:
+            logger.exception("%s failed", stock)
+            failures[stock] = in_words(error)
+        seconds[stock] = time.monotonic() - started
+        logger.info("%d of %d tickers are done (%s)", place, len(prepared), stock)
+    jobs = [ForecastJob(config=ready.config, bars=ready.bars) for ready in prepared.values()]
+    forecasts = {each.stock: each for each in forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange)}
+    failures = {stock: each.note for stock, each in forecasts.items() if each.failed} | failures
+    night = Night(
+        tickers=tuple(
+            ticker_night(
+                stock,
+                ready=prepared.get(stock),
+                result=results.get(stock),
+                forecast=forecasts.get(stock),
+                failure=failures.get(stock, ""),
+                seconds=seconds.get(stock, 0.0),
+            )
+            for stock in names
+        )
+    )
+    finish(night)
+    return night
+
+
+def in_words(error: Exception) -> str:
+    """An error as the table of the night shows it."""
+    return f"{type(error).__name__}: {error}"
+
+
+def prepare_all(
+    config: PipelineConfig, names: Sequence[str], *, exchange: str | None, failures: dict[str, str]
+) -> dict[str, Prepared]:
+    """Every ticker's data and champion; what is wrong with one goes to `failures`."""
+    prepared = {}
+    for stock in names:
+        try:
+            prepared[stock] = prepare(config, stock, exchange=exchange)
+        except Exception as error:
+            logger.exception("%s cannot be prepared", stock)
+            failures[stock] = in_words(error)
+    return prepared
+
+
+def prepare(config: PipelineConfig, stock: str, *, exchange: str | None) -> Prepared:
+    """Prices, updated where that is asked for, windows and champion of one ticker; what is the same is not remade."""
+    own = with_stock(config, stock)
+    not_updated = update_prices(own, exchange=exchange)
+    steps = Steps(own, Store.current())
+    bars = steps.bars()
+    windows = steps.windows(bars)
+    stale = 0
+    if exchange is not None:
+        stale = stale_by(read_bars(bars)["date"].iloc[-1].date(), due(), exchange=exchange)
+    return Prepared(
+        config=own,
+        bars=bars,
+        windows=windows,
+        start=warm_start(own, windows=windows),
+        champion=current_champion(stock),
+        stale=stale,
+        not_updated=not_updated,
+    )
+
+
+def train_elsewhere(prepared: Sequence[Prepared], *, size: int) -> dict[str, TickerStages]:
+    """All heavy stages of all tickers on the GPU pool, in batches that run as far side by side as there are workers.
+
+    Where a batch fails as a whole, its tickers are tried one by one: what was done is in the store.
+    """
+    batches = [prepared[first : first + size] for first in range(0, len(prepared), size)]
+    found: dict[str, TickerStages] = {}
+    again: list[Prepared] = []
+    for batch, answer in zip(batches, call_all([_call(batch) for batch in batches], answer=BatchAnswer), strict=True):
+        if not isinstance(answer, StageFailed):
+            found |= {each.stock: each for each in answer.tickers}
+        elif len(batch) > 1:
+            logger.warning("%s; trying its tickers one by one", answer)
+            again += batch
+        else:
+            stock = batch[0].config.stock
+            found[stock] = TickerStages(stock=stock, results={}, error=str(answer))
+    return found | train_elsewhere(again, size=1) if again else found
+
+
+def _call(batch: Sequence[Prepared]) -> Call:
+    jobs = [
+        TickerJob(config=ready.config, windows=ready.windows, start=ready.start, champion=ready.champion)
+        for ready in batch
+    ]
+    first = batch[0].config.stock
+    what = first if len(batch) == 1 else f"{first} and {len(batch) - 1} more"
+    return Call(BATCH_DEPLOYMENT, {"jobs": [job.model_dump(mode="json") for job in jobs]}, f"training of {what}")
+
+
+@flow(name="retrain", flow_run_name="{ready.config.stock}", persist_result=False, validate_parameters=False)
+def retrain(ready: Prepared, stages: TickerStages | None = None) -> PipelineResult:
+    """Train, compare and register one ticker of the night.
+
+    Args:
+        ready: Its data, its champion and its settings.
+        stages: What the GPU pool has made already; without it everything runs here.
+    """
+    return train(ready.config, heavy=Finished(stages.results, stages.error) if stages else None, given=ready)
+
+
+def ticker_night(
+    stock: str,
+    *,
+    ready: Prepared | None,
+    result: PipelineResult | None,
+    forecast: StockForecast | None,
+    failure: str,
+    seconds: float,
+) -> TickerNight:
+    """One ticker's entry: the verdict, the forecast, how former forecasts did, and what to watch."""
+    warnings, live = [], ""
+    registered = result.registered if result else None
+    promoted = registered is not None and CHAMPION in registered.aliases
+    if ready is not None:
+        if ready.stale:
+            warnings.append(f"The prices lack {ready.stale} sessions.")
+        if ready.not_updated:
+            last = read_bars(ready.bars)["date"].iloc[-1].date()
+            warnings.append(f"The prices end on {last}, as they could not be updated ({ready.not_updated}).")
+        try:
+            champion = (
+                RegisteredAdapter(spec=f"{stock}@{registered.version}") if promoted and registered else ready.champion
+            )
+            live, watched = watch(ready, champion=champion)
+            warnings += watched
+        except Exception as error:
+            logger.exception("%s cannot be watched", stock)
+            failure = failure or in_words(error)
+    made = forecast.forecast if forecast else None
+    return TickerNight(
+        stock=stock,
+        verdict=result.verdict.headline if result else "",
+        promoted=promoted,
+        version=registered.version if registered else "",
+        forecast=f"{made.sessions[-1].median / made.last_close - 1:+.2%} by {made.sessions[-1].date}" if made else "",
+        live=live,
+        warnings=tuple(warnings),
+        seconds=seconds,
+        failure=failure,
+    )
+
+
+def watch(ready: Prepared, *, champion: RegisteredAdapter | None) -> tuple[str, list[str]]:
+    """How issued forecasts did, in a sentence, and a sentence for each drift.
+
+    The live error is held against what the test split promised when the champion was promoted.
+    """
+    stock, frame = ready.config.stock, read_windows(ready.windows)
+    scores = score_issued(stock, read_bars(ready.bars))
+    drift = input_drift(frame[frame["split"] == "train"], frame.sort_values("origin").tail(RECENT_WINDOWS))
+    error = live_error_drift(scores, version=int(champion.spec.split("@")[1])) if champion else None
+    return scores.text, [each.text for each in (drift, error) if each is not None and each.drifted]
+
+
+def finish(night: Night) -> None:
+    """Show the night as a table, the failed tickers first, and end red where there are some.
+
+    Raises:
+        NightFailed: If a ticker failed; names every one with its reason.
+    """
+    failed = [each for each in night.tickers if each.failure]
+    promoted = [each.stock for each in night.tickers if each.promoted]
+    summary = f"{len(night.tickers)} tickers: {len(promoted)} promoted, {len(failed)} failed."
+    ordered = sorted(night.tickers, key=lambda each: (not each.failure, not each.promoted, each.stock))
+    publish_table("night", [each.row() for each in ordered], description=summary)
+    logger.info("%s", summary)
+    if failed:
+        raise NightFailed("\n".join([summary, *(f"{each.stock}: {each.failure}" for each in failed)]))

@@ -1,0 +1,1 @@
+"""Prices and windows of one stock or of a pool."""

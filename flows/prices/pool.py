@@ -1,0 +1,59 @@
+"""The data of a run: one ticker's, or that of all tickers of a folder as one pool."""
+
+import logging
+
+from pydantic import Field
+
+from tickerforge.features.config import FrozenModel
+from tickerforge.features.pooling import POOL
+from tickerforge.flows.prices.preprocess import preprocess
+from tickerforge.flows.settings.config import PipelineConfig, pool_folder
+from tickerforge.tasks.base.errors import MarketDataError
+from tickerforge.tasks.prices.market_data import pool_tickers
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+from tickerforge.tasks.windows.preprocess import pool_windows
+
+logger = logging.getLogger(__name__)
+
+
+class Data(FrozenModel):
+    """Bars and windows of a run; `left_out` says of each ticker that a pool could not use why it could not.
+
+    The bars of a pool are those of one of its tickers, as an example, with the windows of all in the same artifact;
+    `pooled_bars` are those of each.
+    """
+
+    bars: ArtifactRef
+    windows: ArtifactRef
+    pooled_bars: tuple[ArtifactRef, ...] = ()
+    left_out: dict[str, str] = Field(default={})
+
+    @property
+    def all_bars(self) -> tuple[ArtifactRef, ...]:
+        """The bars of every ticker that the windows are of."""
+        return self.pooled_bars or (self.bars,)
+
+
+def pooled_data(config: PipelineConfig, *, store: Store) -> Data:
+    """Windows of all tickers of the data folder as one artifact; inside a flow.
+
+    A faulty ticker is left out, which the log and the result say; a pool without it is better than none.
+
+    Raises:
+        ConfigError: As `flows.settings.config.pool_folder`.
+        MarketDataError: As `tasks.prices.market_data.pool_tickers`, and if fewer than two tickers can be used.
+    """
+    folder = pool_folder(config)
+    found = preprocess(folder, pool_tickers(folder), features=config.features, store=store, quality=config.quality)
+    left_out = {each.stock: each.error for each in found if each.error}
+    for stock, error in left_out.items():
+        logger.warning("%s is left out of the pool: %s", stock, error)
+    windows = [each.windows for each in found if each.windows is not None]
+    bars = next((each.bars for each in found if each.bars is not None), None)
+    if len(windows) < 2 or bars is None:
+        reasons = "\n".join(f"{stock}: {error}" for stock, error in left_out.items())
+        raise MarketDataError(f"{len(windows)} of {len(found)} tickers can be used, too few for a pool:\n{reasons}")
+    pooled = pool_windows(windows, example=bars, left_out=list(left_out), store=store)
+    logger.info("%d tickers are pooled as %s. %s", len(windows), POOL, pooled.meta["borders"])
+    each_bars = tuple(each.bars for each in found if each.bars is not None)
+    return Data(bars=pooled, windows=pooled, pooled_bars=each_bars, left_out=left_out)

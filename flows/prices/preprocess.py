@@ -1,0 +1,93 @@
+"""Preprocessing of many stocks: each one's windows as artifacts, and the published CSV layout on request."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from tickerforge.features.config import FeatureConfig, FrozenModel, QualityConfig
+from tickerforge.features.errors import FeaturesError
+from tickerforge.features.prices.quality import QualityReport
+from tickerforge.tasks.base.errors import MarketDataError, PublishError
+from tickerforge.tasks.prices.market_data import FolderSource, fetch_with_quality, list_tickers
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+from tickerforge.tasks.windows.preprocess import build_windows, export_published
+
+logger = logging.getLogger(__name__)
+
+
+class Preprocessed(FrozenModel):
+    """One stock's bars and windows, or why there are none."""
+
+    stock: str
+    bars: ArtifactRef | None = None
+    windows: ArtifactRef | None = None
+    quality: QualityReport | None = None
+    published: tuple[Path, ...] = ()
+    picture: Path | None = None
+    error: str = ""
+
+
+def preprocess(
+    root: Path,
+    stocks: Sequence[str],
+    *,
+    features: FeatureConfig,
+    store: Store,
+    quality: QualityConfig = QualityConfig(),
+    output: Path | None = None,
+    pictures: Path | None = None,
+) -> list[Preprocessed]:
+    """Preprocess stocks one after the other; the faults of one leave the others alone.
+
+    Args:
+        root: Folder with one `{STOCK}.csv` a stock.
+        stocks: Which ones; none means all of the folder's.
+        features: Windows, indicators and splits.
+        store: Where the artifacts go.
+        quality: What the prices must live up to.
+        output: Folder for the published CSV layout, one sub-folder a stock; without it none is written.
+        pictures: Folder for a picture of each stock; without it none is drawn.
+
+    Raises:
+        MarketDataError: If the folder holds no CSV file at all.
+    """
+    names = list(dict.fromkeys(stocks)) or list_tickers(root)
+    if not names:
+        raise MarketDataError(f"{root} holds no CSV files: put one STOCK.csv per ticker there")
+    return [
+        _preprocess_one(root, stock, features=features, store=store, quality=quality, output=output, pictures=pictures)
+        for stock in names
+    ]
+
+
+def _preprocess_one(
+    root: Path,
+    stock: str,
+    *,
+    features: FeatureConfig,
+    store: Store,
+    quality: QualityConfig,
+    output: Path | None,
+    pictures: Path | None,
+) -> Preprocessed:
+    try:
+        bars, report = fetch_with_quality(FolderSource(folder=root), stock, store=store, quality=quality)
+        windows = build_windows.fn(bars, config=features, store=store)
+        written = export_published(bars, output / stock, config=features) if output is not None else []
+        picture = _drawn(bars, windows, report, pictures, features=features) if pictures is not None else None
+    except (FeaturesError, MarketDataError, PublishError) as error:
+        # A file name need not be text: what cannot be shown is written as an escape.
+        shown = stock.encode(errors="backslashreplace").decode()
+        logger.info("%s: %s", shown, error, extra={"terminal": False})
+        return Preprocessed(stock=shown, error=str(error))
+    return Preprocessed(
+        stock=stock, bars=bars, windows=windows, quality=report, published=tuple(written), picture=picture
+    )
+
+
+def _drawn(
+    bars: ArtifactRef, windows: ArtifactRef, report: QualityReport | None, folder: Path, *, features: FeatureConfig
+) -> Path:
+    from tickerforge.tasks.windows.picture import write_picture
+
+    return write_picture(bars, windows, report, folder, config=features)

@@ -1,0 +1,52 @@
+"""Price files brought up to date before they are read; where that fails, the prices that are there have to do."""
+
+import logging
+from pathlib import Path
+
+from tickerforge.features.pooling import POOL
+from tickerforge.flows.errors import ConfigError
+from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.flows.settings.schedule import due
+from tickerforge.tasks.prices.market_data import pool_tickers
+from tickerforge.tasks.prices.price_files import price_file
+
+logger = logging.getLogger(__name__)
+
+
+def update_prices(config: PipelineConfig, *, exchange: str | None) -> str:
+    """Bring the price file of the configuration's stock up to date, as its `update` says; of all stocks for the pool.
+
+    Args:
+        config: Stock, data folder and source.
+        exchange: Calendar such as XNYS: nothing is asked of the source where the last session is there already.
+
+    Returns:
+        What is wrong where the file could not be brought up to date; empty where all is well.
+
+    Raises:
+        ConfigError: If there is no data folder.
+        Exception: What went wrong, where there is no file to fall back on.
+    """
+    if config.update == "none":
+        return ""
+    if config.data is None:
+        raise ConfigError(f"update = {config.update} needs a folder of price files: give --data FOLDER")
+    stocks = pool_tickers(config.data) if config.stock == POOL else (config.stock,)
+    problems = {stock: _updated(config.data, stock, exchange=exchange) for stock in stocks}
+    return "; ".join(
+        problem if config.stock != POOL else f"{stock}: {problem}" for stock, problem in problems.items() if problem
+    )
+
+
+def _updated(folder: Path, stock: str, *, exchange: str | None) -> str:
+    from tickerforge.tasks.prices import source_yahoo
+
+    try:
+        done = source_yahoo.fill(folder, stock, now=due(), exchange=exchange)
+    except Exception as error:
+        if not price_file(folder, stock).exists():
+            raise
+        logger.warning("%s: the prices could not be updated", stock, exc_info=True)
+        return f"{type(error).__name__}: {error}"
+    logger.info("%s: %d new sessions, the last on %s %s", done.stock, done.added, done.last, done.note)
+    return ""

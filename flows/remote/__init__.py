@@ -1,0 +1,1 @@
+"""Heavy stages: as requests, in this process or on the GPU work pool."""

@@ -1,0 +1,190 @@
+"""Heavy stages on the work pool `gpu-pool`: each a flow run of its own, found again by a caller that was killed."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from uuid import UUID
+
+from prefect import task
+from pydantic import BaseModel
+
+from tickerforge.flows.errors import StageFailed, StageRefused
+from tickerforge.flows.remote.requests import StageAnswer, StageRequest, StageResult, content_digest
+from tickerforge.tasks.base.retries import TASK_OPTIONS, patiently
+from tickerforge.tasks.store.records import read_record
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+logger = logging.getLogger(__name__)
+
+Where = Literal["here", "gpu-pool"]
+PoolName = Literal["cpu-pool", "gpu-pool"]
+CPU_POOL: Literal["cpu-pool"] = "cpu-pool"
+GPU_POOL: Literal["gpu-pool"] = "gpu-pool"
+STAGE_DEPLOYMENT, BATCH_DEPLOYMENT = "heavy-stage/gpu", "train-batch/gpu"
+FORECAST_DEPLOYMENT = "forecast-batch/gpu"
+ANSWERS = "answers"
+
+POLL_SECONDS = 1.0
+# Prefect takes parameters of half a megabyte, and a job is some kilobytes.
+MOST_JOBS = 100
+# A worker that dies takes its run along; on the same machine the next one resumes what it had reached.
+ATTEMPTS = 3
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class GpuPool:
+    """Runs heavy stages on workers of `gpu-pool`; to be used inside a flow."""
+
+    def run(self, requests: Sequence[StageRequest]) -> list[StageResult]:
+        """Run stages there, in one flow run, and wait for it.
+
+        Raises:
+            StageFailed: If it failed there; the cause stands in its own flow run.
+            StageRefused: If it refused its inputs.
+        """
+        return on_gpu_pool.with_options(task_run_name=f"{requests[0].stage} on {GPU_POOL}")(list(requests))
+
+
+@task(name="on-gpu-pool", **TASK_OPTIONS)
+def on_gpu_pool(requests: list[StageRequest]) -> list[StageResult]:
+    """Run heavy stages as a flow run on the pool; errors as `GpuPool.run`."""
+    stock, stage = requests[0].config.stock, requests[0].stage
+    parameters = {"requests": [request.model_dump(mode="json") for request in requests]}
+    (answer,) = call_all([Call(STAGE_DEPLOYMENT, parameters, f"{stage} of {stock}")], answer=StageAnswer)
+    if isinstance(answer, StageFailed):
+        raise answer
+    if answer.refusal:
+        raise StageRefused(f"{stage} of {stock} was refused on {GPU_POOL}: {answer.refusal}")
+    return list(answer.results)
+
+
+@dataclass
+class Call:
+    """A deployment to run: with what, and what that is called in the log."""
+
+    deployment: str
+    parameters: dict[str, Any]
+    what: str
+    attempt: int = 0
+    crashes: int = 0
+    told: str = ""
+    run_id: UUID | None = None
+
+
+def call_all(calls: Sequence[Call], *, answer: type[Answer]) -> list[Answer | StageFailed]:
+    """Run deployments side by side, wait for all, and read the answers that they left under their flow runs' ids.
+
+    A run is found by a key made of the flow run that asks and of what its parameters mean: a caller that was killed
+    and is retried waits for the runs that it started before. One that had ended without a result before, failed,
+    refused or cancelled, is started anew; one that crashes with its worker is too, twice. A caller that is cancelled
+    cancels the runs; one that is merely stopped leaves them be.
+
+    Returns:
+        In the order of the calls, the answer, or the error where a run failed, was cancelled, or crashed every time.
+    """
+    from prefect.client.orchestration import get_client
+
+    results: dict[int, Answer | StageFailed] = {}
+    with get_client(sync_client=True) as client, _cancelled_with_caller(calls):
+        for place, call in enumerate(calls):
+            found = _start(call, answer)
+            if found is not None:
+                results[place] = found
+        while len(results) < len(calls):
+            time.sleep(POLL_SECONDS)
+            for place, call in enumerate(calls):
+                if place in results or call.run_id is None:
+                    continue
+                ended = _look(call, call.run_id, answer, client=client)
+                if ended is not None:
+                    results[place] = ended
+    return [results[place] for place in range(len(calls))]
+
+
+def _start(call: Call, answer: type[Answer]) -> Answer | None:
+    """Start a run, or find one that goes on; the answer of one that has left it."""
+    from prefect.deployments import run_deployment
+    from prefect.runtime import flow_run as here
+
+    key = f"{here.root_flow_run_id}:{call.deployment}:{content_digest(call.parameters)}"
+    start = partial(run_deployment, call.deployment, parameters=call.parameters, timeout=0, flow_run_name=call.what)
+    while True:
+        run: Any = patiently(partial(start, idempotency_key=f"{key}:{call.attempt}"))
+        call.run_id = run.id
+        if run.state is None or not run.state.is_final():
+            return None
+        found = read_record(ANSWERS, str(run.id), answer)
+        # What was refused before may be accepted now, on another worker or after the cause was cured.
+        if found is not None and not getattr(found, "refusal", ""):
+            return found
+        call.attempt += 1
+
+
+def _look(
+    call: Call, run_id: UUID, answer: type[Answer], *, client: "SyncPrefectClient"
+) -> Answer | StageFailed | None:
+    """What came of a run, or `None` while it goes on; a server that is away for some minutes is waited for."""
+    run: FlowRun = patiently(lambda: client.read_flow_run(run_id))
+    state = run.state
+    if state is None or not state.is_final():
+        name = (state and state.name) or "Scheduled"
+        if name != call.told:
+            call.told = name
+            logger.info("%s is %s on %s", call.what, name.lower(), GPU_POOL)
+        return None
+    found = read_record(ANSWERS, str(run.id), answer)
+    if found is not None:
+        return found
+    if state.is_crashed() and call.crashes + 1 < ATTEMPTS:
+        reason = state.message or "no reason given"
+        logger.warning("%s crashed on %s (%s): starting it again", call.what, GPU_POOL, reason)
+        call.crashes += 1
+        call.attempt += 1
+        return _start(call, answer)
+    reason = state.message or "see its log"
+    return StageFailed(f"{call.what} ended as {state.name} on {GPU_POOL} (flow run {run.name}): {reason}")
+
+
+@contextmanager
+def _cancelled_with_caller(calls: Sequence[Call]) -> Iterator[None]:
+    """Cancel flow runs where their caller is cancelled while it waits."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or _is_cancelled():
+            _cancel([call.run_id for call in calls if call.run_id is not None])
+        raise
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled the flow run that asks, which a signal alone does not tell."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import StateType
+    from prefect.runtime import flow_run as here
+
+    with get_client(sync_client=True) as client:
+        roots = {here.id, here.root_flow_run_id} - {None}
+        states = [client.read_flow_run(UUID(str(run_id))).state for run_id in roots]
+    return any(state is not None and state.type in {StateType.CANCELLING, StateType.CANCELLED} for state in states)
+
+
+def _cancel(run_ids: Sequence[UUID]) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling
+
+    with get_client(sync_client=True) as client:
+        for run_id in run_ids:
+            state = client.read_flow_run(run_id).state
+            if state is None or not state.is_final():
+                client.set_flow_run_state(run_id, Cancelling(message="the run that waits for it was cancelled"))

@@ -1,0 +1,1 @@
+"""The Prefect server of a command, its logs, its slots and its exit codes."""

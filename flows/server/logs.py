@@ -1,0 +1,119 @@
+"""Where log lines go: ours to the terminal, all of them to `pipeline.log` and to Prefect's UI."""
+
+import copy
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from tickerforge.tasks.base.disk import os_errors_as_publish_error
+
+OWN_LOGGER = "tickerforge"
+_QUIET = {"MLFLOW_CONFIGURE_LOGGING": "false", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+_LEVEL_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
+
+
+class TerminalHandler(logging.Handler):
+    """Writes lines to standard error through one rich console, which a live progress bar may share."""
+
+    def __init__(self, *, debug: bool) -> None:
+        super().__init__()
+        self._debug = debug
+        self.console = Console(stderr=True, highlight=False)
+        # Prefect leaves the terminal to a root handler that it finds there with a formatter of its own.
+        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line, coloured by its level."""
+        if record.exc_info and not self._debug:
+            # Tracebacks are for the log file.
+            record = copy.copy(record)
+            record.exc_info = record.exc_text = None
+        line = Text(self.format(record), style=_LEVEL_STYLES.get(record.levelno, ""))
+        self.console.print(line, soft_wrap=True)
+
+
+class QuietFileHandler(logging.FileHandler):
+    """A log file that falls silent when it cannot be written: a full disk is reported by what needs the disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop the record."""
+
+
+def is_own(record: logging.LogRecord) -> bool:
+    """Whether a line was written by this project's code, and not by a library."""
+    return record.name.startswith(OWN_LOGGER) or getattr(record, "own", False)
+
+
+def _for_people(record: logging.LogRecord) -> bool:
+    if record.name.startswith("prefect.") and not is_own(record):
+        # Prefect tells of every state and prints every traceback; a retry is news.
+        return "will start" in record.getMessage()
+    return (is_own(record) or record.levelno >= logging.ERROR) and getattr(record, "terminal", True)
+
+
+def show_on_terminal(*, debug: bool) -> None:
+    """Show our own lines, and warnings of libraries; with `debug` everything. Call it before Prefect is imported."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.captureWarnings(True)
+    handler = TerminalHandler(debug=debug)
+    if not debug:
+        handler.addFilter(_for_people)
+    logging.getLogger().addHandler(handler)
+    _open_loggers(logging.DEBUG if debug else logging.INFO)
+
+
+def send_to_prefect() -> None:
+    """Make Prefect take our packages' lines into its UI. Call it before Prefect is imported."""
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", OWN_LOGGER)
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
+
+
+class RunLogFormatter(logging.Formatter):
+    """One line a record: time in UTC, level, which task, stage or module speaks, and what it says."""
+
+    converter = time.gmtime  # type: ignore[assignment]
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        names = (getattr(record, name, None) for name in ("task_run_name", "flow_run_name"))
+        record.speaker = next((name for name in names if name and name != "<unknown>"), record.name)
+        return super().format(record)
+
+
+@contextmanager
+def run_log(path: Path) -> Iterator[None]:
+    """Keep every log line in a file, with its time in UTC, as long as the block runs.
+
+    Args:
+        path: The file; lines are appended, and its folder is made.
+
+    Raises:
+        PublishError: If folder or file cannot be written.
+    """
+    with os_errors_as_publish_error(path.parent, doing=f"writing {path.name}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = QuietFileHandler(path, encoding="utf-8")
+    handler.setFormatter(
+        RunLogFormatter("%(asctime)sZ %(levelname)-7s %(speaker)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    )
+    _open_loggers(logging.INFO)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _open_loggers(level: int) -> None:
+    logger = logging.getLogger(OWN_LOGGER)
+    if logger.level == logging.NOTSET or logger.level > level:
+        logger.setLevel(level)

@@ -1,0 +1,90 @@
+"""What an exception means to the person at the command line: an exit code, a message and a cure."""
+
+import errno
+
+from tickerforge.evaluation.core.errors import BaselineUnavailable, EvaluationError, PredictionsError
+from tickerforge.features.errors import FeaturesError
+from tickerforge.flows.errors import ConfigError, MissingArtifactError, PrefectUnavailable
+from tickerforge.tasks.base.errors import ServiceError, TasksError, TrackingError
+from tickerforge.training.errors import (
+    AdapterError,
+    BackendUnavailable,
+    BaseModelError,
+    TrainingDiverged,
+    TrainingError,
+)
+
+FAILURE, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+_BAD_INPUT = (
+    FeaturesError,
+    ConfigError,
+    MissingArtifactError,
+    TasksError,
+    AdapterError,
+    BackendUnavailable,
+    BaseModelError,
+    BaselineUnavailable,
+    PredictionsError,
+)
+_EXPECTED = (*_BAD_INPUT, PrefectUnavailable, EvaluationError, TrainingError)
+_STOPPED = {"CancelledRun", "TaskRunCancelled", "Abort"}
+_FULL_DISK_WORDS = ("no space left on device", "disk is full", "disk quota exceeded")
+_FULL_DISK = (
+    "the disk is full. Free some space, or set TICKERFORGE_HOME to a folder on a larger disk, and run the same command "
+    "again: finished stages are kept."
+)
+_REPORT = "This is a fault of TickerForge itself: run the command again with --debug and report what it prints."
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, taken as what it means: stop, but say so first."""
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for bad input and a full disk, 130 for Ctrl-C, 143 for SIGTERM, 1 for every other failure."""
+    if is_termination(error):
+        return TERMINATED
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if is_full_disk(error):
+        return BAD_INPUT
+    is_absent = isinstance(error, (ServiceError, TrackingError))
+    return BAD_INPUT if isinstance(error, _BAD_INPUT) and not is_absent else FAILURE
+
+
+def is_termination(error: BaseException) -> bool:
+    """Whether a SIGTERM became this exception, by our hand or by Prefect's."""
+    return isinstance(error, Terminated) or type(error).__name__ == "TerminationSignal"
+
+
+def is_stopped(error: BaseException) -> bool:
+    """Whether somebody stopped the run, so that nothing is wrong with it."""
+    return isinstance(error, KeyboardInterrupt) or is_termination(error) or type(error).__name__ in _STOPPED
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the message alone tells what to do, so that no traceback is needed."""
+    return isinstance(error, _EXPECTED) or is_full_disk(error)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether this exception, or one behind it, came from a full disk."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        if any(words in str(seen).lower() for words in _FULL_DISK_WORDS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def message(error: BaseException) -> str:
+    """What went wrong and what to do about it, for a stranger."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, TrainingDiverged) and error.last_good is not None and str(error.last_good) not in text:
+        return f"{text}\nThe last good checkpoint is {error.last_good}."
+    if is_expected(error):
+        return text if isinstance(error, _EXPECTED) else _FULL_DISK
+    return f"{type(error).__name__}: {text}\n{_REPORT}"

@@ -1,0 +1,90 @@
+"""Who may run now: one run a ticker, one heavy stage a GPU, among all machines that share a Prefect server."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+
+from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.flows.server.embedded import is_shared
+from tickerforge.tasks.base.retries import is_transient, patiently
+
+logger = logging.getLogger(__name__)
+
+GPU_LIMIT = "tickerforge-gpu"
+
+# The limits whose slot this flow holds: taken once for many stages, it is not asked for again at each.
+_held: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
+
+# A slot whose holder was killed is free again after this time; a holder renews it well before.
+LEASE_SECONDS = 60
+
+
+def ticker_limit(stock: str) -> str:
+    """Name of the limit that keeps two runs of a ticker apart."""
+    return f"tickerforge-ticker-{validate_ticker(stock)}"
+
+
+@contextmanager
+def ticker_slot(stock: str) -> Iterator[None]:
+    """Hold the ticker's only slot, waiting for it where another run has it.
+
+    With an embedded server there is nobody to wait for but processes of this machine, which the store keeps apart.
+    """
+    if not is_shared():
+        yield
+        return
+    with _slot(ticker_limit(stock)):
+        yield
+
+
+@contextmanager
+def gpu_slot() -> Iterator[None]:
+    """Hold a GPU, waiting for it where all are taken; `deployments.prefect.deploy` says how many there are."""
+    if not is_shared():
+        yield
+        return
+    with _slot(GPU_LIMIT):
+        yield
+
+
+def _make_limit(name: str) -> None:
+    """Make a limit of one where there is none: without it nothing would be limited."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            client.upsert_global_concurrency_limit_by_name(name, 1)
+
+
+@contextmanager
+def _slot(name: str) -> Iterator[None]:
+    from prefect.concurrency.sync import concurrency
+
+    if name in _held.get():
+        yield
+        return
+    patiently(lambda: _make_limit(name))
+
+    # A server that is away for a while must not end hours of training: the work goes on without the slot.
+    def slot() -> AbstractContextManager[None]:
+        return concurrency(
+            name, occupy=1, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False
+        )
+
+    held = ExitStack()
+    patiently(lambda: held.enter_context(slot()))
+    token = _held.set(_held.get() | {name})
+    try:
+        yield
+    finally:
+        _held.reset(token)
+        try:
+            held.close()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            logger.warning("Prefect does not answer: %s will be free by itself in %d s", name, LEASE_SECONDS)

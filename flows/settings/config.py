@@ -1,0 +1,283 @@
+"""One configuration for the whole pipeline: defaults, then a recipe, then named flags, then `key.path=value`."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
+from tickerforge.features.config import FeatureConfig, FrozenModel, QualityConfig, SyntheticConfig
+from tickerforge.features.pooling import POOL
+from tickerforge.flows.errors import ConfigError
+from tickerforge.training.config import TrainingConfig
+
+SHOWN_CHARACTERS = 80
+TICKER_PATTERN = r"^[A-Za-z0-9_^=-][A-Za-z0-9._^=-]{0,31}$"
+
+
+class PipelineConfig(FrozenModel):
+    """Everything one run of the pipeline depends on."""
+
+    stock: str = Field(
+        default="AAPL",
+        description=f"Ticker to train for; {POOL}: one adapter for all tickers of the data folder together.",
+        json_schema_extra={"pattern": TICKER_PATTERN},
+    )
+    data: Path | None = Field(
+        default=None,
+        description="Folder with one {STOCK}.csv a ticker (Yahoo columns). Without it the synthetic market is used, "
+        "and `stock` must be its ticker.",
+    )
+    update: Literal["none", "yahoo"] = Field(
+        default="none",
+        description="Where nights, daily forecasts and scheduled runs first bring the files in data up to date from.",
+    )
+    seed: int = Field(default=0, ge=0, le=2_147_483_647, description="Seed of every stage.")
+    warm_start: Literal["none", "champion", "pooled"] = Field(
+        default="none",
+        description="Where the first stage and the fine-tuning start: none: a fresh adapter; champion: the current "
+        "champion, else the adapter of all tickers; pooled: the adapter of all tickers. What does not fit is passed "
+        "over.",
+    )
+    features: FeatureConfig = Field(default=FeatureConfig(), description="Windows, indicators, units and prompts.")
+    quality: QualityConfig = Field(default=QualityConfig(), description="What the prices in data must live up to.")
+    synthetic: SyntheticConfig = Field(default=SyntheticConfig(), description="The market used where data is empty.")
+    training: TrainingConfig = Field(default=TrainingConfig(), description="Base model and stages.")
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="How forecasts are compared.")
+    gate: GateConfig = Field(default=GateConfig(), description="When a challenger becomes champion.")
+
+    @field_validator("stock")
+    @classmethod
+    def _stock_can_name_a_file(cls, stock: str) -> str:
+        from tickerforge.features.prices.bars import validate_ticker
+
+        return validate_ticker(stock)
+
+
+def check_source(config: PipelineConfig) -> None:
+    """Refuse a stock without prices: a model of the synthetic market must not go by a real ticker's name.
+
+    Raises:
+        ConfigError: If there is no data folder and the stock is not the synthetic one; for a pool as `pool_folder`.
+    """
+    if config.stock == POOL:
+        pool_folder(config)
+    elif config.data is None and config.stock != config.synthetic.ticker:
+        raise ConfigError(
+            f"no prices for {config.stock}: give --data FOLDER with a {config.stock}.csv in it. Without prices there "
+            f"is only the synthetic market: --stock {config.synthetic.ticker}."
+        )
+
+
+def pool_folder(config: PipelineConfig) -> Path:
+    """The folder whose tickers are pooled.
+
+    Raises:
+        ConfigError: If there is none, or the windows of different tickers would not be comparable.
+    """
+    if config.data is None:
+        raise ConfigError(f"--stock {POOL} trains on all tickers of a folder together: give --data FOLDER")
+    if config.features.units != "sigma":
+        raise ConfigError(
+            f"--stock {POOL} needs features.units = 'sigma': z-scores of different tickers are not comparable"
+        )
+    return config.data
+
+
+def evaluation_of(config: PipelineConfig) -> EvaluationConfig:
+    """How forecasts are compared, with the base model's own cut-off where no other date is given."""
+    given = config.evaluation
+    return given if given.test_after else given.model_copy(update={"test_after": config.training.model_cutoff})
+
+
+def build_config(
+    *, recipe: Path | None = None, flags: Mapping[str, object] | None = None, assignments: Sequence[str] = ()
+) -> PipelineConfig:
+    """Join the layers of configuration; the later layer wins: defaults, `recipe`, `flags`, `assignments`.
+
+    What a recipe says of its base model's cut-off does not hold for another base model.
+
+    Args:
+        recipe: TOML file with the structure of `PipelineConfig`.
+        flags: Dotted keys with their values; `None` means that the flag was not given.
+        assignments: `key.path=value`, the value written as in TOML or JSON; anything else is a plain string.
+
+    Raises:
+        ConfigError: If the recipe cannot be read, a key does not exist or a value is out of range.
+    """
+    settings: dict[str, Any] = _read_recipe(recipe) if recipe else {}
+    of_recipe = settings.get("training")
+    model, cut_off = None, None
+    if isinstance(of_recipe, dict):
+        model, cut_off = of_recipe.get("model"), of_recipe.pop("model_cutoff", None)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(settings, key, value)
+    _assign(settings, assignments)
+    if cut_off is not None and settings["training"].get("model") == model:
+        settings["training"].setdefault("model_cutoff", cut_off)
+    return _validated(settings, origin=f" (in {recipe} or on the command line)" if recipe else "")
+
+
+def load_recipe(path: Path) -> PipelineConfig:
+    """Read a recipe: a TOML file with the structure of `PipelineConfig`; what it leaves out keeps its default.
+
+    Raises:
+        ConfigError: If the file cannot be read, a key does not exist or a value is out of range.
+    """
+    return _validated(_read_recipe(path), origin=f" (in {path})")
+
+
+def with_overrides(config: PipelineConfig, assignments: Sequence[str]) -> PipelineConfig:
+    """A copy of `config` with some keys changed, for example `["training.grpo_1st.steps=20", "stock=MSFT"]`.
+
+    Raises:
+        ConfigError: If an assignment has no `=`, a key does not exist or a value is out of range.
+    """
+    settings = config.model_dump(mode="python")
+    _assign(settings, assignments)
+    return _validated(settings)
+
+
+def dotted_keys(model: type[BaseModel] = PipelineConfig, *, prefix: str = "") -> Iterator[str]:
+    """Every key that holds a value, such as `training.grpo_1st.steps`."""
+    for name, field in model.model_fields.items():
+        nested = _nested_model(field)
+        if nested is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from dotted_keys(nested, prefix=f"{prefix}{name}.")
+
+
+def _nested_model(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _field_at(path: Sequence[str]) -> FieldInfo | None:
+    """The field behind a dotted key, or `None` where there is none."""
+    model: type[BaseModel] | None = PipelineConfig
+    field: FieldInfo | None = None
+    for part in path:
+        if model is None or part not in model.model_fields:
+            return None
+        field = model.model_fields[part]
+        model = _nested_model(field)
+    return field
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror or error}. Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {path} is not valid TOML: {error}. Mend that place and try again.") from error
+
+
+def _assign(settings: dict[str, Any], assignments: Sequence[str]) -> None:
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"{assignment!r} is no setting: write key.path=value, e.g. training.grpo_1st.steps=20")
+        path = key.strip().split(".")
+        field = _field_at(path)
+        if field is None:
+            raise ConfigError(_unknown(key.strip()))
+        if _nested_model(field) is not None:
+            raise ConfigError(f"{key.strip()} is a group of settings: set one of them, {_members(key.strip())}")
+        _put(settings, key.strip(), text.strip() if field.annotation is str and text[:1] not in "\"'" else _value(text))
+
+
+def _put(settings: dict[str, Any], key: str, value: object) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        below = settings.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{parent} must be a group of settings, not {_shown(below)}")
+        settings = below
+    settings[leaf] = value
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        pass
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text.strip()
+
+
+def _validated(settings: Mapping[str, Any], *, origin: str = "") -> PipelineConfig:
+    try:
+        return PipelineConfig.model_validate(settings)
+    except ValidationError as error:
+        problems = [_problem(details) for details in error.errors(include_url=False)]
+        raise ConfigError("\n".join(problem + origin for problem in problems)) from error
+
+
+def _problem(details: Mapping[str, Any]) -> str:
+    path = [str(part) for part in details["loc"]]
+    key = ".".join(path)
+    if details["type"] == "extra_forbidden":
+        return _unknown(key)
+    field = _field_at(path)
+    reason = str(details["msg"]).removeprefix("Value error, ")
+    if field is None or _nested_model(field) is not None or details["type"] == "value_error":
+        return f"{key or 'configuration'}: {reason}"
+    return f"{key} = {_shown(details['input'])}: must be {allowed(field)}"
+
+
+def _shown(value: object) -> str:
+    text = repr(str(value)) if isinstance(value, Path) else repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
+
+
+def _unknown(key: str) -> str:
+    keys = list(dotted_keys())
+    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.75)
+    near += [other for other in keys if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1] and other not in near]
+    hint = f"did you mean {' or '.join(near[:4])}?" if near else f"the groups are {_members('')}"
+    return f"unknown setting {key}: {hint}"
+
+
+def _members(key: str) -> str:
+    start = f"{key}." if key else ""
+    return ", ".join(dict.fromkeys(start + k[len(start) :].split(".")[0] for k in dotted_keys() if k.startswith(start)))
+
+
+_BOUNDS: tuple[tuple[type, str, str], ...] = (
+    (Ge, "ge", "at least"),
+    (Gt, "gt", "above"),
+    (Le, "le", "at most"),
+    (Lt, "lt", "below"),
+    (MultipleOf, "multiple_of", "a multiple of"),
+)
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a field accepts, in words: `a whole number, at least 1 and at most 256`."""
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)] or [annotation]
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    names |= {date: "a date, YYYY-MM-DD"}
+    words = " or ".join(names.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
+    bounds = [
+        f"{phrase} {getattr(constraint, attribute)}"
+        for constraint in field.metadata
+        for kind, attribute, phrase in _BOUNDS
+        if isinstance(constraint, kind)
+    ]
+    optional = " (or null)" if type(None) in get_args(annotation) else ""
+    return (f"{words}, {' and '.join(bounds)}" if bounds else words) + optional

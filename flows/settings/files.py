@@ -1,0 +1,97 @@
+"""Explicit files of a single stage, as the published scripts take them: data, adapters, accepted answers, results."""
+
+import logging
+from pathlib import Path
+
+from pydantic import Field
+
+from tickerforge.features.config import FrozenModel
+from tickerforge.features.pooling import POOL
+from tickerforge.flows.errors import ConfigError
+from tickerforge.flows.settings.config import PipelineConfig
+
+logger = logging.getLogger(__name__)
+
+# Adapters that a stage reads; the others that it may be given are none of its business.
+READ_ADAPTERS: dict[str, tuple[str, ...]] = {
+    "sft-data": ("grpo_1st",),
+    "grpo2": ("sft",),
+    "compare": ("grpo_1st", "sft", "grpo_2nd"),
+}
+
+
+class StageFiles(FrozenModel):
+    """Where a single stage reads and writes; what is not given comes from the store and goes to the usual folders."""
+
+    train_x_path: Path | None = Field(default=None, description="Histories to train on, {STOCK}_train_x.csv.")
+    train_y_path: Path | None = Field(default=None, description="Targets to train on, {STOCK}_train_y.csv.")
+    test_x_path: Path | None = Field(default=None, description="Histories to test on, {STOCK}_test_x.csv.")
+    test_y_path: Path | None = Field(default=None, description="Targets to test on, {STOCK}_test_y.csv.")
+    full_x_path: Path | None = Field(default=None, description="All histories, {STOCK}_full_x.csv.")
+    full_y_path: Path | None = Field(default=None, description="All targets, {STOCK}_full_y.csv.")
+    grpo_saved_lora_1st: Path | None = Field(
+        default=None, description="Adapter of grpo1: written there by it, read by the others."
+    )
+    sft_saved_lora: Path | None = Field(
+        default=None, description="Adapter of sft: written there by it, read by the others."
+    )
+    grpo_saved_lora_2nd: Path | None = Field(
+        default=None, description="Adapter of grpo2: written there by it, read by compare."
+    )
+    sft_data_path: Path | None = Field(
+        default=None, description="Accepted answers as CSV: written there by sft-data, read by sft."
+    )
+    results_dir: Path | None = Field(default=None, description="Folder for the records of the stage.")
+
+    def saved_adapter(self, stage: str) -> Path | None:
+        """The adapter folder given for `grpo_1st`, `sft` or `grpo_2nd`."""
+        return {
+            "grpo_1st": self.grpo_saved_lora_1st,
+            "sft": self.sft_saved_lora,
+            "grpo_2nd": self.grpo_saved_lora_2nd,
+        }[stage]
+
+    def pair(self, split: str) -> tuple[Path, Path] | None:
+        """The x and y file of `train`, `test` or `full`, or `None` where neither is given.
+
+        Raises:
+            ConfigError: If only one of the two is given.
+        """
+        x, y = getattr(self, f"{split}_x_path"), getattr(self, f"{split}_y_path")
+        if x is None and y is None:
+            return None
+        if x is None or y is None:
+            given, missing = ("x", "y") if y is None else ("y", "x")
+            raise ConfigError(f"--{split}-{given}-path needs --{split}-{missing}-path beside it")
+        return x, y
+
+
+def check_pairs(files: StageFiles) -> None:
+    """Refuse x files without their y files, and other files without train files.
+
+    Raises:
+        ConfigError: If a file is missing.
+    """
+    pairs = {split: files.pair(split) for split in ("train", "test", "full")}
+    others = [split for split in ("test", "full") if pairs[split] is not None]
+    if pairs["train"] is None and others:
+        raise ConfigError(f"--{others[0]}-x-path needs --train-x-path and --train-y-path: they fix the units")
+
+
+def check_names_ticker(config: PipelineConfig) -> None:
+    """Refuse the name of the pool for the files of one ticker.
+
+    Raises:
+        ConfigError: If the stock is the pool.
+    """
+    if config.stock == POOL:
+        raise ConfigError(f"--stock {POOL} stands for all tickers of a folder: name the ticker that the files are of")
+
+
+def as_published(config: PipelineConfig, files: StageFiles) -> PipelineConfig:
+    """The configuration to use with published files: they hold no indicators, so prompts show prices alone."""
+    if files.pair("train") is None or config.features.prompt_style == "prices":
+        return config
+    logger.info("published files hold no indicators for the prompt: using features.prompt_style = 'prices'")
+    features = config.features.model_copy(update={"prompt_style": "prices"})
+    return config.model_copy(update={"features": features})

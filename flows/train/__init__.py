@@ -1,0 +1,1 @@
+"""The flow `train-ticker` and the stages that it calls."""

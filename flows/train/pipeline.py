@@ -1,0 +1,209 @@
+"""The flow `train-ticker`: from raw prices to a registered adapter, one task a stage."""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import flow
+from pydantic import Field
+
+from tickerforge.evaluation.core.contracts import EvalReport, Verdict
+from tickerforge.features.config import FrozenModel
+from tickerforge.flows.errors import ChampionChanged
+from tickerforge.flows.prices.pool import Data
+from tickerforge.flows.prices.price_updates import update_prices
+from tickerforge.flows.remote.gpu_pool import GPU_POOL, GpuPool, Where
+from tickerforge.flows.remote.requests import HeavyStages, RegisteredAdapter
+from tickerforge.flows.server.slots import ticker_slot
+from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.flows.settings.repeat import command_of
+from tickerforge.flows.settings.schedule import Exchange, due_on_session
+from tickerforge.flows.train.champions import current_champion, warm_start
+from tickerforge.flows.train.runs import Run, new_run_folder, recorded_run, stage_settings
+from tickerforge.flows.train.steps import ADAPTER_STAGES, adapters_of
+from tickerforge.tasks.base.paths import RunFolder, model_folder
+from tickerforge.tasks.base.prefect_artifacts import publish_comparison
+from tickerforge.tasks.models.adapters import BaseModelRef
+from tickerforge.tasks.outputs.evaluate import read_expected_error, read_report, read_verdict
+from tickerforge.tasks.outputs.live import keep_expected_error
+from tickerforge.tasks.outputs.publish import (
+    publish_adapter,
+    publish_comparison_folder,
+    publish_sft_data,
+    publish_stage,
+)
+from tickerforge.tasks.registry.registration import RegisteredModel, register_adapter
+from tickerforge.tasks.store.artifacts import ArtifactRef
+from tickerforge.tasks.tracking.stage_runs import log_comparison, log_stage, wait_for_tracking
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.html"
+
+
+class PipelineResult(FrozenModel):
+    """What a finished run leaves behind; `left_out` says why tickers are missing in a pool."""
+
+    stock: str
+    results: Path
+    report_path: Path
+    adapters: dict[str, Path]
+    registered: RegisteredModel | None
+    report: EvalReport
+    verdict: Verdict
+    left_out: dict[str, str] = Field(default={})
+
+
+class PreparedTicker(Data):
+    """A ticker's data, and the champion: what training starts from and what it is compared with."""
+
+    start: RegisteredAdapter | None = None
+    champion: RegisteredAdapter | None = None
+
+
+@flow(name="train-ticker", flow_run_name="{config.stock}", persist_result=False, validate_parameters=True)
+def train_ticker(
+    config: PipelineConfig = PipelineConfig(), heavy_stages: Where = "here", exchange: Exchange = None
+) -> PipelineResult | None:
+    """Train, compare and register the adapter of one ticker, or, as the stock `ALL`, that of all tickers together.
+
+    Every stage whose inputs, settings and code have not changed is taken from the store; an interrupted one resumes.
+
+    Args:
+        config: Stock, data and every setting of every stage.
+        heavy_stages: Where training and sampling run: in this process, or on workers of the GPU work pool.
+        exchange: Calendar such as XNYS, for runs on a schedule: one that is due on a day without a session there does
+            nothing, any other first updates the prices where the configuration says so.
+
+    Returns:
+        What the run left behind; nothing on a day without a session.
+    """
+    if exchange is not None:
+        if not due_on_session(exchange):
+            logger.info("%s has no session today: nothing to do for %s", exchange, config.stock)
+            return None
+        update_prices(config, exchange=exchange)
+    return train(config, heavy=GpuPool() if heavy_stages == GPU_POOL else None)
+
+
+def train(
+    config: PipelineConfig, *, heavy: HeavyStages | None = None, given: PreparedTicker | None = None
+) -> PipelineResult:
+    """What the flow `train-ticker` does; inside a flow run.
+
+    Args:
+        config: Stock, data and every setting of every stage.
+        heavy: Who runs the heavy stages; without it this process does.
+        given: Data, start and champion that the heavy stages were run with already; without it they are found here.
+
+    Raises:
+        ChampionChanged: If the champion that stood beside the challenger is not the champion any more.
+    """
+    folder = new_run_folder(config.stock)
+    with recorded_run(config, folder=folder) as run, ticker_slot(config.stock):
+        run.steps = steps = replace(run.steps, heavy=heavy)
+        data = given or steps.data()
+        bars, windows = data.bars, data.windows
+        parent = run.start_tracking("train", windows=windows)
+        base_model = steps.base_model()
+        start = given.start if given else warm_start(config, windows=windows, base_model=base_model)
+        stages = steps.trained(
+            windows,
+            base_model,
+            start=start,
+            on_stage=lambda stage, artifact: log_stage(
+                parent, stage, artifact=steps.store.here(artifact), params=stage_settings(config, stage)
+            ),
+        )
+        stages = {stage: steps.store.here(artifact) for stage, artifact in stages.items()}
+        adapters = adapters_of(stages)
+        # Judged without MLflow, a challenger would pass by a champion that nobody saw.
+        wait_for_tracking(parent)
+        champion = given.champion if given else current_champion(config.stock)
+        comparison = steps.comparison(
+            windows,
+            base_model,
+            adapters,
+            bars=data.all_bars,
+            start=start,
+            champion=champion,
+            command=command_of(config),
+        )
+        report, verdict = read_report(comparison), read_verdict(comparison)
+        log_comparison(parent, comparison)
+
+        base_model = base_model.here(steps.store)
+        report_path = publish_results(folder, stages=stages, comparison=comparison, stock=config.stock)
+        registered = None
+        if report.chosen is not None:
+            if verdict.promoted and current_champion(config.stock) != champion:
+                raise ChampionChanged(
+                    f"the champion of {config.stock} was changed while its challenger was trained, so the two were not "
+                    "compared: run again, everything that was trained is kept"
+                )
+            registered = register_adapter(
+                wait_for_tracking(parent),
+                adapters[report.chosen],
+                card=steps.card(report.chosen, windows=windows, base_model=base_model),
+                bars=bars,
+                comparison=comparison,
+                at=datetime.now(UTC),
+                report_path=report_path,
+            )
+            keep_expected_error(config.stock, version=int(registered.version), expected=read_expected_error(comparison))
+        published = publish_adapters(run, adapters=adapters, windows=windows, base_model=base_model)
+        publish_comparison(report, verdict, report_path=report_path)
+        logger.info("%s", verdict.headline, extra={"terminal": False})
+        return PipelineResult(
+            stock=config.stock,
+            results=folder.root,
+            report_path=report_path,
+            adapters=published,
+            registered=registered,
+            report=report,
+            verdict=verdict,
+            left_out=data.left_out,
+        )
+
+
+def publish_results(
+    folder: RunFolder, *, stages: Mapping[str, ArtifactRef], comparison: ArtifactRef, stock: str
+) -> Path:
+    """Put the records of all stages and the report into the run's folder, all of them or none.
+
+    Returns:
+        The HTML report.
+
+    Raises:
+        PublishError: If the folder cannot be written; `pipeline.log` is then the only thing in it.
+    """
+    complete = False
+    try:
+        for stage in ADAPTER_STAGES:
+            publish_stage(stages[stage], folder)
+        publish_sft_data(stages["sft_data"], folder, stock=stock)
+        report = publish_comparison_folder(comparison, folder) / REPORT_FILE
+        complete = True
+    finally:
+        if not complete:
+            for name in (*ADAPTER_STAGES, "sft_data", "comparison"):
+                shutil.rmtree(folder.stage(name), ignore_errors=True)
+    return report
+
+
+def publish_adapters(
+    run: Run, *, adapters: Mapping[str, ArtifactRef], windows: ArtifactRef, base_model: BaseModelRef
+) -> dict[str, Path]:
+    """Put the adapters into `models/{MODEL}/{STOCK}`, each in the place of its predecessor.
+
+    Raises:
+        PublishError: If a folder cannot be written.
+    """
+    target = model_folder(run.config.training.model, run.config.stock)
+    return {
+        stage: publish_adapter(artifact, target, card=run.steps.card(stage, windows=windows, base_model=base_model))
+        for stage, artifact in adapters.items()
+    }

@@ -1,0 +1,124 @@
+"""What every run has around its stages: a folder with `pipeline.log`, an MLflow parent run, a clear end."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from tickerforge.flows.server.logs import run_log
+from tickerforge.flows.server.outcome import is_stopped
+from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.flows.train.steps import Steps
+from tickerforge.tasks.base.environment import git_revision
+from tickerforge.tasks.base.errors import PublishError
+from tickerforge.tasks.base.paths import RunFolder, Workspace, run_folder
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+from tickerforge.tasks.tracking.stage_runs import PipelineLog, finish_pipeline, follow_pipeline
+
+logger = logging.getLogger(__name__)
+
+TIMESTAMP = "%Y%m%d_%H%M%S"
+
+
+def new_run_folder(stock: str) -> RunFolder:
+    """A folder for a run that starts now, `results/{STOCK}_{TIMESTAMP}` in UTC, made here.
+
+    Two runs in the same second get different folders.
+
+    Raises:
+        PublishError: If it cannot be made.
+    """
+    instant = datetime.now(UTC)
+    while True:
+        folder = run_folder(stock, instant.strftime(TIMESTAMP))
+        try:
+            folder.root.mkdir(parents=True)
+        except FileExistsError:
+            instant += timedelta(seconds=1)
+        except OSError as error:
+            raise PublishError(
+                f"cannot make {folder.root}: {error.strerror or error}. Work in a folder where you may write, on a "
+                "disk with free space."
+            ) from error
+        else:
+            return folder
+
+
+@dataclass
+class Run:
+    """One run under way."""
+
+    config: PipelineConfig
+    folder: RunFolder
+    steps: Steps
+    started: datetime
+    mlflow: PipelineLog | None = None
+
+    def start_tracking(self, name: str, *, windows: ArtifactRef) -> PipelineLog:
+        """Open the MLflow parent run, once it is known what data it is about; later, where MLflow is down."""
+        self.mlflow = follow_pipeline(
+            Workspace.current(),
+            f"{name} {self.folder.root.name}",
+            params=self.config.model_dump(mode="json"),
+            tags={
+                "ticker": self.config.stock,
+                "data_sha256": windows.sha256,
+                "git_revision": git_revision(),
+                "seed": str(self.config.seed),
+                "results": str(self.folder.root),
+            }
+            | _prefect_tags(),
+            started=self.started,
+        )
+        return self.mlflow
+
+    def finish(self, status: str) -> None:
+        """Close the MLflow parent run, where one was opened."""
+        if self.mlflow is not None:
+            finish_pipeline(self.mlflow, status=status, ended=datetime.now(UTC))
+
+
+@contextmanager
+def recorded_run(config: PipelineConfig, *, folder: RunFolder) -> Iterator[Run]:
+    """Keep the log of what happens inside, and close the MLflow run as what it turned out to be."""
+    started = datetime.now(UTC)
+    with run_log(folder.log):
+        logger.info("results go to %s", folder.root)
+        run: Run | None = None
+        try:
+            run = Run(config, folder, Steps(config, Store.current()), started)
+            yield run
+        except BaseException as error:
+            _record_failure(error)
+            if run is not None:
+                run.finish("KILLED" if is_stopped(error) else "FAILED")
+            raise
+        run.finish("FINISHED")
+
+
+def stage_settings(config: PipelineConfig, stage: str) -> dict[str, object]:
+    """The settings that decided a stage, for its MLflow run."""
+    sections = {
+        "grpo_1st": ("grpo_1st", "reward"),
+        "sft_data": ("rejection", "sampling"),
+        "sft": ("sft",),
+        "grpo_2nd": ("grpo_2nd", "reward"),
+    }
+    training = config.training.model_dump(mode="json")
+    common = {name: training[name] for name in ("model", "max_seq_length", "lora_rank")}
+    return common | {name: training[name] for name in sections[stage]} | {"seed": config.seed}
+
+
+def _record_failure(error: BaseException) -> None:
+    """Put the failure into the log file; whoever called the flow tells the person at the terminal."""
+    if is_stopped(error):
+        logger.warning("stopped by %s", type(error).__name__, extra={"terminal": False})
+    else:
+        logger.error("failed: %s", error, exc_info=error, extra={"terminal": False})
+
+
+def _prefect_tags() -> dict[str, str]:
+    from prefect.runtime import flow_run
+
+    return {"prefect_flow_run_id": str(flow_run.id)} if flow_run.id else {}

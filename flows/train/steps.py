@@ -1,0 +1,282 @@
+"""The stages of one configuration, called here by every flow, so that the same one finds the same artifacts."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tickerforge.evaluation.core.contracts import CHAMPION, POOLED
+from tickerforge.features.pooling import POOL
+from tickerforge.flows.errors import StageRefused
+from tickerforge.flows.prices.pool import Data, pooled_data
+from tickerforge.flows.remote.here import Here, fetch_adapter, stage_seed
+from tickerforge.flows.remote.requests import (
+    Adapter,
+    HeavyStage,
+    HeavyStages,
+    RegisteredAdapter,
+    StageRequest,
+    StageResult,
+)
+from tickerforge.flows.settings.config import PipelineConfig, check_source, evaluation_of
+from tickerforge.tasks.base.environment import git_revision
+from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef, adapter_identity, read_card
+from tickerforge.tasks.outputs.evaluate import compare_models
+from tickerforge.tasks.prices.market_data import FolderSource, MarketSource, SyntheticSource, fetch_bars
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+from tickerforge.tasks.windows.preprocess import build_windows, train_end
+from tickerforge.training.config import TrainingConfig
+from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
+
+logger = logging.getLogger(__name__)
+
+AdapterStage = Literal["grpo_1st", "sft", "grpo_2nd"]
+ADAPTER_STAGES: tuple[str, ...] = get_args(AdapterStage)
+
+
+def adapters_of(stages: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """Of the artifacts of `Steps.trained` those that are adapters, by stage."""
+    return {stage: stages[stage] for stage in ADAPTER_STAGES if stage in stages}
+
+
+def market_source(config: PipelineConfig) -> MarketSource:
+    """Where the bars come from.
+
+    Raises:
+        ConfigError: If the stock has no prices.
+    """
+    check_source(config)
+    return SyntheticSource(config=config.synthetic) if config.data is None else FolderSource(folder=config.data)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Calls each stage with what the configuration says; to be used inside a flow.
+
+    `heavy` runs the heavy stages; without it they run in this process.
+    """
+
+    config: PipelineConfig
+    store: Store
+    heavy: HeavyStages | None = None
+
+    def data(self) -> Data:
+        """Bars and windows of the stock, or of all tickers as one pool."""
+        if self.config.stock == POOL:
+            return pooled_data(self.config, store=self.store)
+        bars = self.bars()
+        return Data(bars=bars, windows=self.windows(bars))
+
+    def bars(self) -> ArtifactRef:
+        """Validated bars of the stock."""
+        return fetch_bars(market_source(self.config), self.config.stock, store=self.store, quality=self.config.quality)
+
+    def windows(self, bars: ArtifactRef) -> ArtifactRef:
+        """Windows with features and splits."""
+        return build_windows(bars, config=self.config.features, store=self.store)
+
+    def base_model(self) -> BaseModelRef:
+        """The base model, built where it is the tiny one."""
+        result = self._run(self._request("base_model"))
+        if not isinstance(result, BaseModelRef):
+            raise TypeError(f"the stage base_model made {type(result).__name__}")
+        return result
+
+    def grpo_1st(
+        self, windows: ArtifactRef, base_model: BaseModelRef, adapter: RegisteredAdapter | None = None
+    ) -> ArtifactRef:
+        """First GRPO, from a fresh adapter, or going on from a registered one."""
+        return self._artifact("grpo_1st", windows=windows, base_model=base_model, adapter=adapter)
+
+    def sft_data(self, windows: ArtifactRef, base_model: BaseModelRef, adapter: Adapter) -> ArtifactRef:
+        """The best answers of the first adapter."""
+        return self._artifact("sft_data", windows=windows, base_model=base_model, adapter=adapter)
+
+    def sft(
+        self, sft_data: ArtifactRef | Path, base_model: BaseModelRef, adapter: RegisteredAdapter | None = None
+    ) -> ArtifactRef:
+        """A fresh adapter, or a registered one, fine-tuned on those answers."""
+        return self._artifact("sft", base_model=base_model, answers=sft_data, adapter=adapter)
+
+    def grpo_2nd(self, windows: ArtifactRef, base_model: BaseModelRef, adapter: Adapter) -> ArtifactRef:
+        """Second GRPO, going on from the fine-tuned adapter."""
+        return self._artifact("grpo_2nd", windows=windows, base_model=base_model, adapter=adapter)
+
+    def forecasts(
+        self, windows: ArtifactRef, base_model: BaseModelRef, *, model: str, adapter: Adapter | None
+    ) -> ArtifactRef:
+        """One model's forecasts of the validation and test windows."""
+        return self._artifact("forecasts", windows=windows, base_model=base_model, adapter=adapter, model=model)
+
+    def trained(
+        self,
+        windows: ArtifactRef,
+        base_model: BaseModelRef,
+        *,
+        start: RegisteredAdapter | None = None,
+        on_stage: Callable[[str, ArtifactRef], None] = lambda stage, artifact: None,
+        until: AdapterStage = "grpo_2nd",
+    ) -> dict[str, ArtifactRef]:
+        """The training stages in their order.
+
+        Args:
+            windows: From `windows`.
+            base_model: From `base_model`.
+            start: Where the first stage and the fine-tuning start; a fresh adapter where it is `None`.
+            on_stage: Told of each finished stage and its artifact.
+            until: The last stage.
+
+        Returns:
+            Artifacts of `grpo_1st`, `sft_data`, `sft` and `grpo_2nd`, as far as they were to be made.
+        """
+        made: dict[str, ArtifactRef] = {}
+        stages: dict[str, Callable[[], ArtifactRef]] = {
+            "grpo_1st": lambda: self.grpo_1st(windows, base_model, start),
+            "sft_data": lambda: self.sft_data(windows, base_model, made["grpo_1st"]),
+            "sft": lambda: self.sft(made["sft_data"], base_model, start),
+            "grpo_2nd": lambda: self.grpo_2nd(windows, base_model, made["sft"]),
+        }
+        for stage, make in stages.items():
+            made[stage] = make()
+            on_stage(stage, made[stage])
+            if stage == until:
+                break
+        return made
+
+    def forecasts_of_all(
+        self,
+        windows: ArtifactRef,
+        base_model: BaseModelRef,
+        adapters: Mapping[str, Adapter],
+        *,
+        start: RegisteredAdapter | None = None,
+    ) -> dict[str, ArtifactRef]:
+        """Forecasts of the base model, of every adapter and of a pooled one that a ticker's training started from."""
+        pooled = {POOLED: start} if start is not None and start.is_pooled and self.config.stock != POOL else {}
+        requests = [
+            self._request("forecasts", windows=windows, base_model=base_model, adapter=adapter, model=model)
+            for model, adapter in {"base": None, **pooled, **adapters}.items()
+        ]
+        results = (self.heavy or Here(self.store)).run(requests)
+        return {request.model: _as_artifact(result) for request, result in zip(requests, results, strict=True)}
+
+    def comparison(
+        self,
+        windows: ArtifactRef,
+        base_model: BaseModelRef,
+        adapters: Mapping[str, ArtifactRef | Path],
+        *,
+        bars: Sequence[ArtifactRef] = (),
+        start: RegisteredAdapter | None = None,
+        champion: RegisteredAdapter | Path | None = None,
+        command: str = "",
+    ) -> ArtifactRef:
+        """Forecasts of the base model and of every adapter, scored, judged and reported.
+
+        A pooled adapter that training started from stands beside them, and the champion, unless it is the very adapter
+        that validation chooses. With the bars of all tickers of the windows there is a backtest. The report names
+        `command` as what runs it all again.
+        """
+        forecasts = self.forecasts_of_all(windows, base_model, adapters, start=start)
+
+        def compared(standing: ArtifactRef | None) -> ArtifactRef:
+            return compare_models(
+                windows,
+                [self.store.here(each) for each in forecasts.values()],
+                stages={stage: self.store.here(ref) for stage, ref in adapters.items() if isinstance(ref, ArtifactRef)},
+                bars=[self.store.here(each) for each in bars],
+                champion=standing and self.store.here(standing),
+                features=self.config.features,
+                evaluation=evaluation_of(self.config),
+                gate=self.config.gate,
+                store=self.store,
+                quality=None if self.config.data is None else self.config.quality,
+                command=command,
+            )
+
+        if champion is None:
+            return compared(None)
+        same = self._stages_of(champion, adapters)
+        if not same:
+            return compared(self.champion_forecasts(windows, champion))
+        alone = compared(None)
+        return alone if alone.meta["chosen"] in same else compared(forecasts[same[0]])
+
+    def champion_forecasts(self, windows: ArtifactRef, champion: RegisteredAdapter | Path) -> ArtifactRef | None:
+        """The champion asked for these windows in its own way, or `None`, said in the log, where it cannot be."""
+        try:
+            card = read_card(fetch_adapter(champion))
+            if not takes_same_windows(card, self.config):
+                logger.warning(
+                    "the current champion of %s takes other windows than this run's (context, horizon, units, "
+                    "volatility or indicators differ), so nothing here is compared with it",
+                    self.config.stock,
+                )
+                return None
+            training = training_here(card.training, config=self.config.training)
+            own = self.config.model_copy(update={"training": training, "features": card.features})
+            request = StageRequest(stage="forecasts", config=own, windows=windows, adapter=champion, model=CHAMPION)
+            return _as_artifact(self._run(request))
+        except (AdapterError, BackendUnavailable, BaseModelError, StageRefused) as error:
+            logger.warning(
+                "the current champion of %s cannot be used, so nothing here is compared with it: %s",
+                self.config.stock,
+                error,
+            )
+            return None
+
+    def _stages_of(self, champion: RegisteredAdapter | Path, adapters: Mapping[str, ArtifactRef | Path]) -> list[str]:
+        """The stages whose adapter has the champion's content; none where the champion cannot be read."""
+        try:
+            identity = adapter_identity(fetch_adapter(champion))
+        except AdapterError:
+            return []
+        placed = {
+            stage: self.store.here(adapter) if isinstance(adapter, ArtifactRef) else adapter
+            for stage, adapter in adapters.items()
+        }
+        return [stage for stage, adapter in placed.items() if adapter_identity(adapter) == identity]
+
+    def _run(self, request: StageRequest) -> StageResult:
+        (result,) = (self.heavy or Here(self.store)).run([request])
+        return result
+
+    def _request(self, stage: HeavyStage, **inputs: Any) -> StageRequest:
+        return StageRequest(stage=stage, config=self.config, **inputs)
+
+    def _artifact(self, stage: HeavyStage, **inputs: Any) -> ArtifactRef:
+        return _as_artifact(self._run(self._request(stage, **inputs)))
+
+    def card(self, stage: str, *, windows: ArtifactRef, base_model: BaseModelRef) -> AdapterCard:
+        """What must be known to use the adapter of a stage."""
+        return AdapterCard(
+            ticker=self.config.stock,
+            stage=stage,
+            base_model=base_model.location,
+            base_model_identity=base_model.identity,
+            features=self.config.features,
+            training=self.config.training,
+            seed=stage_seed(self.config, "forecasts"),
+            windows_sha256=windows.sha256,
+            trained_until=train_end(windows),
+            git_revision=git_revision(),
+        )
+
+
+def _as_artifact(result: StageResult) -> ArtifactRef:
+    if not isinstance(result, ArtifactRef):
+        raise TypeError(f"the stage made {type(result).__name__}, not an artifact")
+    return result
+
+
+def takes_same_windows(card: AdapterCard, config: PipelineConfig) -> bool:
+    """Whether an adapter was trained on windows like those of a configuration."""
+    left_out = {"prompt_style", "train_fraction", "test_fraction"}
+    return card.features.model_dump(exclude=left_out) == config.features.model_dump(exclude=left_out)
+
+
+def training_here(recorded: TrainingConfig, *, config: TrainingConfig) -> TrainingConfig:
+    """The settings recorded with an adapter, but with the user's own say on this machine and on foreign code."""
+    own = ("backend", "gpu_memory_utilization", "trust_remote_code")
+    return recorded.model_copy(update={name: getattr(config, name) for name in own})

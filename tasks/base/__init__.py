@@ -1,0 +1,1 @@
+"""What all tasks share: paths, disk, errors, retries, logs, progress, environment."""

@@ -1,0 +1,266 @@
+"""Files and folders on disk: hashes, durable writes, whole-folder replacement, and errors that name the cure."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tickerforge.tasks.base.errors import PublishError, StoreError, TasksError
+from tickerforge.tasks.base.logs import run_logger
+
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+NETWORK_ERRNOS = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.EPIPE,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+        errno.EAGAIN,
+        errno.ESTALE,
+    }
+)
+FULL_DISK_WORDS = ("no space left on device", "os error 28", "disk is full", "disk quota exceeded")
+NEARLY_FULL_BYTES = 64 * 1024
+LOCK_POLL_SECONDS = 0.2
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of one file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by relative POSIX path, sorted."""
+    above = len(os.fspath(folder)) + 1
+    files = sorted(Path(path[above:]) for path in _below(folder) if os.path.isfile(path))
+    return {path.as_posix(): file_sha256(folder / path) for path in files}
+
+
+def combined_sha256(hashes: dict[str, str]) -> str:
+    """One hash for a set of named files: equal exactly when names and contents are equal."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """One hash for everything below a folder."""
+    return combined_sha256(tree_hashes(folder))
+
+
+def is_full_disk(error: BaseException, *, near: Path) -> bool:
+    """Whether an exception, or one that caused it, comes from a full disk or an exhausted quota.
+
+    Writers outside Python report a full disk in their own words or as an unspecific failure, so the words of the
+    message and the space left around `near` are looked at too.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in FULL_DISK:
+            return True
+        if any(words in str(seen).lower() for words in FULL_DISK_WORDS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    wrote = isinstance(error, OSError | RuntimeError)
+    return wrote and free_bytes(near) < NEARLY_FULL_BYTES
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes left for us on the file system that holds `path`, or its nearest existing parent."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+@contextmanager
+def full_disk_as_store_error(folder: Path, *, doing: str) -> Iterator[None]:
+    """Turn the many faces of a full disk into one `StoreError`; every other exception passes unchanged."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, TasksError) or not is_full_disk(error, near=folder):
+            raise
+        raise StoreError(
+            f"{_full(folder, doing)}, or set TICKERFORGE_HOME to a folder on a larger disk, and run again: finished "
+            "stages are kept."
+        ) from error
+
+
+@contextmanager
+def os_errors_as_store_error(folder: Path, *, doing: str) -> Iterator[None]:
+    """Turn an `OSError` of the store's own work into a `StoreError` that names folder and cure."""
+    with full_disk_as_store_error(folder, doing=doing):
+        try:
+            yield
+        except OSError as error:
+            if is_full_disk(error, near=folder):
+                raise
+            raise StoreError(
+                f"{doing} in {folder} failed: {error.strerror or error}. Check that the folder exists, that you may "
+                "write there, and that TICKERFORGE_HOME points where you mean it to."
+            ) from error
+
+
+@contextmanager
+def os_errors_as_publish_error(folder: Path, *, doing: str) -> Iterator[None]:
+    """Turn an `OSError` while writing a folder for people into a `PublishError` that names folder and cure."""
+    try:
+        yield
+    except OSError as error:
+        if is_full_disk(error, near=folder):
+            raise PublishError(f"{_full(folder, doing)} and run again: finished stages are kept.") from error
+        raise PublishError(
+            f"{doing} in {folder} failed: {error.strerror or error}. Check that you may write there, or run from "
+            "another working folder."
+        ) from error
+
+
+def _full(folder: Path, doing: str) -> str:
+    return f"the disk is full while {doing} in {folder} ({free_bytes(folder) / 1e6:.0f} MB left). Free some space"
+
+
+@contextmanager
+def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
+    """Hold an exclusive lock among threads and processes; it dies with its holder, however that dies.
+
+    Args:
+        path: Lock file; created where missing, never removed.
+        waiting_for: What the log says is being waited for, once, where the lock is taken.
+
+    Raises:
+        StoreError: If the lock file cannot be created.
+    """
+    with os_errors_as_store_error(path.parent, doing=f"locking {waiting_for}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        told = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    run_logger(__name__).info("another run is at %s: waiting for it", waiting_for)
+                    told = True
+                time.sleep(LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder`, and the folder itself, to the disk."""
+    for path in _below(folder):
+        _fsync(path)
+    _fsync(folder)
+
+
+def _below(folder: Path) -> Iterator[str]:
+    """Every file and folder below one; thousands of artifacts are of a file or two, and pathlib takes its time."""
+    for above, folders, files in os.walk(folder):
+        yield from (os.path.join(above, name) for name in (*folders, *files))
+
+
+def write_durably(path: Path, content: str) -> None:
+    """Write a text file and flush it."""
+    path.write_text(content, encoding="utf-8")
+    _fsync(path)
+
+
+def replace_text(path: Path, content: str) -> None:
+    """Write a text file that appears under its name, or takes the place of the one there, when it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    write_durably(partial, content)
+    rename_durably(partial, path)
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Give a finished file or folder its final name and flush the parent."""
+    source.rename(target)
+    _fsync(target.parent)
+
+
+def _fsync(path: Path | str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A file that is never written to again, under a second name: the same one where the file system can do that."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def replace_folder(target: Path, fill: Callable[[Path], None], *, marker: str) -> Path:
+    """Fill a new folder and put it in the place of `target` in one step, so that nobody sees a half-filled one.
+
+    Args:
+        target: New or empty folder, or one that was written like this before.
+        fill: Writes the content into the folder it is given.
+        marker: File by which a former content is known as ours; any other content is not touched.
+
+    Raises:
+        PublishError: If the folder cannot be written or holds something else; `target` is then as it was.
+    """
+    check_replaceable(target, marker=marker)
+    target = target.resolve()
+    fresh = target.with_name(f".{target.name}.new-{os.getpid()}")
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    try:
+        with os_errors_as_publish_error(target.parent, doing=f"writing {target.name}"):
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            fill(fresh)
+            if target.exists():
+                target.rename(old)
+            fresh.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def check_replaceable(target: Path, *, marker: str) -> None:
+    """Refuse to replace what TickerForge did not write.
+
+    Raises:
+        PublishError: If `target` is a file, or a folder with content but without `marker`.
+    """
+    with os_errors_as_publish_error(target.parent, doing=f"looking at {target.name}"):
+        foreign = target.exists() and not (
+            target.is_dir() and ((target / marker).is_file() or not any(target.iterdir()))
+        )
+    if foreign:
+        raise PublishError(f"{target} exists and was not written by TickerForge: name a new or an empty folder")
+
+
+def copy_tree(source: Path, target: Path, *, leave_out: frozenset[str] = frozenset()) -> None:
+    """Copy a folder's files into `target`; what stands at the top under a name in `leave_out` stays behind."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.name in leave_out:
+            continue
+        if path.is_dir():
+            shutil.copytree(path, target / path.name)
+        else:
+            shutil.copy2(path, target / path.name)

@@ -1,0 +1,82 @@
+"""The embedded defaults of Prefect and MLflow, and which code is running; to be called before either is imported."""
+
+import os
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from tickerforge.tasks.base.disk import os_errors_as_store_error
+from tickerforge.tasks.base.paths import Workspace
+from tickerforge.tasks.base.service import running_service
+
+EPHEMERAL_STARTUP_SECONDS = 120
+REVISION_VARIABLE = "TICKERFORGE_REVISION"
+
+
+def set_embedded_defaults(workspace: Workspace) -> None:
+    """Point Prefect and MLflow at the workspace, quietly, wherever the environment does not say otherwise.
+
+    Existing variables win, so `PREFECT_API_URL` and `MLFLOW_TRACKING_URI` still select a server; where they are unset
+    and the service of this home runs (`tickerforge up`), they name its servers. Call it before Prefect or MLflow is
+    imported: both read their settings at import.
+
+    Raises:
+        StoreError: If the home cannot be made.
+        ServiceError: If the service was killed in part, so that its servers hold the databases.
+    """
+    defaults: dict[str, object] = {
+        "PREFECT_HOME": workspace.prefect_home,
+        "PREFECT_LOCAL_STORAGE_PATH": workspace.prefect_home / "storage",
+        "PREFECT_SERVER_MEMO_STORE_PATH": workspace.prefect_home / "memo_store.toml",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{workspace.prefect_db}",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": EPHEMERAL_STARTUP_SECONDS,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        # Threads that spin while they wait make training many times slower as soon as anything else needs a core.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    # Prefect makes its own folder only where the parent is there.
+    with os_errors_as_store_error(workspace.root, doing="preparing the working folder of Prefect and MLflow"):
+        workspace.root.mkdir(parents=True, exist_ok=True)
+    if service := running_service(workspace):
+        defaults |= service.variables()
+    if "HF_HOME" not in os.environ:
+        defaults["HF_HUB_CACHE"] = workspace.base_models / "hub"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, str(value))
+
+
+@cache
+def git_revision() -> str:
+    """The commit of the running code with `-dirty` where files differ from it, or the installed version.
+
+    `TICKERFORGE_REVISION` says it where there is no checkout, as in a container.
+    """
+    if stated := os.environ.get(REVISION_VARIABLE):
+        return stated
+    checkout = Path(__file__).resolve().parents[2]
+    try:
+        top = _git(checkout, "rev-parse", "--show-toplevel")
+        if Path(top).resolve() == checkout:
+            commit = _git(checkout, "rev-parse", "HEAD")
+            return f"{commit}-dirty" if _git(checkout, "status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return package_version()
+
+
+def package_version() -> str:
+    """Version of the installed distribution, or `0+unknown` when running from a bare folder."""
+    try:
+        return metadata.version("tickerforge")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

@@ -1,0 +1,186 @@
+"""Every path and file name that TickerForge writes."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tickerforge.features.prices.bars import validate_ticker
+
+HOME_VARIABLE = "TICKERFORGE_HOME"
+BARS_FILE = "bars.parquet"
+QUALITY_FILE = "quality.json"
+WINDOWS_FILE = "windows.parquet"
+TRAIN_ROWS_FILE = "train_rows.parquet"
+SESSIONS_FILE = "sessions.parquet"
+SETTLED_FILE = "settled.parquet"
+FORECASTS_FILE = "forecasts.parquet"
+SFT_DATA_FILE = "sft_data.parquet"
+METRICS_FILE = "metrics.jsonl"
+MANIFEST_FILE = "manifest.json"
+REPORT_DATA_FILE = "report.json"
+VERDICT_FILE = "verdict.json"
+EXPECTED_ERROR_FILE = "expected_error.json"
+ADAPTER_FOLDER = "adapter"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+CARD_FILE = "tickerforge.json"
+MODEL_CARD_FILE = "README.md"
+BASE_MODEL_FOLDER = "base_model"
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def home() -> Path:
+    """Folder of caches and databases: `TICKERFORGE_HOME`, by default `.tickerforge` in the working folder."""
+    return Path(os.environ.get(HOME_VARIABLE) or ".tickerforge").expanduser().resolve()
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Everything below `TICKERFORGE_HOME`. Deleting it loses caches and history, never results or models."""
+
+    root: Path
+
+    @classmethod
+    def current(cls) -> "Workspace":
+        """The workspace of this process's environment."""
+        return cls(home())
+
+    @property
+    def store(self) -> Path:
+        """Root of the content-addressed artifact store."""
+        return self.root / "store"
+
+    @property
+    def base_models(self) -> Path:
+        """Downloaded and built base models."""
+        return self.root / "base_models"
+
+    @property
+    def pulled(self) -> Path:
+        """Registered adapters fetched for forecasting, one folder per model version."""
+        return self.root / "pulled"
+
+    @property
+    def downloads(self) -> Path:
+        """Archives that price files came in."""
+        return self.root / "downloads"
+
+    @property
+    def yahoo(self) -> Path:
+        """What yfinance remembers from call to call: time zones and a cookie."""
+        return self.root / "yahoo"
+
+    @property
+    def prefect_home(self) -> Path:
+        """Settings, results and state of the embedded Prefect."""
+        return self.root / "prefect"
+
+    @property
+    def prefect_db(self) -> Path:
+        """SQLite database of the embedded Prefect."""
+        return self.root / "prefect.db"
+
+    @property
+    def mlflow_db(self) -> Path:
+        """SQLite database of the embedded MLflow."""
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Artifacts of the embedded MLflow."""
+        return self.root / "mlartifacts"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What one run leaves for people to read: `results/{STOCK}_{TIMESTAMP}`."""
+
+    root: Path
+
+    @property
+    def grpo_1st(self) -> Path:
+        """First GRPO stage."""
+        return self.root / "stage1_grpo_training"
+
+    @property
+    def sft_data(self) -> Path:
+        """Accepted answers of rejection sampling."""
+        return self.root / "sft_data_generation"
+
+    @property
+    def sft(self) -> Path:
+        """Supervised fine-tuning."""
+        return self.root / "stage2_sft_training"
+
+    @property
+    def grpo_2nd(self) -> Path:
+        """Second GRPO stage."""
+        return self.root / "stage3_grpo_from_sft"
+
+    @property
+    def comparison(self) -> Path:
+        """Report, metrics and figures."""
+        return self.root / "model_comparison"
+
+    @property
+    def log(self) -> Path:
+        """Log of the whole run."""
+        return self.root / "pipeline.log"
+
+    def stage(self, name: str) -> Path:
+        """Folder of the stage `grpo_1st`, `sft_data`, `sft`, `grpo_2nd` or `comparison`."""
+        match name:
+            case "grpo_1st":
+                return self.grpo_1st
+            case "sft_data":
+                return self.sft_data
+            case "sft":
+                return self.sft
+            case "grpo_2nd":
+                return self.grpo_2nd
+            case "comparison":
+                return self.comparison
+        raise ValueError(f"unknown stage {name!r}: use grpo_1st, sft_data, sft, grpo_2nd or comparison")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The adapters of one ticker over one base model: `models/{MODEL}/{STOCK}`."""
+
+    root: Path
+
+    def adapter(self, stage: str) -> Path:
+        """PEFT folder of the stage `grpo_1st`, `sft` or `grpo_2nd`."""
+        names = {"grpo_1st": "grpo_lora_1st", "sft": "sft_lora", "grpo_2nd": "grpo_lora_2nd"}
+        if stage not in names:
+            raise ValueError(f"stage {stage!r} leaves no adapter: use {', '.join(names)}")
+        return self.root / names[stage]
+
+
+def run_folder(stock: str, timestamp: str, *, base: Path = Path("results")) -> RunFolder:
+    """Folder of one run, `{base}/{STOCK}_{TIMESTAMP}`; characters that do not belong in a file name become `-`."""
+    return RunFolder(base / f"{validate_ticker(stock)}_{_UNSAFE.sub('-', timestamp)}")
+
+
+def model_folder(model: str, stock: str, *, base: Path = Path("models")) -> ModelFolder:
+    """Folder of one ticker's adapters, `{base}/{MODEL}/{STOCK}`."""
+    return ModelFolder(base / model_subfolder(model) / validate_ticker(stock))
+
+
+def model_subfolder(model: str) -> PurePosixPath:
+    """The relative folder that stands for a base model.
+
+    A Hugging Face name keeps its parts (`Qwen/Qwen2.5-7B-Instruct`); a path, that is anything absolute, beginning with
+    a dot or a tilde, or existing as a folder, becomes its last component.
+
+    Raises:
+        ValueError: If nothing usable remains of the name.
+    """
+    is_path = model != "tiny" and (model.startswith(("/", ".", "~")) or Path(model).is_dir())
+    parts = [Path(model).expanduser().resolve().name] if is_path else model.split("/")
+    safe = [_UNSAFE.sub("-", part).strip(".-") for part in parts]
+    if not all(safe) or len(safe) > 2:
+        raise ValueError(f"model {model!r} is neither a Hugging Face name such as Qwen/Qwen3-0.6B nor a folder")
+    return PurePosixPath(*safe)

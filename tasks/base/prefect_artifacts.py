@@ -1,0 +1,53 @@
+"""What the Prefect UI shows of a run: a table of the comparison and a link to the report."""
+
+import re
+from pathlib import Path
+
+from tickerforge.evaluation.comparison.contamination import decisive, split_name
+from tickerforge.evaluation.core.contracts import EvalReport, Verdict
+from tickerforge.evaluation.core.labels import METRICS
+from tickerforge.evaluation.report.tables import COLUMNS, written_rows
+from tickerforge.tasks.base.retries import patiently
+
+
+def artifact_key(*parts: str) -> str:
+    """A key that Prefect accepts: lower-case letters, digits and single dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def comparison_rows(report: EvalReport) -> list[dict[str, str]]:
+    """The deciding split's table as the UI shows it: one row a model, the chosen one marked, figures as text."""
+    rows = []
+    for row in written_rows(report, decisive(report)):
+        figures = {METRICS[column].header: text for column, (text, _) in zip(COLUMNS, row.cells, strict=True)}
+        rows.append({"Model": f"{row.label} (chosen)" if row.chosen else row.label} | figures)
+    return rows
+
+
+def publish_comparison(report: EvalReport, verdict: Verdict, *, report_path: Path) -> None:
+    """Create the table artifact `comparison-{ticker}` and the link artifact `report-{ticker}` of the current run."""
+    from prefect.artifacts import create_link_artifact, create_table_artifact
+
+    reasons = "\n".join(f"- {'✓' if reason.passed else '✗'} {reason.text}" for reason in verdict.reasons)
+    patiently(
+        lambda: create_table_artifact(
+            table=comparison_rows(report),
+            key=artifact_key("comparison", report.ticker),
+            description=f"**{verdict.headline}** ({split_name(report, decisive(report))})\n\n{reasons}",
+        )
+    )
+    patiently(
+        lambda: create_link_artifact(
+            link=report_path.resolve().as_uri(),
+            link_text=f"Report of {report.ticker}",
+            key=artifact_key("report", report.ticker),
+            description=verdict.headline,
+        )
+    )
+
+
+def publish_table(key: str, rows: list[dict[str, str]], *, description: str) -> None:
+    """Create a table artifact of the current run."""
+    from prefect.artifacts import create_table_artifact
+
+    patiently(lambda: create_table_artifact(table=rows, key=artifact_key(key), description=description))

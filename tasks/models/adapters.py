@@ -1,0 +1,210 @@
+"""Adapters and base models as tasks name them, and the card beside an adapter that says how to use it."""
+
+import hashlib
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from tickerforge.features.config import FeatureConfig, FrozenModel
+from tickerforge.tasks.base.disk import combined_sha256, file_sha256
+from tickerforge.tasks.base.logs import run_logger
+from tickerforge.tasks.base.paths import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FOLDER,
+    ADAPTER_WEIGHTS_FILE,
+    BASE_MODEL_FOLDER,
+    CARD_FILE,
+    MANIFEST_FILE,
+)
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store, code_version
+from tickerforge.training.config import TrainingConfig
+from tickerforge.training.errors import AdapterError
+
+ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
+BASE_PATH_SETTING = "base_model_name_or_path"
+MODEL_SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"})
+HASHED_BYTES = 64 * 1024 * 1024
+UNREADABLE_CURE = "Copy the folder again, or train the adapter again."
+
+
+class BaseModelRef(FrozenModel):
+    """A base model ready to load.
+
+    `model` is what the user asked for, `location` the Hugging Face name or folder to load, `identity` what stands for
+    its content in artifact keys, `artifact` where it was built here. `cached` is false only where this very call built
+    it.
+    """
+
+    model: str
+    location: str
+    identity: str
+    artifact: ArtifactRef | None = None
+    cached: bool = True
+
+    def here(self, store: Store) -> "BaseModelRef":
+        """The same base model in this store: one that was built elsewhere is fetched.
+
+        Raises:
+            StoreError: If neither this store nor the shared one holds it.
+        """
+        if self.artifact is None:
+            return self
+        artifact = store.here(self.artifact)
+        return self.model_copy(update={"artifact": artifact, "location": str(artifact.path)})
+
+
+def base_model_identity(model: str) -> str:
+    """What stands for a base model in artifact keys: a Hugging Face name itself, or a hash for a local folder.
+
+    The hash covers configuration, tokenizer and small weights by content, and weights of more than 64 MB by name,
+    size and time of change, since hashing tens of gigabytes would take longer than a stage.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return model
+    hashes = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in MODEL_SUFFIXES and path.name != MANIFEST_FILE:
+            status = path.stat()
+            large = status.st_size > HASHED_BYTES
+            hashes[path.name] = f"{status.st_size} bytes, {status.st_mtime_ns}" if large else file_sha256(path)
+    return combined_sha256(hashes)
+
+
+def adapter_folder(adapter: ArtifactRef | Path | None) -> Path | None:
+    """The PEFT folder of an adapter given as an artifact, as a folder, or not at all.
+
+    Raises:
+        AdapterError: If the folder is not one.
+    """
+    if adapter is None:
+        return None
+    folder = adapter.path / ADAPTER_FOLDER if isinstance(adapter, ArtifactRef) else adapter.expanduser()
+    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise AdapterError(
+            f"{folder} is no adapter folder: {' and '.join(missing)} missing. Give a PEFT folder such as "
+            "models/{MODEL}/{STOCK}/grpo_lora_2nd."
+        )
+    return folder
+
+
+def check_adapter(adapter: Path | None) -> None:
+    """Read an adapter's configuration and the header of its weights, so that a broken folder is known early.
+
+    Raises:
+        AdapterError: If the folder is no adapter, or one of its files cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = adapter_folder(adapter)
+    if folder is None:
+        return
+    _adapter_settings(folder)
+    weights = folder / ADAPTER_WEIGHTS_FILE
+    try:
+        with safe_open(weights, framework="numpy") as tensors:
+            names = list(tensors.keys())
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{weights} cannot be read as weights ({error}). {UNREADABLE_CURE}") from error
+    if not names:
+        raise AdapterError(f"{weights} holds no weights. {UNREADABLE_CURE}")
+
+
+def _adapter_settings(folder: Path) -> dict[str, Any]:
+    path = folder / ADAPTER_CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"{path} cannot be read as an adapter's configuration ({error}). {UNREADABLE_CURE}"
+        ) from error
+    if not isinstance(config, dict):
+        raise AdapterError(
+            f"{path} cannot be read as an adapter's configuration: it holds no JSON object. {UNREADABLE_CURE}"
+        )
+    return config
+
+
+def adapter_identity(adapter: ArtifactRef | Path | None) -> str | None:
+    """What stands for an adapter's content in artifact keys: a hash of its weights and configuration.
+
+    The place of the base model is left out: it differs between machines, and keys hold the base model's own identity.
+
+    Raises:
+        AdapterError: If a folder is no adapter.
+    """
+    folder = adapter_folder(adapter)
+    if folder is None:
+        return None
+    settings = {name: value for name, value in _adapter_settings(folder).items() if name != BASE_PATH_SETTING}
+    content = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    weights = folder / ADAPTER_WEIGHTS_FILE
+    return combined_sha256({ADAPTER_CONFIG_FILE: content, ADAPTER_WEIGHTS_FILE: file_sha256(weights)})
+
+
+def prompt_version() -> str:
+    """Version of the code that writes prompts and reads answers."""
+    return code_version("tickerforge.features.prompts", "tickerforge.features.units")
+
+
+class AdapterCard(FrozenModel):
+    """How an adapter was made and how it must be asked; written as `tickerforge.json` into its folder.
+
+    `prompt_code` is the version of the code that wrote the prompts it was trained on, `trained_until` the last session
+    that a training target lay on, which older cards do not say.
+    """
+
+    ticker: str
+    stage: str
+    base_model: str
+    base_model_identity: str
+    features: FeatureConfig
+    training: TrainingConfig
+    seed: int
+    windows_sha256: str
+    git_revision: str
+    trained_until: date | None = None
+    prompt_code: str = Field(default_factory=prompt_version)
+
+    def base_model_location(self, folder: Path) -> str:
+        """The base model to load: the one that lies in the adapter's folder, else the recorded name or path."""
+        inside = folder / BASE_MODEL_FOLDER
+        return str(inside) if inside.is_dir() else self.base_model
+
+
+def write_card(folder: Path, card: AdapterCard) -> None:
+    """Put the card into an adapter's folder."""
+    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """The card in an adapter's folder.
+
+    Raises:
+        AdapterError: If there is none, or it was written by another version.
+    """
+    path = folder / CARD_FILE
+    try:
+        card = AdapterCard.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise AdapterError(
+            f"{folder} holds no {CARD_FILE}, so it is unknown which base model and prompts the adapter was trained "
+            "with. Use a folder that `tickerforge run` or `tickerforge pull` wrote."
+        ) from error
+    except ValidationError as error:
+        raise AdapterError(
+            f"{path} cannot be read; another version of TickerForge may have written it: {error}"
+        ) from error
+    if card.prompt_code != prompt_version():
+        run_logger(__name__).warning(
+            "the adapter %s was trained with prompts of another version of TickerForge: it may not understand those of "
+            "this one. Train %s again, or use the version %s.",
+            folder,
+            card.ticker,
+            card.git_revision,
+        )
+    return card

@@ -1,0 +1,288 @@
+"""The base model and the training stages as stored artifacts: built once, resumed where interrupted."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import task
+
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.pooling import POOL, spread
+from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef, adapter_folder, adapter_identity, base_model_identity
+from tickerforge.tasks.base.logs import run_logger
+from tickerforge.tasks.base.paths import SFT_DATA_FILE
+from tickerforge.tasks.windows.preprocess import read_windows
+from tickerforge.tasks.base.progress import progress_reporter
+from tickerforge.tasks.base.retries import TASK_OPTIONS
+from tickerforge.tasks.models.sft_data import store_sft_data
+from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version, part_sha256
+from tickerforge.training.config import TrainingConfig
+from tickerforge.training.contracts import StageResult
+from tickerforge.training.errors import BaseModelError
+
+GRPOStage = Literal["grpo_1st", "grpo_2nd"]
+TINY_MODULES = (
+    "tickerforge.training.models.base_model",
+    "tickerforge.training.examples",
+    "tickerforge.training.backends.checkpoints",
+    "tickerforge.training.backends.recorder",
+    "tickerforge.training.backends.tiny_model",
+    "tickerforge.training.backends.transformers_",
+    "tickerforge.training.backends.trl_",
+)
+MODEL_MODULES = (
+    "tickerforge.features.pooling",
+    "tickerforge.features.prompts",
+    "tickerforge.features.units",
+    "tickerforge.training",
+)
+MODEL_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "unsloth", "vllm", "xgrammar")
+
+# These change how safely and how fast a stage is finished, not what it ends with; the model itself counts by content.
+WITHOUT_EFFECT = {
+    "model",
+    "model_cutoff",
+    "backend",
+    "checkpoint_every",
+    "gpu_memory_utilization",
+    "guard",
+    "launch",
+    "trust_remote_code",
+}
+STAGE_GROUPS = {"tiny", "sampling", "reward", "grpo_1st", "rejection", "sft", "grpo_2nd"}
+
+
+@task(name="prepare-base-model", **TASK_OPTIONS)
+def prepare_base_model(config: TrainingConfig, *, features: FeatureConfig, store: Store) -> BaseModelRef:
+    """Build the tiny base model where it is asked for, or check the one that is named.
+
+    Args:
+        config: Names the model; `config.tiny` describes the tiny one.
+        features: Context, horizon and indicators that the tiny model is trained on.
+        store: Where the tiny model goes.
+
+    Raises:
+        BaseModelError: If the model cannot be used.
+    """
+    from tickerforge.training.models.base_model import TINY, build_tiny, check_model
+
+    check_model(config.model, features=features)
+    if config.model != TINY:
+        folder = Path(config.model).expanduser()
+        location = str(folder.resolve()) if folder.is_dir() else config.model
+        return BaseModelRef(model=config.model, location=location, identity=base_model_identity(location))
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        with progress_reporter() as report:
+            return build_tiny(folder, config=config.tiny, features=features, on_progress=report)
+
+    relevant = features.model_dump(mode="json", exclude={"units", "prompt_style", "train_fraction", "test_fraction"})
+    ref = store.build(
+        "base_model",
+        {"tiny": config.tiny, "features": relevant},
+        build,
+        code=code_version("tickerforge.features", *TINY_MODULES, libraries=MODEL_LIBRARIES),
+        seed=config.tiny.seed,
+        resumable=True,
+    )
+    location = str(ref.path)
+    return BaseModelRef(
+        model=TINY, location=location, identity=base_model_identity(location), artifact=ref, cached=ref.cached
+    )
+
+
+@task(name="train-grpo", task_run_name="{stage}", **TASK_OPTIONS)
+def train_grpo(
+    windows: ArtifactRef,
+    base_model: BaseModelRef,
+    *,
+    stage: GRPOStage,
+    adapter: ArtifactRef | Path | None,
+    config: TrainingConfig,
+    features: FeatureConfig,
+    seed: int,
+    store: Store,
+) -> ArtifactRef:
+    """Train an adapter by GRPO on the train windows.
+
+    Args:
+        windows: Artifact of `build_windows`.
+        base_model: From `prepare_base_model`.
+        stage: `grpo_1st` or `grpo_2nd`.
+        adapter: Adapter to go on from: an artifact, or a PEFT folder; `None` starts a fresh one.
+        config: Settings of the stages.
+        features: How windows become prompts.
+        seed: Seed of the stage.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact of that stage with `adapter/` and `metrics.jsonl`; its meta holds the summary and `seconds`.
+
+    Raises:
+        TrainingError: As `training.stages.run_grpo`.
+    """
+    from tickerforge.training.examples import build_examples, unit_of_sigma
+    from tickerforge.training.stages import run_grpo
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        train = read_windows(windows, splits=("train",))
+        if windows.meta.get("ticker") == POOL:
+            settings = getattr(config, stage)
+            # More than are visited would cost their prompts, and leave it to chance which tickers are.
+            train = spread(train, at_most=settings.steps * settings.prompts_per_step)
+        with progress_reporter() as report:
+            result = run_grpo(
+                build_examples(train, config=features),
+                stage=stage,
+                base_model=base_model.location,
+                adapter=adapter_folder(adapter),
+                config=config,
+                out_dir=folder,
+                seed=seed,
+                unit=unit_of_sigma(train, config=features),
+                on_progress=report,
+            )
+        return _meta(result)
+
+    inputs = stage_inputs(base_model, adapter, config, {"reward", stage}) | {"windows": windows, "features": features}
+    return store.build(stage, inputs, build, code=_code(), seed=seed, resumable=True)
+
+
+@task(name="sample-answers", **TASK_OPTIONS)
+def sample_answers(
+    windows: ArtifactRef,
+    base_model: BaseModelRef,
+    *,
+    adapter: ArtifactRef | Path | None,
+    config: TrainingConfig,
+    features: FeatureConfig,
+    seed: int,
+    store: Store,
+) -> ArtifactRef:
+    """Rejection sampling: draw answers to the train windows and keep the best; arguments as in `train_grpo`.
+
+    Returns:
+        Artifact of the stage `sft_data` with `sft_data.parquet`; its meta holds the summary and `seconds`.
+
+    Raises:
+        TrainingError: As `training.stages.run_rejection`.
+    """
+    from tickerforge.training.examples import build_examples
+    from tickerforge.training.stages import run_rejection
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        train = spread(read_windows(windows, splits=("train",)), at_most=config.rejection.max_windows)
+        with progress_reporter() as report:
+            result = run_rejection(
+                build_examples(train, config=features),
+                base_model=base_model.location,
+                adapter=adapter_folder(adapter),
+                config=config,
+                out_dir=folder,
+                seed=seed,
+                decimals=0 if features.units == "sigma" else 4,
+                on_progress=report,
+            )
+        return _meta(result)
+
+    inputs = stage_inputs(base_model, adapter, config, {"rejection", "sampling"}) | {
+        "windows": windows,
+        "features": features,
+    }
+    return store.build("sft_data", inputs, build, code=_code(), seed=seed, resumable=True)
+
+
+@task(name="train-sft", **TASK_OPTIONS)
+def train_sft(
+    sft_data: ArtifactRef | Path,
+    base_model: BaseModelRef,
+    *,
+    adapter: ArtifactRef | Path | None,
+    config: TrainingConfig,
+    seed: int,
+    store: Store,
+) -> ArtifactRef:
+    """Fine-tune an adapter on accepted answers.
+
+    Args:
+        sft_data: Artifact of `sample_answers`, or a Parquet or CSV file with its columns.
+        base_model: From `prepare_base_model`.
+        adapter: Adapter to go on from, as in `train_grpo`.
+        config: Settings of the stages.
+        seed: Seed of the stage.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact of the stage `sft` with `adapter/` and `metrics.jsonl`; its meta holds the summary and `seconds`.
+
+    Raises:
+        TrainingError: As `training.stages.run_sft`.
+    """
+    from tickerforge.training.stages import run_sft
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        with progress_reporter() as report:
+            result = run_sft(
+                data,
+                base_model=base_model.location,
+                adapter=adapter_folder(adapter),
+                config=config,
+                out_dir=folder,
+                seed=seed,
+                on_progress=report,
+            )
+        return _meta(result)
+
+    accepted = sft_data if isinstance(sft_data, ArtifactRef) else store_sft_data(sft_data, store=store)
+    data = accepted.path / SFT_DATA_FILE
+    inputs = stage_inputs(base_model, adapter, config, {"sft"}) | {"sft_data": part_sha256(accepted, SFT_DATA_FILE)}
+    return store.build("sft", inputs, build, code=_code(), seed=seed, resumable=True)
+
+
+def base_model_for(card: AdapterCard, folder: Path, *, store: Store) -> str:
+    """The base model to load for an adapter in a folder: the one beside it, the recorded one, or tiny built anew.
+
+    Raises:
+        BaseModelError: If the recorded base model has gone and cannot be built again as it was.
+    """
+    location = card.base_model_location(folder)
+    if card.training.model != "tiny" or Path(location).is_dir():
+        return location
+    run_logger(__name__).info("the base model %s has gone: building it again", location)
+    again = prepare_base_model.fn(card.training, features=card.features, store=store)
+    if again.identity != card.base_model_identity:
+        raise BaseModelError(
+            f"the adapter {folder} was trained over another base model than this version builds, and {location} has "
+            f"gone: train {card.ticker} again with `tickerforge run --stock {card.ticker}`"
+        )
+    return again.location
+
+
+def stage_inputs(
+    base_model: BaseModelRef, adapter: ArtifactRef | Path | None, config: TrainingConfig, settings: set[str]
+) -> dict[str, Any]:
+    """What every stage depends on, as inputs of an artifact; `settings` are the groups that this stage reads."""
+    from tickerforge.training.backends import select
+
+    return {
+        "base_model": base_model.identity,
+        "adapter": adapter_identity(adapter),
+        "config": config.model_dump(mode="json", exclude=WITHOUT_EFFECT | (STAGE_GROUPS - settings)),
+        "max_tokens": config.sampling.max_tokens,
+        "learning_rates": {
+            stage: config.learning_rate(stage, warm=adapter is not None)
+            for stage in ("grpo_1st", "sft", "grpo_2nd")
+            if stage in settings
+        },
+        # Two processes round differently from one, and vLLM from transformers; where its server is, does not matter.
+        "launch": [config.launch.processes, config.launch.vllm_server is not None],
+        "backend": select(config.backend, model=config.model).backend.name,
+    }
+
+
+def _code() -> str:
+    return code_version(*MODEL_MODULES, libraries=MODEL_LIBRARIES)
+
+
+def _meta(result: StageResult) -> dict[str, Scalar]:
+    return {**result.summary, "steps": result.steps, "seconds": round(result.seconds, 3)}

@@ -1,0 +1,1 @@
+"""What a run leaves for people: comparison, published folders, issued forecasts."""

@@ -1,0 +1,146 @@
+"""Stored pieces of the benchmarks: the best attainable error, what a model attained, and test windows by themselves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tickerforge.evaluation.bench.attained import Attained, attained
+from tickerforge.evaluation.bench.optima import Sample, prompt_optimum
+from tickerforge.evaluation.comparison.compare import select_windows
+from tickerforge.evaluation.core.config import EvaluationConfig
+from tickerforge.evaluation.core.contracts import Floats
+from tickerforge.evaluation.core.panels import session_dates
+from tickerforge.features.config import FeatureConfig, FrozenModel, SyntheticConfig
+from tickerforge.features.prompts import shown_numbers
+from tickerforge.features.synthetic import expected_moves, market
+from tickerforge.features.units import UNITS_PER_SIGMA, to_model_units
+from tickerforge.features.windows import build_windows
+from tickerforge.tasks.base.paths import FORECASTS_FILE, WINDOWS_FILE
+from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
+from tickerforge.tasks.windows.preprocess import read_windows
+
+FITTED_SESSIONS, SCORED_SESSIONS = 100_300, 40_000
+FIT_SEED, SCORE_SEED = 2_000_000, 3_000_000
+OPTIMUM_FILE = "optimum.json"
+
+
+class Attainable(FrozenModel):
+    """MSE* of a market over persistence's: in general, and on the windows that models were asked for."""
+
+    general: float
+    asked: float
+    predictor: str
+
+
+def attainable(
+    process: SyntheticConfig,
+    *,
+    asked: ArtifactRef,
+    features: FeatureConfig,
+    evaluation: EvaluationConfig,
+    store: Store,
+) -> Attainable:
+    """The least error over persistence's of a predictor that sees what prompts show.
+
+    Fitted on some 100,000 windows of another stretch of the market and scored on some 40,000 of a third, and on the
+    windows that models are asked for: compared there, the luck of those windows cancels. Kept in the store.
+
+    Args:
+        process: The market that `asked` is of.
+        asked: Artifact of `build_windows`.
+        features: What prompts show.
+        evaluation: Which of its windows are asked for.
+        store: Where it is kept.
+    """
+    relevant = process.model_dump(mode="json", exclude={"ticker", "sessions", "seed"})
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        fitted, scored = (
+            _sample(build_windows(market(part), ticker=part.ticker, config=features), process=part, features=features)
+            for part in (
+                process.model_copy(update={"sessions": FITTED_SESSIONS, "seed": FIT_SEED}),
+                process.model_copy(update={"sessions": SCORED_SESSIONS, "seed": SCORE_SEED}),
+            )
+        )
+        own = _sample(select_windows(read_windows(asked), config=evaluation), process=process, features=features)
+        (general, there), predictor = prompt_optimum(fitted, scored, own)
+        found = Attainable(general=general, asked=there, predictor=predictor)
+        (folder / OPTIMUM_FILE).write_text(found.model_dump_json(), encoding="utf-8")
+        return {"windows": len(fitted[0])}
+
+    ref = store.build(
+        "optimum",
+        {"process": relevant, "asked": asked, "features": features, "max_windows": evaluation.max_windows},
+        build,
+        code=code_version(
+            "tickerforge.features",
+            "tickerforge.evaluation.bench.optima",
+            "tickerforge.evaluation.comparison.compare",
+            "tickerforge.tasks.outputs.benchmark",
+            libraries=("scikit-learn",),
+        ),
+    )
+    return Attainable.model_validate_json((ref.path / OPTIMUM_FILE).read_bytes())
+
+
+def _sample(windows: pd.DataFrame, *, process: SyntheticConfig, features: FeatureConfig) -> Sample:
+    """Windows of a market as arrays."""
+    shown = np.concatenate([values for _, values in shown_numbers(windows, config=features)], axis=1)
+    sigma = windows["sigma"].to_numpy(float)
+    targets = to_model_units(
+        np.stack(list(windows["target"])), origin_price=np.stack(list(windows["history"]))[:, -1], sigma=sigma
+    )
+    expected = UNITS_PER_SIGMA * _expected(windows, process=process) / sigma[:, None]
+    return Sample(shown.astype(float), targets.astype(float), expected)
+
+
+def _expected(windows: pd.DataFrame, *, process: SyntheticConfig) -> Floats:
+    """Expected log returns (n, h) of windows of a market."""
+    sessions = session_dates(market(process)["date"])
+    rows = np.searchsorted(sessions, session_dates(windows["origin"]))
+    return expected_moves(process, horizon=len(windows["target"].iloc[0]))[rows]
+
+
+def only_test(windows: ArtifactRef, *, store: Store) -> ArtifactRef:
+    """The test windows alone, for a model that is to be asked for nothing else.
+
+    Args:
+        windows: Artifact of `build_windows` or `pool_windows`.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact that models can be asked with; its meta holds `ticker` and the count `test`.
+    """
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        frame = read_windows(windows, splits=("test",))
+        frame.to_parquet(folder / WINDOWS_FILE, index=False)
+        return {"ticker": str(windows.meta["ticker"]), "test": len(frame)}
+
+    code = code_version("tickerforge.tasks.outputs.benchmark", libraries=("pandas", "pyarrow"))
+    return store.build("windows", {"only": "test", "windows": windows}, build, code=code)
+
+
+def score_forecasts(
+    windows: ArtifactRef,
+    forecasts: Mapping[str, ArtifactRef],
+    *,
+    process: SyntheticConfig,
+    evaluation: EvaluationConfig,
+) -> tuple[Attained, ...]:
+    """What each model attained on the windows that all were asked for.
+
+    Args:
+        windows: Artifact of `build_windows`.
+        forecasts: By the name that a model's forecasts go by, artifact of `forecast_model` on these windows.
+        process: The market that they are of.
+        evaluation: Which of the windows were asked for.
+    """
+    asked = select_windows(read_windows(windows), config=evaluation).sort_values("origin")
+    expected = _expected(asked, process=process)
+    return tuple(
+        attained(asked, pd.read_parquet(answers.path / FORECASTS_FILE), model=model, expected=expected)
+        for model, answers in forecasts.items()
+    )

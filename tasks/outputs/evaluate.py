@@ -1,0 +1,294 @@
+"""Forecasts of every model as stored artifacts, and the comparison with its report and verdict."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from prefect import task
+
+from tickerforge.evaluation.baselines.simple import baseline_forecasts
+from tickerforge.evaluation.comparison.compare import compare, select_windows
+from tickerforge.evaluation.comparison.contamination import UNKNOWN_CUT_OFF
+from tickerforge.evaluation.comparison.gate import decide
+from tickerforge.evaluation.comparison.probe import probe_words, prompts_changed
+from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
+from tickerforge.evaluation.core.contracts import CHAMPION, EvalReport, Verdict
+from tickerforge.evaluation.core.forecasts import collect_forecasts
+from tickerforge.evaluation.monitoring.drift import ExpectedError, expected_error
+from tickerforge.features.config import FeatureConfig, QualityConfig
+from tickerforge.features.pooling import POOL
+from tickerforge.features.prices.bars import adjust
+from tickerforge.features.prices.schemas import Columns, bar_columns
+from tickerforge.tasks.base.paths import (
+    EXPECTED_ERROR_FILE,
+    FORECASTS_FILE,
+    METRICS_FILE,
+    REPORT_DATA_FILE,
+    VERDICT_FILE,
+)
+from tickerforge.tasks.base.progress import progress_reporter
+from tickerforge.tasks.base.retries import TASK_OPTIONS
+from tickerforge.tasks.models.adapters import BaseModelRef, adapter_folder, adapter_identity
+from tickerforge.tasks.models.metrics import read_metrics
+from tickerforge.tasks.models.train import MODEL_LIBRARIES, MODEL_MODULES, stage_inputs
+from tickerforge.tasks.prices.quality import assess_bars, read_quality, with_history
+from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version, read_manifest
+from tickerforge.tasks.windows.preprocess import read_bars, read_train_rows, read_windows
+from tickerforge.training.config import TrainingConfig
+
+
+@task(name="forecast-model", task_run_name="forecast {model}", **TASK_OPTIONS)
+def forecast_model(
+    windows: ArtifactRef,
+    base_model: BaseModelRef,
+    *,
+    model: str,
+    adapter: ArtifactRef | Path | None,
+    config: TrainingConfig,
+    features: FeatureConfig,
+    evaluation: EvaluationConfig,
+    seed: int,
+    store: Store,
+) -> ArtifactRef:
+    """Ask one model for the validation and test windows and store the answers as `forecasts.parquet`.
+
+    Args:
+        windows: Artifact of `build_windows`.
+        base_model: From `prepare_base_model`.
+        model: Name in tables: `base`, `pooled`, `grpo_1st`, `sft`, `grpo_2nd` or `champion`.
+        adapter: The adapter to load, as in `train_grpo`; `None` asks the base model itself.
+        config: Backend and sampling.
+        features: How windows become prompts.
+        evaluation: Which windows are asked.
+        seed: Seed of the sampling.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact of the stage `forecasts`; its meta holds `model`, `windows` and `valid_rate`.
+    """
+    from tickerforge.training.stages import answer_generator
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        selected = select_windows(read_windows(windows), config=evaluation)
+        with progress_reporter() as report:
+            generate = answer_generator(
+                base_model=base_model.location,
+                adapter=adapter_folder(adapter),
+                config=config,
+                horizon=features.horizon,
+                seed=seed,
+                stage=f"forecast {model}",
+                on_progress=report,
+            )
+            frame = collect_forecasts(
+                selected, generate, model=model, config=features, n_samples=config.sampling.samples
+            )
+        frame.to_parquet(folder / FORECASTS_FILE, index=False)
+        return {
+            "model": model,
+            "base_model": base_model.model,
+            "windows": len(frame),
+            "valid_rate": float(frame["n_valid"].sum() / frame["n_samples"].sum()),
+        }
+
+    inputs = stage_inputs(base_model, adapter, config, {"sampling"}) | {
+        "windows": windows,
+        "features": features,
+        "model": model,
+        "max_windows": evaluation.max_windows,
+    }
+    code = code_version(
+        *MODEL_MODULES,
+        "tickerforge.evaluation.comparison.compare",
+        "tickerforge.evaluation.core.forecasts",
+        libraries=MODEL_LIBRARIES,
+    )
+    return store.build("forecasts", inputs, build, code=code, seed=seed)
+
+
+@task(name="compare-models", **TASK_OPTIONS)
+def compare_models(
+    windows: ArtifactRef,
+    forecasts: Sequence[ArtifactRef],
+    *,
+    stages: Mapping[str, ArtifactRef],
+    bars: Sequence[ArtifactRef] = (),
+    champion: ArtifactRef | None = None,
+    features: FeatureConfig,
+    evaluation: EvaluationConfig,
+    gate: GateConfig,
+    store: Store,
+    quality: QualityConfig | None = None,
+    command: str = "",
+) -> ArtifactRef:
+    """Score the models against the baselines, decide by the gate, and write the report.
+
+    Args:
+        windows: Artifact of `build_windows`.
+        forecasts: Artifacts of `forecast_model`, one a model.
+        stages: Artifacts of the training stages by name; their `metrics.jsonl` give the report's curves.
+        bars: Artifacts of `fetch_bars` of all tickers of the windows, for the backtest, for what prompts give away and
+            for the quality of the prices; none of these is made without them.
+        champion: Forecasts of the current champion, whatever the name they go by; one of `forecasts` too where the
+            champion is one of those models.
+        features: What prompts show.
+        evaluation: How forecasts are compared.
+        gate: When a challenger becomes champion.
+        store: Where the artifact goes.
+        quality: Whose sessions prices are held against in the report; `None` where they are nobody's.
+        command: What runs all this again, for the report.
+
+    Returns:
+        Artifact of the stage `comparison` with `report.html`, `report.md`, `metrics.parquet`, figures, `report.json`,
+        `verdict.json` and `expected_error.json`; its meta holds `chosen`, `promoted` and `headline`.
+    """
+    from tickerforge.evaluation.report.report import write_report
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        frame = read_windows(windows)
+        selected = select_windows(frame, config=evaluation)
+        asked = [pd.read_parquet(ref.path / FORECASTS_FILE) for ref in forecasts]
+        if champion is not None:
+            asked.append(pd.read_parquet(champion.path / FORECASTS_FILE).assign(model=CHAMPION))
+        pool = POOL if windows.meta.get("ticker") == POOL else None
+        answers = pd.concat([*_baselines(selected, read_train_rows(windows)), *asked], ignore_index=True)
+        series = {str(ref.meta["ticker"]): read_bars(ref) for ref in bars}
+        report = compare(frame, answers, config=evaluation, pool=pool, opens=_opens(series))
+        notes = list(report.notes)
+        if evaluation.test_after is None and _known_models(forecasts) - {"tiny"}:
+            notes.insert(0, UNKNOWN_CUT_OFF)
+        if series:
+            tests = selected[selected["split"] == "test"]
+            notes.append(probe_words(prompts_changed(series, tests, features=features), windows=len(tests)))
+        report = report.model_copy(update={"notes": tuple(notes)})
+        verdict = decide(report, gate)
+        write_report(
+            report,
+            verdict,
+            windows=frame,
+            forecasts=answers,
+            training_metrics=training_curves(stages),
+            out_dir=folder,
+            config=evaluation,
+            provenance=_provenance(windows, forecasts, stages) | ({"Command": command} if command else {}),
+            quality=[with_history(read_quality(each), ref) for each, ref in zip(looked_over, bars, strict=False)],
+        )
+        (folder / REPORT_DATA_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
+        (folder / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2), encoding="utf-8")
+        if report.chosen is not None:
+            expected = expected_error(frame, answers, model=report.chosen, config=evaluation)
+            (folder / EXPECTED_ERROR_FILE).write_text(expected.model_dump_json(indent=2), encoding="utf-8")
+        return {"chosen": report.chosen, "promoted": verdict.promoted, "headline": verdict.headline}
+
+    looked_over = _looked_over(bars, config=quality, store=store)
+    inputs = {
+        "windows": windows,
+        "forecasts": {str(ref.meta["model"]): ref for ref in forecasts},
+        # Not their whole content: a stage that is made again has logged other seconds.
+        "stages": {stage: {"key": ref.key, "adapter": adapter_identity(ref)} for stage, ref in stages.items()},
+        "bars": list(bars),
+        "quality": looked_over,
+        "champion": champion,
+        "features": features,
+        "evaluation": evaluation,
+        "gate": gate,
+    }
+    libraries = ("pandas", "numpy", "scipy", "statsmodels", "arch", "scikit-learn", "skfolio", "matplotlib", "jinja2")
+    code = code_version(
+        "tickerforge.evaluation", "tickerforge.features", "tickerforge.tasks.outputs.evaluate", libraries=libraries
+    )
+    return store.build("comparison", inputs, build, code=code)
+
+
+def read_report(comparison: ArtifactRef) -> EvalReport:
+    """The numbers of an artifact of `compare_models`."""
+    return EvalReport.model_validate_json((comparison.path / REPORT_DATA_FILE).read_bytes())
+
+
+def read_verdict(comparison: ArtifactRef) -> Verdict:
+    """The gate's verdict of an artifact of `compare_models`."""
+    return Verdict.model_validate_json((comparison.path / VERDICT_FILE).read_bytes())
+
+
+def read_expected_error(comparison: ArtifactRef) -> ExpectedError:
+    """What the test split says of the chosen adapter's error live; there is none where nothing was chosen."""
+    return ExpectedError.model_validate_json((comparison.path / EXPECTED_ERROR_FILE).read_bytes())
+
+
+def named_scores(report: EvalReport) -> dict[str, dict[str, float]]:
+    """For each model its figures over the whole path and its Sharpe ratios, named `split/metric`, as logged."""
+    named: dict[str, dict[str, float]] = {model: {} for model in report.models}
+    for row in report.metrics:
+        for model, value in row.values.items():
+            if row.horizon is None and value is not None:
+                named[model][f"{row.split}/{row.metric}"] = value
+    for account in report.backtest.accounts if report.backtest else ():
+        if report.backtest and account.model and account.sharpe is not None:
+            named[account.model][f"{report.backtest.split}/{account.rule}_sharpe"] = account.sharpe
+    return named
+
+
+def training_curves(stages: Mapping[str, ArtifactRef]) -> pd.DataFrame:
+    """What the stages logged, in the order given: columns `stage step reward valid_rate loss`, some of them missing."""
+    rows = [
+        {"stage": stage, "step": step, **metrics}
+        for stage, ref in stages.items()
+        for step, metrics in read_metrics(ref.path / METRICS_FILE)
+    ]
+    return pd.DataFrame(rows).reindex(columns=["stage", "step", "reward", "valid_rate", "loss"])
+
+
+def _baselines(selected: pd.DataFrame, train: pd.DataFrame) -> list[pd.DataFrame]:
+    """Each ticker's baselines, fitted on its own train rows."""
+    if "ticker" not in train:
+        return [baseline_forecasts(selected, train=train)]
+    rows = dict(list(train.groupby("ticker")))
+    return [baseline_forecasts(windows, train=rows[ticker]) for ticker, windows in selected.groupby("ticker")]
+
+
+def _opens(bars: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
+    """Adjusted opens of all tickers, columns `ticker date open`; `None` without bars."""
+    frames = [adjust(each)[["date", "open"]].assign(ticker=ticker) for ticker, each in bars.items()]
+    return pd.concat(frames, ignore_index=True) if frames else None
+
+
+def _looked_over(bars: Sequence[ArtifactRef], *, config: QualityConfig | None, store: Store) -> list[ArtifactRef]:
+    """The quality of the prices, ticker by ticker."""
+    if config is None:
+        return []
+    return [assess_bars(each, partial(_columns, each), config=config, store=store)[0] for each in bars]
+
+
+def _columns(bars: ArtifactRef) -> Columns:
+    return bar_columns(read_bars(bars))
+
+
+def _known_models(forecasts: Sequence[ArtifactRef]) -> set[str]:
+    return {str(ref.meta["base_model"]) for ref in forecasts}
+
+
+def _provenance(
+    windows: ArtifactRef, forecasts: Sequence[ArtifactRef], stages: Mapping[str, ArtifactRef]
+) -> dict[str, str]:
+    """What the report says about its own making, by label."""
+    manifest = read_manifest(forecasts[0] if forecasts else windows)
+    libraries = ("tickerforge", "torch", "transformers", "trl", "peft", "pandas")
+    trained = [f"{stage} {ref.key[:12]} (seed {read_manifest(ref).seed})" for stage, ref in stages.items()]
+    sessions = ", ".join(f"{windows.meta[split]} {split}" for split in ("train", "validation", "test"))
+    return {
+        "Base model": ", ".join(sorted(_known_models(forecasts))),
+        "Windows": sessions,
+        **_provenance_of_pool(windows),
+        "Data": f"windows {windows.sha256[:16]}",
+        "Stages": ", ".join(trained),
+        "Code": manifest.git_revision,
+        "Versions": ", ".join(f"{name} {manifest.packages[name]}" for name in libraries if name in manifest.packages),
+    }
+
+
+def _provenance_of_pool(windows: ArtifactRef) -> dict[str, str]:
+    if windows.meta.get("ticker") != POOL:
+        return {}
+    told = {"Pooled": "pooled", "Left out": "left_out", "Common borders": "borders"}
+    return {label: str(windows.meta[name]) for label, name in told.items() if windows.meta[name]}

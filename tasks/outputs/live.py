@@ -1,0 +1,177 @@
+"""Forecasts as they were issued, kept so that they can be scored once their prices have come."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from itertools import pairwise
+from typing import Self
+
+import pandas as pd
+from pydantic import AwareDatetime, PositiveFloat, model_validator
+
+from tickerforge.evaluation.monitoring.drift import ErrorDrift, ExpectedError, error_drift
+from tickerforge.evaluation.monitoring.live import ISSUED_COLUMNS, LiveScores, score_live
+from tickerforge.features.config import FrozenModel
+from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.tasks.base.logs import run_logger
+from tickerforge.tasks.prices.sessions import EXCHANGE, close_of
+from tickerforge.tasks.store.records import list_records, read_record, write_record
+
+KIND = "forecasts"
+EXPECTED = "expected_errors"
+
+
+class IssuedForecast(FrozenModel):
+    """One forecast of a registered version, as it was issued.
+
+    `origin` is the last session it knew, `origin_close` its adjusted close then (USD), `sigma` the daily log-return
+    standard deviation at the origin. `median`, `lower`, `upper` (USD) answer `target_dates` one by one; the band should
+    hold the share `interval`. From `first_close` on the first price is known.
+    """
+
+    ticker: str
+    version: int
+    origin: date
+    issued_at: AwareDatetime
+    first_close: AwareDatetime
+    origin_close: PositiveFloat
+    sigma: PositiveFloat
+    interval: float
+    target_dates: tuple[date, ...]
+    median: tuple[PositiveFloat, ...]
+    lower: tuple[PositiveFloat, ...]
+    upper: tuple[PositiveFloat, ...]
+
+    @property
+    def late(self) -> bool:
+        """Whether its first price was known when it was issued, so that it is no forecast."""
+        return self.issued_at >= self.first_close
+
+    @model_validator(mode="after")
+    def _paths_fit(self) -> Self:
+        if not len(self.median) == len(self.lower) == len(self.upper) == len(self.target_dates) > 0:
+            raise ValueError("median, lower, upper and target_dates must be equally long and not empty")
+        if not all(earlier < later for earlier, later in pairwise((self.origin, *self.target_dates))):
+            raise ValueError("the target dates must come after the origin, oldest first")
+        return self
+
+
+def issue_forecast(
+    *,
+    ticker: str,
+    version: int,
+    origin: date,
+    origin_close: float,
+    sigma: float,
+    interval: float,
+    target_dates: Sequence[date],
+    median: Sequence[float],
+    lower: Sequence[float],
+    upper: Sequence[float],
+    issued_at: datetime,
+    exchange: str = EXCHANGE,
+) -> IssuedForecast:
+    """Record a forecast; the first one of a version and origin stands, a later one would have the benefit of hindsight.
+
+    Args:
+        ticker: Name of the ticker.
+        version: Registered version that made it.
+        origin: Last session that it knew.
+        origin_close: Adjusted close at the origin as known now, USD.
+        sigma: Daily log-return standard deviation at the origin, as in the window that was shown to the model.
+        interval: Share of the prices that the band should hold.
+        target_dates: The coming sessions, shape (horizon,).
+        median: USD, shape (horizon,).
+        lower: USD, shape (horizon,).
+        upper: USD, shape (horizon,).
+        issued_at: Now, with a time zone.
+        exchange: Where the ticker trades, a calendar such as XNYS: its close tells from when the first price is known.
+
+    Returns:
+        The forecast that stands: this one, or the one that was recorded before.
+
+    Raises:
+        ValueError: If the instant has no time zone, or the paths are no positive prices after the origin.
+        MarketDataError: If there is no such exchange.
+        StoreError: If it cannot be written.
+    """
+    forecast = IssuedForecast(
+        ticker=validate_ticker(ticker),
+        version=version,
+        origin=origin,
+        issued_at=issued_at,
+        first_close=close_of(target_dates[0], exchange=exchange),
+        origin_close=origin_close,
+        sigma=sigma,
+        interval=interval,
+        target_dates=tuple(target_dates),
+        median=tuple(median),
+        lower=tuple(lower),
+        upper=tuple(upper),
+    )
+    name = f"{ticker}/{origin}-v{version}"
+    standing = read_record(KIND, name, IssuedForecast)
+    if standing is not None:
+        run_logger(__name__).info(
+            "%s: version %d has forecast from %s before, at %s; that forecast stands",
+            ticker,
+            version,
+            origin,
+            standing.issued_at.astimezone(UTC).isoformat(timespec="seconds"),
+        )
+        return standing
+    if forecast.late:
+        run_logger(__name__).warning(
+            "%s: the forecast from %s is late: its first price, of %s, is known already; it will not be scored",
+            ticker,
+            origin,
+            target_dates[0],
+        )
+    write_record(KIND, name, forecast)
+    return forecast
+
+
+def read_issued(stock: str) -> tuple[IssuedForecast, ...]:
+    """All forecasts issued for a stock, oldest origin first, then by the instant of issue.
+
+    Raises:
+        StoreError: If a record cannot be read.
+    """
+    names = list_records(KIND, f"{validate_ticker(stock)}/")
+    read = [record for name in names if (record := read_record(KIND, name, IssuedForecast)) is not None]
+    return tuple(sorted(read, key=lambda record: (record.origin, record.issued_at)))
+
+
+def score_issued(stock: str, bars: pd.DataFrame) -> LiveScores:
+    """Score a stock's issued forecasts by the bars that have come since; see `evaluation.monitoring.live.score_live`.
+
+    Args:
+        stock: Ticker.
+        bars: The latest bars, with the origins of the forecasts in them.
+
+    Raises:
+        StoreError: If a record cannot be read.
+    """
+    rows = [{column: getattr(record, column) for column in ISSUED_COLUMNS} for record in read_issued(stock)]
+    closes = bars.set_index("date")["adj_close"]
+    return score_live(pd.DataFrame(rows, columns=list(ISSUED_COLUMNS)), closes, ticker=stock)
+
+
+def keep_expected_error(stock: str, *, version: int, expected: ExpectedError) -> None:
+    """Keep what the test split promised when a version was registered; the first promise stands.
+
+    Raises:
+        StoreError: If it cannot be written.
+    """
+    name = f"{validate_ticker(stock)}/v{version}"
+    if read_record(EXPECTED, name, ExpectedError) is None:
+        write_record(EXPECTED, name, expected)
+
+
+def live_error_drift(live: LiveScores, *, version: int) -> ErrorDrift | None:
+    """Live error against what the test split promised of a version; `None` where no promise was kept.
+
+    Raises:
+        StoreError: If a record cannot be read.
+    """
+    expected = read_record(EXPECTED, f"{live.ticker}/v{version}", ExpectedError)
+    return error_drift(live, expected) if expected is not None else None

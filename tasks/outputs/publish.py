@@ -1,0 +1,82 @@
+"""The folders for people: results of a run and adapters of a ticker, copied out of the store in one step each."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from tickerforge.tasks.base.disk import copy_tree, replace_folder
+from tickerforge.tasks.base.paths import (
+    ADAPTER_FOLDER,
+    CARD_FILE,
+    MANIFEST_FILE,
+    MODEL_CARD_FILE,
+    SFT_DATA_FILE,
+    ModelFolder,
+    RunFolder,
+)
+from tickerforge.tasks.models.adapters import AdapterCard, write_card
+from tickerforge.tasks.store.artifacts import ArtifactRef
+
+
+def publish_stage(artifact: ArtifactRef, run_folder: RunFolder) -> Path:
+    """Copy a stage's records (metrics and manifest, not its adapter) into the run's folder.
+
+    Args:
+        artifact: Of the stage `grpo_1st`, `sft` or `grpo_2nd`.
+        run_folder: Of this run.
+
+    Raises:
+        PublishError: If the folder cannot be written.
+    """
+    return replace_folder(
+        run_folder.stage(artifact.stage),
+        lambda fresh: copy_tree(artifact.path, fresh, leave_out=frozenset({ADAPTER_FOLDER, MODEL_CARD_FILE})),
+        marker=MANIFEST_FILE,
+    )
+
+
+def publish_sft_data(artifact: ArtifactRef, run_folder: RunFolder, *, stock: str) -> Path:
+    """Write the accepted answers into the run's folder, as Parquet and as `{STOCK}_sft_training_data.csv`.
+
+    Returns:
+        The CSV file.
+
+    Raises:
+        PublishError: If the folder cannot be written.
+    """
+    name = f"{stock}_sft_training_data.csv"
+
+    def fill(fresh: Path) -> None:
+        copy_tree(artifact.path, fresh)
+        pd.read_parquet(fresh / SFT_DATA_FILE).to_csv(fresh / name, index=False)
+
+    return replace_folder(run_folder.sft_data, fill, marker=MANIFEST_FILE) / name
+
+
+def publish_comparison_folder(artifact: ArtifactRef, run_folder: RunFolder) -> Path:
+    """Copy the report, its figures and metrics into the run's folder.
+
+    Raises:
+        PublishError: If the folder cannot be written.
+    """
+    return replace_folder(run_folder.comparison, lambda fresh: copy_tree(artifact.path, fresh), marker=MANIFEST_FILE)
+
+
+def publish_adapter(artifact: ArtifactRef, target: ModelFolder | Path, *, card: AdapterCard) -> Path:
+    """Put a stage's adapter, with its card, in the place of a former one.
+
+    Args:
+        artifact: Of a stage that leaves an adapter.
+        target: The ticker's model folder, where each stage has its place, or the adapter's own folder.
+        card: How the adapter must be asked.
+
+    Raises:
+        PublishError: If the folder cannot be written, or holds something that TickerForge did not write.
+    """
+    folder = target.adapter(artifact.stage) if isinstance(target, ModelFolder) else target
+
+    def fill(fresh: Path) -> None:
+        copy_tree(artifact.path / ADAPTER_FOLDER, fresh)
+        write_card(fresh, card)
+
+    return replace_folder(folder, fill, marker=CARD_FILE)

@@ -1,0 +1,1 @@
+"""Price sources, trading sessions, and bars with their quality as artifacts."""

@@ -1,0 +1,201 @@
+"""Bars of one ticker, from a folder of CSV files or from the synthetic market, as a stored artifact."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from prefect import task
+from pydantic import Field
+
+from tickerforge.features.config import FrozenModel, QualityConfig, SyntheticConfig
+from tickerforge.features.pooling import POOL
+from tickerforge.features.prices.bars import CsvColumns, read_content, validate_ticker
+from tickerforge.features.prices.quality import QualityReport
+from tickerforge.features.prices.schemas import bar_columns
+from tickerforge.features.synthetic import market
+from tickerforge.features.tables import to_table
+from tickerforge.tasks.base.errors import MarketDataError
+from tickerforge.tasks.base.logs import run_logger
+from tickerforge.tasks.base.parquet import write_table
+from tickerforge.tasks.base.paths import BARS_FILE
+from tickerforge.tasks.base.retries import TASK_OPTIONS
+from tickerforge.tasks.prices.price_history import DATES_WITHOUT_PRICES, REPAIRS, PriceRows, described, read_rows
+from tickerforge.tasks.prices.quality import HISTORY, assess_bars, hold_to_limits, with_history
+from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
+
+NAMED_TICKERS = 8
+MODULES = (
+    *(
+        "tickerforge.features.prices.bars",
+        "tickerforge.features.prices.csvfile",
+        "tickerforge.features.prices.plaincsv",
+        "tickerforge.features.prices.schemas",
+        "tickerforge.features.synthetic",
+    ),
+    *("tickerforge.features.tables", "tickerforge.tasks.base.parquet", "tickerforge.tasks.prices.price_history"),
+)
+
+
+class FolderSource(FrozenModel):
+    """A folder with one `{STOCK}.csv` a ticker, in Yahoo's columns."""
+
+    kind: Literal["folder"] = "folder"
+    folder: Path
+
+
+class SyntheticSource(FrozenModel):
+    """The seeded synthetic market; any ticker's name yields the series that the configuration describes."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    config: SyntheticConfig = SyntheticConfig()
+
+
+MarketSource = Annotated[FolderSource | SyntheticSource, Field(discriminator="kind")]
+
+
+def list_tickers(folder: Path) -> list[str]:
+    """Tickers that a folder holds a CSV file for, sorted; what is named like one but is no file is told in the log.
+
+    Raises:
+        MarketDataError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise MarketDataError(f"no folder {folder}: --data names a folder with one STOCK.csv per ticker")
+    found = sorted(folder.glob("*.csv"))
+    files = [path for path in found if path.is_file()]
+    if len(files) < len(found):
+        others = ", ".join(path.name for path in found if path not in files)
+        run_logger(__name__).warning("%s: left out, as folders or broken links: %s", folder, others)
+    return [path.stem for path in files]
+
+
+def pool_tickers(folder: Path) -> list[str]:
+    """Tickers of a folder that are to be pooled.
+
+    Raises:
+        MarketDataError: If the folder is missing, holds a ticker by the pool's own name, or fewer than two.
+    """
+    tickers = list_tickers(folder)
+    if POOL in tickers:
+        raise MarketDataError(_reserved(folder / f"{POOL}.csv"))
+    if len(tickers) < 2:
+        raise MarketDataError(
+            f"--stock {POOL} trains on all tickers of a folder together, and {folder} holds {len(tickers)}: put two or "
+            "more STOCK.csv there, or name the one with --stock"
+        )
+    return tickers
+
+
+def _reserved(path: Path) -> str:
+    return (
+        f"{path} cannot be used: {POOL} stands for all tickers together and is no ticker here. Rename the file, for "
+        f"example to {POOL}-US.csv; its ticker is then {POOL}-US."
+    )
+
+
+@task(name="fetch-bars", task_run_name="fetch-bars {stock}", **TASK_OPTIONS)
+def fetch_bars(
+    source: MarketSource, stock: str, *, store: Store, quality: QualityConfig = QualityConfig()
+) -> ArtifactRef:
+    """Read and validate one ticker's bars and store them as `bars.parquet`, and what is odd about them beside.
+
+    Returns:
+        Artifact of the stage `bars`; its meta holds `ticker`, `rows`, `first` and `last` session, of rows without
+        prices, which are left out, the count `without_prices` and the `dates_without_prices`, and as JSON the counts
+        of all `repairs` and, where the ticker's bars before told another past, `history`.
+
+    Raises:
+        FeaturesError: If the ticker's name or its prices are not acceptable, or worse than `quality` allows.
+        MarketDataError: If the source holds nothing for the ticker, or there is no such exchange.
+    """
+    return fetch_with_quality(source, stock, store=store, quality=quality)[0]
+
+
+def fetch_with_quality(
+    source: MarketSource, stock: str, *, store: Store, quality: QualityConfig
+) -> tuple[ArtifactRef, QualityReport | None]:
+    """What `fetch_bars` does, with the quality report beside it; the synthetic market has none."""
+    ticker = validate_ticker(stock)
+    if isinstance(source, SyntheticSource):
+        config = source.config.model_copy(update={"ticker": ticker})
+
+        def simulate() -> PriceRows:
+            return PriceRows(CsvColumns(bar_columns(market(config))))
+
+        return _stored({"synthetic": config}, simulate, ticker=ticker, store=store), None
+    path = csv_path(source.folder, ticker)
+    # What is hashed is what is read, whatever becomes of the file meanwhile.
+    content = read_content(path, ticker=ticker)
+    name = f"{ticker}.csv"
+
+    @cache
+    def read() -> PriceRows:
+        latest = store.latest("bars", name)
+        reusable = latest if latest and latest[1].code == _code() else None
+        return read_rows(content, path=path, ticker=ticker, latest=reusable)
+
+    made = _stored({**described(content), "ticker": ticker}, read, ticker=ticker, store=store)
+    if made.meta["without_prices"]:
+        run_logger(__name__).warning(
+            "%s: rows without prices, left out: %s (%s)",
+            ticker,
+            made.meta["without_prices"],
+            made.meta["dates_without_prices"],
+        )
+    _, report = assess_bars(made, lambda: read().found.columns, config=quality, store=store)
+    report = with_history(report, made)
+    store.note(made, name)
+    hold_to_limits(report, quality)
+    return made, report
+
+
+def _stored(inputs: dict[str, object], read: Callable[[], PriceRows], *, ticker: str, store: Store) -> ArtifactRef:
+    def build(folder: Path) -> dict[str, Scalar]:
+        (bars, gaps, repairs), change = read()
+        write_table(to_table(bars), folder / BARS_FILE)
+        first, last = bars["date"][[0, -1]].astype("datetime64[D]").tolist()
+        return {
+            "ticker": ticker,
+            "rows": len(bars["date"]),
+            "first": first.isoformat(),
+            "last": last.isoformat(),
+            "without_prices": len(gaps),
+            DATES_WITHOUT_PRICES: " ".join(each.isoformat() for each in gaps),
+            REPAIRS: json.dumps(dict(repairs)),
+            **({HISTORY: change.model_dump_json()} if change else {}),
+        }
+
+    return store.build("bars", inputs, build, code=_code())
+
+
+def _code() -> str:
+    return code_version(*MODULES, libraries=("pandas", "numpy", "pyarrow"))
+
+
+def csv_path(folder: Path, stock: str) -> Path:
+    """The CSV file of one ticker in a folder.
+
+    Raises:
+        TickerNameError: If the name could lead out of the folder.
+        MarketDataError: If folder or file is missing; names some tickers that are there. Also for the name of the
+            pool, which is no ticker's.
+    """
+    ticker = validate_ticker(stock)
+    path = folder / f"{ticker}.csv"
+    if ticker == POOL:
+        cure = f"name one of its tickers. {POOL} is for `tickerforge run` and `tickerforge stage`."
+        raise MarketDataError(
+            _reserved(path) if path.is_file() else f"{POOL} stands for all tickers of {folder} together: {cure}"
+        )
+    if path.is_file():
+        return path
+    there = list_tickers(folder)
+    if path.is_symlink() or path.exists():
+        raise MarketDataError(f"no prices for {ticker}: {path} is a folder or a broken link; put a file there")
+    if not there:
+        raise MarketDataError(f"{folder} holds no CSV files: put one STOCK.csv per ticker there")
+    more = f" and {len(there) - NAMED_TICKERS} more" if len(there) > NAMED_TICKERS else ""
+    named = ", ".join(there[:NAMED_TICKERS])
+    raise MarketDataError(f"no prices for {ticker} in {folder}: {ticker}.csv is missing. There are {named}{more}.")

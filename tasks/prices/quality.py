@@ -1,0 +1,109 @@
+"""The data-quality report of one ticker's bars as a stored artifact, `quality.json`, and as a table of the run."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tickerforge.features.config import QualityConfig
+from tickerforge.features.prices.history import HistoryChange
+from tickerforge.features.prices.quality import QualityReport, assess, check
+from tickerforge.features.prices.schemas import Columns
+from tickerforge.tasks.base.errors import MarketDataError
+from tickerforge.tasks.base.paths import QUALITY_FILE
+from tickerforge.tasks.prices.price_history import REPAIRS
+from tickerforge.tasks.prices.sessions import AUTO, NONE, exchange_of, sessions_between
+from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
+
+HISTORY = "history"
+"""Where bars keep what has changed of the past."""
+MODULES = (
+    "tickerforge.features.prices.quality",
+    "tickerforge.features.prices.bars",
+    "tickerforge.tasks.prices.quality",
+    "tickerforge.tasks.prices.sessions",
+)
+"""What `quality.json` depends on beside the bars; calendars change with their library."""
+
+
+def assess_bars(
+    bars: ArtifactRef, read: Callable[[], Columns], *, config: QualityConfig, store: Store
+) -> tuple[ArtifactRef, QualityReport]:
+    """Look bars over, and store what there is to say about them.
+
+    It is an artifact of its own, so that another calendar makes no other bars, windows and adapters.
+
+    Args:
+        bars: Artifact of `fetch_bars`.
+        read: What these bars are; called only where there is no report yet.
+        config: Whose sessions are expected.
+        store: Where the artifact goes.
+
+    Raises:
+        MarketDataError: If the exchange that `config` names is not known.
+    """
+    repairs = json.loads(str(bars.meta.get(REPAIRS) or "{}"))
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        report = _assessed(read(), ticker=str(bars.meta["ticker"]), repairs=repairs, exchange=config.exchange)
+        (folder / QUALITY_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
+        return {"ticker": report.ticker, "missing": len(report.missing), "extra": len(report.extra)}
+
+    made = store.build(
+        "quality",
+        {"bars": bars, "ticker": bars.meta["ticker"], "repairs": repairs, "exchange": config.exchange},
+        build,
+        code=code_version(*MODULES, libraries=("pandas", "numpy", "exchange-calendars")),
+    )
+    return made, read_quality(made)
+
+
+def hold_to_limits(report: QualityReport, config: QualityConfig) -> None:
+    """Show the report in the run under way, if one is, and end that where the bars are too bad.
+
+    Raises:
+        QualityError: If a limit is passed.
+    """
+    if _in_task_run():
+        from tickerforge.tasks.base.prefect_artifacts import publish_table
+
+        publish_table(
+            f"quality-{report.ticker}", report.rows_of_table(), description=f"Data quality of {report.ticker}"
+        )
+    check(report, config)
+
+
+def read_quality(quality: ArtifactRef) -> QualityReport:
+    """The report of an artifact of `assess_bars`."""
+    return QualityReport.model_validate_json((quality.path / QUALITY_FILE).read_bytes())
+
+
+def with_history(report: QualityReport, bars: ArtifactRef) -> QualityReport:
+    """The report with what has changed of the history since the bars before."""
+    told = bars.meta.get(HISTORY)
+    change = HistoryChange.model_validate_json(str(told)) if told else None
+    return report.model_copy(update={"history": change})
+
+
+def _assessed(prices: Columns, *, ticker: str, repairs: Mapping[str, int], exchange: str) -> QualityReport:
+    if exchange == NONE:
+        note = "no exchange is named (quality.exchange = none)"
+        return assess(prices, ticker=ticker, repairs=repairs, note=note)
+    dates = prices["date"]
+    name = exchange_of(ticker, dates) if exchange == AUTO else exchange
+    first, last = dates[[0, -1]].astype("datetime64[D]").tolist()
+    try:
+        sessions = sessions_between(first, last, exchange=name)
+    except MarketDataError as error:
+        if exchange != AUTO:
+            raise
+        return assess(prices, ticker=ticker, repairs=repairs, note=str(error))
+    return assess(prices, ticker=ticker, repairs=repairs, exchange=name, sessions=sessions)
+
+
+def _in_task_run() -> bool:
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import TaskRunContext
+
+    return TaskRunContext.get() is not None

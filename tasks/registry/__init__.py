@@ -1,0 +1,1 @@
+"""The MLflow registry: registration, packaging, promotion and download of adapters."""

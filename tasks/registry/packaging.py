@@ -1,0 +1,209 @@
+"""An adapter as an MLflow model: its folder with card and base model, code, signature, example and requirements."""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import pandas as pd
+
+from tickerforge.features.pooling import POOL
+from tickerforge.tasks.base.disk import copy_tree
+from tickerforge.tasks.base.paths import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FOLDER,
+    BASE_MODEL_FOLDER,
+    CARD_FILE,
+    MANIFEST_FILE,
+    METRICS_FILE,
+    MODEL_CARD_FILE,
+)
+from tickerforge.tasks.models.adapters import (
+    ADAPTER_FILES,
+    BASE_PATH_SETTING,
+    AdapterCard,
+    write_card,
+)
+from tickerforge.tasks.registry.model_code import write_model_code
+from tickerforge.tasks.store.artifacts import ArtifactRef, installed_version
+from tickerforge.training.errors import AdapterError
+
+MODEL_NAME = "model"
+RECORDS = frozenset({MANIFEST_FILE, METRICS_FILE, MODEL_CARD_FILE})
+EXAMPLE_SESSIONS = 120
+REQUIREMENTS = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pydantic",
+    "ta-lib",
+    "torch",
+    "transformers",
+    "peft",
+    "exchange-calendars",
+)
+
+# What a pulled adapter may consist of: nothing that is code, or that runs code when it is read.
+PULLED_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model", ".md"})
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256)
+
+
+def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: pd.DataFrame) -> Any:
+    """Log an adapter as a pyfunc model of an open MLflow run, and close that run.
+
+    Args:
+        run_id: The run; MLflow's tracking address is the one that `tasks.tracking.stage_runs.connect` set.
+        adapter: Artifact of the stage that trained it.
+        card: How it must be asked.
+        bars: Its latest sessions become the input example.
+
+    Returns:
+        MLflow's record of the logged model.
+    """
+    with tempfile.TemporaryDirectory(prefix="tickerforge-") as staging, _without_its_warnings():
+        import mlflow.pyfunc
+
+        artifacts = stage_artifacts(adapter, Path(staging), card=card)
+        main, package = write_model_code(Path(staging) / "code")
+        with mlflow.start_run(run_id=run_id):
+            return mlflow.pyfunc.log_model(
+                name=MODEL_NAME,
+                python_model=str(main),
+                code_paths=[str(package)],
+                artifacts={name: str(folder) for name, folder in artifacts.items()},
+                model_config={"ticker": card.ticker, "base_model": card.training.model, "stage": card.stage},
+                signature=signature(),
+                input_example=bars.tail(EXAMPLE_SESSIONS).reset_index(drop=True),
+                pip_requirements=requirements(),
+            )
+
+
+@contextmanager
+def _without_its_warnings() -> Iterator[None]:
+    """Silence what MLflow says about its own type hints while it is imported, and about its use of pandas."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def stage_artifacts(adapter: ArtifactRef, folder: Path, *, card: AdapterCard) -> Mapping[str, Path]:
+    """Lay out the folders of the model: `adapter` with its card and, where the base was built here, `base_model`.
+
+    A base model with a public name is only named: whoever loads the adapter fetches it from there.
+    """
+    staged = {ADAPTER_FOLDER: folder / ADAPTER_FOLDER}
+    copy_tree(adapter.path / ADAPTER_FOLDER, staged[ADAPTER_FOLDER], leave_out=frozenset({MODEL_CARD_FILE}))
+    if is_built_here(card):
+        staged[BASE_MODEL_FOLDER] = folder / BASE_MODEL_FOLDER
+        copy_tree(
+            Path(card.base_model),
+            staged[BASE_MODEL_FOLDER],
+            leave_out=RECORDS,
+        )
+        card = card.model_copy(update={"base_model": BASE_MODEL_FOLDER})
+        name_base_model(staged[ADAPTER_FOLDER], f"../{BASE_MODEL_FOLDER}")
+    write_card(staged[ADAPTER_FOLDER], card)
+    return staged
+
+
+def is_built_here(card: AdapterCard) -> bool:
+    """Whether the base model is the tiny one, which exists nowhere else and is small enough to travel along."""
+    return card.training.model == "tiny"
+
+
+def name_base_model(adapter: Path, location: str) -> None:
+    """Write into a PEFT folder where its base model is to be found."""
+    path = adapter / ADAPTER_CONFIG_FILE
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {BASE_PATH_SETTING: location}, indent=2), encoding="utf-8")
+
+
+def signature() -> Any:
+    """Plain bars in, sessions out.
+
+    `date` takes texts too, and `volume` any number, since data sources count shares as integers; MLflow would refuse
+    both. What they hold is checked with the bars.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    prices = [ColSpec(DataType.double, name) for name in ("open", "high", "low", "close", "adj_close")]
+    bounds = [ColSpec(DataType.double, name) for name in ("median", "lower", "upper")]
+    return ModelSignature(
+        inputs=Schema([ColSpec(AnyType(), "date"), *prices, ColSpec(AnyType(), "volume")]),
+        outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds]),
+    )
+
+
+def requirements() -> list[str]:
+    """What the model needs installed, in the versions at hand; local version labels such as `+cpu` are left out."""
+    versions = {name: installed_version(name) for name in REQUIREMENTS}
+    return [f"{name}=={version.split('+')[0]}" for name, version in versions.items() if version]
+
+
+def unpack(downloaded: Path, folder: Path, *, final: Path, source: str) -> None:
+    """Turn a model's downloaded artifacts into a folder for PEFT: weights and card at its top, base model beside them.
+
+    Args:
+        downloaded: Holds `adapter` and perhaps `base_model`.
+        folder: New folder to fill.
+        final: The name it will have in the end.
+        source: The registry's name of the version, for the README.
+
+    Raises:
+        AdapterError: If there is anything among them that could be code.
+    """
+    _refuse_code(downloaded, source=source)
+    copy_tree(downloaded / ADAPTER_FOLDER, folder)
+    card = AdapterCard.model_validate_json((folder / CARD_FILE).read_bytes())
+    base = card.base_model
+    if (downloaded / BASE_MODEL_FOLDER).is_dir():
+        copy_tree(downloaded / BASE_MODEL_FOLDER, folder / BASE_MODEL_FOLDER)
+        base = str(final / BASE_MODEL_FOLDER)
+        name_base_model(folder, base)
+    (folder / MODEL_CARD_FILE).write_text(_readme(card, final=final, base=base, source=source), encoding="utf-8")
+
+
+def _refuse_code(downloaded: Path, *, source: str) -> None:
+    files = [path for path in sorted(downloaded.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    foreign = [path for path in files if path.is_symlink() or path.suffix not in PULLED_SUFFIXES]
+    if foreign:
+        raise AdapterError(
+            f"{source} holds {', '.join(str(path.relative_to(downloaded)) for path in foreign[:5])}: TickerForge "
+            "registers weights as safetensors and settings as text only, and takes nothing else from a registry. "
+            "Find out who registered it, and register the adapter again."
+        )
+
+
+def _readme(card: AdapterCard, *, final: Path, base: str, source: str) -> str:
+    folder = quote(str(final))
+    stock, whose = ("TICKER", "any ticker like its pool's") if card.ticker == POOL else (card.ticker, card.ticker)
+    rank = next(size for size in VLLM_RANKS if size >= card.training.lora_rank)
+    return f"""# {card.ticker}: a TickerForge adapter
+
+LoRA adapter in PEFT format ({", ".join(ADAPTER_FILES)}) of the stage `{card.stage}`, from `{source}`.
+It forecasts the next {card.features.horizon} daily closes of {whose}. `{CARD_FILE}` says how it must be asked.
+
+Base model: `{base}`
+
+The next sessions from a folder of prices:
+
+    tickerforge forecast --stock {stock} --data FOLDER --adapter {folder}
+
+With PEFT:
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{final}")
+
+With vLLM:
+
+    vllm serve {quote(base)} --enable-lora --max-lora-rank {rank} --lora-modules {card.ticker}={folder}
+"""

@@ -1,0 +1,67 @@
+"""The registered model, as MLflow runs it: bars in, the coming sessions out."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.pyfunc import PythonModel
+
+# Module and distribution of what forecasting needs beyond mlflow, transformers and peft.
+NEEDED = {"talib": "ta-lib", "exchange_calendars": "exchange-calendars", "transformers": "transformers", "peft": "peft"}
+
+
+class TickerForecaster(PythonModel):
+    """Forecasts the next sessions of the ticker whose adapter lies in the model's artifacts."""
+
+    def load_context(self, context: Any) -> None:
+        """Read how the adapter must be asked; the language model itself is loaded at the first forecast.
+
+        Raises:
+            ModuleNotFoundError: If a package is not installed; says which, and how to install it.
+        """
+        missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+        if missing:
+            raise ModuleNotFoundError(
+                f"this model needs {' and '.join(missing)} to forecast: pip install {' '.join(missing)} "
+                "(its requirements.txt says in which versions)"
+            )
+        from tickerforge.features.config import FeatureConfig
+        from tickerforge.training.config import TrainingConfig
+
+        self.adapter = Path(context.artifacts["adapter"])
+        self.card = json.loads((self.adapter / "tickerforge.json").read_text(encoding="utf-8"))
+        self.features = FeatureConfig.model_validate(self.card["features"])
+        # A downloaded card must not decide which code runs here.
+        self.training = TrainingConfig.model_validate(self.card["training"]).model_copy(
+            update={"backend": "auto", "trust_remote_code": False}
+        )
+        self.base_model = context.artifacts.get("base_model") or self.card["base_model"]
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Forecast the sessions after the last row.
+
+        Args:
+            context: Not used.
+            model_input: Bars, oldest first: `date open high low close adj_close volume`, USD, 80 sessions or more.
+            params: Not used.
+
+        Returns:
+            `date median lower upper` of the next sessions, USD; the bounds hold the central 80 %.
+        """
+        from tickerforge.tasks.models.forecasting import forecast_next
+
+        return forecast_next(
+            model_input,
+            ticker=self.card["ticker"],
+            base_model=self.base_model,
+            adapter=self.adapter,
+            features=self.features,
+            training=self.training,
+            seed=self.card["seed"],
+        )
+
+
+mlflow.models.set_model(TickerForecaster())

@@ -1,0 +1,233 @@
+"""The registry: adapters as MLflow models with the aliases challenger and champion, and how they come back to disk."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from tickerforge.evaluation.core.contracts import SPLITS
+from tickerforge.features.config import FrozenModel
+from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.tasks.base.disk import check_replaceable, locked, replace_folder
+from tickerforge.tasks.base.errors import NotRegistered
+from tickerforge.tasks.base.logs import run_logger
+from tickerforge.tasks.base.paths import CARD_FILE
+from tickerforge.tasks.base.retries import TASK_OPTIONS
+from tickerforge.tasks.models.adapters import AdapterCard
+from tickerforge.tasks.outputs.evaluate import named_scores, read_report, read_verdict
+from tickerforge.tasks.registry.packaging import log_adapter, unpack
+from tickerforge.tasks.registry.promotion import is_rolled_back, promote
+from tickerforge.tasks.registry.versions import CHALLENGER, CHAMPION, all_versions, find_version, model_name
+from tickerforge.tasks.store.artifacts import ArtifactRef
+from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of
+from tickerforge.tasks.tracking.runs import LONGEST_TAG
+from tickerforge.tasks.tracking.stage_runs import PipelineRun, start_nested_run
+from tickerforge.tasks.windows.preprocess import read_bars
+
+REPORT_FOLDER, REPORT_FILE = "model_comparison", "report.html"
+MADE = ("adapter_key", "data_sha256")
+TAGGED_METRICS = ("mse", "mae", "scaled_mse", "skill", "valid_rate")
+
+
+class RegisteredModel(FrozenModel):
+    """One version of a registered model; `reused` says that it was registered before with the same content."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    reused: bool = False
+
+    @property
+    def uri(self) -> str:
+        """What `mlflow.pyfunc.load_model` takes."""
+        return f"models:/{self.name}/{self.version}"
+
+
+@task(name="register-adapter", **TASK_OPTIONS)
+def register_adapter(
+    run: PipelineRun,
+    adapter: ArtifactRef,
+    *,
+    card: AdapterCard,
+    bars: ArtifactRef,
+    comparison: ArtifactRef,
+    at: datetime,
+    report_path: Path | None = None,
+) -> RegisteredModel:
+    """Register the chosen adapter; alias `challenger` always, `champion` only where the verdict promotes it.
+
+    The version is created last and together with its tags, so that an interrupted registration leaves no half version.
+    An adapter that was registered before with the same data and comparison is not registered again, nor is the current
+    champion where the verdict promotes it once more. One that was rolled back is not promoted again.
+
+    Args:
+        run: The pipeline's parent run; the model is logged in a nested run of it.
+        adapter: Artifact of the chosen stage.
+        card: How the adapter must be asked.
+        bars: Artifact of `fetch_bars`; its latest sessions are the input example.
+        comparison: Artifact of `compare_models`: verdict and scores become tags; the parent run keeps the report.
+        at: The instant of a promotion.
+        report_path: Where people find the report on this machine.
+
+    Raises:
+        TrackingError: If MLflow does not answer.
+    """
+    verdict = read_verdict(comparison)
+    name = model_name(card.ticker)
+    tags = _tags(run, adapter, card=card, bars=bars, comparison=comparison, report_path=report_path)
+    client = client_of(run.tracking)
+    with as_tracking_error(run.tracking.uri):
+        known = _same_version(run.tracking, name, tags, promoted=verdict.promoted)
+        version = known or _create_version(run, name, adapter, card=card, bars=bars, comparison=comparison, tags=tags)
+        client.set_registered_model_alias(name, CHALLENGER, version)
+        aliases: tuple[str, ...] = (CHALLENGER,)
+        made = {tag: tags[tag] for tag in MADE}
+        if verdict.promoted and not is_rolled_back(run.tracking, name, made=made):
+            promote(run.tracking, name, version, at=at)
+            aliases = (CHALLENGER, CHAMPION)
+    run_logger(__name__).info("%s version %s is %s", name, version, " and ".join(aliases))
+    return RegisteredModel(name=name, version=version, aliases=aliases, reused=known is not None)
+
+
+def parse_spec(spec: str) -> tuple[str, str]:
+    """Ticker and alias or version number of `AAPL`, `AAPL@challenger` or `AAPL@3`; without one the champion is meant.
+
+    Raises:
+        TickerNameError: If the ticker is not a valid name.
+        NotRegistered: If nothing follows the `@`.
+    """
+    ticker, separator, alias = spec.partition("@")
+    if separator and not re.fullmatch(r"[A-Za-z0-9_-]+", alias):
+        raise NotRegistered(f"{spec!r} names no version: write {ticker}@champion, {ticker}@challenger or {ticker}@3")
+    return validate_ticker(ticker), alias or CHAMPION
+
+
+def pull_adapter(tracking: Tracking, spec: str, *, dest: Path) -> Path:
+    """Download a registered adapter as a folder for PEFT, with card, README and, for tiny, its base model.
+
+    Args:
+        tracking: From `tasks.tracking.stage_runs.connect`.
+        spec: `AAPL`, `AAPL@challenger` or `AAPL@3`.
+        dest: New or empty folder, or one that was pulled before, which is replaced in one step.
+
+    Returns:
+        The folder.
+
+    Raises:
+        NotRegistered: If nothing is registered under that name and alias; says what is.
+        PublishError: If `dest` holds something else or cannot be written.
+    """
+    check_replaceable(dest, marker=CARD_FILE)
+    ticker, alias = parse_spec(spec)
+    return _download(tracking, find_version(tracking, model_name(ticker), alias=alias), dest)
+
+
+def fetch_registered(tracking: Tracking, spec: str, *, cache: Path) -> Path:
+    """The registered adapter's folder as `pull_adapter` writes it, downloaded once per model version below `cache`.
+
+    Raises:
+        TrackingError: As `pull_adapter`.
+        StoreError: If the cache cannot be written.
+    """
+    ticker, alias = parse_spec(spec)
+    version = find_version(tracking, model_name(ticker), alias=alias)
+    folder = cache / version.name / f"{version.version}-{version.creation_timestamp}"
+    with locked(cache / f".{version.name}.lock", waiting_for=f"fetching {spec}"):
+        return folder if (folder / CARD_FILE).is_file() else _download(tracking, version, folder)
+
+
+def _download(tracking: Tracking, version: Any, dest: Path) -> Path:
+    import mlflow
+
+    uri = f"models:/{version.name}/{version.version}"
+    final = dest.resolve()
+
+    def fill(fresh: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="tickerforge-") as temporary:
+            with as_tracking_error(tracking.uri):
+                path = mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{uri}/artifacts", dst_path=temporary, tracking_uri=tracking.uri
+                )
+            unpack(Path(path), fresh, final=final, source=uri)
+
+    return replace_folder(dest, fill, marker=CARD_FILE)
+
+
+def _same_version(tracking: Tracking, name: str, tags: Mapping[str, str], *, promoted: bool) -> str | None:
+    """The version that holds this adapter already: first the champion, if promoted again, whatever it was judged by."""
+    if promoted:
+        try:
+            champion = find_version(tracking, name, alias=CHAMPION)
+        except NotRegistered:
+            pass
+        else:
+            if all(champion.tags.get(tag) == tags[tag] for tag in MADE):
+                return str(champion.version)
+    for version in all_versions(tracking, name):
+        if all(version.tags.get(tag) == tags[tag] for tag in (*MADE, "comparison_key")):
+            return str(version.version)
+    return None
+
+
+def _create_version(
+    run: PipelineRun,
+    name: str,
+    adapter: ArtifactRef,
+    *,
+    card: AdapterCard,
+    bars: ArtifactRef,
+    comparison: ArtifactRef,
+    tags: Mapping[str, str],
+) -> str:
+    from mlflow.exceptions import MlflowException
+
+    client = client_of(run.tracking)
+    if not client.list_artifacts(run.run_id, REPORT_FOLDER):
+        client.log_artifacts(run.run_id, str(comparison.path), REPORT_FOLDER)
+    nested = start_nested_run(run, "register", tags={"stage": "register", "store_key": adapter.key})
+    logged = log_adapter(nested, adapter, card=card, bars=read_bars(bars))
+    try:
+        client.create_registered_model(name, tags={"ticker": card.ticker})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return str(
+        client.create_model_version(
+            name, logged.model_uri, run_id=nested, tags=dict(tags), model_id=logged.model_id
+        ).version
+    )
+
+
+def _tags(
+    run: PipelineRun,
+    adapter: ArtifactRef,
+    *,
+    card: AdapterCard,
+    bars: ArtifactRef,
+    comparison: ArtifactRef,
+    report_path: Path | None,
+) -> dict[str, str]:
+    verdict = read_verdict(comparison)
+    figures = named_scores(read_report(comparison)).get(card.stage, {})
+    wanted = {f"{split}/{metric}" for split in SPLITS for metric in TAGGED_METRICS}
+    tags = {
+        "ticker": card.ticker,
+        "stage": card.stage,
+        "base_model": card.training.model,
+        "data_sha256": bars.sha256,
+        "adapter_key": adapter.key,
+        "comparison_key": comparison.key,
+        "git_revision": card.git_revision,
+        "seed": str(card.seed),
+        "verdict": verdict.headline,
+        "promoted": str(verdict.promoted).lower(),
+        "verdict_reasons": "\n".join(f"{'+' if reason.passed else '-'} {reason.text}" for reason in verdict.reasons),
+        "report": f"runs:/{run.run_id}/{REPORT_FOLDER}/{REPORT_FILE}",
+        "report_path": str((report_path or comparison.path).resolve()),
+        **{name: f"{value:.6g}" for name, value in figures.items() if name in wanted},
+    }
+    return {name: value[:LONGEST_TAG] for name, value in tags.items()}

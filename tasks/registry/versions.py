@@ -1,0 +1,62 @@
+"""Registered models by name and version: how they are called, and how one is found."""
+
+from typing import Any
+
+from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.tasks.base.errors import NotRegistered
+from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+
+
+def model_name(ticker: str) -> str:
+    """Name of a ticker's registered model: `tickerforge-{TICKER}`.
+
+    Raises:
+        TickerNameError: If the ticker is not a valid name.
+    """
+    return f"tickerforge-{validate_ticker(ticker)}"
+
+
+def find_version(tracking: Tracking, name: str, *, alias: str) -> Any:
+    """MLflow's record of the version that an alias or a version number names.
+
+    Raises:
+        NotRegistered: If there is none; says which there are.
+        TrackingError: If MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = client_of(tracking)
+    with as_tracking_error(tracking.uri):
+        try:
+            if alias.isdigit():
+                return client.get_model_version(name, alias)
+            return client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                raise
+            raise NotRegistered(_what_there_is(client, name, alias)) from error
+
+
+def all_versions(tracking: Tracking, name: str) -> list[Any]:
+    """MLflow's records of all versions of a model, newest first; raises what MLflow raises."""
+    found = client_of(tracking).search_model_versions(f"name = '{name}'")
+    return sorted(found, key=lambda version: int(version.version), reverse=True)
+
+
+def aliases_of(tracking: Tracking, name: str) -> dict[str, str]:
+    """Version by alias; raises what MLflow raises."""
+    found = client_of(tracking).search_registered_models(filter_string=f"name = '{name}'")
+    return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}
+
+
+def _what_there_is(client: Any, name: str, alias: str) -> str:
+    found = client.search_registered_models(filter_string=f"name = '{name}'")
+    ticker = name.removeprefix("tickerforge-")
+    if not found:
+        return f"nothing is registered for {ticker}: train it first with `tickerforge run --stock {ticker}`"
+    known = ", ".join(f"{ticker}@{known}" for known in sorted(found[0].aliases))
+    why = "; its adapters have not passed the gate yet" if alias == CHAMPION else ""
+    return f"{ticker} has no {alias}{why}. There is {known or 'no alias at all'}: name that instead."

@@ -1,0 +1,1 @@
+"""The content-addressed artifact store, on this machine and shared between machines."""

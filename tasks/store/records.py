@@ -1,0 +1,88 @@
+"""Small JSON documents that every machine shares: in the shared store, or in the home where there is none."""
+
+import re
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from tickerforge.tasks.base.disk import os_errors_as_store_error
+from tickerforge.tasks.base.errors import StoreError
+from tickerforge.tasks.base.paths import HOME_VARIABLE, home
+from tickerforge.tasks.store.remote_files import Folder, RemoteFiles
+from tickerforge.tasks.store.shared_store import SharedStore
+
+Document = TypeVar("Document", bound=BaseModel)
+SUFFIX = ".json"
+_NAME = re.compile(r"[A-Za-z0-9_^=+-][A-Za-z0-9._^=+-]*(/[A-Za-z0-9_^=+-][A-Za-z0-9._^=+-]*)*")
+
+
+def write_record(kind: str, name: str, document: BaseModel) -> None:
+    """Write a document, in the place of a former one of that name; readers see the one or the other whole.
+
+    Args:
+        kind: What the document is, also the folder's name, for example `night`.
+        name: Its name within the kind; may have folders, for example `AAPL/2026-11-20`.
+        document: What to write.
+
+    Raises:
+        ValueError: If kind or name hold anything but ASCII letters, digits and `. - _ ^ = +`, or a part begins with a
+            dot.
+        StoreError: If it cannot be written; `StoreUnreachable` where another attempt may well succeed.
+    """
+    _files().write(_path(kind, name), document.model_dump_json(indent=2).encode())
+
+
+def read_record(kind: str, name: str, model: type[Document]) -> Document | None:
+    """The document of that name, or `None` where there is none.
+
+    Raises:
+        ValueError: If kind or name are no names, see `write_record`.
+        StoreError: If the document is none of `model`, or cannot be read.
+    """
+    path = _path(kind, name)
+    content = _files().read(path)
+    if content is None:
+        return None
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise StoreError(
+            f"the record {path} cannot be read as {model.__name__}; another version of TickerForge may have written "
+            f"it: {error}"
+        ) from error
+
+
+def list_records(kind: str, prefix: str = "") -> list[str]:
+    """The names of all documents of a kind that begin with `prefix`, sorted.
+
+    Raises:
+        ValueError: If kind is no name, see `write_record`.
+        StoreError: If they cannot be listed.
+    """
+    above = f"{_folder(kind)}/"
+    names = _files().list(above + prefix)
+    return [name.removeprefix(above).removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+
+
+def _files() -> RemoteFiles:
+    shared = SharedStore.current()
+    if shared is not None:
+        return shared.files
+    folder = home()
+    with os_errors_as_store_error(folder, doing="making the folder of records"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Folder(folder, HOME_VARIABLE)
+
+
+def _path(kind: str, name: str) -> str:
+    return f"{_folder(kind)}/{_checked(name)}{SUFFIX}"
+
+
+def _folder(kind: str) -> str:
+    return f"records/{_checked(kind)}"
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name for a record: use ASCII letters, digits and . - _ ^ = +")
+    return name

@@ -1,0 +1,1 @@
+"""Preprocessing: windows as artifacts, and the published CSV layout."""

@@ -1,0 +1,240 @@
+"""Windows of one ticker as a stored artifact, and the published CSV layout on request."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from prefect import task
+
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.pooling import POOL
+from tickerforge.features.pooling import pool_windows as pool
+from tickerforge.features.tables import to_table
+from tickerforge.tasks.base.disk import file_sha256, os_errors_as_publish_error
+from tickerforge.tasks.base.errors import MarketDataError
+from tickerforge.tasks.base.parquet import read_columns, read_frame, write_table
+from tickerforge.tasks.base.paths import BARS_FILE, SESSIONS_FILE, TRAIN_ROWS_FILE, WINDOWS_FILE
+from tickerforge.tasks.base.retries import TASK_OPTIONS
+from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
+from tickerforge.tasks.windows.session_files import TRAIN_END, write_sessions
+
+LIBRARIES = ("pandas", "numpy", "pyarrow", "ta-lib")
+
+
+@task(name="build-windows", **TASK_OPTIONS)
+def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> ArtifactRef:
+    """Store what is known at each session of one ticker's bars, from which its windows are cut when they are read.
+
+    The sessions that have settled are taken over from the ticker's latest artifact where the bars behind them are the
+    same; the result is the same to the last byte as if it were made anew.
+
+    Args:
+        bars: Artifact of `fetch_bars`.
+        config: Windows, indicators and splits. Units and prompt style do not change the windows.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact of the stage `windows`, for `read_windows`; its meta holds `ticker`, `train_end` and the counts
+        `train`, `validation` and `test`.
+
+    Raises:
+        InsufficientHistoryError: If the ticker has too few sessions.
+    """
+    ticker = str(bars.meta["ticker"])
+    relevant = config.model_dump(mode="json", exclude={"units", "prompt_style"})
+    name = f"{ticker}-{sha256(json.dumps(relevant).encode()).hexdigest()[:12]}"
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        latest = store.latest("windows", name)
+        reusable = latest if latest and latest[1].code == _code() else None
+        return write_sessions(
+            folder,
+            read_columns(bars.path / BARS_FILE),
+            ticker=ticker,
+            config=FeatureConfig.model_validate(relevant),
+            latest=reusable,
+        )
+
+    inputs = {"bars": bars, "ticker": ticker, "config": relevant}
+    made = store.build("windows", inputs, build, code=_code())
+    store.note(made, name)
+    return made
+
+
+@task(name="pool-windows", **TASK_OPTIONS)
+def pool_windows(
+    windows: Sequence[ArtifactRef], *, example: ArtifactRef, left_out: Sequence[str], store: Store
+) -> ArtifactRef:
+    """Put the windows of several tickers together, with borders in calendar time that all share.
+
+    Args:
+        windows: Artifacts of `build_windows`, one a ticker.
+        example: Artifact of `fetch_bars` of any of them: what a model of the pool is asked with, for the registry.
+        left_out: Tickers that could not be used, for the record.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact as `build_windows` returns it, of the ticker `ALL`, that holds `bars.parquet` too; its meta holds
+        `pooled` and `left_out` (names) and in `borders` what the common borders cost, in words.
+    """
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        frame, borders = pool([read_windows(ref) for ref in windows])
+        rows = [read_train_rows(ref).assign(ticker=ref.meta["ticker"]) for ref in windows]
+        read_bars(example).to_parquet(folder / BARS_FILE, index=False)
+        told = [
+            f"{border.dropped} {border.split} windows dropped for targets after {border.last.date()}, where those of "
+            f"{border.ticker} end"
+            for border in borders
+            if border.dropped
+        ]
+        return _write(folder, _table(frame), pd.concat(rows, ignore_index=True), ticker=POOL) | {
+            "pooled": ", ".join(str(ref.meta["ticker"]) for ref in windows),
+            "left_out": ", ".join(left_out),
+            "borders": "; ".join(told),
+        }
+
+    inputs = {"pool": list(windows), "example": example, "left_out": list(left_out)}
+    return store.build("windows", inputs, build, code=_code())
+
+
+def import_published(
+    train: tuple[Path, Path], test: tuple[Path, Path] | None, *, ticker: str, config: FeatureConfig, store: Store
+) -> ArtifactRef:
+    """Store the windows of published CSV files; ask about them with `prompt_style="prices"`.
+
+    A published train file holds the validation windows too, behind its train windows. They are told apart where the
+    windows stop overlapping, or else by the fractions of `config`; the last `embargo` train windows are given up.
+
+    Args:
+        train: `{STOCK}_train_x.csv` and `{STOCK}_train_y.csv`.
+        test: `{STOCK}_test_x.csv` and `{STOCK}_test_y.csv`; without them there is no test split.
+        ticker: Name of the ticker.
+        config: Fractions and embargo.
+        store: Where the artifact goes.
+
+    Returns:
+        Artifact as `build_windows` returns it.
+
+    Raises:
+        PublishedLayoutError: If a file cannot be read.
+    """
+    from tickerforge.features.export import published_sigma, read_published
+
+    def build(folder: Path) -> Mapping[str, Scalar]:
+        sigma = published_sigma(train[0])
+        windows = read_published(*train, ticker=ticker, split="train", sigma=sigma)
+        border, given_up = _published_border(windows, config)
+        rows = _joined(windows.iloc[:border])
+        windows.loc[windows.index >= border, "split"] = "validation"
+        kept = [windows.drop(index=windows.index[max(border - given_up, 0) : border])]
+        if test is not None:
+            kept.append(read_published(*test, ticker=ticker, split="test", sigma=sigma))
+        return _write(folder, _table(pd.concat(kept, ignore_index=True)), rows, ticker=ticker)
+
+    try:
+        files = [file_sha256(path) for path in (*train, *(test or ()))]
+    except OSError as error:
+        raise MarketDataError(f"cannot read {error.filename}: {error.strerror}. Check the path.") from error
+    fractions = config.model_dump(mode="json", include={"train_fraction", "test_fraction", "horizon"})
+    return store.build("windows", {"files": files, "ticker": ticker, "config": fractions}, build, code=_code())
+
+
+def export_published(bars: ArtifactRef, out_dir: Path, *, config: FeatureConfig) -> list[Path]:
+    """Write one ticker's bars in the published layout, `{STOCK}_{train,test,full}_{x,y}.csv`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FeaturesError: If the ticker has too few sessions.
+        PublishError: If the folder cannot be written.
+    """
+    from tickerforge.features.export import published_tables, write_published
+
+    ticker = str(bars.meta["ticker"])
+    tables = published_tables(read_bars(bars), ticker=ticker, config=config)
+    with os_errors_as_publish_error(out_dir, doing=f"writing the published layout of {ticker}"):
+        return write_published(tables, out_dir, ticker=ticker)
+
+
+def read_bars(bars: ArtifactRef) -> pd.DataFrame:
+    """The bars of an artifact of `fetch_bars`."""
+    return read_frame(bars.path / BARS_FILE)
+
+
+def read_windows(windows: ArtifactRef, *, splits: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The windows of an artifact of the stage `windows`, of all splits or of those named, with a fresh index."""
+    from tickerforge.features.windowfile import read_windows as read
+
+    sessions = windows.path / SESSIONS_FILE
+    frame = read(sessions if sessions.is_file() else windows.path / WINDOWS_FILE)
+    return frame[frame["split"].isin(splits)].reset_index(drop=True) if splits else frame
+
+
+def read_train_rows(windows: ArtifactRef) -> pd.DataFrame:
+    """The prices of exactly the train split, `date` and `adj_close`, for baselines that are fitted on them.
+
+    Those of a pool have a column `ticker` too.
+    """
+    from tickerforge.features.windowfile import read_train_rows as read
+
+    sessions = windows.path / SESSIONS_FILE
+    return read(sessions if sessions.is_file() else windows.path / TRAIN_ROWS_FILE)
+
+
+def _write(folder: Path, windows: pa.Table, train_rows: pd.DataFrame, *, ticker: str) -> dict[str, Scalar]:
+    write_table(windows, folder / WINDOWS_FILE)
+    columns = [column for column in ("ticker", "date", "adj_close") if column in train_rows]
+    write_table(to_table({name: train_rows[name].to_numpy() for name in columns}), folder / TRAIN_ROWS_FILE)
+    split = windows["split"].to_numpy()
+    in_train = pc.equal(windows["split"], "train")
+    last = pc.max(pc.list_flatten(windows["target_dates"].filter(in_train))).as_py()
+    return {"ticker": ticker, TRAIN_END: last and last.date().isoformat()} | {
+        name: int((split == name).sum()) for name in ("train", "validation", "test")
+    }
+
+
+def _table(frame: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def train_end(windows: ArtifactRef) -> date | None:
+    """The last session that a train target lies on; `None` without train windows."""
+    last = windows.meta.get(TRAIN_END)
+    return date.fromisoformat(str(last)) if last else None
+
+
+def _published_border(windows: pd.DataFrame, config: FeatureConfig) -> tuple[int, int]:
+    """Index of the first validation window in a published train file, and how many train windows before it to drop."""
+    history = np.stack(list(windows["history"]))
+    jumps = np.flatnonzero(~np.isclose(history[1:, :-1], history[:-1, 1:]).all(axis=1)) + 1
+    if len(jumps) == 1:
+        return int(jumps[0]), config.embargo
+    share = config.train_fraction / (1 - config.test_fraction)
+    return int(len(windows) * share), config.embargo + config.horizon - 1
+
+
+def _joined(windows: pd.DataFrame) -> pd.DataFrame:
+    """The price series behind windows that follow each other session by session."""
+    first, last = windows.iloc[0], windows.iloc[-1]
+    between = [history[-1] for history in windows["history"].iloc[1:]]
+    prices = np.concatenate([first["history"], between, last["target"]])
+    dates = pd.bdate_range(end=pd.Timestamp(last["target_dates"][-1]), periods=len(prices)).as_unit("s")
+    return pd.DataFrame({"date": dates, "adj_close": prices})
+
+
+def _code() -> str:
+    return code_version(
+        "tickerforge.features",
+        "tickerforge.tasks.windows.preprocess",
+        "tickerforge.tasks.windows.session_files",
+        "tickerforge.tasks.base.parquet",
+        libraries=LIBRARIES,
+    )

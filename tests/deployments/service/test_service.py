@@ -1,0 +1,201 @@
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from service_home import Home, answers, wait_until
+from tickerforge.deployments.service.processes import stop_programs
+from tickerforge.deployments.service.service import Listening, start
+from tickerforge.flows.errors import ConfigError
+from tickerforge.tasks.base import service as records
+from tickerforge.tasks.base.errors import ServiceError
+from tickerforge.tasks.base.paths import Workspace
+from tickerforge.tasks.base.service import server_lock
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+# So long that no socket could be made there, and with a blank.
+LONG_NAME = "a home with quite a long name, such as a temporary folder on a cluster has " + "x" * 60
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    base = tmp_path_factory.mktemp("service")
+    made = Home(base / LONG_NAME, base / "work")
+    done = made.up()
+    try:
+        assert done.returncode == 0, done.stderr + made.logs()
+        assert f"http://127.0.0.1:{made.prefect_port}\n" in done.stdout
+        assert f"http://127.0.0.1:{made.mlflow_port}\n" in done.stdout
+        yield made
+    finally:
+        made.call("down")
+
+
+def test_everything_runs_and_status_says_since_when_and_where_the_logs_are(home: Home) -> None:
+    done = home.call("status")
+    assert done.returncode == 0, done.stdout
+    for program in ("prefect", "mlflow", "cpu-worker", "gpu-worker"):
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(program)]
+        assert " running " in line
+        assert " 20" in line
+        assert line.rstrip().endswith(f" {program}.log")
+    assert "logs in" in done.stdout
+
+
+def test_only_its_owner_reads_the_record_and_nobody_else_reaches_the_servers(home: Home) -> None:
+    folder = home.root / "service"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "service.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(Path(home.service.socket).parent.stat().st_mode) == 0o700
+    found = home.listening()
+    assert {f"127.0.0.1:{home.prefect_port}", f"127.0.0.1:{home.mlflow_port}"} <= found
+    assert all(address.startswith("127.0.0.1:") for address in found)
+
+
+def test_commands_in_the_same_home_use_the_service_unless_told_otherwise(home: Home) -> None:
+    code = (
+        "import os; from tickerforge.tasks.base.environment import set_embedded_defaults\n"
+        "from tickerforge.tasks.base.paths import Workspace\n"
+        "set_embedded_defaults(Workspace.current())\n"
+        "print(os.environ['PREFECT_API_URL'], os.environ['MLFLOW_TRACKING_URI'])"
+    )
+
+    def found(**environment: str) -> str:
+        env = {**home.variables(), **environment}
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+
+    prefect, mlflow = f"http://127.0.0.1:{home.prefect_port}/api", f"http://127.0.0.1:{home.mlflow_port}"
+    assert found().split() == [prefect, mlflow]
+    assert found(PREFECT_API_URL="http://other/api").split() == ["http://other/api", mlflow]
+
+
+def test_a_model_that_was_registered_without_the_service_is_pulled_through_it_and_the_reverse(
+    home: Home, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    embedded, served = f"sqlite:///{home.workspace.mlflow_db}", home.service.mlflow
+    (tmp_path / "adapter.txt").write_text("weights")
+    for number, (writer, reader) in enumerate(((embedded, served), (served, embedded))):
+        client = MlflowClient(writer)
+        artifacts = home.workspace.mlflow_artifacts.as_uri() if writer == embedded else None
+        experiment = client.create_experiment(f"experiment {number}", artifact_location=artifacts)
+        run = client.create_run(experiment).info
+        client.log_artifact(run.run_id, str(tmp_path / "adapter.txt"))
+        client.create_registered_model(f"model-{number}")
+        client.create_model_version(f"model-{number}", source=run.artifact_uri, run_id=run.run_id)
+        folder = tmp_path / str(number)
+        place = MlflowClient(reader).get_model_version_download_uri(f"model-{number}", "1")
+        download_artifacts(place, dst_path=str(folder))
+        assert [path.read_text() for path in folder.rglob("adapter.txt")] == ["weights"]
+
+
+def test_a_second_up_starts_what_is_stopped_and_leaves_the_rest_alone(home: Home) -> None:
+    stop_programs(home.service, ["cpu-worker"])
+    assert home.call("status").returncode == 1
+    before = home.pid("prefect")
+    done = home.up()
+    assert done.returncode == 0, done.stderr
+    assert "runs already" in done.stderr
+    assert home.pid("prefect") == before
+    assert wait_until(home.is_well)
+
+
+def test_a_server_and_a_worker_that_are_killed_come_back(home: Home) -> None:
+    killed = {name: home.pid(name) for name in ("mlflow", "gpu-worker")}
+    for name in killed:
+        home.kill(name)
+    assert wait_until(lambda: all(home.pid(name) not in (0, pid) for name, pid in killed.items()))
+    assert wait_until(home.is_well), home.logs()
+    assert answers(home.service.mlflow)
+
+
+def test_down_tells_runs_to_stop_and_leaves_no_process_and_no_port(home: Home) -> None:
+    run = home.start_sleeper("-")
+    place = Path(home.service.socket)
+    done = home.call("down")
+    assert done.returncode == 0, done.stderr
+    with closing(sqlite3.connect(home.workspace.prefect_db)) as database:
+        assert database.execute("SELECT state_type FROM flow_run WHERE id = ?", [run]).fetchone() == ("CRASHED",)
+    assert (home.work / "sleeper.stopped").read_text() == "TerminationSignal"
+    assert home.processes() == []
+    assert not answers(f"http://127.0.0.1:{home.mlflow_port}")
+    assert not place.parent.exists()
+    assert not (home.root / "service" / "service.json").exists()
+    again = home.call("down")
+    assert (again.returncode, again.stdout.strip()) == (0, "nothing was running")
+    assert home.call("status").returncode == 1
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_server_that_cannot_start_is_reported_with_its_log_and_nothing_is_left(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home", tmp_path)
+    home.root.mkdir()
+    home.workspace.mlflow_db.write_text("no database")
+    done = home.up()
+    assert done.returncode == 1
+    assert "mlflow ended as soon as it was started" in done.stderr
+    assert "file is not a database" in done.stderr
+    assert home.processes() == []
+    assert not (home.root / "service" / "service.json").exists()
+
+
+def attempt(home: Path, **at: object) -> None:
+    start(
+        Workspace(home),
+        deploy=lambda service: None,
+        renew=False,
+        working_dir=home,
+        at=Listening(**at),  # type: ignore[arg-type]
+    )
+
+
+def test_a_port_that_is_taken_is_named_with_the_option_that_chooses_another(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(ConfigError, match=r"MLflow cannot listen at .*--mlflow-port"):
+            attempt(tmp_path, prefect_port=1024 + os.getpid() % 1000, mlflow_port=listener.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("at", "told"),
+    [
+        ({"host": "everywhere"}, "is no address"),
+        ({"host": "192.0.2.7"}, "give --host an IPv4 address of this machine"),
+        ({"prefect_port": 4999, "mlflow_port": 4999}, "choose two"),
+    ],
+)
+def test_places_where_nobody_can_listen_are_refused(tmp_path: Path, at: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        attempt(tmp_path, **at)
+
+
+def test_an_environment_that_names_another_server_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is set to another server"):
+        attempt(tmp_path, prefect_port=0, mlflow_port=1)
+
+
+def test_the_service_does_not_share_a_database_with_a_command_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "RELEASE_SECONDS", 0)
+    workspace = Workspace(tmp_path)
+    with (
+        server_lock(workspace, alone=False),
+        pytest.raises(ServiceError, match="wait until it has ended"),
+        server_lock(workspace, alone=True),
+    ):
+        pass

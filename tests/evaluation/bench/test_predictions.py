@@ -1,0 +1,101 @@
+"""Anybody's own forecasts from a file: what is read, what is refused and how, what silence costs."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from protocol_series import three
+from tickerforge.evaluation.baselines.naive import drift, persistence
+from tickerforge.evaluation.bench.predictions import PRICE_COLUMNS, read_predictions
+from tickerforge.evaluation.bench.standings import Entry, standings_of
+from tickerforge.evaluation.core.errors import PredictionsError
+
+PROTOCOL = three()
+
+
+def table() -> pd.DataFrame:
+    """Drift for every test window, in the documented columns."""
+    names = np.array(PROTOCOL.tickers, dtype=object)[PROTOCOL.place]
+    frame = pd.DataFrame({"ticker": names, "origin": PROTOCOL.origins.astype(str)})
+    return frame.join(pd.DataFrame(drift(PROTOCOL), columns=list(PRICE_COLUMNS)))
+
+
+def written(frame: pd.DataFrame, folder: Path, suffix: str = ".csv") -> Path:
+    path = folder / f"mine{suffix}"
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_file_in_any_order_is_scored_like_the_forecasts_it_holds(tmp_path: Path, suffix: str) -> None:
+    shuffled = table().sample(frac=1, random_state=0)
+    (entry,) = read_predictions(written(shuffled, tmp_path, suffix), PROTOCOL)
+    np.testing.assert_allclose(entry.forecast, drift(PROTOCOL))
+    assert (entry.name, entry.unanswered) == ("mine", 0)
+
+
+def test_dates_may_be_dates_in_a_parquet_file(tmp_path: Path) -> None:
+    frame = table()
+    frame["origin"] = pd.to_datetime(frame["origin"])
+    (entry,) = read_predictions(written(frame, tmp_path, ".parquet"), PROTOCOL)
+    np.testing.assert_allclose(entry.forecast, drift(PROTOCOL))
+
+
+def test_windows_left_out_and_empty_prices_count_as_persistence_and_are_counted(tmp_path: Path) -> None:
+    frame = table().iloc[5:]
+    frame.loc[frame.index[3], "h4"] = np.nan
+    (entry,) = read_predictions(written(frame, tmp_path), PROTOCOL)
+    assert entry.unanswered == 6
+    np.testing.assert_array_equal(entry.forecast[[0, 4, 8]], persistence(PROTOCOL)[[0, 4, 8]])
+    everything = np.ones(len(entry.forecast), dtype=bool)
+    found = standings_of(PROTOCOL, [Entry("persistence", persistence(PROTOCOL), asked=everything), entry])
+    assert (found.of("mine").unanswered, found.of("mine").is_complete) == (6, True)
+
+
+def test_a_file_may_hold_several_forecasters(tmp_path: Path) -> None:
+    both = pd.concat([table().assign(model="a"), table().head(30).assign(model="b")])
+    first, second = read_predictions(written(both, tmp_path), PROTOCOL)
+    assert (first.name, second.name) == ("a", "b")
+    assert second.unanswered == len(PROTOCOL.place) - 30
+
+
+def _with(column: str, value: object) -> pd.DataFrame:
+    frame = table().astype({column: object})
+    frame.loc[2, column] = value
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (table().drop(columns=["h7", "origin"]), "lacks the columns origin, h7: a row has ticker, origin"),
+        (_with("h3", "abc"), "row 4, column h3: 'abc' is no positive price"),
+        (_with("h3", -1.0), r"row 4, column h3: '-1.0' is no positive price"),
+        (_with("h3", "inf"), "row 4, column h3: 'inf' is no positive price"),
+        (_with("origin", "01/02/2013"), "row 4, column origin: '01/02/2013' is no date like"),
+        (
+            _with("origin", "2012-01-03"),
+            "row 4: 2012-01-03 is no origin of a test window of AAA; they are its sessions",
+        ),
+        (_with("ticker", "NOPE"), "forecasts NOPE, of which there are no prices"),
+        (pd.concat([table(), table().iloc[[7]]]), "a second forecast of AAA from"),
+        (table().head(0), "holds no row"),
+    ],
+)
+def test_a_faulty_file_is_refused_with_row_column_and_value(tmp_path: Path, frame: pd.DataFrame, message: str) -> None:
+    with pytest.raises(PredictionsError, match=message):
+        read_predictions(written(frame, tmp_path), PROTOCOL)
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PredictionsError, match="No such file"):
+        read_predictions(tmp_path / "none.csv", PROTOCOL)
+    broken = tmp_path / "broken.parquet"
+    broken.write_text("ticker,origin")
+    with pytest.raises(PredictionsError, match="neither a CSV nor"):
+        read_predictions(broken, PROTOCOL)

@@ -1,0 +1,105 @@
+"""Pictures: they draw what they were given, in both themes, and read well at odd sizes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+from evaluation_frames import forecasts_of, market_windows
+from tickerforge.evaluation.comparison.compare import compare, select_windows
+from tickerforge.evaluation.core.config import EvaluationConfig
+from tickerforge.evaluation.core.contracts import MODELS, EvalReport
+from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_calendar, truth_of
+from tickerforge.evaluation.report.curves import error_by_horizon, has_curves, learning_curves, skill_bars
+from tickerforge.evaluation.report.plots import bands, forecast_panels, price_series
+from tickerforge.evaluation.report.theme import DARK, LIGHT, Theme
+
+CONFIG = EvaluationConfig(max_windows=40)
+Drawn = tuple[pd.DataFrame, EvalReport, Truth, Answers]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Drawn:
+    windows, train = market_windows()
+    forecasts = forecasts_of(windows, train, knowledge={"base": -0.2, "sft": 0.05}, config=CONFIG)
+    truth = truth_of(select_windows(windows, config=CONFIG), split="test", calendar=session_calendar(windows))
+    report = compare(windows, forecasts, config=CONFIG)
+    return windows, report, truth, answers_of(forecasts, model="sft", truth=truth)
+
+
+@pytest.mark.parametrize("count", [1, 4, 12])
+def test_each_panel_shows_the_closes_the_median_and_persistence_of_its_window(drawn: Drawn, count: int) -> None:
+    windows, _, truth, answers = drawn
+    figure = forecast_panels(windows, truth, answers, interval=0.8, count=count)
+    panels = [axes for axes in figure.axes if axes.lines]
+    assert len(panels) == count
+    last = panels[-1].lines
+    closes, median, persistence = (np.asarray(line.get_ydata(), dtype=float) for line in last)
+    np.testing.assert_allclose(closes[-10:], truth.target[-1] if count > 1 else truth.target[0])
+    np.testing.assert_allclose(median[1:], answers.median[-1] if count > 1 else answers.median[0])
+    assert set(persistence) == {closes[-11]}
+
+
+def test_the_drawn_band_is_ordered_and_finite(drawn: Drawn) -> None:
+    lower, upper = bands(drawn[3], interval=0.8)
+    assert (lower < upper).all()
+    assert np.isfinite(lower).all()
+    assert np.isfinite(upper).all()
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_every_picture_is_drawn_on_the_paper_of_its_theme(drawn: Drawn, theme: Theme) -> None:
+    windows, report, truth, answers = drawn
+    paper = to_rgb(theme.paper)
+    for figure in (
+        forecast_panels(windows, truth, answers, interval=0.8, count=1, theme=theme),
+        price_series(windows, truth, answers, interval=0.8, theme=theme),
+        error_by_horizon(report, theme=theme),
+        skill_bars(report, theme=theme),
+    ):
+        assert figure.get_facecolor()[:3] == paper
+        assert all(axes.get_facecolor()[:3] == paper for axes in figure.axes)
+
+
+def test_every_model_has_a_colour_of_its_own_in_both_themes() -> None:
+    for theme in (LIGHT, DARK):
+        assert set(theme.models) == set(MODELS)
+        assert len(set(theme.models.values())) == len(MODELS)
+
+
+def test_error_by_horizon_draws_one_line_per_model(drawn: Drawn) -> None:
+    _, report, *_ = drawn
+    absolute, relative = error_by_horizon(report).axes
+    assert len(absolute.lines) == len(relative.lines) == len(report.models)
+    np.testing.assert_allclose(relative.lines[0].get_ydata(), 0)
+
+
+def test_the_skill_of_a_hopeless_model_is_cut_but_written_in_full(drawn: Drawn) -> None:
+    _, report, *_ = drawn
+    axes = skill_bars(report).axes[0]
+    base = report.value("base", split="test", metric="skill")
+    assert base is not None
+    assert base < -0.4
+    assert axes.get_xlim()[0] > 100 * base
+    assert any(text.get_text().startswith(f"−{-100 * base:.1f} %") for text in axes.texts)
+
+
+def test_learning_curves_skip_what_a_stage_did_not_log() -> None:
+    logged = pd.DataFrame(
+        {
+            "stage": ["grpo_1st"] * 3 + ["sft"] * 2 + ["sft_data"],
+            "step": [1, 2, 3, 1, 2, 1],
+            "reward": [0.1, 0.2, 0.3, np.nan, np.nan, np.nan],
+            "valid_rate": [0.9, 0.95, 1.0, np.nan, np.nan, 0.9],
+            "loss": [0.5, 0.4, 0.3, 2.0, 1.0, np.nan],
+        }
+    )
+    figure = learning_curves(logged, ticker="DEMO")
+    assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")] == ["First GRPO", "SFT"]
+    assert sum(bool(axes.lines) for axes in figure.axes) == 3
+    only_sampling = logged[logged["stage"] == "sft_data"]
+    assert has_curves(logged)
+    assert not has_curves(only_sampling)
+    assert not has_curves(only_sampling.head(0))
+    with pytest.raises(ValueError, match="neither a reward nor a loss"):
+        learning_curves(only_sampling, ticker="DEMO")

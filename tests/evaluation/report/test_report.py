@@ -1,0 +1,260 @@
+"""The report: complete, self-contained, honest about refusals, and safe to write."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evaluation_frames import ALL_MODELS, forecasts_of, market_windows
+from tickerforge.evaluation.comparison.compare import compare
+from tickerforge.evaluation.comparison.gate import decide
+from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
+from tickerforge.evaluation.core.contracts import EvalReport, Verdict
+from tickerforge.evaluation.core.errors import ForecastsError
+from tickerforge.evaluation.core.labels import METRICS
+from tickerforge.evaluation.report.data_quality import quality_heading
+from tickerforge.evaluation.report.report import ReportPaths, render_markdown, write_report
+from tickerforge.evaluation.report.tables import COLUMNS, best_models, comparison_table, written_rows
+from tickerforge.evaluation.report.trading import backtest_rows
+from tickerforge.features.config import SyntheticConfig
+from tickerforge.features.prices.bars import adjust
+from tickerforge.features.prices.quality import assess
+from tickerforge.features.synthetic import market
+
+CONFIG = EvaluationConfig(examples=2)
+Case = tuple[EvalReport, Verdict, pd.DataFrame, pd.DataFrame]
+
+
+def training_metrics() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    stages = [
+        pd.DataFrame({"stage": "grpo_1st", "step": range(1, 9), "reward": rng.normal(size=8), "valid_rate": 0.99}),
+        pd.DataFrame({"stage": "sft_data", "step": [1], "valid_rate": [0.98]}),
+        pd.DataFrame({"stage": "sft", "step": range(1, 6), "loss": rng.random(5)}),
+    ]
+    return pd.concat(stages, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    windows, train = market_windows()
+    knowledge = dict(zip(ALL_MODELS, (-0.1, 0.0, 0.04, 0.03), strict=True))
+    forecasts = forecasts_of(windows, train, knowledge=knowledge)
+    report = compare(windows, forecasts, config=CONFIG)
+    return report, decide(report, GateConfig(min_skill=0.5)), windows, forecasts
+
+
+@pytest.fixture(scope="module")
+def written(case: Case, tmp_path_factory: pytest.TempPathFactory) -> ReportPaths:
+    report, verdict, windows, forecasts = case
+    return write_report(
+        report,
+        verdict,
+        windows=windows,
+        forecasts=forecasts,
+        training_metrics=training_metrics(),
+        out_dir=tmp_path_factory.mktemp("report") / "model_comparison",
+        config=CONFIG,
+        provenance={"Command": "tickerforge run --stock <DEMO>"},
+    )
+
+
+class _Page(HTMLParser):
+    """Collects what a page refers to, its pictures' texts, and its words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.alternatives: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.links += [value for name in ("src", "href", "srcset") if (value := values.get(name))]
+        if tag == "img":
+            self.alternatives.append(values.get("alt") or "")
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_needs_no_network_and_every_picture_has_a_text(written: ReportPaths) -> None:
+    text = written.html.read_text()
+    page = _Page(text)
+    assert page.links
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "http" not in text
+    assert len(page.alternatives) == 6
+    assert all(len(alternative) > 60 for alternative in page.alternatives)
+
+
+def test_the_page_says_the_refusal_first_and_every_reason(case: Case, written: ReportPaths) -> None:
+    verdict = case[1]
+    words = " ".join("".join(_Page(written.html.read_text()).words).replace("\N{NO-BREAK SPACE}", " ").split())
+    assert not verdict.promoted
+    assert words.index(verdict.headline) < words.index("Test split")
+    for reason in verdict.reasons:
+        assert reason.text in words
+    for name in ("Persistence", "Drift", "Mean of window", "Base model", "First GRPO", "SFT", "Second GRPO"):
+        assert name in words
+    assert "tickerforge run --stock <DEMO>" in words
+
+
+def test_the_forecasts_stand_next_to_the_verdict_and_the_prices_before_what_was_run(written: ReportPaths) -> None:
+    parts = ["Test windows one by one", "Test split", "Validation split", "tenth of", "What training did"]
+    parts += ["How to read this", "What was run"]
+    for text in (written.html.read_text(), written.markdown.read_text()):
+        places = [text.index(part) for part in parts]
+        assert places == sorted(places)
+
+
+def test_what_there_is_to_say_about_the_prices_is_a_table_with_the_finding_as_its_heading(
+    case: Case, tmp_path: Path
+) -> None:
+    report, verdict, *_ = case
+    bars = market(SyntheticConfig(process="random_walk", sessions=600, seed=3))
+    quality = assess(bars, ticker="DEMO", repairs={"blank_rows": 2}, note="no exchange is named")
+    text = render_markdown(report, verdict, quality=[quality])
+    assert "## Data quality: 600 sessions of prices, what is missing not known and 2 repairs\n" in text
+    assert "| blank rows | 2 | " in text
+    assert "| calendar | not compared | no exchange is named |" in text
+    assert "Data quality" not in render_markdown(report, verdict)
+    clean = assess(bars, ticker="DEMO", repairs={}, exchange="XNYS", sessions=bars["date"].to_numpy())
+    assert quality_heading([clean]).endswith("none missing, nothing repaired and nothing odd")
+    alone = quality.model_copy(update={"repairs": {}})
+    assert quality_heading([alone]).endswith("what is missing not known, nothing repaired and nothing odd")
+    assert "what is missing of some tickers not known" in quality_heading([clean, alone])
+
+
+def test_the_files_are_where_they_are_expected_and_nothing_is_left_over(written: ReportPaths) -> None:
+    folder = written.html.parent
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    figures = {f"figures/{name}.png" for name in ("skill", "forecasts", "series", "horizon", "calibration", "training")}
+    assert found == {"report.html", "report.md", "metrics.parquet"} | figures
+    assert {path.name for path in written.figures} == {Path(name).name for name in figures}
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in written.figures)
+
+
+def test_the_numbers_on_disk_are_the_report(case: Case, written: ReportPaths) -> None:
+    pd.testing.assert_frame_equal(pd.read_parquet(written.metrics), case[0].metrics_frame())
+
+
+def test_the_markdown_has_both_tables_and_links_existing_figures(case: Case, written: ReportPaths) -> None:
+    text = written.markdown.read_text()
+    assert text.startswith("# DEMO: not promoted\n")
+    links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert len(links) == 6
+    assert all((written.markdown.parent / link).exists() for link in links)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 * (1 + len(case[0].models))
+    assert {line.count("|") for line in rows} == {len(COLUMNS) + 2}
+    assert sum("(chosen)" in line for line in rows) == 2
+
+
+def test_a_backtest_is_a_table_and_a_picture_that_states_its_finding(case: Case, tmp_path: Path) -> None:
+    _, _, windows, forecasts = case
+    opens = adjust(market(SyntheticConfig(process="random_walk", sessions=600, seed=3)))[["date", "open"]]
+    report = compare(windows, forecasts, config=CONFIG, opens=opens.assign(ticker="DEMO"))
+    verdict = decide(report, GateConfig())
+    paths = write_report(
+        report,
+        verdict,
+        windows=windows,
+        forecasts=forecasts,
+        training_metrics=None,
+        out_dir=tmp_path,
+        config=CONFIG,
+    )
+    text = paths.markdown.read_text()
+    section = text[text.index("## Trading on the forecasts") :]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert sum(row.startswith("| Long or flat |") for row in rows) == len(report.models)
+    persistence = next(row for row in rows if row.startswith("| Long or short | Persistence"))
+    assert persistence == "| Long or short | Persistence | 0.0 % | 0.0 % | – | – | 0.0 % | 0.0 | 0 % | – |"
+    assert (
+        "Every purchase and every sale costs 10 basis points. Persistence forecasts no move and so never trades" in text
+    )
+    assert re.search(r"## Long or short by SFT returned [+−][\d.,]+ % a year after costs, by drift .*, holding ", text)
+    assert (tmp_path / "figures" / "trading.png").stat().st_size > 10_000
+    words = " ".join(_Page(paths.html.read_text()).words)
+    for row in backtest_rows(report):
+        assert row[0] in words
+    assert len(_Page(paths.html.read_text()).alternatives) == 6
+
+
+def test_without_training_there_are_no_curves_and_a_failed_rewrite_leaves_the_page(case: Case, tmp_path: Path) -> None:
+    report, verdict, windows, forecasts = case
+
+    def write(given: pd.DataFrame) -> ReportPaths:
+        return write_report(
+            report,
+            verdict,
+            windows=windows,
+            forecasts=given,
+            training_metrics=None,
+            out_dir=tmp_path,
+            config=CONFIG,
+        )
+
+    page = write(forecasts).html.read_text()
+    assert not (tmp_path / "figures" / "training.png").exists()
+    assert "step by step" not in page
+    with pytest.raises(ForecastsError, match="no forecast"):
+        write(forecasts[forecasts["model"] != report.chosen])
+    assert (tmp_path / "report.html").read_text() == page
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_the_comparison_table_is_in_display_order_with_persistence_and_drift_first(case: Case) -> None:
+    table = comparison_table(case[0], "test")
+    assert list(table.index) == ["persistence", "drift", "window_mean", "base", "grpo_1st", "sft", "grpo_2nd"]
+    assert tuple(table.columns) == COLUMNS
+    assert table.at["persistence", "skill"] == 0.0
+    assert np.isnan(table.at["persistence", "p_value"])
+
+
+def test_the_best_figure_of_a_column_is_marked_and_a_tie_marks_all() -> None:
+    table = pd.DataFrame(
+        {"skill": [0.0, 0.1, 0.1], "mse": [0.2, 0.3, np.nan], "p_value": [np.nan, 0.2, 0.1], "crps": [np.nan] * 3},
+        index=["persistence", "sft", "grpo_2nd"],
+    )
+    assert best_models(table) == {
+        "skill": {"sft", "grpo_2nd"},
+        "mse": {"persistence"},
+        "p_value": frozenset(),
+        "crps": frozenset(),
+    }
+
+
+def test_figures_are_written_as_readers_expect_them() -> None:
+    assert METRICS["skill"].write(0.0312) == "+3.1 %"
+    assert METRICS["skill"].write(-0.0312) == "−3.1 %"
+    assert METRICS["skill"].write(-0.0001) == "0.0 %"
+    assert METRICS["mse"].write(0.063149) == "0.0631"
+    assert METRICS["rmse_usd"].write(4640.943) == "4,640.94"
+    assert METRICS["p_value"].write(0.0004) == "< 0.001"
+    assert METRICS["valid_rate"].write(None) == METRICS["valid_rate"].write(float("nan")) == "–"
+
+
+def test_the_markdown_of_a_report_without_pictures_stands_alone(case: Case) -> None:
+    report, verdict, *_ = case
+    text = render_markdown(report, verdict)
+    assert "![" not in text
+    assert verdict.headline in text
+    assert [row.model for row in written_rows(report, "test") if row.chosen] == ["sft"]
+
+
+def test_a_report_of_older_code_still_loads_and_prints_without_the_newer_figures(case: Case) -> None:
+    report, verdict, *_ = case
+    saved = report.model_dump(mode="json")
+    for name in ("calibration",):
+        del saved[name]
+    newer = {"mase", "mcc", "rank_ic", "pinball", "width", "coverage_50", "coverage_80", "coverage_95"}
+    saved["metrics"] = [row for row in saved["metrics"] if row["metric"] not in newer]
+    older = EvalReport.model_validate(saved)
+    assert older.calibration == ()
+    assert "MASE" in render_markdown(older, verdict)

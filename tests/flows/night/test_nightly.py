@@ -1,0 +1,94 @@
+"""The night in one process: prices come first, and a faulty ticker leaves the others alone and ends the night red."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tickerforge.features.prices.bars import read_csv
+from tickerforge.features.synthetic import market
+from tickerforge.flows.errors import NightFailed
+from tickerforge.flows.night.nightly import nightly
+from tickerforge.flows.settings.config import with_overrides
+from tickerforge.tasks.base.disk import tree_hashes
+from tickerforge.tasks.prices.price_files import keep
+from tiny_pipeline import tiny_config
+from web_server import Reply
+from yahoo_server import up_to, yahoo_server
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated:DeprecationWarning"),
+]
+
+
+@pytest.fixture
+def bars() -> pd.DataFrame:
+    """Bars of a synthetic ticker that end on the last business day before today."""
+    yesterday = pd.Timestamp.now("America/New_York") - pd.offsets.BDay(1)
+    return up_to(market(tiny_config().synthetic), last=f"{yesterday:%Y-%m-%d}")
+
+
+@pytest.fixture
+def prices(working_folder: Path, bars: pd.DataFrame) -> Path:
+    """A data folder with two good tickers, three sessions behind, and a negative price and too few sessions."""
+    folder = working_folder / "prices"
+    faulty = bars.copy()
+    faulty.loc[50, "close"] = -1.0
+    files = {"BAD": faulty, "FRESH": bars.head(397), "LAGS": bars.head(397), "SHORT": bars.head(30)}
+    for stock, held in files.items():
+        keep(folder, stock, held)
+    return folder
+
+
+def night_table() -> list[dict[str, Any]]:
+    """The newest table of a night on the server."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        found = [each for each in client.read_artifacts() if each.key == "night"]
+    return json.loads(max(found, key=lambda each: each.created).data)
+
+
+def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_a_red_night_that_says_who_and_why(
+    prefect_server: None, working_folder: Path, bars: pd.DataFrame, prices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_overrides(tiny_config(), ["stock=FRESH", "data=prices", "warm_start=champion", "update=yahoo"])
+    with yahoo_server(monkeypatch, {"FRESH": bars, "LAGS": bars}) as yahoo:
+        yahoo.now = f"{bars['date'].iloc[-1]:%Y-%m-%d} 17:30"
+        yahoo.instead["LAGS"] = [Reply(status=503)]
+        with pytest.raises(NightFailed, match=r"4 tickers: \d promoted, 2 failed") as failure:
+            nightly(config)
+        told = str(failure.value).splitlines()[1:]
+        assert [line.partition(":")[0] for line in told] == ["BAD", "SHORT"]
+        assert "negative" in told[0] or "Close" in told[0]
+        sessions = {stock: len(read_csv(prices / f"{stock}.csv", ticker=stock)) for stock in ("FRESH", "LAGS")}
+        assert sessions == {"FRESH": 400, "LAGS": 397}
+        rows = night_table()
+        assert [row["Stock"] for row in rows[:2]] == ["BAD", "SHORT"]
+        assert [row["Outcome"] for row in rows[:2]] == ["failed", "failed"]
+        assert all(row["Why"] for row in rows)
+        table = {row["Stock"]: row for row in rows}
+        assert set(table) == {"BAD", "SHORT", "FRESH", "LAGS"}
+        for stock in ("FRESH", "LAGS"):
+            assert table[stock]["Outcome"] in ("kept", "promoted")
+            assert "% by " in table[stock]["Forecast"]
+        last = f"{bars['date'].iloc[396]:%Y-%m-%d}"
+        stale = f"The prices end on {last}, as they could not be updated (MarketDataError: LAGS"
+        assert stale in table["LAGS"]["Watch"]
+        assert "updated" not in table["FRESH"]["Watch"]
+        models = working_folder / "models"
+        assert {path.name for path in (models / "tiny").iterdir()} == {"FRESH", "LAGS"}
+
+        before = tree_hashes(models)
+        again = nightly(config, tickers=("FRESH", "FRESH"))
+        assert [each.stock for each in again.tickers] == ["FRESH"]
+        assert tree_hashes(models) == before
+        assert [row["Stock"] for row in night_table()] == ["FRESH"]
+
+        with pytest.raises(NightFailed, match="NOPE: MarketDataError: NOPE: Yahoo"):
+            nightly(config, tickers=("NOPE",))
+        assert [row["Outcome"] for row in night_table()] == ["failed"]

@@ -1,0 +1,281 @@
+"""The whole pipeline, small, through Prefect and MLflow for real."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tickerforge.flows.errors import MissingArtifactError
+from tickerforge.flows.settings.config import with_overrides
+from tickerforge.flows.settings.files import StageFiles
+from tickerforge.flows.train.pipeline import PipelineResult, train_ticker
+from tickerforge.tasks.base.disk import tree_hashes
+from tickerforge.tasks.base.errors import MarketDataError, NotRegistered
+from tickerforge.training.errors import AdapterError
+from tiny_pipeline import tiny_config
+from tracking_environment import forget_tracking
+
+# MLflow warns of its own type hints while it is imported, and compares columns in a way that pandas deprecates.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated:DeprecationWarning"),
+]
+
+STAGE_FOLDERS = ["stage1_grpo_training", "sft_data_generation", "stage2_sft_training", "stage3_grpo_from_sft"]
+ADAPTERS = {"grpo_1st": "grpo_lora_1st", "sft": "sft_lora", "grpo_2nd": "grpo_lora_2nd"}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder, with a home of its own, that all tests of this file share."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("TICKERFORGE_HOME", str(tmp_path_factory.mktemp("home")))
+        forget_tracking(patch)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def result(work: Path, prefect_server: None) -> PipelineResult:
+    """One finished run."""
+    return train_ticker(tiny_config())
+
+
+def mlflow_client():
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{os.environ['TICKERFORGE_HOME']}/mlflow.db")
+
+
+def runs_of(experiment: str) -> list:
+    client = mlflow_client()
+    return client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+
+
+def test_a_run_leaves_results_and_adapters_in_the_documented_folders(work: Path, result: PipelineResult) -> None:
+    folders = sorted(path.name for path in result.results.iterdir())
+    assert folders == sorted([*STAGE_FOLDERS, "model_comparison", "pipeline.log"])
+    assert result.results.name.startswith("DEMO_")
+    for name in ("report.html", "report.md", "metrics.parquet"):
+        assert (result.results / "model_comparison" / name).stat().st_size > 0
+    assert (result.results / "sft_data_generation" / "DEMO_sft_training_data.csv").is_file()
+    for stage, folder in ADAPTERS.items():
+        assert result.adapters[stage].resolve() == work / "models" / "tiny" / "DEMO" / folder
+        names = {path.name for path in result.adapters[stage].iterdir()}
+        assert {"adapter_config.json", "adapter_model.safetensors", "tickerforge.json"} <= names
+        assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+
+
+def test_the_log_of_a_run_tells_of_every_stage(result: PipelineResult) -> None:
+    log = (result.results / "pipeline.log").read_text()
+    for words in ("grpo_1st 3/3", "rejection 12/12", "grpo_2nd 3/3", "forecast sft", "challenger"):
+        assert words in log
+    assert result.verdict.headline in log
+
+
+def test_a_run_is_one_finished_parent_in_mlflow_with_a_nested_run_for_each_stage(result: PipelineResult) -> None:
+    runs = runs_of("tickerforge")
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    parent = next(run for run in parents if run.data.tags["results"].endswith(result.results.name))
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert parent.info.status == "FINISHED"
+    assert {"grpo_1st", "sft_data", "sft", "grpo_2nd"} <= {run.data.tags["stage"] for run in nested}
+    assert {run.info.status for run in nested} == {"FINISHED"}
+    assert {"data_sha256", "git_revision", "seed", "prefect_flow_run_id"} <= set(parent.data.tags)
+    assert parent.data.params["training.grpo_1st.steps"] == "3"
+
+
+def test_the_chosen_adapter_is_registered_as_challenger_and_champion_only_by_the_verdict(
+    result: PipelineResult,
+) -> None:
+    client = mlflow_client()
+    assert result.registered is not None
+    assert result.registered.name == "tickerforge-DEMO"
+    version = client.get_model_version_by_alias("tickerforge-DEMO", "challenger")
+    assert str(version.version) == result.registered.version
+    aliases = client.get_registered_model("tickerforge-DEMO").aliases
+    assert ("champion" in aliases) == result.verdict.promoted
+
+
+def test_the_ui_has_a_table_and_a_link_to_the_report(result: PipelineResult) -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
+    table = json.loads(artifacts["comparison-demo"].data)
+    assert table[0]["Model"] == "Persistence"
+    assert sum(row["Model"].endswith("(chosen)") for row in table) == 1
+    assert result.report_path.name in artifacts["report-demo"].data
+
+
+def test_the_same_run_again_takes_everything_from_the_store_and_registers_nothing_new(
+    result: PipelineResult,
+) -> None:
+    before = {stage: tree_hashes(path) for stage, path in result.adapters.items()}
+    again = train_ticker(tiny_config())
+    log = (again.results / "pipeline.log").read_text()
+    for stage in ("bars", "windows", "base_model", "grpo_1st", "sft_data", "sft", "grpo_2nd", "comparison"):
+        assert f"{stage}: cached" in log
+    assert again.results != result.results
+    assert again.registered is not None
+    assert result.registered is not None
+    assert again.registered.version == result.registered.version
+    assert {stage: tree_hashes(path) for stage, path in again.adapters.items()} == before
+    assert again.verdict == result.verdict
+
+
+def test_a_forecast_by_alias_equals_the_one_by_the_published_adapter(result: PipelineResult) -> None:
+    from tickerforge.flows.night.next_sessions import forecast_stock
+
+    assert result.report.chosen is not None
+    registered = forecast_stock(tiny_config(), adapter=None, alias="challenger")
+    published = forecast_stock(tiny_config(), adapter=result.adapters[result.report.chosen])
+    assert registered.sessions == published.sessions
+    assert len(registered.sessions) == 2
+    assert all(session.lower <= session.median <= session.upper for session in registered.sessions)
+    assert all(session.date > registered.origin for session in registered.sessions)
+
+
+@pytest.mark.parametrize("damaged", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_with_an_unreadable_file_is_refused(result: PipelineResult, tmp_path: Path, damaged: str) -> None:
+    from tickerforge.flows.night.next_sessions import forecast_stock
+
+    folder = tmp_path / "adapter"
+    shutil.copytree(result.adapters["sft"], folder)
+    (folder / damaged).write_bytes(b"\x00rubbish")
+    with pytest.raises(AdapterError, match="adapter"):
+        forecast_stock(tiny_config(), adapter=folder)
+
+
+def test_an_adapter_of_another_stock_is_refused(result: PipelineResult, work: Path) -> None:
+    from tickerforge.flows.night.next_sessions import forecast_stock
+
+    other = with_overrides(tiny_config(), ["stock=OTHER", "synthetic.ticker=OTHER"])
+    with pytest.raises(AdapterError, match="trained for DEMO"):
+        forecast_stock(other, adapter=result.adapters["sft"])
+
+
+def test_without_a_champion_the_error_names_the_challenger(result: PipelineResult) -> None:
+    from tickerforge.flows.night.next_sessions import forecast_stock
+
+    if result.verdict.promoted:
+        pytest.skip("this run was promoted")
+    with pytest.raises(NotRegistered, match=r"no champion.*challenger"):
+        forecast_stock(tiny_config(), adapter=None)
+
+
+def test_single_stages_find_what_the_whole_run_made(result: PipelineResult) -> None:
+    from tickerforge.flows.stages.flows import compare, sft, sft_data
+
+    assert "sft_data: cached" in (sft_data(tiny_config()).results / "pipeline.log").read_text()
+    assert "sft: cached" in (sft(tiny_config()).results / "pipeline.log").read_text()
+    compared = compare(tiny_config())
+    assert compared.verdict == result.verdict
+    assert (compared.results / "model_comparison" / "report.html").is_file()
+
+
+def test_a_stage_without_its_inputs_names_the_command_that_makes_them(result: PipelineResult) -> None:
+    from tickerforge.flows.stages.flows import grpo2, sft_data
+
+    other = with_overrides(tiny_config(), ["seed=99"])
+    with pytest.raises(MissingArtifactError, match="tickerforge stage grpo1"):
+        sft_data(other)
+    with pytest.raises(MissingArtifactError, match="tickerforge stage grpo1"):
+        grpo2(other)
+
+
+def test_stages_write_and_read_adapters_and_answers_at_explicit_places(work: Path, result: PipelineResult) -> None:
+    from tickerforge.flows.stages.flows import grpo2, sft, sft_data
+
+    files = StageFiles(
+        grpo_saved_lora_1st=result.adapters["grpo_1st"],
+        sft_data_path=work / "mine" / "answers.csv",
+        sft_saved_lora=work / "mine" / "sft",
+        grpo_saved_lora_2nd=work / "mine" / "second",
+        results_dir=work / "mine" / "results",
+    )
+    for stage in (sft_data, sft, grpo2):
+        stage(tiny_config(), files)
+    assert {path.name for path in (work / "mine").iterdir()} == {"answers.csv", "sft", "second", "results"}
+    assert (work / "mine" / "second" / "adapter_model.safetensors").is_file()
+    written = {path.name for path in (work / "mine" / "results").iterdir()}
+    assert written == {"sft_data_generation", "stage2_sft_training", "stage3_grpo_from_sft", "pipeline.log"}
+
+
+def test_stages_run_from_published_files(work: Path, result: PipelineResult) -> None:
+    from tickerforge.flows.prices.preprocess import preprocess
+    from tickerforge.flows.stages.flows import grpo1
+    from tickerforge.tasks.base.paths import Workspace
+    from tickerforge.tasks.store.artifacts import Store
+
+    config = with_overrides(tiny_config(), ["features.context=10", "features.horizon=10"])
+    folder = write_prices(work / "prices", stock="DEMO", config=config)
+    preprocess(folder, ["DEMO"], features=config.features, store=Store(Workspace.current().store), output=work / "csv")
+    named = {
+        f"{split}_{side}_path": work / "csv" / "DEMO" / f"DEMO_{split}_{side}.csv"
+        for split in ("train", "full")
+        for side in "xy"
+    }
+    outcome = grpo1(config, StageFiles(**named, results_dir=work / "published"))
+    assert (work / "published" / "grpo1_full_dataset_results.csv") in outcome.written
+    rows = (work / "published" / "grpo1_full_dataset_results.csv").read_text().splitlines()
+    assert len(rows) == len((work / "csv" / "DEMO" / "DEMO_full_x.csv").read_text().splitlines())
+
+
+def test_a_champion_of_other_windows_or_without_a_card_is_passed_over_with_a_warning(
+    result: PipelineResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tickerforge.flows.train.steps import Steps
+    from tickerforge.tasks.base.paths import Workspace
+    from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+
+    store = Store(Workspace.current().store)
+    windows = ArtifactRef(stage="windows", key="", path=tmp_path, sha256="", meta={})
+    other = Steps(with_overrides(tiny_config(), ["features.context=5"]), store)
+    assert other.champion_forecasts(windows, result.adapters["sft"]) is None
+    assert "takes other windows" in caplog.text
+    assert other.champion_forecasts(windows, tmp_path) is None
+    assert "cannot be used" in caplog.text
+
+
+def test_the_registered_champion_is_compared_with_and_stays_unless_beaten(result: PipelineResult) -> None:
+    client, name = mlflow_client(), "tickerforge-DEMO"
+    assert result.registered is not None
+    client.set_registered_model_alias(name, "champion", result.registered.version)
+    again = train_ticker(tiny_config())
+    assert again.report == result.report
+    assert str(client.get_model_version_by_alias(name, "champion").version) == result.registered.version
+    other = train_ticker(with_overrides(tiny_config(), ["seed=1"]))
+    assert other.report.models[-1] == "champion"
+    assert other.registered is not None
+    assert {"champion_validation", "champion_test"} <= {reason.name for reason in other.verdict.reasons}
+    champion = str(client.get_model_version_by_alias(name, "champion").version)
+    assert champion == (other if other.verdict.promoted else result).registered.version
+    assert "forecast champion" in (other.results / "pipeline.log").read_text()
+    client.delete_registered_model_alias(name, "champion")
+
+
+def test_a_failed_run_leaves_its_log_and_nothing_else(work: Path, prefect_server: None) -> None:
+    (work / "empty").mkdir()
+    before = set((work / "results").glob("NONE_*"))
+    with pytest.raises(MarketDataError):
+        train_ticker(with_overrides(tiny_config(), ["stock=NONE", f"data={work / 'empty'}"]))
+    (folder,) = set((work / "results").glob("NONE_*")) - before
+    assert [path.name for path in folder.iterdir()] == ["pipeline.log"]
+    assert "holds no CSV files" in (folder / "pipeline.log").read_text()
+    assert not (work / "models" / "tiny" / "NONE").exists()
+
+
+def write_prices(folder: Path, *, stock: str, config) -> Path:
+    from tickerforge.features.synthetic import market
+
+    folder.mkdir()
+    bars = market(config.synthetic)
+    names = ["Date", "Open", "High", "Low", "Close", "Adj Close", "Volume"]
+    bars.set_axis(names, axis=1).to_csv(folder / f"{stock}.csv", index=False, date_format="%Y-%m-%d")
+    return folder

@@ -1,0 +1,140 @@
+"""A home with a service, as tests drive it: through the command line, in processes of their own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tickerforge.tasks.base.paths import Workspace
+from tickerforge.tasks.base.service import Service, read_service, service_processes
+
+CLI = ("-m", "tickerforge.deployments.cli")
+DRIVER = (str(Path(__file__).with_name("service_driver.py")),)
+PATIENCE_SECONDS = 120
+# SQLite takes a while to let go, longer on a busy machine.
+BUSY_SECONDS = 75
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = PATIENCE_SECONDS) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=3):
+            return True
+    except OSError:
+        return False
+
+
+@dataclass
+class Home:
+    """A home and a working folder."""
+
+    root: Path
+    work: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    prefect_port: int = field(default_factory=free_port)
+    mlflow_port: int = field(default_factory=free_port)
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.root)
+
+    @property
+    def service(self) -> Service:
+        found = read_service(self.workspace)
+        assert found is not None
+        return found
+
+    def variables(self) -> dict[str, str]:
+        """Nothing of what the tests share, so that the service has settings of its own."""
+        shared = ("PREFECT_", "MLFLOW_", "HF_HUB_CACHE")
+        own = {name: value for name, value in os.environ.items() if not name.startswith(shared)}
+        return {**own, "TICKERFORGE_HOME": str(self.root), **self.environment}
+
+    def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        self.work.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, *(DRIVER if arguments[0] == "up" else CLI), *arguments]
+        return subprocess.run(
+            command, cwd=self.work, env=self.variables(), capture_output=True, text=True, check=False, timeout=300
+        )
+
+    def up(self) -> "subprocess.CompletedProcess[str]":
+        return self.call("up", "--prefect-port", str(self.prefect_port), "--mlflow-port", str(self.mlflow_port))
+
+    def pid(self, program: str) -> int:
+        from tickerforge.deployments.service.processes import programs
+
+        return next(found.pid for found in programs(self.service) if found.name == program)
+
+    def processes(self) -> list[psutil.Process]:
+        return list(service_processes(self.workspace))
+
+    def kill(self, program: str) -> None:
+        psutil.Process(self.pid(program)).kill()
+
+    def is_well(self) -> bool:
+        from tickerforge.deployments.service.health import health
+        from tickerforge.deployments.service.processes import programs
+
+        service = self.service
+        return not health(service) and all(found.state == "RUNNING" for found in programs(service))
+
+    def listening(self) -> set[str]:
+        """Addresses at which its processes listen."""
+        found = [each for process in self.processes() for each in process.net_connections("inet")]
+        return {f"{each.laddr.ip}:{each.laddr.port}" for each in found if each.status == psutil.CONN_LISTEN}
+
+    def api(self, path: str, body: Any = None) -> Any:
+        """What Prefect's API answers to a GET, or to a POST where there is a body.
+
+        A server that says that it is busy is asked again, as Prefect's own clients do.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        url = f"http://127.0.0.1:{self.prefect_port}/api{path}"
+        request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    def start_sleeper(self, secret: str) -> str:
+        """Run the sleeper, wait until it sleeps, and return its flow run."""
+        deployment = self.api("/deployments/name/sleeper/test")["id"]
+        wanted = {"parameters": {"secret": secret}, "idempotency_key": uuid.uuid4().hex}
+        run = self.api(f"/deployments/{deployment}/create_flow_run", wanted)["id"]
+        assert wait_until((self.work / "sleeper.started").is_file), self.logs()
+        return str(run)
+
+    def logs(self) -> str:
+        """Everything that the service and its runs wrote."""
+        return "\n".join(path.read_text(errors="replace") for path in (self.root / "service" / "logs").iterdir())

@@ -1,0 +1,67 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tickerforge.tasks.base.environment import git_revision, package_version, set_embedded_defaults
+from tickerforge.tasks.base.errors import StoreError
+from tickerforge.tasks.base.paths import Workspace
+
+
+def defaults(workspace: Path, **environment: str) -> dict[str, str]:
+    """The environment that a fresh process has after the defaults were set."""
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from tickerforge.tasks.base.environment import set_embedded_defaults\n"
+        "from tickerforge.tasks.base.paths import Workspace; set_embedded_defaults(Workspace(Path(sys.argv[1])))\n"
+        "assert 'prefect' not in sys.modules and 'mlflow' not in sys.modules and 'torch' not in sys.modules\n"
+        "print('\\n'.join(f'{k}={v}' for k, v in os.environ.items()))"
+    )
+    clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(workspace)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean | environment,
+    )
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+
+def test_prefect_and_mlflow_live_in_the_workspace_and_phone_nobody(tmp_path: Path) -> None:
+    found = defaults(tmp_path / "home")
+    assert found["PREFECT_HOME"] == str(tmp_path / "home" / "prefect")
+    assert found["PREFECT_SERVER_DATABASE_CONNECTION_URL"].endswith(f"{tmp_path}/home/prefect.db")
+    assert found["HF_HUB_CACHE"] == str(tmp_path / "home" / "base_models" / "hub")
+    assert found["DO_NOT_TRACK"] == found["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert found["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+def test_what_the_user_set_wins(tmp_path: Path) -> None:
+    found = defaults(tmp_path, PREFECT_HOME="/srv/prefect", HF_HOME="/srv/hf")
+    assert found["PREFECT_HOME"] == "/srv/prefect"
+    assert "HF_HUB_CACHE" not in found
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="TICKERFORGE_HOME"):
+        set_embedded_defaults(Workspace(tmp_path / "file" / "home"))
+
+
+def test_the_revision_is_a_commit_of_this_checkout_or_the_installed_version() -> None:
+    revision = git_revision().removesuffix("-dirty")
+    is_commit = len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+    assert is_commit or revision == package_version()
+
+
+def test_forecasting_and_cards_need_neither_prefect_nor_mlflow() -> None:
+    code = (
+        "import sys, tickerforge.tasks.models.forecasting, tickerforge.tasks.models.adapters\n"
+        "import tickerforge.tasks.store.artifacts\n"
+        "print([name for name in ('prefect', 'mlflow', 'torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from trained_pieces import FEATURES, TICKER, TRAINING, Pieces
+
+from tickerforge.features.errors import BarsError, InsufficientHistoryError
+from tickerforge.tasks.models.adapters import adapter_folder
+from tickerforge.tasks.models.forecasting import forecast_band, forecast_next, next_sessions
+from tickerforge.tasks.windows.preprocess import read_bars
+
+
+def forecast(made: Pieces, bars: pd.DataFrame, *, seed: int = 3, adapter: bool = True) -> pd.DataFrame:
+    return forecast_next(
+        bars,
+        ticker=TICKER,
+        base_model=made.base_model.location,
+        adapter=adapter_folder(made.sft) if adapter else None,
+        features=FEATURES,
+        training=TRAINING,
+        seed=seed,
+    )
+
+
+def test_a_forecast_is_ten_sessions_with_a_median_inside_its_band_in_prices(made: Pieces) -> None:
+    bars = read_bars(made.bars)
+    table = forecast(made, bars)
+    assert list(table.columns) == ["date", "median", "lower", "upper"]
+    assert len(table) == FEATURES.horizon
+    assert table["date"].iloc[0] > bars["date"].iloc[-1]
+    assert ((table["lower"] <= table["median"]) & (table["median"] <= table["upper"])).all()
+    assert (table[["median", "lower", "upper"]] / bars["adj_close"].iloc[-1]).stack().between(0.5, 2.0).all()
+    assert (table["lower"] < table["upper"]).any()
+
+
+def test_the_same_seed_and_bars_give_the_same_forecast_and_another_seed_another(made: Pieces) -> None:
+    bars = read_bars(made.bars)
+    first = forecast(made, bars)
+    pd.testing.assert_frame_equal(first, forecast(made, bars))
+    assert not first.equals(forecast(made, bars, seed=4))
+
+
+def test_a_frame_as_yahoo_names_it_gives_the_same_forecast(made: Pieces) -> None:
+    bars = read_bars(made.bars)
+    yahoo = bars.rename(columns=lambda name: name.replace("_", " ").title()).astype({"Volume": "int64"})
+    pd.testing.assert_frame_equal(forecast(made, bars), forecast(made, yahoo))
+
+
+def test_a_forecast_without_a_valid_answer_is_the_last_close_and_says_so(
+    made: Pieces, caplog: pytest.LogCaptureFixture
+) -> None:
+    bars = read_bars(made.bars)
+    cut = TRAINING.model_copy(update={"sampling": TRAINING.sampling.model_copy(update={"max_tokens": 8})})
+    table = forecast_next(
+        bars,
+        ticker=TICKER,
+        base_model=made.base_model.location,
+        adapter=None,
+        features=FEATURES,
+        training=cut,
+        seed=0,
+    )
+    assert (table[["median", "lower", "upper"]] == bars["adj_close"].iloc[-1]).all(axis=None)
+    assert "none of 4 answers was valid" in caplog.text
+
+
+def test_bad_bars_are_refused_by_the_rules_for_files(made: Pieces) -> None:
+    bars = read_bars(made.bars)
+    with pytest.raises(BarsError, match="DEMO"):
+        forecast(made, bars.assign(adj_close=bars["adj_close"].where(bars.index != 7, -1.0)))
+    with pytest.raises(InsufficientHistoryError, match="DEMO: 30 sessions"):
+        forecast(made, bars.tail(30))
+
+
+def test_the_band_of_sixteen_calibrated_samples_covers_what_it_says() -> None:
+    draws = np.random.default_rng(7).normal(size=(17, 20_000))
+    lower, upper = forecast_band(draws[:16])
+    assert ((lower <= draws[16]) & (draws[16] <= upper)).mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_sessions_of_the_exchange_leave_out_its_holidays(stocknet: Path) -> None:
+    dates = pd.read_csv(stocknet / "AAPL.csv", parse_dates=["Date"])["Date"]
+    assert str(dates.iloc[-1].date()) == "2017-09-01"
+    coming = next_sessions(dates, count=2, ticker="DEMO")
+    assert [str(day.date()) for day in coming] == ["2017-09-05", "2017-09-06"]
+
+
+@pytest.mark.parametrize(
+    ("frequency", "expected"), [("B", ["2020-05-20", "2020-05-21"]), ("D", ["2020-04-10", "2020-04-11"])]
+)
+def test_other_calendars_go_on_as_their_dates_did(frequency: str, expected: list[str]) -> None:
+    dates = pd.Series(pd.date_range("2020-01-01", periods=100, freq=frequency))
+    assert [str(day.date()) for day in next_sessions(dates, count=2, ticker="DEMO")] == expected
