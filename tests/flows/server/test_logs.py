@@ -18,7 +18,8 @@ def test_a_run_log_keeps_own_and_foreign_lines_with_utc_times_and_tracebacks(tmp
             logging.getLogger("tickerforge.flows.train.runs").exception("failed")
     logging.getLogger("tickerforge.tasks.models.train").info("too late")
     text = path.read_text()
-    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO    tickerforge\.tasks\.models\.train: step 3$", text, re.MULTILINE)
+    line = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO    tickerforge\.tasks\.models\.train: step 3$"
+    assert re.search(line, text, re.MULTILINE)
     assert "somebody.else: careful" in text
     assert "ValueError: broken" in text
     assert "too late" not in text
