@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from tickerforge.features.config import FrozenModel
+from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, SFT, AdapterStage
 
 
 class TinyConfig(FrozenModel):
@@ -164,11 +165,11 @@ class LaunchConfig(FrozenModel):
 
 # A model of a million parameters learns at rates that would destroy one of billions.
 DEFAULT_LEARNING_RATES = {
-    "tiny": {"grpo_1st": 3e-3, "sft": 3e-3, "grpo_2nd": 2e-5},
-    "other": {"grpo_1st": 1e-5, "sft": 2e-4, "grpo_2nd": 1e-5},
+    "tiny": {GRPO_1ST.name: 3e-3, SFT.name: 3e-3, GRPO_2ND.name: 2e-5},
+    "other": {GRPO_1ST.name: 1e-5, SFT.name: 2e-4, GRPO_2ND.name: 1e-5},
 }
 # Where training goes on from an adapter that others trained: at the rate of a fresh one it forgets what that knows.
-WARM_LEARNING_RATES: dict[str, dict[str, float]] = {"tiny": {"grpo_1st": 3e-4, "sft": 1e-3}, "other": {}}
+WARM_LEARNING_RATES: dict[str, dict[str, float]] = {"tiny": {GRPO_1ST.name: 3e-4, SFT.name: 1e-3}, "other": {}}
 
 
 SAMPLING_BATCHES = {"tiny": 1024, "other": 256}
@@ -205,7 +206,7 @@ class TrainingConfig(FrozenModel):
         default=GRPOStageConfig(**THIRD_STAGE), description="The third stage."
     )
 
-    def learning_rate(self, stage: Literal["grpo_1st", "sft", "grpo_2nd"], *, warm: bool = False) -> float:
+    def learning_rate(self, stage: AdapterStage, *, warm: bool = False) -> float:
         """Peak learning rate of a stage: the configured one, or the default for this kind of base model.
 
         Args:
@@ -245,8 +246,7 @@ class TrainingConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _processes_share_a_step_evenly(self) -> Self:
-        for stage in ("grpo_1st", "grpo_2nd"):
-            settings: GRPOStageConfig = getattr(self, stage)
+        for stage, settings in ((GRPO_1ST.name, self.grpo_1st), (GRPO_2ND.name, self.grpo_2nd)):
             if settings.prompts_per_step % self.launch.processes:
                 raise ValueError(
                     f"{stage}.prompts_per_step = {settings.prompts_per_step} must be a multiple of launch.processes = "

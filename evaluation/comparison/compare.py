@@ -9,7 +9,6 @@ from tickerforge.evaluation.backtest.simulation import backtest
 from tickerforge.evaluation.comparison.splits import SplitScores, score_split
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import (
-    ADAPTERS,
     AFTER,
     BASELINES,
     CHAMPION,
@@ -38,6 +37,7 @@ from tickerforge.evaluation.evidence.significance import by_session
 from tickerforge.evaluation.evidence.superiority import superiority
 from tickerforge.evaluation.metrics.scores import naive_errors
 from tickerforge.features.pooling import spread
+from tickerforge.features.stages import ADAPTERS
 
 POOL_WINDOWS = 1000
 

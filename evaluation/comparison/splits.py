@@ -7,7 +7,6 @@ from datetime import date
 import numpy as np
 
 from tickerforge.evaluation.core.contracts import (
-    ADAPTERS,
     AFTER,
     CHAMPION,
     DECIDING_METRIC,
@@ -26,6 +25,7 @@ from tickerforge.evaluation.core.panels import Answers, Truth
 from tickerforge.evaluation.evidence.significance import by_session, diebold_mariano, independent_rows
 from tickerforge.evaluation.metrics.accuracy import scaled_errors, skill
 from tickerforge.evaluation.metrics.scores import score
+from tickerforge.features.stages import ADAPTERS
 
 
 @dataclass(frozen=True)

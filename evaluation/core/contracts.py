@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from tickerforge.features.config import FrozenModel
+from tickerforge.features.stages import ADAPTERS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -22,7 +23,6 @@ AFTER: Split = "after"
 PERSISTENCE, DRIFT, WINDOW_MEAN = "persistence", "drift", "window_mean"
 BASELINES = (PERSISTENCE, DRIFT, WINDOW_MEAN)
 BASE, POOLED = "base", "pooled"
-ADAPTERS = ("grpo_1st", "sft", "grpo_2nd")
 CHAMPION = "champion"
 MODELS = (*BASELINES, BASE, POOLED, *ADAPTERS, CHAMPION)
 

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tickerforge.features.stages import ADAPTER_STAGES, GRPO_1ST, GRPO_2ND, SFT
+
 MODEL_LABELS: dict[str, str] = {
     "persistence": "Persistence",
     "drift": "Drift",
     "window_mean": "Mean of window",
     "base": "Base model",
     "pooled": "Pooled adapter",
-    "grpo_1st": "First GRPO",
-    "sft": "SFT",
-    "grpo_2nd": "Second GRPO",
+    **{stage.name: stage.label for stage in ADAPTER_STAGES},
     "champion": "Current champion",
 }
 
@@ -22,9 +22,9 @@ MODEL_DEFINITIONS: dict[str, str] = {
     "window_mean": "the mean of the closes in the window, repeated",
     "base": "the language model before any training here",
     "pooled": "the adapter that was trained on all tickers together, from which training started here",
-    "grpo_1st": "its adapter after the first reinforcement stage",
-    "sft": "its adapter after fine-tuning on the best of its own sampled answers",
-    "grpo_2nd": "that adapter after a second reinforcement stage",
+    GRPO_1ST.name: "its adapter after the first reinforcement stage",
+    SFT.name: "its adapter after fine-tuning on the best of its own sampled answers",
+    GRPO_2ND.name: "that adapter after a second reinforcement stage",
     "champion": "the adapter that holds the champion alias now",
 }
 

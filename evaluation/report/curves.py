@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.core.contracts import ADAPTERS, BASELINES, DRIFT, PERSISTENCE, SPLITS, EvalReport, Split
+from tickerforge.evaluation.core.contracts import BASELINES, DRIFT, PERSISTENCE, SPLITS, EvalReport, Split
 from tickerforge.evaluation.core.labels import METRICS, model_label, p_text
 from tickerforge.evaluation.metrics.accuracy import skill
 from tickerforge.evaluation.report.theme import LIGHT, Theme, date_axis, dress, faded, head, new_figure
 from tickerforge.evaluation.report.trading import RULE_LABELS
+from tickerforge.features.stages import ADAPTERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, SFT
+
 
 @dataclass(frozen=True)
 class Theme:
@@ -36,9 +38,9 @@ LIGHT = Theme(
         "window_mean": "#b66d98",
         "base": "#4ba3d8",
         "pooled": "#7a5195",
-        "grpo_1st": "#00906a",
-        "sft": "#d05a00",
-        "grpo_2nd": "#0064a8",
+        GRPO_1ST.name: "#00906a",
+        SFT.name: "#d05a00",
+        GRPO_2ND.name: "#0064a8",
         "champion": "#1f2430",
     },
 )
@@ -55,9 +57,9 @@ DARK = Theme(
         "window_mean": "#d99bc2",
         "base": "#8ccbf0",
         "pooled": "#b79be0",
-        "grpo_1st": "#2fc79c",
-        "sft": "#ff8c3b",
-        "grpo_2nd": "#5aaef0",
+        GRPO_1ST.name: "#2fc79c",
+        SFT.name: "#ff8c3b",
+        GRPO_2ND.name: "#5aaef0",
         "champion": "#f2f3f7",
     },
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.features.stages import ADAPTERS, stage_named
 
 HOME_VARIABLE = "TICKERFORGE_HOME"
 BARS_FILE = "bars.parquet"
@@ -100,49 +101,20 @@ class RunFolder:
     root: Path
 
     @property
-    def grpo_1st(self) -> Path:
-        """First GRPO stage."""
-        return self.root / "stage1_grpo_training"
-
-    @property
-    def sft_data(self) -> Path:
-        """Accepted answers of rejection sampling."""
-        return self.root / "sft_data_generation"
-
-    @property
-    def sft(self) -> Path:
-        """Supervised fine-tuning."""
-        return self.root / "stage2_sft_training"
-
-    @property
-    def grpo_2nd(self) -> Path:
-        """Second GRPO stage."""
-        return self.root / "stage3_grpo_from_sft"
-
-    @property
-    def comparison(self) -> Path:
-        """Report, metrics and figures."""
-        return self.root / "model_comparison"
-
-    @property
     def log(self) -> Path:
         """Log of the whole run."""
         return self.root / "pipeline.log"
 
     def stage(self, name: str) -> Path:
-        """Folder of the stage `grpo_1st`, `sft_data`, `sft`, `grpo_2nd` or `comparison`."""
-        match name:
-            case "grpo_1st":
-                return self.grpo_1st
-            case "sft_data":
-                return self.sft_data
-            case "sft":
-                return self.sft
-            case "grpo_2nd":
-                return self.grpo_2nd
-            case "comparison":
-                return self.comparison
-        raise ValueError(f"unknown stage {name!r}: use grpo_1st, sft_data, sft, grpo_2nd or comparison")
+        """Folder of a stage's records.
+
+        Raises:
+            ValueError: If the stage leaves no records for people.
+        """
+        folder = stage_named(name).results_folder
+        if not folder:
+            raise ValueError(f"stage {name!r} leaves no records in the results")
+        return self.root / folder
 
 
 @dataclass(frozen=True)
@@ -152,11 +124,15 @@ class ModelFolder:
     root: Path
 
     def adapter(self, stage: str) -> Path:
-        """PEFT folder of the stage `grpo_1st`, `sft` or `grpo_2nd`."""
-        names = {"grpo_1st": "grpo_lora_1st", "sft": "sft_lora", "grpo_2nd": "grpo_lora_2nd"}
-        if stage not in names:
-            raise ValueError(f"stage {stage!r} leaves no adapter: use {', '.join(names)}")
-        return self.root / names[stage]
+        """PEFT folder of a stage that trains an adapter.
+
+        Raises:
+            ValueError: If the stage trains none.
+        """
+        folder = stage_named(stage).adapter_folder
+        if not folder:
+            raise ValueError(f"stage {stage!r} leaves no adapter: use {', '.join(ADAPTERS)}")
+        return self.root / folder
 
 
 def run_folder(stock: str, timestamp: str, *, base: Path = Path("results")) -> RunFolder:

@@ -50,7 +50,7 @@ def publish_sft_data(artifact: ArtifactRef, run_folder: RunFolder, *, stock: str
         copy_tree(artifact.path, fresh)
         pd.read_parquet(fresh / SFT_DATA_FILE).to_csv(fresh / name, index=False)
 
-    return replace_folder(run_folder.sft_data, fill, marker=MANIFEST_FILE) / name
+    return replace_folder(run_folder.stage(artifact.stage), fill, marker=MANIFEST_FILE) / name
 
 
 def publish_comparison_folder(artifact: ArtifactRef, run_folder: RunFolder) -> Path:
@@ -59,7 +59,7 @@ def publish_comparison_folder(artifact: ArtifactRef, run_folder: RunFolder) -> P
     Raises:
         PublishError: If the folder cannot be written.
     """
-    return replace_folder(run_folder.comparison, lambda fresh: copy_tree(artifact.path, fresh), marker=MANIFEST_FILE)
+    return replace_folder(run_folder.stage(artifact.stage), lambda fresh: copy_tree(artifact.path, fresh), marker=MANIFEST_FILE)
 
 
 def publish_adapter(artifact: ArtifactRef, target: ModelFolder | Path, *, card: AdapterCard) -> Path:

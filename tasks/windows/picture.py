@@ -11,6 +11,7 @@ from tickerforge.evaluation.report.theme import LIGHT, date_axis, dress, head, n
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.prices.quality import QualityReport
 from tickerforge.features.splits import SPLITS, split_borders
+from tickerforge.features.stages import GRPO_2ND, SFT
 from tickerforge.tasks.base.disk import os_errors_as_publish_error, rename_durably
 from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.windows.preprocess import read_bars, read_windows
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 THEME = LIGHT
-LINES = {"train": THEME.muted, "validation": THEME.models["drift"], "test": THEME.models["grpo_2nd"]}
+LINES = {"train": THEME.muted, "validation": THEME.models["drift"], "test": THEME.models[GRPO_2ND.name]}
 
 
 def write_picture(
@@ -72,7 +73,7 @@ def picture(
         given_up = 0 if split == "test" else config.embargo
         price.axvspan(dates[first], dates[end - 1 - given_up], color=THEME.splits[split], linewidth=0)
         if given_up:
-            price.axvspan(dates[end - given_up], dates[end - 1], color=THEME.models["sft"], alpha=0.55, linewidth=0)
+            price.axvspan(dates[end - given_up], dates[end - 1], color=THEME.models[SFT.name], alpha=0.55, linewidth=0)
     price.plot(dates, bars["adj_close"], color=THEME.ink, linewidth=0.9)
     dress(price, theme=THEME, y_label="adjusted close, USD")
     price_axis(price)
@@ -92,7 +93,7 @@ def picture(
     _draw_quality(days, quality, table)
     date_axis(days)
     handles: dict[str, Patch] = {str(split): Patch(color=THEME.splits[split]) for split in SPLITS}
-    handles[f"embargo, {config.embargo} sessions"] = Patch(color=THEME.models["sft"], alpha=0.55)
+    handles[f"embargo, {config.embargo} sessions"] = Patch(color=THEME.models[SFT.name], alpha=0.55)
     head(figure, f"{ticker}: windows, splits and embargo", theme=THEME, handles=handles)
     return figure
 
@@ -106,8 +107,8 @@ def _draw_quality(axes: "Axes", quality: QualityReport | None, table: list[dict[
         axes.text(0.0, 0.5, "the synthetic market has no report", transform=axes.transAxes, color=THEME.muted)
         return
     for kind, which, color in (
-        ("missing", quality.missing, THEME.models["sft"]),
-        ("extra", quality.extra, THEME.models["grpo_2nd"]),
+        ("missing", quality.missing, THEME.models[SFT.name]),
+        ("extra", quality.extra, THEME.models[GRPO_2ND.name]),
     ):
         if which:
             axes.plot(pd.to_datetime(list(which)), [0.3] * len(which), "|", color=color, markersize=9, label=kind)

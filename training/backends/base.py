@@ -6,17 +6,17 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import pandas as pd
 
 from tickerforge.features.prompts import Chat
+from tickerforge.features.stages import AdapterStage
 from tickerforge.training.config import SamplingConfig, TrainingConfig
 from tickerforge.training.contracts import Example, OnProgress
 
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
-Stage = Literal["grpo_1st", "sft", "grpo_2nd"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TrainingJob:
     deviation measures in the units of the targets; `engine_arguments` are what a backend adds to TRL's configuration.
     """
 
-    stage: Stage
+    stage: AdapterStage
     base_model: str
     adapter: Path | None
     config: TrainingConfig

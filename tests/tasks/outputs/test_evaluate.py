@@ -177,7 +177,7 @@ def test_results_and_adapters_are_published_in_their_folders(made: Pieces, tmp_p
     assert {path.name for path in run.grpo_1st.iterdir()} == {"metrics.jsonl", "manifest.json"}
     assert csv == run.sft_data / "DEMO_sft_training_data.csv"
     assert len(pd.read_csv(csv)) == made.sft_data.meta["accepted"]
-    assert (run.comparison / "figures").is_dir()
+    assert (run.stage("comparison") / "figures").is_dir()
     assert folder == models.root / "sft_lora"
     assert {"adapter_config.json", "adapter_model.safetensors", "tickerforge.json"} <= {
         p.name for p in folder.iterdir()
