@@ -220,9 +220,10 @@ class TrainingConfig(FrozenModel):
         default = DEFAULT_LEARNING_RATES[self._size][stage]
         return WARM_LEARNING_RATES[self._size].get(stage, default) if warm else default
 
-    def answers_at_a_time(self, sampling: SamplingConfig) -> int:
-        """How many answers one batch draws: the configured number, or the default for this kind of base model."""
-        return sampling.batch_size or SAMPLING_BATCHES[self._size]
+    @property
+    def answers_at_a_time(self) -> int:
+        """Answers per batch: the configured number, or the default for this kind of base model."""
+        return self.sampling.batch_size or SAMPLING_BATCHES[self._size]
 
     @property
     def _size(self) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from tickerforge.features.prompts import Chat
 from tickerforge.training.backends import Backend, sampler_for, select
-from tickerforge.training.backends.base import TrainingJob
+from tickerforge.training.backends.base import SamplingJob, TrainingJob
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import Example, OnProgress, Progress, StageResult
 from tickerforge.training.errors import NoAcceptedAnswers, TrainingError
@@ -159,17 +159,16 @@ def _drawn(
         part = chosen[start : start + CHUNK_WINDOWS]
         drawn = _read_chunk(path, windows=len(part))
         if drawn is None:
-            drawn = sampler.generate(
-                [example.prompt for example in part],
-                base_model=base_model,
-                adapter=adapter,
-                n=config.rejection.answers,
-                sampling=config.sampling,
-                seed=seed + start,
-                config=config,
+            job = SamplingJob(
+                base_model,
+                adapter,
+                config,
+                answers=config.rejection.answers,
                 horizon=len(part[0].target),
+                seed=seed + start,
                 stage="rejection",
             )
+            drawn = sampler.generate([example.prompt for example in part], job=job)
             _write_json(path, drawn)
         answers += drawn
         if on_progress is not None:
@@ -191,18 +190,10 @@ def answer_generator(
 
     def generate(prompts: Sequence[Chat], n: int) -> list[list[str]]:
         sampler = sampler_for(_backend(config), config=config)
-        return sampler.generate(
-            prompts,
-            base_model=base_model,
-            adapter=adapter,
-            n=n,
-            sampling=config.sampling,
-            seed=seed,
-            config=config,
-            horizon=horizon,
-            stage=stage,
-            on_progress=on_progress,
+        job = SamplingJob(
+            base_model, adapter, config, answers=n, horizon=horizon, seed=seed, stage=stage, on_progress=on_progress
         )
+        return sampler.generate(prompts, job=job)
 
     return generate
 

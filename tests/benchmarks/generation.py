@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_setup import FEATURES, base_model, examples, spread
 
 from tickerforge.features.prompts import parse
+from tickerforge.training.backends.base import SamplingJob
 from tickerforge.training.backends.transformers_ import (
     LORA_TARGETS,
     TransformersBackend,
@@ -68,16 +69,8 @@ def ours(base: str, adapter: Path, asked: list[Example], n: int, config: Trainin
     """`TransformersBackend.generate`, as forecasting calls it."""
 
     def draw() -> list[str]:
-        groups = TransformersBackend().generate(
-            [example.prompt for example in asked],
-            base_model=base,
-            adapter=adapter,
-            n=n,
-            sampling=config.sampling,
-            seed=0,
-            config=config,
-            horizon=FEATURES.horizon,
-        )
+        job = SamplingJob(base, adapter, config, answers=n, horizon=FEATURES.horizon, seed=0)
+        groups = TransformersBackend().generate([example.prompt for example in asked], job=job)
         return [text for group in groups for text in group]
 
     return draw

@@ -23,6 +23,7 @@ from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
 from tickerforge.training.backends import gpu_name, named, sampler_for
+from tickerforge.training.backends.base import SamplingJob
 from tickerforge.training.config import GRPOStageConfig, GuardConfig, SamplingConfig, TrainingConfig
 from tickerforge.training.contracts import Progress
 from tickerforge.training.examples import build_examples
@@ -129,16 +130,8 @@ def main(
         seconds = []
         for seed in (0, 1):  # the first call compiles and warms up
             began = time.monotonic()
-            sampler.generate(
-                [example.prompt for example in examples[:prompts]],
-                base_model=str(base),
-                adapter=None,
-                n=group,
-                sampling=config.sampling,
-                seed=seed,
-                config=config,
-                horizon=features.horizon,
-            )
+            job = SamplingJob(str(base), None, config, answers=group, horizon=features.horizon, seed=seed)
+            sampler.generate([example.prompt for example in examples[:prompts]], job=job)
             seconds.append(time.monotonic() - began)
         result = run_grpo(
             examples,

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tickerforge.features.prompts import Chat
 from tickerforge.features.stages import AdapterStage
-from tickerforge.training.config import SamplingConfig, TrainingConfig
+from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import Example, OnProgress
 
 Arguments = ParamSpec("Arguments")
@@ -44,6 +44,31 @@ class TrainingJob:
         return self.config.learning_rate(self.stage, warm=self.adapter is not None)
 
 
+@dataclass(frozen=True)
+class SamplingJob:
+    """How answers are drawn: by which model, how many per prompt, and with which settings.
+
+    Attributes:
+        base_model: Hugging Face name or folder.
+        adapter: PEFT folder that is applied to the base model; `None` for the base model alone.
+        config: Settings; `config.sampling` holds temperature, nucleus and length.
+        answers: Answers per prompt.
+        horizon: Values per answer.
+        seed: Seed of the answers, together with each prompt.
+        stage: Name that progress and errors show.
+        on_progress: Receives the number of prompts answered so far.
+    """
+
+    base_model: str
+    adapter: Path | None
+    config: TrainingConfig
+    answers: int
+    horizon: int
+    seed: int
+    stage: str = "sampling"
+    on_progress: OnProgress | None = None
+
+
 class OneKept(Generic[Arguments, Made]):
     """A function whose last result is kept for the same arguments, and let go of before another is made.
 
@@ -73,23 +98,10 @@ class Sampler(Protocol):
 
     name: str
 
-    def generate(
-        self,
-        prompts: Sequence[Chat],
-        *,
-        base_model: str,
-        adapter: Path | None,
-        n: int,
-        sampling: SamplingConfig,
-        seed: int,
-        config: TrainingConfig,
-        horizon: int,
-        on_progress: OnProgress | None = None,
-        stage: str = "sampling",
-    ) -> list[list[str]]:
-        """Draw `n` answers to each prompt, the same ones for the same seed and arguments.
+    def generate(self, prompts: Sequence[Chat], *, job: SamplingJob) -> list[list[str]]:
+        """Draw `job.answers` answers to each prompt; the same job gives the same answers.
 
-        Randomness follows `prompt_seed`, so that what else is asked makes no difference.
+        The random numbers of a prompt follow from `prompt_seed`, so the other prompts do not change its answers.
         """
         ...
 

@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 
 from tickerforge.features.prompts import Chat
-from tickerforge.training.backends.base import OneKept, TrainingJob, prompt_seed
-from tickerforge.training.config import SamplingConfig, TrainingConfig
-from tickerforge.training.contracts import Example, OnProgress, Progress
+from tickerforge.training.backends.base import OneKept, SamplingJob, TrainingJob, prompt_seed
+from tickerforge.training.contracts import Example, Progress
 from tickerforge.training.errors import AdapterError, BaseModelError
 
 SMALL_MODEL = 50_000_000
@@ -174,21 +173,8 @@ class TransformersBackend:
 
     name = "transformers"
 
-    def generate(
-        self,
-        prompts: Sequence[Chat],
-        *,
-        base_model: str,
-        adapter: Path | None,
-        n: int,
-        sampling: SamplingConfig,
-        seed: int,
-        config: TrainingConfig,
-        horizon: int,
-        on_progress: OnProgress | None = None,
-        stage: str = "sampling",
-    ) -> list[list[str]]:
-        """Draw `n` answers to each prompt; the adapter is merged into the weights.
+    def generate(self, prompts: Sequence[Chat], *, job: SamplingJob) -> list[list[str]]:
+        """Draw answers to each prompt; the adapter is merged into the weights.
 
         The random numbers of a prompt follow from seed and prompt alone. Its answers are then the same, whatever else
         is asked, as far as the model computes the same: in float32, on a CPU, always but for a rounding difference at
@@ -206,18 +192,19 @@ class TransformersBackend:
         from tickerforge.training.backends.memory import MEMORY_CURE, with_smaller_batches
         from tickerforge.training.backends.sampling import sample, stratified
 
-        tokenizer = load_tokenizer(base_model, trust_remote_code=config.trust_remote_code)
+        config, sampling, adapter = job.config, job.config.sampling, job.adapter
+        tokenizer = load_tokenizer(job.base_model, trust_remote_code=config.trust_remote_code)
         if adapter is not None:
             check_adapter(adapter)
         stamp = (adapter / "adapter_model.safetensors").stat().st_mtime_ns if adapter else 0
-        model = _sampling_model(base_model, str(adapter) if adapter else None, stamp, config.trust_remote_code)
+        model = _sampling_model(job.base_model, str(adapter) if adapter else None, stamp, config.trust_remote_code)
         texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         longest = max(map(len, encoded), default=0)
         check_length(longest, answer=sampling.max_tokens, limit=config.max_seq_length)
         end, grammar = _ends(model, tokenizer), None
         if sampling.constrained and prompts:
-            pattern = pattern_for(prompts, horizon=horizon, max_tokens=sampling.max_tokens)
+            pattern = pattern_for(prompts, horizon=job.horizon, max_tokens=sampling.max_tokens)
             grammar = Grammar(pattern, tokenizer, vocabulary=model.get_output_embeddings().weight.shape[0], end=end)
         # Prompts of one length need no padding.
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
@@ -228,11 +215,11 @@ class TransformersBackend:
             nonlocal done
             while done < len(order):
                 part = order[done : done + size]
-                generators = (torch.Generator().manual_seed(prompt_seed(prompts[index], seed)) for index in part)
+                generators = (torch.Generator().manual_seed(prompt_seed(prompts[index], job.seed)) for index in part)
                 drawn = sample(
                     model,
                     [encoded[index] for index in part],
-                    torch.stack([stratified(n, sampling.max_tokens, generator=one) for one in generators]),
+                    torch.stack([stratified(job.answers, sampling.max_tokens, generator=one) for one in generators]),
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
                     end=end,
@@ -242,10 +229,11 @@ class TransformersBackend:
                 for index, group in zip(part, drawn, strict=True):
                     answers[index] = tokenizer.batch_decode(group, skip_special_tokens=True)
                 done += len(part)
-                if on_progress is not None:
-                    on_progress(Progress(stage, done, len(texts)))
+                if job.on_progress is not None:
+                    job.on_progress(Progress(job.stage, done, len(texts)))
 
-        with_smaller_batches(draw, batch=max(1, config.answers_at_a_time(sampling) // n), what=stage, cure=MEMORY_CURE)
+        batch = max(1, config.answers_at_a_time // job.answers)
+        with_smaller_batches(draw, batch=batch, what=job.stage, cure=MEMORY_CURE)
         return answers
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:

@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 
 from tickerforge.features.prompts import Chat
-from tickerforge.training.backends.base import TrainingJob
-from tickerforge.training.config import SamplingConfig, TrainingConfig
-from tickerforge.training.contracts import Example, OnProgress
+from tickerforge.training.backends.base import SamplingJob, TrainingJob
+from tickerforge.training.contracts import Example
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
 
@@ -20,35 +19,11 @@ class UnslothBackend:
 
     name = "unsloth"
 
-    def generate(
-        self,
-        prompts: Sequence[Chat],
-        *,
-        base_model: str,
-        adapter: Path | None,
-        n: int,
-        sampling: SamplingConfig,
-        seed: int,
-        config: TrainingConfig,
-        horizon: int,
-        on_progress: OnProgress | None = None,
-        stage: str = "sampling",
-    ) -> list[list[str]]:
+    def generate(self, prompts: Sequence[Chat], *, job: SamplingJob) -> list[list[str]]:
         """Draw answers by vLLM; see `Sampler.generate`."""
         from tickerforge.training.backends.vllm_ import VLLMSampler
 
-        return VLLMSampler().generate(
-            prompts,
-            base_model=base_model,
-            adapter=adapter,
-            n=n,
-            sampling=sampling,
-            seed=seed,
-            config=config,
-            horizon=horizon,
-            on_progress=on_progress,
-            stage=stage,
-        )
+        return VLLMSampler().generate(prompts, job=job)
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
         """GRPO with rollouts by the vLLM engine that shares the model's weights; see `Backend.train_grpo`."""

@@ -2,12 +2,11 @@
 
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tickerforge.features.prompts import Chat
 from tickerforge.training.backends import why_not
-from tickerforge.training.backends.base import OneKept, prompt_seed
+from tickerforge.training.backends.base import OneKept, SamplingJob, prompt_seed
 from tickerforge.training.backends.grammar import pattern_for
 from tickerforge.training.backends.transformers_ import (
     check_adapter,
@@ -16,8 +15,7 @@ from tickerforge.training.backends.transformers_ import (
     rank_of,
     token_count,
 )
-from tickerforge.training.config import SamplingConfig, TrainingConfig
-from tickerforge.training.contracts import OnProgress, Progress
+from tickerforge.training.contracts import Progress
 from tickerforge.training.errors import BackendUnavailable
 
 CHUNK_PROMPTS = 512
@@ -50,21 +48,8 @@ class VLLMSampler:
 
     name = "vllm"
 
-    def generate(
-        self,
-        prompts: Sequence[Chat],
-        *,
-        base_model: str,
-        adapter: Path | None,
-        n: int,
-        sampling: SamplingConfig,
-        seed: int,
-        config: TrainingConfig,
-        horizon: int,
-        on_progress: OnProgress | None = None,
-        stage: str = "sampling",
-    ) -> list[list[str]]:
-        """Draw `n` answers to each prompt; see `Sampler.generate`.
+    def generate(self, prompts: Sequence[Chat], *, job: SamplingJob) -> list[list[str]]:
+        """Draw answers to each prompt; see `Sampler.generate`.
 
         Raises:
             BackendUnavailable: vLLM or a GPU is missing.
@@ -78,16 +63,17 @@ class VLLMSampler:
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import StructuredOutputsParams
 
+        config, sampling, adapter = job.config, job.config.sampling, job.adapter
         rank = config.lora_rank
         if adapter is not None:
             check_adapter(adapter)
             rank = max(rank, rank_of(adapter))
         if prompts:
-            tokenizer = load_tokenizer(base_model, trust_remote_code=config.trust_remote_code)
+            tokenizer = load_tokenizer(job.base_model, trust_remote_code=config.trust_remote_code)
             longest = max(token_count(prompt, tokenizer) for prompt in prompts)
             check_length(longest, answer=sampling.max_tokens, limit=config.max_seq_length)
         llm = _engine(
-            base_model,
+            job.base_model,
             max_seq_length=config.max_seq_length,
             lora_rank=rank,
             gpu_memory_utilization=config.gpu_memory_utilization,
@@ -100,17 +86,17 @@ class VLLMSampler:
             request = LoRARequest(adapter.name, number, str(adapter))
         pattern = None
         if prompts and sampling.constrained is not False:
-            pattern = pattern_for(prompts, horizon=horizon, max_tokens=sampling.max_tokens)
+            pattern = pattern_for(prompts, horizon=job.horizon, max_tokens=sampling.max_tokens)
         answers: list[list[str]] = []
         for start in range(0, len(prompts), CHUNK_PROMPTS):
             chunk = prompts[start : start + CHUNK_PROMPTS]
             params = [
                 SamplingParams(
-                    n=n,
+                    n=job.answers,
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
                     max_tokens=sampling.max_tokens,
-                    seed=prompt_seed(prompt, seed),
+                    seed=prompt_seed(prompt, job.seed),
                     structured_outputs=StructuredOutputsParams(regex=pattern) if pattern else None,
                 )
                 for prompt in chunk
@@ -122,6 +108,6 @@ class VLLMSampler:
                 lora_request=request,
             )
             answers += [[answer.text for answer in output.outputs] for output in outputs]
-            if on_progress is not None:
-                on_progress(Progress(stage, len(answers), len(prompts)))
+            if job.on_progress is not None:
+                job.on_progress(Progress(job.stage, len(answers), len(prompts)))
         return answers

@@ -24,6 +24,7 @@ from tickerforge.features.prompts import parse
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
 from tickerforge.training.backends import Sampler, gpu_name, gpu_names, named, why_not
+from tickerforge.training.backends.base import SamplingJob
 from tickerforge.training.config import (
     GRPOStageConfig,
     GuardConfig,
@@ -79,16 +80,8 @@ class Setting:
 
     def forecasts(self, adapter: Path | None, *, sampler: Sampler | None = None) -> np.ndarray:
         """Median forecasts, shape (n_windows, horizon), in model units."""
-        answers = (sampler or named("transformers")).generate(
-            [example.prompt for example in self.asked],
-            base_model=self.base,
-            adapter=adapter,
-            n=CONFIG.sampling.samples,
-            sampling=CONFIG.sampling,
-            seed=0,
-            config=CONFIG,
-            horizon=HORIZON,
-        )
+        job = SamplingJob(self.base, adapter, CONFIG, answers=CONFIG.sampling.samples, horizon=HORIZON, seed=0)
+        answers = (sampler or named("transformers")).generate([example.prompt for example in self.asked], job=job)
         valid = [[values for text in texts if (values := parse(text, horizon=HORIZON))] for texts in answers]
         assert all(len(values) >= CONFIG.sampling.samples / 2 for values in valid)
         return np.array([np.median(values, axis=0) for values in valid])
@@ -138,8 +131,8 @@ def test_vllm_answers_always_parse(setting: Setting) -> None:
     from tickerforge.training.backends.vllm_ import VLLMSampler
 
     prompts = [example.prompt for example in setting.asked]
-    common: dict = {"sampling": CONFIG.sampling, "config": CONFIG, "horizon": HORIZON}
-    answers = VLLMSampler().generate(prompts, base_model=setting.base, adapter=None, n=4, seed=0, **common)
+    job = SamplingJob(setting.base, None, CONFIG, answers=4, horizon=HORIZON, seed=0)
+    answers = VLLMSampler().generate(prompts, job=job)
     assert all(parse(text, horizon=HORIZON) for texts in answers for text in texts)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tickerforge.features.prompts import STANDARDISED_SYSTEM_PROMPT, SYSTEM_PROMPT, Chat, parse
+from tickerforge.training.backends.base import SamplingJob
 from tickerforge.training.backends.transformers_ import TransformersBackend
 from trained_pieces import TRAINING, pieces
 
@@ -54,7 +55,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> str:
 def draw(base: str, asked: list[Chat], **changes: object) -> list[list[str]]:
     config = TRAINING.model_copy(update={"sampling": TRAINING.sampling.model_copy(update=changes)})
     return TransformersBackend().generate(
-        asked, base_model=base, adapter=None, n=4, sampling=config.sampling, seed=0, config=config, horizon=HORIZON
+        asked, job=SamplingJob(base, None, config, answers=4, horizon=HORIZON, seed=0)
     )
 
 

@@ -146,7 +146,7 @@ def test_processes_that_share_a_step_say_which_setting_to_halve(tmp_path: Path) 
 def test_a_large_model_draws_fewer_answers_at_a_time_unless_told_otherwise(
     model: str, configured: int | None, answers: int
 ) -> None:
-    assert TrainingConfig(model=model).answers_at_a_time(SamplingConfig(batch_size=configured)) == answers
+    assert TrainingConfig(model=model, sampling=SamplingConfig(batch_size=configured)).answers_at_a_time == answers
 
 
 def test_the_parts_of_a_step_divide_its_batch() -> None:
