@@ -84,6 +84,7 @@ STAGES = (BASE_MODEL, GRPO_1ST, SFT_DATA, SFT, GRPO_2ND, FORECASTS, COMPARISON)
 TRAINING_STAGES = (GRPO_1ST, SFT_DATA, SFT, GRPO_2ND)
 ADAPTER_STAGES = (GRPO_1ST, SFT, GRPO_2ND)
 ADAPTERS = tuple(stage.name for stage in ADAPTER_STAGES)
+LAST_STAGE: AdapterStage = "grpo_2nd"
 
 
 def stage_named(name: str) -> Stage:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, SFT
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, SFT
 
 
 @dataclass(frozen=True)

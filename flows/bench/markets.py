@@ -13,6 +13,7 @@ from tickerforge.evaluation.bench.attained import Attained, captured_share
 from tickerforge.evaluation.bench.optima import process_optimum
 from tickerforge.evaluation.core.contracts import BASE
 from tickerforge.features.config import FrozenModel
+from tickerforge.features.stages import LAST_STAGE, AdapterStage
 from tickerforge.flows.bench.known_markets import (
     FRESH_HORIZON,
     FRESH_SEED,
@@ -23,7 +24,7 @@ from tickerforge.flows.bench.known_markets import (
     market_config,
 )
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.train.steps import AdapterStage, Steps, adapters_of
+from tickerforge.flows.train.steps import Steps, adapters_of
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.outputs.benchmark import Attainable, attainable, score_forecasts
 from tickerforge.tasks.outputs.evaluate import read_verdict
@@ -61,7 +62,7 @@ class MarketRun(FrozenModel):
 
 @flow(name="benchmark-markets", persist_result=False)
 def benchmark_markets(
-    config: PipelineConfig = PipelineConfig(), markets: Markets = (), seeds: Seeds = 3, until: Until = "grpo_2nd"
+    config: PipelineConfig = PipelineConfig(), markets: Markets = (), seeds: Seeds = 3, until: Until = LAST_STAGE
 ) -> tuple[MarketRun, ...]:
     """Train on synthetic markets whose best attainable error is known, and say how much of it each stage captures.
 
@@ -102,7 +103,7 @@ def benchmark_markets(
     return tuple(runs)
 
 
-def run_market(config: PipelineConfig, *, market: str, seed: int, until: AdapterStage = "grpo_2nd") -> MarketRun:
+def run_market(config: PipelineConfig, *, market: str, seed: int, until: AdapterStage = LAST_STAGE) -> MarketRun:
     """The stages on one market with one seed; inside a flow run. What was done before is taken from the store."""
     store = Store.current()
     judged = config.evaluation.max_windows or FRESH_WINDOWS

@@ -21,9 +21,10 @@ from tickerforge.features.config import FeatureConfig, FrozenModel
 from tickerforge.features.errors import FeaturesError
 from tickerforge.features.pooling import POOL
 from tickerforge.features.prices.bars import read_csv
+from tickerforge.features.stages import LAST_STAGE, AdapterStage
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.train.steps import AdapterStage, Steps, adapters_of
+from tickerforge.flows.train.steps import Steps, adapters_of
 from tickerforge.tasks.base.paths import FORECASTS_FILE
 from tickerforge.tasks.outputs.benchmark import only_test
 from tickerforge.tasks.outputs.evaluate import read_report, read_verdict
@@ -120,7 +121,7 @@ def _whole(name: str, forecast: Floats) -> Entry:
 
 
 @flow(name="benchmark-stocknet", persist_result=False)
-def stage_forecasts(config: PipelineConfig, until: AdapterStage = "grpo_2nd") -> StageForecasts:
+def stage_forecasts(config: PipelineConfig, until: AdapterStage = LAST_STAGE) -> StageForecasts:
     """Train our stages on all tickers of a folder together, and ask them for the protocol's test windows.
 
     Every model is asked for the windows that `evaluation.max_windows` selects, by default 1000 a split, spread over the

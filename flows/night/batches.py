@@ -10,7 +10,7 @@ from tickerforge.features.config import FrozenModel
 from tickerforge.flows.night.next_sessions import StockForecast, forecast_registered
 from tickerforge.flows.remote.gpu_pool import ANSWERS
 from tickerforge.flows.remote.here import Here, Recording
-from tickerforge.flows.remote.requests import RegisteredAdapter, StageAnswer, StageRequest, StageResult
+from tickerforge.flows.remote.requests import RegisteredAdapter, StageAnswer, StageOutput, StageRequest
 from tickerforge.flows.server.slots import gpu_slot
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import Steps, adapters_of
@@ -36,7 +36,7 @@ class TickerStages(FrozenModel):
     """What the heavy stages of one ticker made, by the requests' names, and why something is missing."""
 
     stock: str
-    results: dict[str, StageResult]
+    results: dict[str, StageOutput]
     error: str = ""
 
 
@@ -105,7 +105,7 @@ def forecast_all(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
 
 def _run_ticker(job: TickerJob) -> TickerStages:
     """The heavy stages of one ticker, without its slot: whoever holds that may be waiting for this very worker."""
-    stock, results = job.config.stock, dict[str, StageResult]()
+    stock, results = job.config.stock, dict[str, StageOutput]()
     store = Store.current()
     steps = Steps(job.config, store, Recording(Here(store), results))
     try:

@@ -13,7 +13,7 @@ from prefect import task
 from pydantic import BaseModel
 
 from tickerforge.flows.errors import StageFailed, StageRefused
-from tickerforge.flows.remote.requests import StageAnswer, StageRequest, StageResult, content_digest
+from tickerforge.flows.remote.requests import StageAnswer, StageOutput, StageRequest, content_digest
 from tickerforge.tasks.base.retries import TASK_OPTIONS, patiently
 from tickerforge.tasks.store.records import read_record
 
@@ -44,7 +44,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 class GpuPool:
     """Runs heavy stages on workers of `gpu-pool`; to be used inside a flow."""
 
-    def run(self, requests: Sequence[StageRequest]) -> list[StageResult]:
+    def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
         """Run stages there, in one flow run, and wait for it.
 
         Raises:
@@ -55,7 +55,7 @@ class GpuPool:
 
 
 @task(name="on-gpu-pool", **TASK_OPTIONS)
-def on_gpu_pool(requests: list[StageRequest]) -> list[StageResult]:
+def on_gpu_pool(requests: list[StageRequest]) -> list[StageOutput]:
     """Run heavy stages as a flow run on the pool; errors as `GpuPool.run`."""
     stock, stage = requests[0].config.stock, requests[0].stage
     parameters = {"requests": [request.model_dump(mode="json") for request in requests]}

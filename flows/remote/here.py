@@ -1,32 +1,32 @@
-"""The heavy stages in this process: base model, training, sampling and forecasting."""
+"""Heavy stages in this process: base model, training, sampling and forecasting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tickerforge.features.stages import BASE_MODEL, FORECASTS, SFT, SFT_DATA, stage_named
 from tickerforge.flows.errors import StageFailed, StageRefused
-from tickerforge.flows.remote.requests import HeavyStages, RegisteredAdapter, StageRequest, StageResult
+from tickerforge.flows.remote.requests import HeavyStages, RegisteredAdapter, StageOutput, StageRequest
 from tickerforge.flows.server.slots import gpu_slot
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.base.paths import Workspace
+from tickerforge.tasks.base.retries import is_transient
 from tickerforge.tasks.models.adapters import BaseModelRef, base_model_identity, read_card
 from tickerforge.tasks.models.train import base_model_for, prepare_base_model, sample_answers, train_grpo, train_sft
 from tickerforge.tasks.outputs.evaluate import forecast_model
 from tickerforge.tasks.registry.registration import fetch_registered
-from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+from tickerforge.tasks.store.artifacts import ArtifactRef, FinishedOnly, NotFinished, Store
 from tickerforge.tasks.tracking.stage_runs import connect
-
-# Added to the configured seed, so that no two stages draw the same random numbers.
-_SEED_OFFSETS = {"grpo_1st": 0, "sft_data": 1, "sft": 2, "grpo_2nd": 3, "forecasts": 4}
 
 
 def stage_seed(config: PipelineConfig, stage: str) -> int:
-    """Seed of a stage."""
-    return config.seed + _SEED_OFFSETS[stage]
+    """Return the seed of a stage: the configured one plus the stage's offset."""
+    return config.seed + stage_named(stage).seed_offset
 
 
 def fetch_adapter(adapter: RegisteredAdapter | Path) -> Path:
-    """Folder of an adapter on this machine.
+    """Return the folder of an adapter on this machine; download a registered one if it is not here.
 
     Raises:
         TrackingError: If MLflow does not answer.
@@ -40,56 +40,60 @@ def fetch_adapter(adapter: RegisteredAdapter | Path) -> Path:
 
 @dataclass(frozen=True)
 class Here:
-    """Runs heavy stages in this process, on inputs that are fetched from the shared store where they are not here."""
+    """Runs heavy stages in this process, on inputs that it fetches from the shared store if they are not here."""
 
     store: Store
 
-    def run(self, requests: Sequence[StageRequest]) -> list[StageResult]:
-        """Run stages one after the other, each with a GPU's slot; errors as the tasks of the stages raise them."""
-        results = []
-        for request in requests:
-            with gpu_slot():
-                results.append(self._run(request))
-        return results
+    def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
+        """Find or run stages, one after the other; errors as the tasks of the stages raise them.
 
-    def _run(self, request: StageRequest) -> StageResult:
-        config, store = request.config, self.store
-        training, features = config.training, config.features
-        if request.stage == "base_model":
-            return prepare_base_model(training, features=features, store=store)
-        base_model = self._base_model(request)
-        adapter, seed = self._adapter(request), stage_seed(config, request.stage)
-        if request.stage == "sft":
-            return train_sft(
-                self._answers(request), base_model, adapter=adapter, config=training, seed=seed, store=store
-            )
-        windows = self._windows(request)
-        if request.stage == "sft_data":
-            return sample_answers(
-                windows, base_model, adapter=adapter, config=training, features=features, seed=seed, store=store
-            )
-        if request.stage == "forecasts":
-            return forecast_model(
-                windows,
-                base_model,
-                model=request.model,
-                adapter=adapter,
-                config=training,
-                features=features,
-                evaluation=config.evaluation,
-                seed=seed,
-                store=store,
-            )
-        return train_grpo(
-            windows,
-            base_model,
-            stage=request.stage,
-            adapter=adapter,
-            config=training,
-            features=features,
-            seed=seed,
-            store=store,
-        )
+        A finished stage needs no GPU slot and no task run. Every other one runs as a task that holds a slot.
+        """
+        made = []
+        for request in requests:
+            task, arguments = self._call(request)
+            found = self._found(task, arguments)
+            if found is None:
+                with gpu_slot():
+                    found = task(**arguments, store=self.store)
+            made.append(found)
+        return made
+
+    def find(self, request: StageRequest) -> StageOutput | None:
+        """Return what a stage made before from the same inputs, or `None` if it is not finished."""
+        return self._found(*self._call(request))
+
+    def _found(self, task: Any, arguments: Mapping[str, Any]) -> StageOutput | None:
+        try:
+            found: StageOutput = task.fn(**arguments, store=FinishedOnly(self.store.root, self.store.shared))
+        except NotFinished:
+            return None
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            # The task tries again; a look does not.
+            return None
+        return found
+
+    def _call(self, request: StageRequest) -> tuple[Any, dict[str, Any]]:
+        """Return the task of a stage and its arguments, all but the store."""
+        training, features = request.config.training, request.config.features
+        if request.stage == BASE_MODEL.name:
+            return prepare_base_model, {"config": training, "features": features}
+        common: dict[str, Any] = {
+            "base_model": self._base_model(request),
+            "adapter": self._adapter(request),
+            "config": training,
+            "seed": stage_seed(request.config, request.stage),
+        }
+        if request.stage == SFT.name:
+            return train_sft, {"sft_data": self._answers(request), **common}
+        common |= {"windows": self._windows(request), "features": features}
+        if request.stage == SFT_DATA.name:
+            return sample_answers, common
+        if request.stage == FORECASTS.name:
+            return forecast_model, {"model": request.model, "evaluation": request.config.evaluation, **common}
+        return train_grpo, {"stage": request.stage, **common}
 
     def _windows(self, request: StageRequest) -> ArtifactRef:
         if request.windows is None:
@@ -100,7 +104,7 @@ class Here:
         if request.base_model is not None:
             return request.base_model.here(self.store)
         if request.adapter is None or isinstance(request.adapter, ArtifactRef):
-            raise ValueError(f"{request.name} needs a base model, or an adapter that says which is its own")
+            raise ValueError(f"{request.name} needs a base model, or an adapter whose card names one")
         folder = fetch_adapter(request.adapter)
         location = base_model_for(read_card(folder), folder, store=self.store)
         model = request.config.training.model
@@ -119,13 +123,13 @@ class Here:
 
 @dataclass(frozen=True)
 class Recording:
-    """Runs heavy stages through another and keeps what each made under the request's key."""
+    """Runs heavy stages through another runner and keeps what each made under the key of its request."""
 
     inner: HeavyStages
-    results: dict[str, StageResult]
+    results: dict[str, StageOutput]
 
-    def run(self, requests: Sequence[StageRequest]) -> list[StageResult]:
-        """Run stages, and remember the result of each as soon as it is there."""
+    def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
+        """Run stages, and keep the result of each as soon as it is there."""
         for request in requests:
             (self.results[request.key],) = self.inner.run([request])
         return [self.results[request.key] for request in requests]
@@ -133,17 +137,17 @@ class Recording:
 
 @dataclass(frozen=True)
 class Finished:
-    """Hands out what was made before from the very same inputs; `error` says why something may be missing."""
+    """Returns what was made before from the same inputs; `error` says why something may be missing."""
 
-    results: Mapping[str, StageResult]
+    results: Mapping[str, StageOutput]
     error: str = ""
 
-    def run(self, requests: Sequence[StageRequest]) -> list[StageResult]:
-        """Find stages done.
+    def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
+        """Look the results up.
 
         Raises:
-            StageFailed: If one was not done because something failed.
-            StageRefused: If one was not done although nothing failed.
+            StageFailed: If a result is missing because something failed.
+            StageRefused: If a result is missing although nothing failed.
         """
         for request in requests:
             if request.key not in self.results:

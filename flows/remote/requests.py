@@ -4,16 +4,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.pooling import POOL
+from tickerforge.features.stages import HeavyStage
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.models.adapters import BaseModelRef
 from tickerforge.tasks.store.artifacts import ArtifactRef
-
-HeavyStage = Literal["base_model", "grpo_1st", "sft_data", "sft", "grpo_2nd", "forecasts"]
-
 
 # Where an artifact lies and whether it was found finished differs between machines and attempts; its hash does not.
 _INCIDENTAL = frozenset({"path", "location", "cached", "meta"})
@@ -75,19 +73,19 @@ class StageRequest(FrozenModel):
         return f"{self.name} {content_digest(self.model_dump(mode='json'))}"
 
 
-StageResult = ArtifactRef | BaseModelRef
+StageOutput = ArtifactRef | BaseModelRef
 
 
 class StageAnswer(FrozenModel):
     """What heavy stages made, in the order of the requests, or why one refuses its inputs: it would do so again."""
 
-    results: tuple[StageResult, ...] = ()
+    results: tuple[StageOutput, ...] = ()
     refusal: str = ""
 
 
 class HeavyStages(Protocol):
     """Somebody who runs heavy stages."""
 
-    def run(self, requests: Sequence[StageRequest]) -> list[StageResult]:
+    def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
         """Run stages that do not need each other, or find them done; results in the order of the requests."""
         ...

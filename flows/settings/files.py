@@ -7,17 +7,11 @@ from pydantic import Field
 
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.pooling import POOL
+from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, SFT
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig
 
 logger = logging.getLogger(__name__)
-
-# Adapters that a stage reads; the others that it may be given are none of its business.
-READ_ADAPTERS: dict[str, tuple[str, ...]] = {
-    "sft-data": ("grpo_1st",),
-    "grpo2": ("sft",),
-    "compare": ("grpo_1st", "sft", "grpo_2nd"),
-}
 
 
 class StageFiles(FrozenModel):
@@ -44,11 +38,11 @@ class StageFiles(FrozenModel):
     results_dir: Path | None = Field(default=None, description="Folder for the records of the stage.")
 
     def saved_adapter(self, stage: str) -> Path | None:
-        """The adapter folder given for `grpo_1st`, `sft` or `grpo_2nd`."""
+        """Return the adapter folder that was given for a stage."""
         return {
-            "grpo_1st": self.grpo_saved_lora_1st,
-            "sft": self.sft_saved_lora,
-            "grpo_2nd": self.grpo_saved_lora_2nd,
+            GRPO_1ST.name: self.grpo_saved_lora_1st,
+            SFT.name: self.sft_saved_lora,
+            GRPO_2ND.name: self.grpo_saved_lora_2nd,
         }[stage]
 
     def pair(self, split: str) -> tuple[Path, Path] | None:

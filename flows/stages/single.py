@@ -1,42 +1,54 @@
-"""What a single stage starts from and leaves behind: artifacts of earlier stages, or explicit files."""
+"""The flow `stage`: one stage from the artifacts of earlier stages or from explicit files."""
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+
+from prefect import flow
 
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
 from tickerforge.features.config import FrozenModel
+from tickerforge.features.stages import (
+    ADAPTERS,
+    COMPARISON,
+    SFT,
+    SFT_DATA,
+    Stage,
+    StageCommand,
+    stage_named,
+)
 from tickerforge.flows.errors import MissingArtifactError
 from tickerforge.flows.prices.published import full_windows, windows_from_files, write_full_forecasts
+from tickerforge.flows.remote.here import Here
 from tickerforge.flows.server.slots import ticker_slot
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.files import StageFiles, as_published
 from tickerforge.flows.train.runs import Run, new_run_folder, recorded_run, stage_settings
-from tickerforge.flows.train.steps import Steps
+from tickerforge.flows.train.steps import Steps, as_artifact
 from tickerforge.tasks.base.disk import os_errors_as_publish_error, rename_durably
 from tickerforge.tasks.base.paths import RunFolder, model_folder
 from tickerforge.tasks.models.adapters import BaseModelRef
 from tickerforge.tasks.models.sft_data import store_sft_data
-from tickerforge.tasks.outputs.publish import publish_adapter
-from tickerforge.tasks.store.artifacts import ArtifactRef, Store
-from tickerforge.tasks.tracking.stage_runs import log_stage
+from tickerforge.tasks.outputs.evaluate import read_report, read_verdict
+from tickerforge.tasks.outputs.publish import (
+    publish_adapter,
+    publish_comparison_folder,
+    publish_sft_data,
+    publish_stage,
+)
+from tickerforge.tasks.store.artifacts import ArtifactRef
+from tickerforge.tasks.tracking.stage_runs import log_comparison, log_stage
 
 logger = logging.getLogger(__name__)
 
-StageName = Literal["grpo1", "sft-data", "sft", "grpo2", "compare"]
-
-COMMANDS: dict[str, StageName] = {"grpo_1st": "grpo1", "sft_data": "sft-data", "sft": "sft", "grpo_2nd": "grpo2"}
-FULL_FORECASTS = {"grpo_1st": "grpo1_full_dataset_results.csv", "grpo_2nd": "grpo2_full_dataset_results.csv"}
-
 
 class StageOutcome(FrozenModel):
-    """What a single stage left behind; `report` and `verdict` are there after a comparison only."""
+    """What a single stage left behind; only a comparison has `report` and `verdict`."""
 
-    stage: StageName
+    stage: StageCommand
     stock: str
     results: Path
     written: tuple[Path, ...]
@@ -44,111 +56,147 @@ class StageOutcome(FrozenModel):
     verdict: Verdict | None = None
 
 
-@dataclass(frozen=True)
-class FinishedOnly(Store):
-    """A store that finds artifacts and builds none."""
+@flow(name="stage", flow_run_name="{config.stock} {stage}", persist_result=False)
+def run_stage(stage: StageCommand, config: PipelineConfig, files: StageFiles = StageFiles()) -> StageOutcome:
+    """Run one stage of one ticker. The stages before it must have run with the same configuration.
 
-    def build(
-        self, stage: str, inputs: Any, builder: Any, *, code: str, seed: int | None = None, resumable: bool = False
-    ) -> ArtifactRef:
-        """The finished artifact made from `inputs`.
+    Args:
+        stage: grpo1, sft-data, sft, grpo2 or compare.
+        config: Stock, data and settings, as for the whole pipeline.
+        files: Explicit files instead of artifacts and of the usual folders.
 
-        Raises:
-            MissingArtifactError: If there is none; names the command that makes it.
-        """
-
-        def refuse(folder: Path) -> None:
-            raise MissingArtifactError(
-                f"the stage {stage} has not been run with this configuration: run `tickerforge stage "
-                f"{COMMANDS.get(stage, stage)}` with the same options first, or `tickerforge run` for all stages"
-            )
-
-        # "Resumable" keeps what an interrupted build of that stage left to go on from.
-        return super().build(stage, inputs, refuse, code=code, seed=seed, resumable=True)
+    Raises:
+        MissingArtifactError: If an earlier stage has not run; names the command that runs it.
+    """
+    with started_stage(stage_named(stage), config, files) as started:
+        return started.compare() if stage == COMPARISON.command else started.train()
 
 
 @dataclass(frozen=True)
-class StageInputs:
-    """One stage under way: its run, files, windows and base model, and the bars of windows that are from no file."""
+class StartedStage:
+    """One stage under way: its run, files, windows and base model, and the bars of windows that come from no file."""
 
+    stage: Stage
     run: Run
     files: StageFiles
     windows: ArtifactRef
     base_model: BaseModelRef
     bars: tuple[ArtifactRef, ...] = ()
 
-    @property
-    def _finished(self) -> Steps:
-        store = self.run.steps.store
-        return Steps(self.run.config, FinishedOnly(store.root, store.shared))
+    def train(self) -> StageOutcome:
+        """Run a training stage, and copy what it made to the folders for people."""
+        run, stage = self.run, self.stage
+        adapter = self.adapter(stage.reads[0]) if stage.reads else None
+        answers = self.answers() if stage is SFT else None
+        request = run.steps.training_request(stage, self.windows, self.base_model, adapter=adapter, answers=answers)
+        (result,) = run.steps.runner.run([request])
+        artifact = as_artifact(result)
+        if stage is SFT_DATA:
+            written = [publish_sft_data(artifact, run.folder, stock=run.config.stock)]
+            if self.files.sft_data_path is not None:
+                written.append(copy_file(written[0], self.files.sft_data_path))
+        else:
+            written = [publish_stage(artifact, run.folder), self.save_adapter(artifact)]
+            if stage is not SFT:
+                written += self.save_full_forecasts(artifact)
+        if run.mlflow is not None:
+            log_stage(run.mlflow, stage.name, artifact=artifact, params=stage_settings(run.config, stage.name))
+        return self.outcome(*written)
 
-    def adapter(self, stage: str) -> ArtifactRef | Path:
-        """The adapter of the earlier stage `grpo_1st`, `sft` or `grpo_2nd`: the folder given for it, else its artifact.
+    def compare(self) -> StageOutcome:
+        """Compare the three adapters with each other and with the free forecasters; registers nothing."""
+        run = self.run
+        adapters = {name: self.adapter(name) for name in ADAPTERS}
+        comparison = run.steps.comparison(self.windows, self.base_model, adapters, bars=self.bars)
+        written = publish_comparison_folder(comparison, run.folder)
+        if run.mlflow is not None:
+            log_comparison(run.mlflow, comparison)
+        return self.outcome(written, report=read_report(comparison), verdict=read_verdict(comparison))
+
+    def adapter(self, name: str) -> ArtifactRef | Path:
+        """Return the adapter of an earlier stage: the folder given for it, else its artifact.
 
         Raises:
             MissingArtifactError: If neither is there.
         """
-        given = self.files.saved_adapter(stage)
+        given = self.files.saved_adapter(name)
         if given is not None:
             return given
-        match stage:
-            case "grpo_1st":
-                return self._finished.grpo_1st(self.windows, self.base_model)
-            case "sft":
-                return self._finished.sft(self.sft_data(), self.base_model)
-        return self._finished.grpo_2nd(self.windows, self.base_model, self.adapter("sft"))
+        stage = stage_named(name)
+        adapter = self.adapter(stage.reads[0]) if stage.reads else None
+        return self._finished(stage, adapter=adapter, answers=self.answers() if stage is SFT else None)
 
-    def sft_data(self) -> ArtifactRef | Path:
-        """The accepted answers: the file given for them, else their artifact.
+    def answers(self) -> ArtifactRef | Path:
+        """Return the accepted answers: the file given for them, else their artifact.
 
         Raises:
             MissingArtifactError: If neither is there.
         """
         if self.files.sft_data_path is not None:
             return self.files.sft_data_path
-        return self._finished.sft_data(self.windows, self.base_model, self.adapter("grpo_1st"))
+        return self._finished(SFT_DATA, adapter=self.adapter(SFT_DATA.reads[0]), answers=None)
 
-    def save_adapter(self, stage: str, artifact: ArtifactRef) -> Path:
+    def _finished(
+        self, stage: Stage, *, adapter: ArtifactRef | Path | None, answers: ArtifactRef | Path | None
+    ) -> ArtifactRef:
+        steps = self.run.steps
+        request = steps.training_request(stage, self.windows, self.base_model, adapter=adapter, answers=answers)
+        found = Here(steps.store).find(request)
+        if found is None:
+            raise MissingArtifactError(
+                f"the stage {stage.name} has not been run with this configuration: run `tickerforge stage "
+                f"{stage.command}` with the same options first, or `tickerforge run` for all stages"
+            )
+        return as_artifact(found)
+
+    def save_adapter(self, artifact: ArtifactRef) -> Path:
         """Put an adapter where it was asked for, or into `models/{MODEL}/{STOCK}`."""
-        given, config = self.files.saved_adapter(stage), self.run.config
-        target = given or model_folder(config.training.model, config.stock)
-        card = self.run.steps.card(stage, windows=self.windows, base_model=self.base_model)
+        config, name = self.run.config, self.stage.name
+        target = self.files.saved_adapter(name) or model_folder(config.training.model, config.stock)
+        card = self.run.steps.card(name, windows=self.windows, base_model=self.base_model)
         return publish_adapter(artifact, target, card=card)
 
-    def save_full_forecasts(self, stage: str, artifact: ArtifactRef) -> list[Path]:
-        """Forecast every window of the full files, where they were given, into the results folder."""
-        config, steps = self.run.config, self.run.steps
-        windows = full_windows(self.files, config=config, store=steps.store)
+    def save_full_forecasts(self, artifact: ArtifactRef) -> list[Path]:
+        """Forecast every window of the full files, if they were given, and write them into the results folder."""
+        config, store = self.run.config, self.run.steps.store
+        windows = full_windows(self.files, config=config, store=store)
         if windows is None:
             return []
         every = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"max_windows": None})})
-        forecasts = Steps(every, steps.store).forecasts(windows, self.base_model, model=stage, adapter=artifact)
-        return [write_full_forecasts(forecasts, windows, self.run.folder.root / FULL_FORECASTS[stage])]
+        forecasts = Steps(every, store).forecasts(windows, self.base_model, model=self.stage.name, adapter=artifact)
+        path = self.run.folder.root / f"{self.stage.command}_full_dataset_results.csv"
+        return [write_full_forecasts(forecasts, windows, path)]
 
-    def outcome(self, name: StageName, stage: str, artifact: ArtifactRef, written: Sequence[Path]) -> StageOutcome:
-        """Log the stage, and say what it left behind."""
-        run = self.run
-        if run.mlflow is not None:
-            log_stage(run.mlflow, stage, artifact=artifact, params=stage_settings(run.config, stage))
-        return StageOutcome(stage=name, stock=run.config.stock, results=run.folder.root, written=tuple(written))
+    def outcome(self, *written: Path, report: EvalReport | None = None, verdict: Verdict | None = None) -> StageOutcome:
+        """Return what the stage left behind."""
+        return StageOutcome.model_validate(
+            {
+                "stage": self.stage.command,
+                "stock": self.run.config.stock,
+                "results": self.run.folder.root,
+                "written": written,
+                "report": report,
+                "verdict": verdict,
+            }
+        )
 
 
 @contextmanager
-def single_stage(name: StageName, config: PipelineConfig, files: StageFiles) -> Iterator[StageInputs]:
-    """The run around one stage, with its windows and its base model ready."""
+def started_stage(stage: Stage, config: PipelineConfig, files: StageFiles) -> Iterator[StartedStage]:
+    """Open the run around one stage, with its windows and its base model ready."""
     config = as_published(config, files)
     folder = RunFolder(files.results_dir) if files.results_dir else new_run_folder(config.stock)
     with recorded_run(config, folder=folder) as run, ticker_slot(config.stock):
         windows = windows_from_files(files, config=config, store=run.steps.store)
-        if windows is None and name == "sft" and files.sft_data_path is not None:
-            # The answers are all that it learns from: no prices are needed, and their hash stands for the data.
+        if windows is None and stage is SFT and files.sft_data_path is not None:
+            # SFT learns from the answers alone: it needs no prices, and the hash of the answers stands for the data.
             windows = store_sft_data(files.sft_data_path, store=run.steps.store)
         bars: tuple[ArtifactRef, ...] = ()
         if windows is None:
             data = run.steps.data()
             windows, bars = data.windows, data.all_bars
-        run.start_tracking(name, windows=windows)
-        yield StageInputs(run, files, windows, run.steps.base_model(), bars)
+        run.start_tracking(stage.command, windows=windows)
+        yield StartedStage(stage, run, files, windows, run.steps.base_model(), bars)
 
 
 def copy_file(source: Path, target: Path) -> Path:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
 from tickerforge.features.config import FrozenModel
+from tickerforge.features.stages import ADAPTERS, COMPARISON, SFT_DATA
 from tickerforge.flows.errors import ChampionChanged
 from tickerforge.flows.prices.pool import Data
 from tickerforge.flows.prices.price_updates import update_prices
@@ -23,7 +24,7 @@ from tickerforge.flows.settings.repeat import command_of
 from tickerforge.flows.settings.schedule import Exchange, due_on_session
 from tickerforge.flows.train.champions import current_champion, warm_start
 from tickerforge.flows.train.runs import Run, new_run_folder, recorded_run, stage_settings
-from tickerforge.flows.train.steps import ADAPTER_STAGES, adapters_of
+from tickerforge.flows.train.steps import adapters_of
 from tickerforge.tasks.base.paths import RunFolder, model_folder
 from tickerforge.tasks.base.prefect_artifacts import publish_comparison
 from tickerforge.tasks.models.adapters import BaseModelRef
@@ -182,14 +183,14 @@ def publish_results(
     """
     complete = False
     try:
-        for stage in ADAPTER_STAGES:
+        for stage in ADAPTERS:
             publish_stage(stages[stage], folder)
-        publish_sft_data(stages["sft_data"], folder, stock=stock)
+        publish_sft_data(stages[SFT_DATA.name], folder, stock=stock)
         report = publish_comparison_folder(comparison, folder) / REPORT_FILE
         complete = True
     finally:
         if not complete:
-            for name in (*ADAPTER_STAGES, "sft_data", "comparison"):
+            for name in (*ADAPTERS, SFT_DATA.name, COMPARISON.name):
                 shutil.rmtree(folder.stage(name), ignore_errors=True)
     return report
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from tickerforge.features.stages import stage_named
 from tickerforge.flows.server.logs import run_log
 from tickerforge.flows.server.outcome import is_stopped
 from tickerforge.flows.settings.config import PipelineConfig
@@ -98,16 +99,10 @@ def recorded_run(config: PipelineConfig, *, folder: RunFolder) -> Iterator[Run]:
 
 
 def stage_settings(config: PipelineConfig, stage: str) -> dict[str, object]:
-    """The settings that decided a stage, for its MLflow run."""
-    sections = {
-        "grpo_1st": ("grpo_1st", "reward"),
-        "sft_data": ("rejection", "sampling"),
-        "sft": ("sft",),
-        "grpo_2nd": ("grpo_2nd", "reward"),
-    }
+    """Return the settings that enter a stage's key, for its MLflow run."""
     training = config.training.model_dump(mode="json")
     common = {name: training[name] for name in ("model", "max_seq_length", "lora_rank")}
-    return common | {name: training[name] for name in sections[stage]} | {"seed": config.seed}
+    return common | {name: training[name] for name in stage_named(stage).settings} | {"seed": config.seed}
 
 
 def _record_failure(error: BaseException) -> None:

@@ -2,23 +2,27 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from tickerforge.evaluation.core.contracts import CHAMPION, POOLED
 from tickerforge.features.pooling import POOL
+from tickerforge.features.stages import (
+    ADAPTERS,
+    BASE_MODEL,
+    FORECASTS,
+    LAST_STAGE,
+    SFT,
+    SFT_DATA,
+    TRAINING_STAGES,
+    AdapterStage,
+    Stage,
+)
 from tickerforge.flows.errors import StageRefused
 from tickerforge.flows.prices.pool import Data, pooled_data
 from tickerforge.flows.remote.here import Here, fetch_adapter, stage_seed
-from tickerforge.flows.remote.requests import (
-    Adapter,
-    HeavyStage,
-    HeavyStages,
-    RegisteredAdapter,
-    StageRequest,
-    StageResult,
-)
+from tickerforge.flows.remote.requests import Adapter, HeavyStages, RegisteredAdapter, StageOutput, StageRequest
 from tickerforge.flows.settings.config import PipelineConfig, check_source, evaluation_of
 from tickerforge.tasks.base.environment import git_revision
 from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef, adapter_identity, read_card
@@ -31,13 +35,10 @@ from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseMo
 
 logger = logging.getLogger(__name__)
 
-AdapterStage = Literal["grpo_1st", "sft", "grpo_2nd"]
-ADAPTER_STAGES: tuple[str, ...] = get_args(AdapterStage)
-
 
 def adapters_of(stages: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
-    """Of the artifacts of `Steps.trained` those that are adapters, by stage."""
-    return {stage: stages[stage] for stage in ADAPTER_STAGES if stage in stages}
+    """Return those artifacts of `Steps.trained` that are adapters, by stage."""
+    return {stage: stages[stage] for stage in ADAPTERS if stage in stages}
 
 
 def market_source(config: PipelineConfig) -> MarketSource:
@@ -77,37 +78,33 @@ class Steps:
         return build_windows(bars, config=self.config.features, store=self.store)
 
     def base_model(self) -> BaseModelRef:
-        """The base model, built where it is the tiny one."""
-        result = self._run(self._request("base_model"))
+        """Return the base model; build it if it is the tiny one."""
+        (result,) = self.runner.run([self.request(BASE_MODEL)])
         if not isinstance(result, BaseModelRef):
-            raise TypeError(f"the stage base_model made {type(result).__name__}")
+            raise TypeError(f"the stage {BASE_MODEL.name} made {type(result).__name__}")
         return result
 
-    def grpo_1st(
-        self, windows: ArtifactRef, base_model: BaseModelRef, adapter: RegisteredAdapter | None = None
-    ) -> ArtifactRef:
-        """First GRPO, from a fresh adapter, or going on from a registered one."""
-        return self._artifact("grpo_1st", windows=windows, base_model=base_model, adapter=adapter)
+    @property
+    def runner(self) -> HeavyStages:
+        """The runner of heavy stages."""
+        return self.heavy or Here(self.store)
 
-    def sft_data(self, windows: ArtifactRef, base_model: BaseModelRef, adapter: Adapter) -> ArtifactRef:
-        """The best answers of the first adapter."""
-        return self._artifact("sft_data", windows=windows, base_model=base_model, adapter=adapter)
+    def request(self, stage: Stage, **inputs: Any) -> StageRequest:
+        """Describe one heavy stage of this configuration; `inputs` are fields of `StageRequest`."""
+        return StageRequest.model_validate({"stage": stage.name, "config": self.config, **inputs})
 
-    def sft(
-        self, sft_data: ArtifactRef | Path, base_model: BaseModelRef, adapter: RegisteredAdapter | None = None
-    ) -> ArtifactRef:
-        """A fresh adapter, or a registered one, fine-tuned on those answers."""
-        return self._artifact("sft", base_model=base_model, answers=sft_data, adapter=adapter)
-
-    def grpo_2nd(self, windows: ArtifactRef, base_model: BaseModelRef, adapter: Adapter) -> ArtifactRef:
-        """Second GRPO, going on from the fine-tuned adapter."""
-        return self._artifact("grpo_2nd", windows=windows, base_model=base_model, adapter=adapter)
-
-    def forecasts(
-        self, windows: ArtifactRef, base_model: BaseModelRef, *, model: str, adapter: Adapter | None
-    ) -> ArtifactRef:
-        """One model's forecasts of the validation and test windows."""
-        return self._artifact("forecasts", windows=windows, base_model=base_model, adapter=adapter, model=model)
+    def training_request(
+        self,
+        stage: Stage,
+        windows: ArtifactRef,
+        base_model: BaseModelRef,
+        *,
+        adapter: Adapter | None,
+        answers: ArtifactRef | Path | None = None,
+    ) -> StageRequest:
+        """Describe one training stage; SFT learns from `answers`, every other stage from `windows`."""
+        learns_from = {"answers": answers} if stage is SFT else {"windows": windows}
+        return self.request(stage, base_model=base_model, adapter=adapter, **learns_from)
 
     def trained(
         self,
@@ -116,33 +113,42 @@ class Steps:
         *,
         start: RegisteredAdapter | None = None,
         on_stage: Callable[[str, ArtifactRef], None] = lambda stage, artifact: None,
-        until: AdapterStage = "grpo_2nd",
+        until: AdapterStage = LAST_STAGE,
     ) -> dict[str, ArtifactRef]:
-        """The training stages in their order.
+        """Run the training stages in their order.
 
         Args:
             windows: From `windows`.
             base_model: From `base_model`.
-            start: Where the first stage and the fine-tuning start; a fresh adapter where it is `None`.
-            on_stage: Told of each finished stage and its artifact.
+            start: Adapter from which the first stage and the fine-tuning continue; `None` starts fresh adapters.
+            on_stage: Called with the name and the artifact of each finished stage.
             until: The last stage.
 
         Returns:
-            Artifacts of `grpo_1st`, `sft_data`, `sft` and `grpo_2nd`, as far as they were to be made.
+            Artifacts of `TRAINING_STAGES` by name, up to and including `until`.
         """
         made: dict[str, ArtifactRef] = {}
-        stages: dict[str, Callable[[], ArtifactRef]] = {
-            "grpo_1st": lambda: self.grpo_1st(windows, base_model, start),
-            "sft_data": lambda: self.sft_data(windows, base_model, made["grpo_1st"]),
-            "sft": lambda: self.sft(made["sft_data"], base_model, start),
-            "grpo_2nd": lambda: self.grpo_2nd(windows, base_model, made["sft"]),
-        }
-        for stage, make in stages.items():
-            made[stage] = make()
-            on_stage(stage, made[stage])
-            if stage == until:
+        for stage in TRAINING_STAGES:
+            adapter = made[stage.reads[0]] if stage.reads else start
+            answers = made.get(SFT_DATA.name)
+            request = self.training_request(stage, windows, base_model, adapter=adapter, answers=answers)
+            (result,) = self.runner.run([request])
+            made[stage.name] = as_artifact(result)
+            on_stage(stage.name, made[stage.name])
+            if stage.name == until:
                 break
         return made
+
+    def forecasts(
+        self, windows: ArtifactRef, base_model: BaseModelRef | None, *, model: str, adapter: Adapter | None
+    ) -> ArtifactRef:
+        """Ask one model for its forecasts of the validation and test windows.
+
+        Without `base_model`, the card of the adapter names it.
+        """
+        request = self.request(FORECASTS, windows=windows, base_model=base_model, adapter=adapter, model=model)
+        (result,) = self.runner.run([request])
+        return as_artifact(result)
 
     def forecasts_of_all(
         self,
@@ -155,11 +161,11 @@ class Steps:
         """Forecasts of the base model, of every adapter and of a pooled one that a ticker's training started from."""
         pooled = {POOLED: start} if start is not None and start.is_pooled and self.config.stock != POOL else {}
         requests = [
-            self._request("forecasts", windows=windows, base_model=base_model, adapter=adapter, model=model)
+            self.request(FORECASTS, windows=windows, base_model=base_model, adapter=adapter, model=model)
             for model, adapter in {"base": None, **pooled, **adapters}.items()
         ]
-        results = (self.heavy or Here(self.store)).run(requests)
-        return {request.model: _as_artifact(result) for request, result in zip(requests, results, strict=True)}
+        results = self.runner.run(requests)
+        return {request.model: as_artifact(result) for request, result in zip(requests, results, strict=True)}
 
     def comparison(
         self,
@@ -216,8 +222,7 @@ class Steps:
                 return None
             training = training_here(card.training, config=self.config.training)
             own = self.config.model_copy(update={"training": training, "features": card.features})
-            request = StageRequest(stage="forecasts", config=own, windows=windows, adapter=champion, model=CHAMPION)
-            return _as_artifact(self._run(request))
+            return replace(self, config=own).forecasts(windows, None, model=CHAMPION, adapter=champion)
         except (AdapterError, BackendUnavailable, BaseModelError, StageRefused) as error:
             logger.warning(
                 "the current champion of %s cannot be used, so nothing here is compared with it: %s",
@@ -238,16 +243,6 @@ class Steps:
         }
         return [stage for stage, adapter in placed.items() if adapter_identity(adapter) == identity]
 
-    def _run(self, request: StageRequest) -> StageResult:
-        (result,) = (self.heavy or Here(self.store)).run([request])
-        return result
-
-    def _request(self, stage: HeavyStage, **inputs: Any) -> StageRequest:
-        return StageRequest(stage=stage, config=self.config, **inputs)
-
-    def _artifact(self, stage: HeavyStage, **inputs: Any) -> ArtifactRef:
-        return _as_artifact(self._run(self._request(stage, **inputs)))
-
     def card(self, stage: str, *, windows: ArtifactRef, base_model: BaseModelRef) -> AdapterCard:
         """What must be known to use the adapter of a stage."""
         return AdapterCard(
@@ -257,14 +252,19 @@ class Steps:
             base_model_identity=base_model.identity,
             features=self.config.features,
             training=self.config.training,
-            seed=stage_seed(self.config, "forecasts"),
+            seed=stage_seed(self.config, FORECASTS.name),
             windows_sha256=windows.sha256,
             trained_until=train_end(windows),
             git_revision=git_revision(),
         )
 
 
-def _as_artifact(result: StageResult) -> ArtifactRef:
+def as_artifact(result: StageOutput) -> ArtifactRef:
+    """Return what a stage made, which must be an artifact.
+
+    Raises:
+        TypeError: If it is a base model.
+    """
     if not isinstance(result, ArtifactRef):
         raise TypeError(f"the stage made {type(result).__name__}, not an artifact")
     return result

@@ -24,6 +24,10 @@ class StoreUnreachable(TasksError):
     """The shared store does not answer; worth another attempt."""
 
 
+class NotFinished(TasksError):
+    """An artifact was looked for that is not in the store, and may not be built."""
+
+
 class MarketDataError(TasksError):
     """A market source holds no prices for the ticker asked for."""
 

@@ -23,7 +23,7 @@ from tickerforge.tasks.base.disk import (
     tree_hashes,
 )
 from tickerforge.tasks.base.environment import git_revision
-from tickerforge.tasks.base.errors import StoreError
+from tickerforge.tasks.base.errors import NotFinished, StoreError
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import MANIFEST_FILE, Workspace
 from tickerforge.tasks.store.keys import artifact_key, described
@@ -230,6 +230,19 @@ class Store:
             if not built and not resumable:
                 shutil.rmtree(partial, ignore_errors=True)
         return manifest.reference(final, cached=False)
+
+
+@dataclass(frozen=True)
+class FinishedOnly(Store):
+    """A store that finds artifacts and builds none."""
+
+    def _build(self, recipe: dict[str, Any], builder: Builder, *, resumable: bool) -> ArtifactRef:
+        """Refuse to build; what an interrupted build left in its folder stays there.
+
+        Raises:
+            NotFinished: Always.
+        """
+        raise NotFinished(f"{recipe['stage']} is not in the store with these inputs")
 
 
 def _finish(partial: Path, final: Path) -> None:

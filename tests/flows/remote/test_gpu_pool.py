@@ -17,7 +17,7 @@ from tickerforge.flows.night.batches import BatchAnswer, TickerJob, TickerStages
 from tickerforge.flows.remote import gpu_pool
 from tickerforge.flows.remote.gpu_pool import Call, GpuPool, call_all
 from tickerforge.flows.remote.here import Finished, Recording
-from tickerforge.flows.remote.requests import RegisteredAdapter, StageAnswer, StageRequest, StageResult, content_digest
+from tickerforge.flows.remote.requests import RegisteredAdapter, StageAnswer, StageOutput, StageRequest, content_digest
 from tickerforge.flows.server.slots import GPU_LIMIT, gpu_slot, ticker_limit, ticker_slot
 from tickerforge.tasks.models.adapters import BaseModelRef
 from tickerforge.tasks.store.artifacts import ArtifactRef
@@ -52,7 +52,7 @@ class Echo:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def run(self, requests: Any) -> list[StageResult]:
+    def run(self, requests: Any) -> list[StageOutput]:
         if requests[0].stage == "sft":
             raise StageFailed("sft has failed")
         self.asked += [request.name for request in requests]
@@ -64,7 +64,7 @@ def forecasts_of(*models: str) -> list[StageRequest]:
 
 
 def test_what_was_recorded_is_handed_out_later_and_what_is_missing_fails_with_the_reason() -> None:
-    results: dict[str, StageResult] = {}
+    results: dict[str, StageOutput] = {}
     recording = Recording(Echo(), results)
     made = recording.run(forecasts_of("base", "sft"))
     with pytest.raises(StageFailed, match="sft has failed"):
@@ -78,7 +78,7 @@ def test_what_was_recorded_is_handed_out_later_and_what_is_missing_fails_with_th
 
 
 def test_what_was_made_from_other_inputs_is_not_handed_out_and_where_they_lie_does_not_matter() -> None:
-    results: dict[str, StageResult] = {}
+    results: dict[str, StageOutput] = {}
     request = StageRequest(stage="grpo_1st", config=tiny_config(), windows=WINDOWS, base_model=BASE)
     made = Recording(Echo(), results).run([request])
     moved = WINDOWS.model_copy(update={"path": Path("here/windows/k"), "cached": True})
@@ -140,11 +140,11 @@ def worker(client: Any, deployed: Any, *, name: str = "gpu", crashes: int = 0) -
         thread.join()
 
 
-def asked(request: StageRequest) -> list[StageResult]:
+def asked(request: StageRequest) -> list[StageOutput]:
     from prefect import flow
 
     @flow
-    def asks() -> list[StageResult]:
+    def asks() -> list[StageOutput]:
         return GpuPool().run([request])
 
     return asks()

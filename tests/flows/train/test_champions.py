@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tickerforge.flows.remote.requests import RegisteredAdapter, StageRequest, StageResult
+from tickerforge.flows.remote.requests import RegisteredAdapter, StageOutput, StageRequest
 from tickerforge.flows.settings.config import PipelineConfig, with_overrides
 from tickerforge.flows.train import champions
 from tickerforge.flows.train.steps import Steps
@@ -77,7 +77,7 @@ def test_the_first_stage_and_the_fine_tuning_start_there_and_the_third_stage_goe
     class Asked:
         """Notes what is asked for."""
 
-        def run(self, requests: Sequence[StageRequest]) -> list[StageResult]:
+        def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
             asked.update({request.stage: request for request in requests})
             return [WINDOWS.model_copy(update={"stage": request.stage}) for request in requests]
 

@@ -170,27 +170,51 @@ def test_without_a_champion_the_error_names_the_challenger(result: PipelineResul
 
 
 def test_single_stages_find_what_the_whole_run_made(result: PipelineResult) -> None:
-    from tickerforge.flows.stages.flows import compare, sft, sft_data
+    from tickerforge.flows.stages.single import run_stage
 
-    assert "sft_data: cached" in (sft_data(tiny_config()).results / "pipeline.log").read_text()
-    assert "sft: cached" in (sft(tiny_config()).results / "pipeline.log").read_text()
-    compared = compare(tiny_config())
+    assert "sft_data: cached" in (run_stage("sft-data", tiny_config()).results / "pipeline.log").read_text()
+    assert "sft: cached" in (run_stage("sft", tiny_config()).results / "pipeline.log").read_text()
+    compared = run_stage("compare", tiny_config())
     assert compared.verdict == result.verdict
     assert (compared.results / "model_comparison" / "report.html").is_file()
 
 
+def test_a_comparison_of_finished_stages_takes_no_gpu_slot_and_starts_no_heavy_task(
+    result: PipelineResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    from tickerforge.flows.remote import here
+    from tickerforge.flows.stages.single import run_stage
+
+    def refuse() -> None:
+        raise AssertionError("a slot was asked for")
+
+    monkeypatch.setattr(here, "gpu_slot", refuse)
+    run_stage("compare", tiny_config())
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id]}}))
+    assert run.name == "DEMO compare"
+    keys = {task.task_key.rpartition("-")[0] for task in tasks}
+    assert "compare_models" in keys
+    assert not keys & {"prepare_base_model", "train_grpo", "sample_answers", "train_sft", "forecast_model"}
+
+
 def test_a_stage_without_its_inputs_names_the_command_that_makes_them(result: PipelineResult) -> None:
-    from tickerforge.flows.stages.flows import grpo2, sft_data
+    from tickerforge.flows.stages.single import run_stage
 
     other = with_overrides(tiny_config(), ["seed=99"])
     with pytest.raises(MissingArtifactError, match="tickerforge stage grpo1"):
-        sft_data(other)
+        run_stage("sft-data", other)
     with pytest.raises(MissingArtifactError, match="tickerforge stage grpo1"):
-        grpo2(other)
+        run_stage("grpo2", other)
 
 
 def test_stages_write_and_read_adapters_and_answers_at_explicit_places(work: Path, result: PipelineResult) -> None:
-    from tickerforge.flows.stages.flows import grpo2, sft, sft_data
+    from tickerforge.flows.stages.single import run_stage
 
     files = StageFiles(
         grpo_saved_lora_1st=result.adapters["grpo_1st"],
@@ -199,8 +223,8 @@ def test_stages_write_and_read_adapters_and_answers_at_explicit_places(work: Pat
         grpo_saved_lora_2nd=work / "mine" / "second",
         results_dir=work / "mine" / "results",
     )
-    for stage in (sft_data, sft, grpo2):
-        stage(tiny_config(), files)
+    for stage in ("sft-data", "sft", "grpo2"):
+        run_stage(stage, tiny_config(), files)
     assert {path.name for path in (work / "mine").iterdir()} == {"answers.csv", "sft", "second", "results"}
     assert (work / "mine" / "second" / "adapter_model.safetensors").is_file()
     written = {path.name for path in (work / "mine" / "results").iterdir()}
@@ -209,7 +233,7 @@ def test_stages_write_and_read_adapters_and_answers_at_explicit_places(work: Pat
 
 def test_stages_run_from_published_files(work: Path, result: PipelineResult) -> None:
     from tickerforge.flows.prices.preprocess import preprocess
-    from tickerforge.flows.stages.flows import grpo1
+    from tickerforge.flows.stages.single import run_stage
     from tickerforge.tasks.base.paths import Workspace
     from tickerforge.tasks.store.artifacts import Store
 
@@ -221,7 +245,7 @@ def test_stages_run_from_published_files(work: Path, result: PipelineResult) -> 
         for split in ("train", "full")
         for side in "xy"
     }
-    outcome = grpo1(config, StageFiles(**named, results_dir=work / "published"))
+    outcome = run_stage("grpo1", config, StageFiles(**named, results_dir=work / "published"))
     assert (work / "published" / "grpo1_full_dataset_results.csv") in outcome.written
     rows = (work / "published" / "grpo1_full_dataset_results.csv").read_text().splitlines()
     assert len(rows) == len((work / "csv" / "DEMO" / "DEMO_full_x.csv").read_text().splitlines())
