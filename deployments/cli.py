@@ -1,4 +1,4 @@
-"""The operating commands, beside those of `flows.cli.main`: `up`, `down`, `status`, `deploy`."""
+"""The command `tickerforge`: the entry point, with the commands of the service; `flows.cli.commands` has the others."""
 
 from datetime import datetime
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tickerforge.flows.cli import options
-from tickerforge.flows.cli.main import app
-from tickerforge.flows.cli.terminal import command, show
+from tickerforge.flows.cli.commands import app
+from tickerforge.flows.cli.terminal import show, terminal_session
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from tickerforge.deployments.service.processes import Program
     from tickerforge.tasks.base.service import Service
 
-Tickers = Annotated[
+_TickersFile = Annotated[
     Path | None,
-    typer.Option(help="Tickers that get deployments of their own, as a TOML file.", metavar="FILE.toml"),
+    typer.Option("--tickers", help="TOML file of tickers with their own deployments.", metavar="FILE.toml"),
 ]
 
 
@@ -31,11 +31,11 @@ def main() -> None:
 def up(
     data: options.Data = None,
     recipe: options.Recipe = None,
-    tickers: Tickers = None,
+    tickers: _TickersFile = None,
     host: Annotated[
         str | None,
         typer.Option(
-            help="Where to listen. Beyond this machine there is no login: whoever reaches it can run code.",
+            help="Address to listen at. There is no login: everyone who can reach the address can run code.",
             show_default="127.0.0.1",
             metavar="ADDRESS",
         ),
@@ -50,13 +50,13 @@ def up(
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Start Prefect, MLflow and the workers.
+    """Start Prefect, MLflow and the workers on this machine, with all deployments.
 
-    On this machine, with all deployments; returns when they answer. Runs leave results and models in the current
-    folder. Other commands use the running service by themselves. Databases are SQLite files in TICKERFORGE_HOME, or
-    on the PostgreSQL server that TICKERFORGE_DATABASE=postgresql://user:password@host/ names.
+    The command returns when everything answers. Runs write results and models to the current folder. Other commands
+    use the running service. The databases are SQLite files in TICKERFORGE_HOME, or on the PostgreSQL server in
+    TICKERFORGE_DATABASE=postgresql://user:password@host/.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         from tickerforge.deployments.service.service import Listening, start
         from tickerforge.tasks.base.paths import Workspace
 
@@ -74,9 +74,9 @@ def up(
 def down(debug: options.Debug = False) -> None:
     """Stop what `tickerforge up` started.
 
-    Runs under way are told to stop; the same run started again resumes.
+    Active runs stop first; a run that you start again resumes.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         from tickerforge.deployments.service.service import stop
         from tickerforge.tasks.base.paths import Workspace
 
@@ -85,11 +85,11 @@ def down(debug: options.Debug = False) -> None:
 
 @app.command(epilog="Example: tickerforge status")
 def status(debug: options.Debug = False) -> None:
-    """Say what runs, since when, and where its log is.
+    """Show what runs, since when, and where its log is.
 
-    Ends with exit code 1 if anything of the service does not run or does not answer.
+    Ends with exit code 1 if a part of the service does not run or does not answer.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         from tickerforge.deployments.service.health import health
         from tickerforge.deployments.service.processes import programs
         from tickerforge.tasks.base.paths import Workspace
@@ -97,7 +97,7 @@ def status(debug: options.Debug = False) -> None:
 
         service = running_service(Workspace.current())
         if service is None:
-            show(f"no service runs in {Workspace.current().root}; `tickerforge up` starts one")
+            show(f"no service runs in {Workspace.current().root}: start one with `tickerforge up`")
             raise typer.Exit(1)
         faults = health(service)
         found = programs(service)
@@ -108,25 +108,23 @@ def status(debug: options.Debug = False) -> None:
             raise typer.Exit(1)
 
 
-@app.command(epilog="Example: tickerforge deploy --data prices/")
-def deploy(
+@app.command("deploy", epilog="Example: tickerforge deploy --data prices/ --gpus 2")
+def deploy_command(
     data: options.Data = None,
     recipe: options.Recipe = None,
-    tickers: Tickers = None,
+    tickers: _TickersFile = None,
     gpus: Annotated[
         int | None,
-        typer.Option(
-            help="How many heavy stages may run at a time, on all machines together.", min=1, show_default="1"
-        ),
+        typer.Option(help="Most heavy stages at a time, on all machines together.", min=1, show_default="1"),
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Renew pools, limits and deployments.
+    """Update work pools, limits and deployments.
 
-    On the running service, or on the Prefect server that PREFECT_API_URL names. What was switched off in the UI stays
-    off, and options that are not given are as they were last time.
+    The command uses the running service, or the Prefect server at PREFECT_API_URL. Schedules that you switched off in
+    the UI stay off. An option that you leave out keeps its value from the last time.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         import os
 
         from tickerforge.flows.errors import ConfigError
@@ -151,10 +149,10 @@ def _deploy(
 
     wait_for_prefect()
     from tickerforge.deployments.prefect.choices import Choices, remember, with_former
-    from tickerforge.deployments.prefect.deploy import deploy as deploy_all
+    from tickerforge.deployments.prefect.deploy import deploy
 
     chosen = with_former(Choices(data=data, recipe=recipe, tickers=tickers, gpus=gpus).absolute())
-    names = deploy_all(
+    names = deploy(
         working_dir=folder,
         data=chosen.data,
         recipe=chosen.recipe,

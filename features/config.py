@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+UpdateSource = Literal["none", "yahoo"]
+
 
 class FrozenModel(BaseModel):
     """Immutable configuration that refuses unknown keys."""

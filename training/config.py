@@ -8,6 +8,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, SFT, AdapterStage
 
+BackendChoice = Literal["auto", "transformers", "unsloth"]
+RejectionRule = Literal["best_of_n", "published", "none", "truth"]
+
+
+TINY = "tiny"
+"""The value of `training.model` that stands for the base model built here."""
+
 
 class TinyConfig(FrozenModel):
     """The local base model that `model = "tiny"` builds: a small Qwen3 trained on synthetic markets."""
@@ -116,7 +123,7 @@ def _as_long_as_the_third_stage(settings: object) -> object:
 class RejectionConfig(FrozenModel):
     """Which of the answers drawn are fine-tuned on; see `training.rejection` for the rules."""
 
-    rule: Literal["best_of_n", "published", "none", "truth"] = Field(
+    rule: RejectionRule = Field(
         default="best_of_n",
         description="Best of N in a window, windows by quota over time; for comparison the published rule, every first "
         "valid answer, or what really happened.",
@@ -165,25 +172,25 @@ class LaunchConfig(FrozenModel):
 
 # A model of a million parameters learns at rates that would destroy one of billions.
 DEFAULT_LEARNING_RATES = {
-    "tiny": {GRPO_1ST.name: 3e-3, SFT.name: 3e-3, GRPO_2ND.name: 2e-5},
+    TINY: {GRPO_1ST.name: 3e-3, SFT.name: 3e-3, GRPO_2ND.name: 2e-5},
     "other": {GRPO_1ST.name: 1e-5, SFT.name: 2e-4, GRPO_2ND.name: 1e-5},
 }
 # Where training goes on from an adapter that others trained: at the rate of a fresh one it forgets what that knows.
-WARM_LEARNING_RATES: dict[str, dict[str, float]] = {"tiny": {GRPO_1ST.name: 3e-4, SFT.name: 1e-3}, "other": {}}
+WARM_LEARNING_RATES: dict[str, dict[str, float]] = {TINY: {GRPO_1ST.name: 3e-4, SFT.name: 1e-3}, "other": {}}
 
 
-SAMPLING_BATCHES = {"tiny": 1024, "other": 256}
+SAMPLING_BATCHES = {TINY: 1024, "other": 256}
 
 
 class TrainingConfig(FrozenModel):
     """Everything the three stages need."""
 
-    model: str = Field(default="tiny", description="Hugging Face name or path, or `tiny`.")
+    model: str = Field(default=TINY, description="Hugging Face name or path, or `tiny`.")
     model_cutoff: date | None = Field(
         default=None,
         description="Last day that the base model's own training data may hold, where its makers say so.",
     )
-    backend: Literal["auto", "transformers", "unsloth"] = Field(default="auto", description="Who trains.")
+    backend: BackendChoice = Field(default="auto", description="Who trains.")
     trust_remote_code: bool = Field(default=False, description="Let a base model run code of its own repository.")
     max_seq_length: int = Field(default=2048, ge=64, description="Longest prompt plus answer, in tokens.")
     lora_rank: int = Field(default=32, ge=1, le=256, description="Rank of the adapters.")
@@ -227,7 +234,7 @@ class TrainingConfig(FrozenModel):
 
     @property
     def _size(self) -> str:
-        return "tiny" if self.model == "tiny" else "other"
+        return TINY if self.model == TINY else "other"
 
     @model_validator(mode="after")
     def _rejection_keeps_no_more_than_it_draws(self) -> Self:

@@ -1,4 +1,4 @@
-"""The commands `tickerforge data`: fill a folder with price files, or bring it up to date."""
+"""The commands `tickerforge data`: fill a folder with price files, or update it."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tickerforge.flows.cli import options
-from tickerforge.flows.cli.terminal import command, complain, prepare, show
+from tickerforge.flows.cli.terminal import complain, set_environment, show, terminal_session
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,42 +18,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-app = typer.Typer(
-    help="Fill a folder with price files, or bring it up to date. No file ever loses a session by it.",
+data_app = typer.Typer(
+    help="Fill a folder with price files, or update it. A file never loses a session.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-Folder = Annotated[
-    Path, typer.Option("--data", help="Folder with one {STOCK}.csv a ticker, in Yahoo's columns.", metavar="FOLDER")
-]
-Stocks = Annotated[
-    list[str] | None,
-    typer.Option("--stock", help="Ticker, repeatable.", show_default="all", metavar="TICKER"),
+_Folder = Annotated[
+    Path, typer.Option("--data", help="Folder with one {STOCK}.csv per ticker, in Yahoo's columns.", metavar="FOLDER")
 ]
 
 
-@app.command(epilog="Example: tickerforge data yahoo --stock AAPL --stock MSFT --data prices/")
+@data_app.command(epilog="Example: tickerforge data yahoo --stock AAPL --stock MSFT --data prices/")
 def yahoo(
-    data: Folder,
-    stocks: Annotated[
-        list[str] | None,
-        typer.Option("--stock", help="Ticker, repeatable.", show_default="all of the folder", metavar="TICKER"),
-    ] = None,
+    data: _Folder,
+    stocks: options.Stocks = None,
     start: Annotated[
         str | None,
-        typer.Option(help="First day of new files; files that begin later are fetched anew.", metavar="YYYY-MM-DD"),
+        typer.Option(help="First day of new files; a file that begins later is fetched again.", metavar="YYYY-MM-DD"),
     ] = None,
     debug: options.Debug = False,
 ) -> None:
     """Fetch daily prices from Yahoo Finance.
 
-    Only sessions that are missing are asked for. Where a dividend or a split has changed the adjusted closes since, the
-    whole history is fetched anew.
+    Only missing sessions are requested. If a dividend or a split has changed the adjusted closes since the last update,
+    the whole history is fetched again.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         first = _day(start)
-        prepare()
+        set_environment()
         from tickerforge.tasks.prices import source_yahoo
         from tickerforge.tasks.prices.market_data import list_tickers
 
@@ -61,26 +54,26 @@ def yahoo(
         _fill(stocks or list_tickers(data), lambda stock: source_yahoo.fill(data, stock, now=now, first=first))
 
 
-@app.command(epilog="Example: tickerforge data stocknet --data prices/")
-def stocknet(
-    data: Folder,
-    stocks: Stocks = None,
+@data_app.command("stocknet", epilog="Example: tickerforge data stocknet --data prices/")
+def stocknet_data(
+    data: _Folder,
+    stocks: options.Stocks = None,
     url: Annotated[
         str | None,
-        typer.Option(help="The archive elsewhere.", show_default="a fixed revision on GitHub", metavar="URL"),
+        typer.Option(help="Another address of the archive.", show_default="a fixed revision on GitHub", metavar="URL"),
     ] = None,
     sha256: Annotated[
         str | None,
-        typer.Option(help="Hash that the archive must have.", show_default="that of the first download", metavar="HEX"),
+        typer.Option(help="SHA-256 that the archive must have.", show_default="the first download's", metavar="HEX"),
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Download the StockNet data set's prices.
+    """Download the prices of the StockNet data set.
 
-    88 US stocks, September 2012 to September 2017; the archive is kept in TICKERFORGE_HOME.
+    These are 88 US stocks from September 2012 to September 2017. The archive is kept in TICKERFORGE_HOME.
     """
-    with command(debug=debug):
-        prepare()
+    with terminal_session(debug=debug):
+        set_environment()
         from tickerforge.tasks.base.paths import Workspace
         from tickerforge.tasks.prices import source_csv, source_stocknet
         from tickerforge.tasks.prices.market_data import list_tickers
@@ -89,28 +82,28 @@ def stocknet(
         _fill(stocks or list_tickers(source), lambda stock: source_csv.fill(data, stock, source=source))
 
 
-@app.command(epilog="Example: tickerforge data csv downloads/ --data prices/")
+@data_app.command(epilog="Example: tickerforge data csv downloads/ --data prices/")
 def csv(
     source: Annotated[Path, typer.Argument(help="Folder to copy from.", metavar="FROM")],
-    data: Folder,
-    stocks: Stocks = None,
+    data: _Folder,
+    stocks: options.Stocks = None,
     debug: options.Debug = False,
 ) -> None:
     """Check the price files of a folder and copy them.
 
-    A faulty file leaves the others alone.
+    If a file is faulty, the command copies the others, reports the fault, and ends with exit code 2.
     """
-    with command(debug=debug):
-        prepare()
+    with terminal_session(debug=debug):
+        set_environment()
         from tickerforge.tasks.prices import source_csv
         from tickerforge.tasks.prices.market_data import list_tickers
 
         _fill(stocks or list_tickers(source), lambda stock: source_csv.fill(data, stock, source=source))
 
 
-@app.command(epilog="Example: tickerforge data synthetic --data prices/ --stock DEMO")
+@data_app.command(epilog="Example: tickerforge data synthetic --data prices/ --stock DEMO")
 def synthetic(
-    data: Folder,
+    data: _Folder,
     stock: Annotated[str, typer.Option(help="Name of the file.", metavar="TICKER")] = "DEMO",
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
@@ -118,19 +111,20 @@ def synthetic(
 ) -> None:
     """Write prices of the synthetic market.
 
-    Its settings are those below synthetic: --set synthetic.sessions=500.
+    The settings synthetic.* describe the market, for example --set synthetic.sessions=500.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         from tickerforge.flows.settings.config import build_config
 
         config = build_config(recipe=recipe, assignments=set_ or ())
-        prepare()
+        set_environment()
         from tickerforge.tasks.prices import source_synthetic
 
         _fill([stock], lambda name: source_synthetic.fill(data, name, config=config.synthetic))
 
 
 def _day(text: str | None) -> date | None:
+    """Parse the day that `--start` gives."""
     from tickerforge.flows.errors import ConfigError
 
     try:
@@ -140,7 +134,7 @@ def _day(text: str | None) -> date | None:
 
 
 def _fill(stocks: Sequence[str], fill: Callable[[str], "Filled"]) -> None:
-    """Fill one file after the other; the faults of one leave the others alone."""
+    """Fill the files one after the other; a fault in one is reported at the end and does not stop the others."""
     from tickerforge.features.errors import FeaturesError
     from tickerforge.flows.server.outcome import BAD_INPUT
     from tickerforge.tasks.base.errors import MarketDataError, PublishError

@@ -1,4 +1,4 @@
-"""What is installed and what works here: one check a line, each failure with its cure."""
+"""Checks of what is installed and what works on this machine; each failed check comes with its fix."""
 
 import http.client
 import importlib.metadata
@@ -31,12 +31,12 @@ CPU_PACKAGES = (
 )
 GPU_PACKAGES = ("unsloth", "vllm")
 OLDEST_PYTHON = (3, 11)
-LEAST_FREE_BYTES = 2_000_000_000
+_COMFORTABLE_BYTES = 2_000_000_000
 TIMEOUT_SECONDS = 3.0
 
 
 class Check(FrozenModel):
-    """One line of the diagnosis. `ok` is `None` for what is only told; `cure` is empty where nothing is wrong."""
+    """One line of the diagnosis. `ok` is `None` for plain information; `cure` says how to fix a failed check."""
 
     name: str
     value: str
@@ -45,7 +45,7 @@ class Check(FrozenModel):
 
 
 def diagnose() -> Iterator[Check]:
-    """Check what a run needs, one by one; nothing raised by a check escapes as anything but a failed check."""
+    """Check what a run needs, one by one; an error that a check expects becomes a failed check."""
     yield check_python()
     yield from check_packages()
     yield from check_backend()
@@ -57,12 +57,12 @@ def diagnose() -> Iterator[Check]:
 
 
 def is_healthy(checks: list[Check]) -> bool:
-    """Whether no check failed."""
+    """Return whether no check failed."""
     return all(check.ok is not False for check in checks)
 
 
 def check_python() -> Check:
-    """Whether this Python is new enough."""
+    """Check that this Python is new enough."""
     needed = ".".join(map(str, OLDEST_PYTHON))
     ok = sys.version_info[:2] >= OLDEST_PYTHON
     cure = "" if ok else f"install Python {needed} or newer and run `make setup`"
@@ -70,7 +70,7 @@ def check_python() -> Check:
 
 
 def check_packages() -> Iterator[Check]:
-    """Versions of the packages that matter; those for a GPU may be absent."""
+    """Check that the packages that matter are installed; those for a GPU are optional."""
     for name in CPU_PACKAGES:
         version = _version(name)
         yield Check(
@@ -84,7 +84,7 @@ def check_packages() -> Iterator[Check]:
 
 
 def check_backend() -> Iterator[Check]:
-    """The GPU, and which backend `auto` takes and why."""
+    """Report the GPU, and check that `auto` finds a backend."""
     from tickerforge.training.backends import gpu_name, select
     from tickerforge.training.errors import BackendUnavailable
 
@@ -96,7 +96,7 @@ def check_backend() -> Iterator[Check]:
 
 
 def check_home() -> Iterator[Check]:
-    """Whether TICKERFORGE_HOME can be written and has space."""
+    """Check that TICKERFORGE_HOME can be written and has space."""
     from tickerforge.tasks.base.paths import home
 
     folder = home()
@@ -113,13 +113,13 @@ def check_home() -> Iterator[Check]:
         yield Check(name=name, value=f"{folder}: {reason}", ok=False, cure=cure)
         return
     free = shutil.disk_usage(existing).free
-    ok = free >= LEAST_FREE_BYTES
-    cure = "" if ok else f"free some space: {LEAST_FREE_BYTES / 1e9:.0f} GB are comfortable with the tiny model"
+    ok = free >= _COMFORTABLE_BYTES
+    cure = "" if ok else f"free some space: {_COMFORTABLE_BYTES / 1e9:.0f} GB are comfortable with the tiny model"
     yield Check(name="free disk", value=f"{free / 1e9:.1f} GB", ok=ok, cure=cure)
 
 
 def check_talib() -> Check:
-    """Whether indicators can be computed: windows of a small synthetic market."""
+    """Check that indicators can be computed, on a small synthetic market."""
     try:
         from tickerforge.features.config import FeatureConfig
         from tickerforge.features.synthetic import market
@@ -133,7 +133,7 @@ def check_talib() -> Check:
 
 
 def check_prefect() -> Check:
-    """Whether Prefect's API answers: the configured one within three seconds, or the embedded one once started."""
+    """Check that Prefect's API answers: a configured server within three seconds, or the embedded one once started."""
     from tickerforge.flows.server.embedded import API_VARIABLE, is_embedded, start_prefect, wait_for_prefect
 
     url = os.environ.get(API_VARIABLE)
@@ -149,7 +149,7 @@ def check_prefect() -> Check:
 
 
 def check_mlflow() -> Check:
-    """Whether MLflow answers: the configured server within three seconds, or the embedded database once opened."""
+    """Check that MLflow answers: the configured server within three seconds, or the embedded database."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith(("http://", "https://")):
         cure = "start it with `mlflow server`, or unset MLFLOW_TRACKING_URI to use the embedded one"
@@ -162,13 +162,13 @@ def check_mlflow() -> Check:
 def _reach(name: str, url: str, *, cure: str) -> Check:
     from tickerforge.tasks.tracking.stage_runs import without_credentials
 
-    # Neither shown nor sent: urllib takes them for a part of the host's name.
+    # Credentials are neither shown nor sent: urllib takes them for a part of the host's name.
     shown = without_credentials(url)
     try:
         with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=TIMEOUT_SECONDS):
             return Check(name=name, value=f"{shown} answers", ok=True)
     except urllib.error.HTTPError as error:
-        # It answered: a refusal of the health page says only that it wants to know who asks.
+        # It answered: it only refuses its health page to a stranger.
         if error.code in {401, 403}:
             return Check(name=name, value=f"{shown} answers, and asks for authentication", ok=True)
         return Check(name=name, value=f"{shown} answers with HTTP {error.code}", ok=False, cure=cure)

@@ -1,54 +1,25 @@
-"""The options that several commands share, with the names of the published pipeline where it had them."""
+"""The options that several commands share, with the names of the published pipeline if it had them."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from tickerforge.training.config import BackendChoice, RejectionRule
 
-class Backend(StrEnum):
-    """Who trains."""
-
-    AUTO = "auto"
-    TRANSFORMERS = "transformers"
-    UNSLOTH = "unsloth"
-
-
-class Layout(StrEnum):
-    """What preprocessing writes."""
-
-    WINDOWS = "windows"
-    PUBLISHED = "published"
-
-
-class Stage(StrEnum):
-    """A stage that can run alone."""
-
-    GRPO1 = "grpo1"
-    SFT_DATA = "sft-data"
-    SFT = "sft"
-    GRPO2 = "grpo2"
-    COMPARE = "compare"
-
-
-class Rule(StrEnum):
-    """Which answers are fine-tuned on."""
-
-    BEST_OF_N = "best_of_n"
-    PUBLISHED = "published"
-    NONE = "none"
-    TRUTH = "truth"
-
+Layout = Literal["windows", "published"]
 
 Stock = Annotated[str | None, typer.Option(help="Ticker.", show_default="AAPL", metavar="TICKER")]
+Stocks = Annotated[
+    list[str] | None, typer.Option("--stock", help="Ticker, repeatable.", show_default="all", metavar="TICKER")
+]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Folder with one {STOCK}.csv a ticker, in Yahoo's columns.", metavar="FOLDER"),
+    typer.Option(help="Folder with one {STOCK}.csv per ticker, in Yahoo's columns.", metavar="FOLDER"),
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="Base model: a Hugging Face name or folder, or tiny.", show_default="tiny", metavar="MODEL"),
+    typer.Option(help="Base model: a Hugging Face name, a folder, or tiny.", show_default="tiny", metavar="MODEL"),
 ]
 MaxSeqLength = Annotated[
     int | None, typer.Option(help="Longest prompt plus answer, in tokens.", show_default="2048", metavar="TOKENS")
@@ -58,16 +29,16 @@ GpuMemoryUtilization = Annotated[
     float | None, typer.Option(help="Share of GPU memory that vLLM may take.", show_default="0.4", metavar="SHARE")
 ]
 CudaDevices = Annotated[str | None, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES.", metavar="0,1,...")]
-BackendName = Annotated[Backend | None, typer.Option("--backend", help="Who trains.", show_default="auto")]
+Backend = Annotated[BackendChoice | None, typer.Option(help="Library that trains.", show_default="auto")]
 SelectionRule = Annotated[
-    Rule | None,
+    RejectionRule | None,
     typer.Option("--rule", help="Which answers sft-data keeps for sft to learn from.", show_default="best_of_n"),
 ]
 TestAfter = Annotated[
     str | None,
     typer.Option(
-        help="Last day that the base model may have been trained on: test windows up to it are parity only, and the "
-        "gate judges those after it.",
+        help="Last day of the base model's training data. Test windows up to it only serve comparison with published "
+        "figures; the gate judges those after it.",
         show_default="training.model_cutoff of the recipe, if any",
         metavar="YYYY-MM-DD",
     ),
@@ -77,14 +48,14 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Any other setting, repeatable; wins over flags, and these over the recipe.",
+        help="Any other setting, repeatable. --set overrides the other options, and these override the recipe.",
         metavar="key.path=value",
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of every stage.", show_default="0", metavar="N")]
 Debug = Annotated[
     bool,
-    typer.Option("--debug", help="Show everything that is logged, and tracebacks.", envvar="TICKERFORGE_DEBUG"),
+    typer.Option("--debug", help="Show all log lines, and tracebacks.", envvar="TICKERFORGE_DEBUG"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -99,10 +70,10 @@ TestX = Annotated[Path | None, _file("Histories to test on, {STOCK}_test_x.csv."
 TestY = Annotated[Path | None, _file("Targets to test on, {STOCK}_test_y.csv.")]
 FullX = Annotated[Path | None, _file("All histories, {STOCK}_full_x.csv: grpo1 and grpo2 forecast them.")]
 FullY = Annotated[Path | None, _file("All targets, {STOCK}_full_y.csv.")]
-Lora1st = Annotated[Path | None, _file("Adapter of grpo1: written by it, read by sft-data and compare.")]
-SftLora = Annotated[Path | None, _file("Adapter of sft: written by it, read by grpo2 and compare.")]
-Lora2nd = Annotated[Path | None, _file("Adapter of grpo2: written by it, read by compare.")]
-SftData = Annotated[Path | None, _file("Accepted answers as CSV: written by sft-data, read by sft.")]
+Lora1st = Annotated[Path | None, _file("Adapter of grpo1: grpo1 writes it; sft-data and compare read it.")]
+SftLora = Annotated[Path | None, _file("Adapter of sft: sft writes it; grpo2 and compare read it.")]
+Lora2nd = Annotated[Path | None, _file("Adapter of grpo2: grpo2 writes it; compare reads it.")]
+SftData = Annotated[Path | None, _file("Accepted answers as CSV: sft-data writes them; sft reads them.")]
 ResultsDir = Annotated[Path | None, _file("Folder for the records of the stage.")]
 
 # The setting behind each of these options, by the name of the command's parameter.

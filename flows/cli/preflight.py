@@ -7,16 +7,17 @@ from pathlib import Path
 from tickerforge.features.export import published_sigma, read_published
 from tickerforge.features.pooling import POOL
 from tickerforge.features.prices.bars import read_csv, validate_ticker
+from tickerforge.features.stages import COMPARISON, SFT, stage_named
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig, check_source, pool_folder
-from tickerforge.flows.settings.files import READ_ADAPTERS, StageFiles, check_names_ticker, check_pairs
+from tickerforge.flows.settings.files import StageFiles, check_names_ticker, check_pairs
 from tickerforge.tasks.base.errors import StoreError
 from tickerforge.tasks.models.adapters import check_adapter
 from tickerforge.tasks.tracking.server import check_server
 from tickerforge.training.backends import select
-from tickerforge.training.models.base_model import check_model
+from tickerforge.training.models import check_model
 
 LEAST_FREE_BYTES = 64_000_000
 
@@ -58,12 +59,12 @@ def check_stage(stage: str, config: PipelineConfig, files: StageFiles, *, home: 
         PublishedLayoutError: If published files or accepted answers are malformed.
     """
     check_pairs(files)
-    answers = files.sft_data_path if stage == "sft" else None
+    answers = files.sft_data_path if stage == SFT.command else None
     if files.pair("train") is not None:
         _check_published(stage, config, files)
     elif answers is None:
         check_prices(config)
-    for name in READ_ADAPTERS.get(stage, ()):
+    for name in stage_named(stage).reads:
         check_adapter(files.saved_adapter(name))
     if answers is not None:
         from tickerforge.tasks.models.sft_data import read_sft_data
@@ -79,7 +80,7 @@ def _check_published(stage: str, config: PipelineConfig, files: StageFiles) -> N
     if train is None:
         return
     check_names_ticker(config)
-    if stage == "compare" and test is None:
+    if stage == COMPARISON.command and test is None:
         raise ConfigError("compare judges forecasts of the test files: give --test-x-path and --test-y-path too")
     sigma = published_sigma(train[0])
     for pair in (train, test, full):

@@ -1,4 +1,4 @@
-"""The commands about registered adapters: fetch one, look at their history, take a champion back."""
+"""The commands about registered adapters: `pull`, `registry history` and `registry rollback`."""
 
 import json
 from datetime import UTC, datetime
@@ -11,31 +11,33 @@ from rich.table import Table
 from rich.text import Text
 
 from tickerforge.flows.cli import options
-from tickerforge.flows.cli.terminal import command, prepare, show
+from tickerforge.flows.cli.terminal import set_environment, show, terminal_session
 
 if TYPE_CHECKING:
     from tickerforge.tasks.registry.promotion import VersionRecord
     from tickerforge.tasks.tracking.client import Tracking
 
-app = typer.Typer(help="History of a stock's registered adapters, and rollback of its champion.", no_args_is_help=True)
+registry_app = typer.Typer(
+    help="History of a stock's registered adapters, and rollback of its champion.", no_args_is_help=True
+)
 
-SHOWN_DIGITS = 12
+_SHOWN_DIGITS = 12
 
-Ticker = Annotated[str, typer.Argument(metavar="STOCK", help="Ticker, for example AAPL.")]
+_Stock = Annotated[str, typer.Argument(metavar="STOCK", help="Ticker, for example AAPL.")]
 
 
 def pull(
     model: Annotated[
-        str, typer.Argument(metavar="STOCK[@ALIAS]", help="Stock, with an alias or a version number; champion if none.")
+        str,
+        typer.Argument(
+            metavar="STOCK[@ALIAS]", help="Ticker, with an alias or a version number; without either the champion."
+        ),
     ],
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="New or empty folder, or one that was pulled before.")],
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="New or empty folder, or one from an earlier pull.")],
     debug: options.Debug = False,
 ) -> None:
-    """Fetch a registered adapter.
-
-    The folder is ready for PEFT and vLLM.
-    """
-    with command(debug=debug):
+    """Fetch a registered adapter into a folder that PEFT and vLLM can load."""
+    with terminal_session(debug=debug):
         tracking = _registry_of(model.split("@", 1)[0])
         from tickerforge.flows.cli import screen
         from tickerforge.tasks.registry.registration import pull_adapter
@@ -44,38 +46,40 @@ def pull(
         show(screen.paths([("adapter", folder)]))
 
 
-@app.command(epilog="Example: tickerforge registry history AAPL")
-def history(stock: Ticker, as_json: options.AsJson = False, debug: options.Debug = False) -> None:
+@registry_app.command("history", epilog="Example: tickerforge registry history AAPL")
+def history_command(stock: _Stock, as_json: options.AsJson = False, debug: options.Debug = False) -> None:
     """Show every version of a stock's model, newest first.
 
-    From which data and code it was made, how it did on test, when it was champion, and where its report is.
+    Each row shows the data and code of the version, its skill on the test split, when it was champion, and its report.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         tracking = _registry_of(stock)
-        from tickerforge.tasks.registry.promotion import history as versions_of
+        from tickerforge.tasks.registry.promotion import history
 
-        versions = versions_of(tracking, stock)
+        versions = history(tracking, stock)
         if as_json:
             typer.echo(json.dumps([version.model_dump(mode="json") for version in versions], indent=2))
         else:
             show(_table(stock, versions))
 
 
-@app.command(epilog='Example: tickerforge registry rollback AAPL --reason "wrong volume since Monday"')
-def rollback(
-    stock: Ticker,
-    reason: Annotated[str | None, typer.Option(help="Why, for the record.", metavar="TEXT")] = None,
+@registry_app.command(
+    "rollback", epilog='Example: tickerforge registry rollback AAPL --reason "wrong volume since Monday"'
+)
+def rollback_command(
+    stock: _Stock,
+    reason: Annotated[str | None, typer.Option(help="Reason, kept with the version.", metavar="TEXT")] = None,
     debug: options.Debug = False,
 ) -> None:
     """Make a stock's previous champion its champion again.
 
-    The version that is taken back is marked, and is not promoted again.
+    The current champion is marked as rolled back and is not promoted again.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         tracking = _registry_of(stock)
-        from tickerforge.tasks.registry.promotion import rollback as take_back
+        from tickerforge.tasks.registry.promotion import rollback
 
-        done = take_back(tracking, stock, at=datetime.now(UTC), reason=reason)
+        done = rollback(tracking, stock, at=datetime.now(UTC), reason=reason)
         show(
             Text(
                 f"{stock}: version {done.champion} is champion again; version {done.rolled_back} was rolled back "
@@ -85,11 +89,11 @@ def rollback(
 
 
 def _registry_of(stock: str) -> "Tracking":
-    """MLflow, once the name of the stock is known to be one."""
+    """Check the name of the stock, then connect to MLflow."""
     from tickerforge.features.prices.bars import validate_ticker
 
     validate_ticker(stock)
-    prepare()
+    set_environment()
     from tickerforge.tasks.base.paths import Workspace
     from tickerforge.tasks.tracking.client import connect
 
@@ -113,8 +117,8 @@ def _table(stock: str, versions: "tuple[VersionRecord, ...]") -> RenderableType:
             ", ".join(version.aliases),
             Text(_promotion(version)),
             "" if version.skill is None else f"{version.skill:+.3f}",
-            version.data_sha256[:SHOWN_DIGITS],
-            version.git_revision[:SHOWN_DIGITS] + ("-dirty" if version.git_revision.endswith("-dirty") else ""),
+            version.data_sha256[:_SHOWN_DIGITS],
+            version.git_revision[:_SHOWN_DIGITS] + ("-dirty" if version.git_revision.endswith("-dirty") else ""),
             version.report,
         )
     return table

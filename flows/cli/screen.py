@@ -1,4 +1,4 @@
-"""What commands show: tables and sentences for people, built here and printed by the command line."""
+"""The tables and sentences that commands print."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,7 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tickerforge.evaluation.core.contracts import PERSISTENCE
+from tickerforge.evaluation.core.labels import METRICS, model_label
+
 if TYPE_CHECKING:
+    from tickerforge.evaluation.bench.standings import Standing, Standings
     from tickerforge.evaluation.core.contracts import EvalReport, Verdict
     from tickerforge.features.prices.quality import QualityReport
     from tickerforge.flows.bench.markets import MarketRun
@@ -17,18 +21,25 @@ if TYPE_CHECKING:
     from tickerforge.flows.night.nightly import Night
     from tickerforge.flows.prices.preprocess import Preprocessed
 
-SHOWN_METRICS = ("skill", "p_value", "scaled_mse", "mse", "mae", "directional_accuracy", "valid_rate")
+_SHOWN_METRICS = ("skill", "p_value", "scaled_mse", "mse", "mae", "directional_accuracy", "valid_rate")
+_LABELS = {
+    "drift": "Drift, per ticker",
+    "common_drift": "Drift, common (shrunk)",
+    "ridge": "Ridge, pooled",
+    "ets": "ETS",
+    "theta": "Theta",
+    "arima": "AutoARIMA",
+}
+_HEADERS = ("MSE", "median", "trimmed", "MAE", "median", "trimmed", "MSE / persistence's", "p")
 
 
 def comparison(report: "EvalReport", verdict: "Verdict") -> RenderableType:
-    """The comparison on the split that decides, and the verdict in words."""
+    """Show the comparison on the split that decides, and the verdict in words."""
     from tickerforge.evaluation.comparison.contamination import cut_off, decisive, split_name
-    from tickerforge.evaluation.core.labels import METRICS
     from tickerforge.evaluation.report.tables import COLUMNS, written_rows
     from tickerforge.evaluation.report.trading import trading_finding
 
-    shown = [place for place, column in enumerate(COLUMNS) if column in SHOWN_METRICS]
-
+    shown = [place for place, column in enumerate(COLUMNS) if column in _SHOWN_METRICS]
     split = decisive(report)
     summary = report.summary(split)
     sessions = f"{summary.first_origin} to {summary.last_target}"
@@ -42,12 +53,12 @@ def comparison(report: "EvalReport", verdict: "Verdict") -> RenderableType:
         table.add_row(f"{row.label} (chosen)" if row.chosen else row.label, *cells, style="bold" if row.chosen else "")
     mark = Text("promoted" if verdict.promoted else "not promoted", style="green" if verdict.promoted else "yellow")
     lines = [Text(f"  {'+' if reason.passed else '-'} {reason.text}") for reason in verdict.reasons]
-    told = [Text(words) for words in (cut_off(report), trading_finding(report)) if words]
-    return Group(table, *told, Text("Verdict: ").append_text(mark), Text(verdict.headline), *lines)
+    remarks = [Text(words) for words in (cut_off(report), trading_finding(report)) if words]
+    return Group(table, *remarks, Text("Verdict: ").append_text(mark), Text(verdict.headline), *lines)
 
 
 def market_tables(runs: "Sequence[MarketRun]") -> RenderableType:
-    """For each market its optima, what each stage attained, and what the gate made of it."""
+    """Show for each market its optima, what each stage attained, and how often the gate promoted."""
     from tickerforge.flows.bench.markets import summarise
 
     shown: list[RenderableType] = []
@@ -69,8 +80,80 @@ def market_tables(runs: "Sequence[MarketRun]") -> RenderableType:
     return Group(*shown)
 
 
-def night(done: "Night") -> RenderableType:
-    """What a night did, one row a ticker."""
+def standings_tables(found: "Standings") -> RenderableType:
+    """Show the table of forecasters with the published figures below, the notes, and each ticker's errors."""
+    return Group(_standings(found), *_remarks(found), Text(), _errors_per_ticker(found))
+
+
+def _label(name: str) -> str:
+    return _LABELS.get(name, model_label(name))
+
+
+def _standings(found: "Standings") -> Table:
+    table = Table(
+        title=f"{found.tickers} tickers, {found.windows} test windows, {found.first_origin} to {found.last_target}; "
+        "errors in standard deviations of the train rows, mean, median and 10 % trimmed mean over tickers",
+        title_justify="left",
+    )
+    table.add_column("Forecaster")
+    table.add_column("Windows", justify="right")
+    for header in _HEADERS:
+        table.add_column(header, justify="right")
+    least = min(each.against_persistence for each in found.standings)
+    for each in found.standings:
+        style = "green" if each.against_persistence == least else ""
+        table.add_row(*_cells(each), style=style)
+    table.add_section()
+    for figure in found.published:
+        cells = (f"{figure.name} ({figure.tickers} tickers)", "", f"{figure.mse:.4f}", "", "", f"{figure.mae:.4f}")
+        table.add_row(*cells, *[""] * 4, style="dim")
+    return table
+
+
+def _cells(each: "Standing") -> tuple[str, ...]:
+    windows = f"{each.windows}" if each.is_complete else f"{each.windows}*"
+    figures = (each.mse, each.mse_median, each.mse_trimmed, each.mae, each.mae_median, each.mae_trimmed)
+    chance = "" if each.name == PERSISTENCE else METRICS["p_value"].write(each.p_value)
+    name = f"{_label(each.name)} (chosen)" if each.is_chosen else _label(each.name)
+    return (name, windows, *(f"{figure:.4f}" for figure in figures), f"{each.against_persistence:.4f}", chance)
+
+
+def _remarks(found: "Standings") -> list[Text]:
+    lines = [
+        "p: probability of such an advantage over persistence by chance alone (Diebold-Mariano, one-sided, windows of "
+        "one date counted as one).",
+        *(f"{figure.name}: {figure.source}." for figure in found.published),
+    ]
+    if not all(each.is_complete for each in found.standings):
+        lines.append(
+            "*: forecasts these windows only. Its mean MSE covers other windows than the published figures: compare "
+            "MSE / persistence's, which covers the same windows."
+        )
+    lines += [
+        f"{_label(each.name)} has no forecast for {each.unanswered} windows; they are scored as persistence."
+        for each in found.standings
+        if each.unanswered
+    ]
+    lines += [f"{_label(each.name)}: p is set to 1, {each.note}." for each in found.standings if each.note]
+    return [Text(line) for line in (*lines, *found.notes)]
+
+
+def _errors_per_ticker(found: "Standings") -> Table:
+    table = Table(title="MSE per ticker", title_justify="left")
+    table.add_column("Ticker")
+    table.add_column("Windows", justify="right")
+    for each in found.standings:
+        table.add_column(_label(each.name), justify="right")
+    for ticker, errors in found.of(PERSISTENCE).tickers.items():
+        own = [each.tickers.get(ticker) for each in found.standings]
+        least = min(value.mse for value in own if value is not None)
+        cells = [Text("" if v is None else f"{v.mse:.4f}", style="green" if v and v.mse == least else "") for v in own]
+        table.add_row(ticker, str(errors.windows), *cells)
+    return table
+
+
+def night_table(done: "Night") -> RenderableType:
+    """Show what a night did, one row per ticker."""
     table = Table(title=f"{len(done.tickers)} tickers", title_justify="left")
     for name in done.tickers[0].row() if done.tickers else ():
         table.add_column(name)
@@ -80,7 +163,7 @@ def night(done: "Night") -> RenderableType:
 
 
 def paths(named: Iterable[tuple[str, Path | str]]) -> RenderableType:
-    """Where things are, one a line."""
+    """List names with their paths, one per line."""
     here = Path.cwd()
     rows = [(name, _from(here, path) if isinstance(path, Path) else path) for name, path in named]
     width = max((len(name) for name, _ in rows), default=0)
@@ -91,8 +174,8 @@ def _from(folder: Path, path: Path) -> Path:
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
-def forecast(result: "Forecast") -> RenderableType:
-    """The forecast as a table of prices."""
+def forecast_table(result: "Forecast") -> RenderableType:
+    """Show a forecast as a table of prices."""
     band = f"{result.interval:.0%} band"
     known = f"after {result.origin}, closed at {result.last_close:,.2f} (adjusted)"
     table = Table(title=f"{result.ticker}: {known}; {result.adapter}", title_justify="left")
@@ -107,7 +190,7 @@ def forecast(result: "Forecast") -> RenderableType:
 
 
 def preprocessed(results: Sequence["Preprocessed"]) -> RenderableType:
-    """How many windows each stock has and how good its prices are, or what is wrong with it."""
+    """Show per stock its number of windows and the quality of its prices, or its error."""
     table = Table()
     table.add_column("Stock")
     for number in ("train", "validation", "test", "missing", "extra", "repairs"):
@@ -123,7 +206,7 @@ def preprocessed(results: Sequence["Preprocessed"]) -> RenderableType:
 
 
 def _quality(report: "QualityReport | None") -> tuple[str, str, str]:
-    """Sessions missing, sessions too many, and things mended; a dash where no calendar was compared."""
+    """Write the numbers of missing and extra sessions and of repairs; a dash if no calendar was compared."""
     if report is None:
         return "", "", ""
     repairs = str(sum(report.repairs.values()))
@@ -131,7 +214,7 @@ def _quality(report: "QualityReport | None") -> tuple[str, str, str]:
 
 
 def diagnosis(checks: Sequence["Check"]) -> RenderableType:
-    """The diagnosis as a table; a failed check has its cure below it."""
+    """Show the diagnosis as a table; below a failed check stands its fix."""
     marks = {True: Text("ok", style="green"), False: Text("FAILED", style="bold red"), None: Text("")}
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column()

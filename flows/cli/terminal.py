@@ -1,4 +1,4 @@
-"""How commands meet the person at the terminal: results, complaints, signals and exit codes."""
+"""What all commands share at the terminal: results, error messages, signals and exit codes."""
 
 import signal
 import traceback
@@ -12,8 +12,8 @@ PIPED_WIDTH = 200
 
 
 @contextmanager
-def command(*, debug: bool) -> Iterator[None]:
-    """Show log lines while a command runs, and end it with the exit code that its outcome stands for."""
+def terminal_session(*, debug: bool) -> Iterator[None]:
+    """Show log lines while a command runs, and turn its failure into a message and an exit code."""
     from tickerforge.flows.server.logs import show_on_terminal
 
     show_on_terminal(debug=debug)
@@ -22,9 +22,9 @@ def command(*, debug: bool) -> Iterator[None]:
     try:
         yield
     except (typer.Exit, SystemExit):
-        # SystemExit: rich ends so where nobody reads any more, as in `tickerforge … | head`.
+        # SystemExit: rich raises it when the reader of a pipe is gone, as in `tickerforge … | head`.
         raise
-    except BaseException as error:  # noqa: BLE001 - the one border where every failure becomes an exit code
+    except BaseException as error:  # noqa: BLE001 - the one place where every failure becomes an exit code
         from tickerforge.flows.server import outcome
 
         code = outcome.exit_code(error)
@@ -47,7 +47,7 @@ def _terminate(number: int, frame: object) -> None:
     raise Terminated
 
 
-def prepare() -> None:
+def set_environment() -> None:
     """Set the environment that Prefect and MLflow read when they are imported."""
     from tickerforge.tasks.base.environment import set_embedded_defaults
     from tickerforge.tasks.base.paths import Workspace
@@ -58,7 +58,7 @@ def prepare() -> None:
 def show(what: RenderableType) -> None:
     """Print a table or sentences on standard output."""
     terminal = Console(highlight=False)
-    # Tables that are piped keep their width instead of being cut to an imagined terminal.
+    # Without a terminal rich would assume a width of 80 columns and wrap the tables.
     console = terminal if terminal.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
     console.print(what)
 

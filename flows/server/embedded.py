@@ -46,7 +46,7 @@ class EmbeddedServer:
             listener.listen(PENDING_CONNECTIONS)
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tickerforge.flows.server.embedded_server", str(listener.fileno())],
+                [sys.executable, "-m", "tickerforge.flows.server.embedded_process", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

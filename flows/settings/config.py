@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
-from tickerforge.features.config import FeatureConfig, FrozenModel, QualityConfig, SyntheticConfig
+from tickerforge.features.config import FeatureConfig, FrozenModel, QualityConfig, SyntheticConfig, UpdateSource
 from tickerforge.features.pooling import POOL
 from tickerforge.flows.errors import ConfigError
 from tickerforge.training.config import TrainingConfig
@@ -35,7 +35,7 @@ class PipelineConfig(FrozenModel):
         description="Folder with one {STOCK}.csv a ticker (Yahoo columns). Without it the synthetic market is used, "
         "and `stock` must be its ticker.",
     )
-    update: Literal["none", "yahoo"] = Field(
+    update: UpdateSource = Field(
         default="none",
         description="Where nights, daily forecasts and scheduled runs first bring the files in data up to date from.",
     )

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from protocol_series import walk
 from tickerforge.evaluation.bench.standings import Standings
 from tickerforge.flows.bench.stocknet import check_protocol, read_protocol, stage_forecasts, stand
-from tickerforge.flows.cli.benchmark import app
+from tickerforge.flows.cli.benchmark import benchmark_app as app
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig, with_overrides
 from tiny_pipeline import SETTINGS
@@ -69,7 +69,7 @@ def test_baselines_and_a_file_of_forecasts_stand_in_one_table_and_in_the_json(
     ("arguments", "message"),
     [
         (["--predictions", "none.csv"], "cannot read none.csv"),
-        (["--baseline", "prophet"], "Invalid value for '--baseline'"),
+        (["--baseline", "prophet"], "--baseline prophet: there are ets, theta, arima"),
         (["--set", "features.horizon=5"], "features.horizon = 5: the published protocol has 10"),
     ],
 )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from tickerforge.features.config import SyntheticConfig
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
-from tickerforge.flows.cli.main import app
+from tickerforge.flows.cli.commands import app
 from tickerforge.tasks.prices.price_files import as_csv, keep
 from web_server import Reply, web_server
 from yahoo_server import up_to, yahoo_server

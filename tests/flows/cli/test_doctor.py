@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tickerforge.flows.cli.commands import app
 from tickerforge.flows.cli.doctor import check_home, check_mlflow, check_prefect, check_talib
-from tickerforge.flows.cli.main import app
 
 NOBODY = "http://127.0.0.1:9"
 

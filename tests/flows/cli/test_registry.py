@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from tickerforge.flows.cli.main import app
+from tickerforge.flows.cli.commands import app
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.registry.promotion import promote
 from tickerforge.tasks.tracking.client import Tracking, client_of, connect

@@ -1,4 +1,4 @@
-"""The command line: reads options, calls flows, shows what came of it; prints through `flows.cli.terminal`."""
+"""The commands of the pipeline; `deployments.cli` adds those of the service and is the entry point."""
 
 import json
 import os
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tickerforge.flows.cli import benchmark as benchmark_cli
-from tickerforge.flows.cli import data as data_cli
-from tickerforge.flows.cli import nightly as nightly_cli
+from tickerforge.features.config import UpdateSource
+from tickerforge.features.stages import StageCommand
 from tickerforge.flows.cli import options
-from tickerforge.flows.cli import registry as registry_cli
-from tickerforge.flows.cli.terminal import command, complain, prepare, show
+from tickerforge.flows.cli.benchmark import benchmark_app
+from tickerforge.flows.cli.data import data_app
+from tickerforge.flows.cli.registry import pull, registry_app
+from tickerforge.flows.cli.terminal import complain, set_environment, show, terminal_session
 
 if TYPE_CHECKING:
     from tickerforge.flows.settings.config import PipelineConfig
@@ -31,11 +32,6 @@ app = typer.Typer(
 _DEVICES = re.compile(r"-1|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
 
 
-def main() -> None:
-    """Run the command line."""
-    app()
-
-
 @app.command(epilog="Example: tickerforge run --stock AAPL --data prices/ --model tiny")
 def run(
     context: typer.Context,
@@ -46,19 +42,20 @@ def run(
     lora_rank: options.LoraRank = None,
     gpu_memory_utilization: options.GpuMemoryUtilization = None,
     cuda_devices: options.CudaDevices = None,
-    backend: options.BackendName = None,
+    backend: options.Backend = None,
     test_after: options.TestAfter = None,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     seed: options.Seed = None,
     debug: options.Debug = False,
 ) -> None:
-    """Run the whole pipeline for one stock, or, with --stock ALL, for all stocks of the data folder together.
+    """Run the whole pipeline for one stock.
 
-    Three training stages, comparison, gate, registry. A run that was interrupted resumes where it stopped; what has
-    not changed is not done again.
+    The pipeline is three training stages, comparison, gate and registry. --stock ALL trains one adapter for all stocks
+    of the data folder together. An interrupted run resumes when you run the same command again; a stage whose inputs
+    have not changed is taken from the store.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         config = _config(context)
         _choose_devices(cuda_devices)
         from tickerforge.flows.cli.preflight import check_run
@@ -66,7 +63,7 @@ def run(
         from tickerforge.tasks.base.paths import home
 
         check_run(config, home=home())
-        prepare()
+        set_environment()
         start_prefect()
         from tickerforge.flows.server.outcome import BAD_INPUT
         from tickerforge.flows.train.pipeline import train_ticker
@@ -92,21 +89,25 @@ def run(
             raise typer.Exit(BAD_INPUT)
 
 
-@app.command(epilog="Example: tickerforge preprocess --root-path prices/ --stock AAPL --stock BRK-A --output-dir csv/")
-def preprocess(
+@app.command(
+    "preprocess",
+    epilog="Example: tickerforge preprocess --root-path prices/ --stock AAPL --stock BRK-A --output-dir csv/",
+)
+def preprocess_command(
     context: typer.Context,
-    root_path: Annotated[Path, typer.Option(help="Folder with one {STOCK}.csv a ticker, in Yahoo's columns.")],
+    root_path: Annotated[Path, typer.Option(help="Folder with one {STOCK}.csv per ticker, in Yahoo's columns.")],
     output_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the published layout, which it implies: {STOCK}/{STOCK}_{train,test,full}_{x,y}.csv.",
+            help="Folder for the published layout, {STOCK}/{STOCK}_{train,test,full}_{x,y}.csv; implies --layout "
+            "published.",
             show_default="published",
         ),
     ] = None,
     layout: Annotated[
         options.Layout,
-        typer.Option(help="windows: artifacts in the store alone; published: also CSV files in the published layout."),
-    ] = options.Layout.WINDOWS,
+        typer.Option(help="windows: only artifacts in the store; published: also CSV files in the published layout."),
+    ] = "windows",
     report: Annotated[
         bool,
         typer.Option("--report", help="Draw windows, splits, embargo and data quality: results/preprocessing/*.png."),
@@ -119,24 +120,25 @@ def preprocess(
     set_: options.Assignments = None,
     debug: options.Debug = False,
 ) -> None:
-    """Turn price files into windows.
+    """Turn price files into windows with indicators and splits.
 
-    They have indicators and splits, and are kept in the artifact store. A faulty file leaves the others alone.
+    The windows go to the artifact store. If one price file is faulty, the command processes the others, reports the
+    fault, and ends with exit code 2.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         from tickerforge.features.prices.bars import validate_ticker
 
         named = [] if stocks == ["all"] else [validate_ticker(name) for name in stocks or ()]
         config = _config(context)
-        prepare()
+        set_environment()
         from tickerforge.flows.cli import screen
-        from tickerforge.flows.prices.preprocess import preprocess as preprocess_stocks
+        from tickerforge.flows.prices.preprocess import preprocess
         from tickerforge.flows.server.outcome import BAD_INPUT
         from tickerforge.tasks.store.artifacts import Store
 
-        if output_dir is None and layout is options.Layout.PUBLISHED:
+        if output_dir is None and layout == "published":
             output_dir = Path("published")
-        results = preprocess_stocks(
+        results = preprocess(
             root_path,
             named,
             features=config.features,
@@ -159,7 +161,7 @@ def preprocess(
 )
 def stage(
     context: typer.Context,
-    name: Annotated[options.Stage, typer.Argument(metavar="STAGE", help="grpo1, sft-data, sft, grpo2 or compare.")],
+    name: Annotated[StageCommand, typer.Argument(metavar="STAGE", help="Stage to run.")],
     stock: options.Stock = None,
     data: options.Data = None,
     model: options.Model = None,
@@ -167,7 +169,7 @@ def stage(
     lora_rank: options.LoraRank = None,
     gpu_memory_utilization: options.GpuMemoryUtilization = None,
     cuda_devices: options.CudaDevices = None,
-    backend: options.BackendName = None,
+    backend: options.Backend = None,
     train_x_path: options.TrainX = None,
     train_y_path: options.TrainY = None,
     test_x_path: options.TestX = None,
@@ -188,9 +190,9 @@ def stage(
 ) -> None:
     """Run one stage alone.
 
-    It starts from what earlier stages left in the store, or from explicit files.
+    The stage reads what the earlier stages left in the store with the same options, or the files that you name.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         config = _config(context)
         _choose_devices(cuda_devices)
         from tickerforge.flows.cli.preflight import check_stage
@@ -199,21 +201,21 @@ def stage(
         from tickerforge.tasks.base.paths import home
 
         files = StageFiles.model_validate({name: context.params[name] for name in StageFiles.model_fields})
-        check_stage(name.value, config, files, home=home())
-        prepare()
+        check_stage(name, config, files, home=home())
+        set_environment()
         start_prefect()
         from tickerforge.flows.cli import screen
-        from tickerforge.flows.stages.flows import FLOWS
+        from tickerforge.flows.stages.single import run_stage
 
         wait_for_prefect()
-        outcome = FLOWS[name.value](config, files)
+        outcome = run_stage(name, config, files)
         if outcome.report is not None and outcome.verdict is not None:
             show(screen.comparison(outcome.report, outcome.verdict))
         show(screen.paths([("results", outcome.results), *(("written", path) for path in outcome.written)]))
 
 
-@app.command(epilog="Example: tickerforge forecast --stock AAPL --data prices/ --alias challenger")
-def forecast(
+@app.command("forecast", epilog="Example: tickerforge forecast --stock AAPL --data prices/ --alias challenger")
+def forecast_command(
     context: typer.Context,
     stock: options.Stock = None,
     data: options.Data = None,
@@ -225,7 +227,7 @@ def forecast(
         typer.Option(help="Registered adapter to use: an alias or a version number.", show_default="champion"),
     ] = None,
     cuda_devices: options.CudaDevices = None,
-    backend: options.BackendName = None,
+    backend: options.Backend = None,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     as_json: options.AsJson = False,
@@ -233,11 +235,11 @@ def forecast(
 ) -> None:
     """Forecast the next ten sessions.
 
-    Median and 80 % band of the closing price, from the latest prices of the stock. The adapter brings its settings
-    along: of a recipe and of --set only stock, data, synthetic.* and training.backend, training.gpu_memory_utilization
-    and training.trust_remote_code count.
+    Prints median and 80 % band of the closing price, from the latest prices of the stock. The adapter brings its own
+    settings: --recipe and --set change only stock, data, synthetic.*, training.backend,
+    training.gpu_memory_utilization and training.trust_remote_code.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         from tickerforge.flows.errors import ConfigError
 
         if adapter is not None and alias is not None:
@@ -247,7 +249,7 @@ def forecast(
         from tickerforge.tasks.models.adapters import check_adapter
 
         check_adapter(adapter)
-        prepare()
+        set_environment()
         from tickerforge.flows.cli import screen
         from tickerforge.flows.night.next_sessions import CHAMPION, forecast_stock
 
@@ -255,28 +257,59 @@ def forecast(
         if as_json:
             typer.echo(result.model_dump_json(indent=2))
         else:
-            show(screen.forecast(result))
+            show(screen.forecast_table(result))
 
 
-app.command(epilog="Example: tickerforge nightly --data prices/")(nightly_cli.nightly)
-app.command(epilog="Example: tickerforge pull AAPL@challenger adapters/AAPL")(registry_cli.pull)
-app.add_typer(registry_cli.app, name="registry")
-app.add_typer(benchmark_cli.app, name="benchmark")
-app.add_typer(data_cli.app, name="data")
+@app.command("nightly", epilog="Example: tickerforge nightly --data prices/ --update yahoo")
+def nightly_command(
+    data: options.Data = None,
+    stocks: options.Stocks = None,
+    update: Annotated[
+        UpdateSource | None, typer.Option(help="Source from which to update the prices first.", show_default="none")
+    ] = None,
+    model: options.Model = None,
+    recipe: options.Recipe = None,
+    set_: options.Assignments = None,
+    debug: options.Debug = False,
+) -> None:
+    """Retrain, judge, forecast and watch all stocks of a folder, one after the other.
+
+    Training starts from a stock's champion if there is one. If a stock fails, the night continues with the others,
+    reports which stocks failed and why, and ends with exit code 1. What has not changed is taken from the store.
+    """
+    with terminal_session(debug=debug):
+        from tickerforge.flows.server.embedded import start_prefect, wait_for_prefect
+        from tickerforge.flows.settings.config import build_config
+
+        flags = {"data": data, "update": update, "training.model": model, "warm_start": "champion"}
+        config = build_config(recipe=recipe, flags=flags, assignments=set_ or ())
+        set_environment()
+        start_prefect()
+        from tickerforge.flows.cli import screen
+        from tickerforge.flows.night.nightly import nightly
+
+        wait_for_prefect()
+        show(screen.night_table(nightly(config, tuple(stocks or ()))))
+
+
+app.command(epilog="Example: tickerforge pull AAPL@challenger adapters/AAPL")(pull)
+app.add_typer(registry_app, name="registry")
+app.add_typer(benchmark_app, name="benchmark")
+app.add_typer(data_app, name="data")
 
 
 @app.command(epilog="Example: tickerforge doctor --json")
 def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> None:
-    """Say what works here, and mend the rest.
+    """Check what works on this machine.
 
-    Everything that does not work comes with its cure.
+    Every failed check comes with its fix. Ends with exit code 1 if a check failed.
     """
-    with command(debug=debug):
+    with terminal_session(debug=debug):
         from tickerforge.tasks.base.errors import StoreError
 
-        # Where the home cannot be made, the checks say so, with the cure.
+        # If the home cannot be made, a check says so, with the fix.
         with suppress(StoreError):
-            prepare()
+            set_environment()
         from tickerforge.flows.cli import screen
         from tickerforge.flows.cli.doctor import diagnose, is_healthy
 
@@ -292,7 +325,7 @@ def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> Non
 
 
 def _config(context: typer.Context) -> "PipelineConfig":
-    """The configuration that the options of a command describe."""
+    """Build the configuration that the options of a command describe."""
     from tickerforge.flows.settings.config import build_config
 
     given = context.params
@@ -301,7 +334,7 @@ def _config(context: typer.Context) -> "PipelineConfig":
 
 
 def _choose_devices(cuda_devices: str | None) -> None:
-    """Show torch, which is not imported yet, the GPUs that were chosen."""
+    """Restrict torch, which is not imported yet, to the chosen GPUs."""
     from tickerforge.flows.errors import ConfigError
 
     if cuda_devices is None:
@@ -309,7 +342,3 @@ def _choose_devices(cuda_devices: str | None) -> None:
     if not _DEVICES.fullmatch(cuda_devices):
         raise ConfigError(f"--cuda-devices {cuda_devices!r}: give GPU numbers separated by commas, such as 0,1")
     os.environ["CUDA_VISIBLE_DEVICES"] = cuda_devices
-
-
-if __name__ == "__main__":
-    main()

@@ -17,7 +17,7 @@ from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.export import published_tables, write_published
 from tickerforge.features.synthetic import market
 from tickerforge.flows.cli import options
-from tickerforge.flows.cli.main import app
+from tickerforge.flows.cli.commands import app
 from tickerforge.flows.cli.preflight import check_stage
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig, build_config
@@ -187,12 +187,11 @@ def test_an_unknown_stage_is_refused_with_the_choices(cli: Cli) -> None:
 
 def test_an_unknown_rule_of_selection_is_refused_with_the_choices_that_the_setting_has(cli: Cli) -> None:
     choices = get_args(RejectionConfig.model_fields["rule"].annotation)
-    assert [rule.value for rule in options.Rule] == list(choices)
     assert_refused(cli("stage", "sft-data", "--rule", "calmest"), "'calmest'", *map(repr, choices))
 
 
 def test_the_rule_of_selection_may_be_given_by_its_option_or_by_set() -> None:
-    by_option = build_config(recipe=None, flags={options.KEYS["rule"]: options.Rule.PUBLISHED}, assignments=[])
+    by_option = build_config(recipe=None, flags={options.KEYS["rule"]: "published"}, assignments=[])
     by_set = build_config(recipe=None, flags={}, assignments=["training.rejection.rule=published"])
     assert by_option.training.rejection.rule == by_set.training.rejection.rule == "published"
 
@@ -352,7 +351,7 @@ def test_every_command_has_help_with_an_example(cli: Cli, command: str) -> None:
 def test_help_starts_without_the_heavy_libraries(arguments: list[str]) -> None:
     program = (
         "import json, sys\n"
-        "from tickerforge.flows.cli.main import app\n"
+        "from tickerforge.flows.cli.commands import app\n"
         "try:\n"
         "    app()\n"
         "except SystemExit:\n"
