@@ -1,5 +1,8 @@
-"""`python -m training`: the stages by themselves, without Prefect and MLflow."""
+"""`python -m tickerforge.training FOLDER`: do the job in a folder, as the process that `launch` starts."""
 
-from tickerforge.training.command import app
+import sys
+from pathlib import Path
 
-app(prog_name="python -m training")
+from tickerforge.training.launch import work
+
+work(Path(sys.argv[1]))

@@ -1,7 +1,7 @@
 """Training in a process of its own, or in several: how they are started, followed and ended.
 
 Unsloth patches trl, transformers and peft when it is imported, for the whole process and for good, and several GPUs
-need one process each. Either way the trainers run in `python -m training job FOLDER`, by itself or under
+need one process each. Either way the trainers run in `python -m tickerforge.training FOLDER`, by itself or under
 `accelerate launch`; the folder holds the job, and takes in progress, outcome and output. A child whose parent dies ends
 at once: its standard input is a pipe that the parent holds open.
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -23,10 +23,11 @@ from typing import IO, Any
 
 import pandas as pd
 
+from tickerforge.features.stages import SFT
 from tickerforge.training import errors
 from tickerforge.training.backends import Backend, gpu_names, named, release_models
 from tickerforge.training.backends.base import TrainingJob
-from tickerforge.training.backends.transformers_ import check_adapter
+from tickerforge.training.backends.loading import check_adapter
 from tickerforge.training.config import LaunchConfig, TrainingConfig
 from tickerforge.training.contracts import Example, Progress
 from tickerforge.training.errors import BackendUnavailable, TrainingDiverged, TrainingError
@@ -61,10 +62,13 @@ def train(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: Trai
         TrainingError: As the trainer raises it in whichever process, or the process ended without a result.
     """
     release_models()
+    if job.adapter is not None:
+        # Before the trainers are imported, which takes many times as long.
+        check_adapter(job.adapter)
     launch = job.config.launch
     if backend.name == "unsloth" or launch.isolate or launch.processes > 1:
         return _train_in_processes(backend.name, data, job=job)
-    return _train_here(backend, data, job=job)
+    return _trainer(backend, data)(data, job=job)
 
 
 def work(folder: Path) -> None:
@@ -73,7 +77,7 @@ def work(folder: Path) -> None:
     rank = int(os.environ.get("RANK", "0"))
     name, data, job = _read_job(folder, reports=rank == 0)
     try:
-        outcome: dict[str, Any] = {"summary": _train_here(named(name), data, job=job)}
+        outcome: dict[str, Any] = {"summary": _trainer(named(name), data)(data, job=job)}
     except TrainingError as error:
         outcome = {"error": type(error).__name__, "message": str(error)}
         if isinstance(error, TrainingDiverged):
@@ -90,7 +94,7 @@ def command(launch: LaunchConfig, folder: Path) -> list[str]:
     Raises:
         BackendUnavailable: Fewer GPUs can be seen than processes are asked for.
     """
-    job = ["-m", "tickerforge.training", "job", str(folder)]
+    job = ["-m", "tickerforge.training", str(folder)]
     if launch.processes == 1:
         return [sys.executable, *job]
     gpus = len(gpu_names())
@@ -105,13 +109,8 @@ def command(launch: LaunchConfig, folder: Path) -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", *options, *job]
 
 
-def _train_here(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
-    if job.adapter is not None:
-        # Before the trainers are imported, which takes many times as long.
-        check_adapter(job.adapter)
-    if isinstance(data, pd.DataFrame):
-        return backend.train_sft(data, job=job)
-    return backend.train_grpo(data, job=job)
+def _trainer(backend: Backend, data: Sequence[Example] | pd.DataFrame) -> Callable[..., dict[str, float]]:
+    return backend.train_sft if isinstance(data, pd.DataFrame) else backend.train_grpo
 
 
 def _train_in_processes(backend: str, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
@@ -226,7 +225,7 @@ def _write_job(folder: Path, backend: str, data: Sequence[Example] | pd.DataFram
 def _read_job(folder: Path, *, reports: bool) -> tuple[str, Sequence[Example] | pd.DataFrame, TrainingJob]:
     order = json.loads((folder / JOB).read_text())
     data: Sequence[Example] | pd.DataFrame
-    if order["stage"] == "sft":
+    if order["stage"] == SFT.name:
         data = pd.read_parquet(folder / ACCEPTED)
     else:
         data = [

@@ -6,12 +6,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from tickerforge.features.prompts import Chat
+from tickerforge.features.stages import AdapterStage
 from tickerforge.training.backends import Backend, sampler_for, select
 from tickerforge.training.backends.base import SamplingJob, TrainingJob
 from tickerforge.training.config import TrainingConfig
@@ -22,15 +22,14 @@ from tickerforge.training.rejection import select_answers, spread_evenly, true_a
 
 logger = logging.getLogger(__name__)
 
-GRPOStage = Literal["grpo_1st", "grpo_2nd"]
-SFT_DATA = "sft_data.parquet"
+ACCEPTED_FILE = "sft_data.parquet"
 CHUNK_WINDOWS = 64
 
 
 def run_grpo(
     examples: Sequence[Example],
     *,
-    stage: GRPOStage,
+    stage: AdapterStage,
     base_model: str,
     adapter: Path | None,
     config: TrainingConfig,
@@ -61,7 +60,8 @@ def run_grpo(
         raise TrainingError(f"{stage}: there is no train window to learn from")
     backend = _backend(config)
     job = TrainingJob(stage, base_model, adapter, config, _made(out_dir), seed, unit=unit, on_progress=on_progress)
-    return _timed(stage, out_dir, lambda: train(backend, examples, job=job))
+    began = time.monotonic()
+    return _result(job, train(backend, examples, job=job), seconds=time.monotonic() - began)
 
 
 def run_sft(
@@ -80,7 +80,8 @@ def run_sft(
         raise NoAcceptedAnswers(f"{sft_data} holds no answers to fine-tune on")
     backend = _backend(config)
     job = TrainingJob("sft", base_model, adapter, config, _made(out_dir), seed, on_progress=on_progress)
-    return _timed("sft", out_dir, lambda: train(backend, accepted, job=job))
+    began = time.monotonic()
+    return _result(job, train(backend, accepted, job=job), seconds=time.monotonic() - began)
 
 
 def run_rejection(
@@ -125,9 +126,9 @@ def run_rejection(
             f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was valid{skilled} draw more "
             "answers, or train grpo_1st longer"
         )
-    temporary = out_dir / f"{SFT_DATA}.tmp"
+    temporary = out_dir / f"{ACCEPTED_FILE}.tmp"
     accepted.to_parquet(temporary, index=False)
-    os.replace(temporary, out_dir / SFT_DATA)
+    os.replace(temporary, out_dir / ACCEPTED_FILE)
     for path in chunks.iterdir():
         path.unlink()
     chunks.rmdir()
@@ -204,11 +205,9 @@ def _backend(config: TrainingConfig) -> Backend:
     return selection.backend
 
 
-def _timed(stage: str, out_dir: Path, run: Callable[[], dict[str, float]]) -> StageResult:
-    began = time.monotonic()
-    summary = run()
-    lines = (out_dir / "metrics.jsonl").read_text().splitlines()
-    return StageResult(stage, out_dir, len(lines), time.monotonic() - began, summary)
+def _result(job: TrainingJob, summary: dict[str, float], *, seconds: float) -> StageResult:
+    lines = (job.out_dir / "metrics.jsonl").read_text().splitlines()
+    return StageResult(job.stage, job.out_dir, len(lines), seconds, summary)
 
 
 def _made(folder: Path) -> Path:

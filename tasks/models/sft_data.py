@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from tickerforge.features.errors import PublishedLayoutError
+from tickerforge.features.stages import SFT_DATA
 from tickerforge.tasks.base.disk import file_sha256
 from tickerforge.tasks.base.paths import SFT_DATA_FILE
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
@@ -32,7 +33,7 @@ def store_sft_data(path: Path, *, store: Store) -> ArtifactRef:
 
     _check_is_file(path)
     return store.build(
-        "sft_data",
+        SFT_DATA.name,
         {"file": file_sha256(path)},
         build,
         code=code_version("tickerforge.tasks.models.sft_data", libraries=LIBRARIES),

@@ -2,32 +2,38 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from prefect import task
 
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.pooling import POOL, spread
-from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef, adapter_folder, adapter_identity, base_model_identity
+from tickerforge.features.stages import BASE_MODEL, SFT, SFT_DATA, STAGES, AdapterStage, Stage, stage_named
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import SFT_DATA_FILE
-from tickerforge.tasks.windows.preprocess import read_windows
 from tickerforge.tasks.base.progress import progress_reporter
 from tickerforge.tasks.base.retries import TASK_OPTIONS
+from tickerforge.tasks.models.adapters import (
+    AdapterCard,
+    BaseModelRef,
+    adapter_folder,
+    adapter_identity,
+    base_model_identity,
+)
 from tickerforge.tasks.models.sft_data import store_sft_data
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version, part_sha256
-from tickerforge.training.config import TrainingConfig
+from tickerforge.tasks.windows.preprocess import read_windows
+from tickerforge.training.config import TINY, TrainingConfig
 from tickerforge.training.contracts import StageResult
 from tickerforge.training.errors import BaseModelError
 
-GRPOStage = Literal["grpo_1st", "grpo_2nd"]
 TINY_MODULES = (
-    "tickerforge.training.models.base_model",
+    "tickerforge.training.models.tiny",
     "tickerforge.training.examples",
     "tickerforge.training.backends.checkpoints",
     "tickerforge.training.backends.recorder",
     "tickerforge.training.backends.tiny_model",
-    "tickerforge.training.backends.transformers_",
+    "tickerforge.training.backends.loading",
     "tickerforge.training.backends.trl_",
 )
 MODEL_MODULES = (
@@ -49,7 +55,7 @@ WITHOUT_EFFECT = {
     "launch",
     "trust_remote_code",
 }
-STAGE_GROUPS = {"tiny", "sampling", "reward", "grpo_1st", "rejection", "sft", "grpo_2nd"}
+STAGE_GROUPS = {group for stage in STAGES for group in stage.settings}
 
 
 @task(name="prepare-base-model", **TASK_OPTIONS)
@@ -64,7 +70,8 @@ def prepare_base_model(config: TrainingConfig, *, features: FeatureConfig, store
     Raises:
         BaseModelError: If the model cannot be used.
     """
-    from tickerforge.training.models.base_model import TINY, build_tiny, check_model
+    from tickerforge.training.models import check_model
+    from tickerforge.training.models.tiny import build_tiny
 
     check_model(config.model, features=features)
     if config.model != TINY:
@@ -78,7 +85,7 @@ def prepare_base_model(config: TrainingConfig, *, features: FeatureConfig, store
 
     relevant = features.model_dump(mode="json", exclude={"units", "prompt_style", "train_fraction", "test_fraction"})
     ref = store.build(
-        "base_model",
+        BASE_MODEL.name,
         {"tiny": config.tiny, "features": relevant},
         build,
         code=code_version("tickerforge.features", *TINY_MODULES, libraries=MODEL_LIBRARIES),
@@ -96,7 +103,7 @@ def train_grpo(
     windows: ArtifactRef,
     base_model: BaseModelRef,
     *,
-    stage: GRPOStage,
+    stage: AdapterStage,
     adapter: ArtifactRef | Path | None,
     config: TrainingConfig,
     features: FeatureConfig,
@@ -144,7 +151,7 @@ def train_grpo(
             )
         return _meta(result)
 
-    inputs = stage_inputs(base_model, adapter, config, {"reward", stage}) | {"windows": windows, "features": features}
+    inputs = stage_inputs(stage_named(stage), base_model, adapter, config) | {"windows": windows, "features": features}
     return store.build(stage, inputs, build, code=_code(), seed=seed, resumable=True)
 
 
@@ -185,11 +192,11 @@ def sample_answers(
             )
         return _meta(result)
 
-    inputs = stage_inputs(base_model, adapter, config, {"rejection", "sampling"}) | {
+    inputs = stage_inputs(SFT_DATA, base_model, adapter, config) | {
         "windows": windows,
         "features": features,
     }
-    return store.build("sft_data", inputs, build, code=_code(), seed=seed, resumable=True)
+    return store.build(SFT_DATA.name, inputs, build, code=_code(), seed=seed, resumable=True)
 
 
 @task(name="train-sft", **TASK_OPTIONS)
@@ -235,8 +242,8 @@ def train_sft(
 
     accepted = sft_data if isinstance(sft_data, ArtifactRef) else store_sft_data(sft_data, store=store)
     data = accepted.path / SFT_DATA_FILE
-    inputs = stage_inputs(base_model, adapter, config, {"sft"}) | {"sft_data": part_sha256(accepted, SFT_DATA_FILE)}
-    return store.build("sft", inputs, build, code=_code(), seed=seed, resumable=True)
+    inputs = stage_inputs(SFT, base_model, adapter, config) | {"sft_data": part_sha256(accepted, SFT_DATA_FILE)}
+    return store.build(SFT.name, inputs, build, code=_code(), seed=seed, resumable=True)
 
 
 def base_model_for(card: AdapterCard, folder: Path, *, store: Store) -> str:
@@ -259,20 +266,20 @@ def base_model_for(card: AdapterCard, folder: Path, *, store: Store) -> str:
 
 
 def stage_inputs(
-    base_model: BaseModelRef, adapter: ArtifactRef | Path | None, config: TrainingConfig, settings: set[str]
+    stage: Stage, base_model: BaseModelRef, adapter: ArtifactRef | Path | None, config: TrainingConfig
 ) -> dict[str, Any]:
-    """What every stage depends on, as inputs of an artifact; `settings` are the groups that this stage reads."""
+    """Return what a stage depends on beside its data, as inputs of an artifact."""
     from tickerforge.training.backends import select
 
     return {
         "base_model": base_model.identity,
         "adapter": adapter_identity(adapter),
-        "config": config.model_dump(mode="json", exclude=WITHOUT_EFFECT | (STAGE_GROUPS - settings)),
+        "config": config.model_dump(mode="json", exclude=WITHOUT_EFFECT | STAGE_GROUPS.difference(stage.settings)),
         "max_tokens": config.sampling.max_tokens,
         "learning_rates": {
-            stage: config.learning_rate(stage, warm=adapter is not None)
-            for stage in ("grpo_1st", "sft", "grpo_2nd")
-            if stage in settings
+            each: config.learning_rate(each, warm=adapter is not None)
+            for each in get_args(AdapterStage)
+            if each == stage.name
         },
         # Two processes round differently from one, and vLLM from transformers; where its server is, does not matter.
         "launch": [config.launch.processes, config.launch.vllm_server is not None],

@@ -20,6 +20,7 @@ from tickerforge.features.config import FeatureConfig, QualityConfig
 from tickerforge.features.pooling import POOL
 from tickerforge.features.prices.bars import adjust
 from tickerforge.features.prices.schemas import Columns, bar_columns
+from tickerforge.features.stages import COMPARISON, FORECASTS
 from tickerforge.tasks.base.paths import (
     EXPECTED_ERROR_FILE,
     FORECASTS_FILE,
@@ -92,7 +93,7 @@ def forecast_model(
             "valid_rate": float(frame["n_valid"].sum() / frame["n_samples"].sum()),
         }
 
-    inputs = stage_inputs(base_model, adapter, config, {"sampling"}) | {
+    inputs = stage_inputs(FORECASTS, base_model, adapter, config) | {
         "windows": windows,
         "features": features,
         "model": model,
@@ -104,7 +105,7 @@ def forecast_model(
         "tickerforge.evaluation.core.forecasts",
         libraries=MODEL_LIBRARIES,
     )
-    return store.build("forecasts", inputs, build, code=code, seed=seed)
+    return store.build(FORECASTS.name, inputs, build, code=code, seed=seed)
 
 
 @task(name="compare-models", **TASK_OPTIONS)
@@ -198,7 +199,7 @@ def compare_models(
     code = code_version(
         "tickerforge.evaluation", "tickerforge.features", "tickerforge.tasks.outputs.evaluate", libraries=libraries
     )
-    return store.build("comparison", inputs, build, code=code)
+    return store.build(COMPARISON.name, inputs, build, code=code)
 
 
 def read_report(comparison: ArtifactRef) -> EvalReport:

@@ -109,7 +109,7 @@ def test_an_own_process_dies_when_its_parent_is_killed(examples: list[Example], 
     parent = subprocess.Popen([sys.executable, "-c", script], env=with_test_modules(Path(__file__).parent))
     children: list[psutil.Process] = []
     deadline = time.monotonic() + 120
-    while not any("job" in child.cmdline() for child in children):
+    while not any("tickerforge.training" in child.cmdline() for child in children):
         assert parent.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -177,7 +177,7 @@ def test_a_process_that_ends_without_a_result_is_an_error_that_tells_why(tmp_pat
 
 def test_a_process_for_unsloth_has_imported_nothing_that_unsloth_patches() -> None:
     script = (
-        "import sys, tickerforge.training.command, tickerforge.training.launch\n"
+        "import sys, tickerforge.training.launch\n"
         "import tickerforge.training.backends.unsloth_\n"
         "sys.exit(str({'torch', 'trl', 'transformers', 'peft'} & set(sys.modules)) if "
         "{'torch', 'trl', 'transformers', 'peft'} & set(sys.modules) else 0)"
@@ -224,15 +224,15 @@ def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytes
 def test_a_vllm_server_that_does_not_answer_is_refused_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from tickerforge.training.backends import vllm_server
+    from tickerforge.training.backends import vllm_
 
     config = TrainingConfig(backend="transformers", launch=LaunchConfig(vllm_server="http://localhost:9"))
     if gpu_name() is None:
         with pytest.raises(BackendUnavailable, match="vllm needs a CUDA GPU"):
-            vllm_server.rollout_arguments(config)
-    monkeypatch.setattr(vllm_server, "why_not", lambda _: None)
+            vllm_.rollout_arguments(config)
+    monkeypatch.setattr(vllm_, "why_not", lambda _: None)
     with pytest.raises(BackendUnavailable, match=r"no vLLM server answers at http://localhost:9 .*trl vllm-serve"):
-        vllm_server.rollout_arguments(config)
+        vllm_.rollout_arguments(config)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_trl_takes_our_engine_arguments(engine: dict, tmp_path: Path) -> None:
     assert {name: getattr(config, name) for name in engine} == engine
     written = {
         value
-        for file in ("unsloth_.py", "vllm_server.py")
+        for file in ("unsloth_.py", "vllm_.py")
         for node in ast.walk(ast.parse((BACKENDS / file).read_text()))
         if isinstance(node, ast.Dict)
         for key in node.keys
@@ -194,4 +194,4 @@ def test_accelerate_understands_the_command_that_starts_several_processes(tmp_pa
     line = command(LaunchConfig(processes=2), tmp_path)
     parsed = launch_command_parser().parse_args(line[line.index("accelerate.commands.launch") + 1 :])
     assert (parsed.num_processes, parsed.multi_gpu, parsed.module) == (2, True, True)
-    assert (parsed.training_script, parsed.training_script_args) == ("tickerforge.training", ["job", str(tmp_path)])
+    assert (parsed.training_script, parsed.training_script_args) == ("tickerforge.training", [str(tmp_path)])
