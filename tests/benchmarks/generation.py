@@ -17,13 +17,8 @@ from tiny_setup import FEATURES, base_model, examples, spread
 
 from tickerforge.features.prompts import parse
 from tickerforge.training.backends.base import SamplingJob
-from tickerforge.training.backends.transformers_ import (
-    LORA_TARGETS,
-    TransformersBackend,
-    attach_adapter,
-    load_base,
-    load_tokenizer,
-)
+from tickerforge.training.backends.loading import LORA_TARGETS, attach_adapter, load_base, load_tokenizer
+from tickerforge.training.backends.transformers_ import TransformersBackend
 from tickerforge.training.config import SamplingConfig, TrainingConfig
 from tickerforge.training.contracts import Example
 

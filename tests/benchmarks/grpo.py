@@ -17,7 +17,8 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from tickerforge.training.backends.base import TrainingJob
-from tickerforge.training.backends.transformers_ import TransformersBackend, load_tokenizer
+from tickerforge.training.backends.loading import load_tokenizer, load_trainable
+from tickerforge.training.backends.transformers_ import TransformersBackend
 from tickerforge.training.config import GRPOStageConfig, GuardConfig, TrainingConfig
 from tickerforge.training.contracts import Example, Progress
 from tickerforge.training.rewards import reward_terms
@@ -71,7 +72,7 @@ def bare(job: TrainingJob, asked: list[Example], clock: Clock) -> None:
         seed=job.seed,
     )
     trainer = GRPOTrainer(
-        model=TransformersBackend()._trainable(job),
+        model=load_trainable(job),
         reward_funcs=terms,
         args=args,
         train_dataset=Dataset.from_list(

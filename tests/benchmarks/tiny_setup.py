@@ -11,7 +11,7 @@ from tickerforge.features.windows import build_windows
 from tickerforge.training.config import TinyConfig
 from tickerforge.training.contracts import Example
 from tickerforge.training.examples import build_examples
-from tickerforge.training.models.base_model import build_tiny
+from tickerforge.training.models.tiny import build_tiny
 
 FEATURES = FeatureConfig()
 

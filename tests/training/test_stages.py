@@ -23,7 +23,8 @@ from tickerforge.training.backends.base import OneKept
 from tickerforge.training.config import TinyConfig, TrainingConfig
 from tickerforge.training.contracts import Example, Progress
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError, NoAcceptedAnswers
-from tickerforge.training.models.base_model import build_tiny, check_model
+from tickerforge.training.models import check_model
+from tickerforge.training.models.tiny import build_tiny
 from tickerforge.training.stages import answer_generator, run_rejection, run_sft
 from trained_pieces import Pieces
 

@@ -11,9 +11,9 @@ from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler, selective_log_softmax_and_entropy
 
+from tickerforge.training.backends.loading import SMALL_MODEL
 from tickerforge.training.backends.memory import MEMORY_CURE, with_smaller_batches
 from tickerforge.training.backends.sampling import in_halves, sample, shares_prompts
-from tickerforge.training.backends.transformers_ import SMALL_MODEL
 
 MOST_ATTENTION = 4
 REFERENCE = "ref"

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 from tickerforge.features.prompts import FULL_LINES, SYSTEM_PROMPT, Chat
 from tickerforge.features.units import CLIP
 from tickerforge.training.backends.checkpoints import remove_checkpoints
-from tickerforge.training.backends.transformers_ import limit_threads, quieten
+from tickerforge.training.backends.loading import limit_threads, quieten
 from tickerforge.training.backends.trl_ import on_one_gpu, train_resumably, trainer_arguments
 from tickerforge.training.config import TinyConfig
 from tickerforge.training.contracts import OnProgress

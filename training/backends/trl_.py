@@ -18,6 +18,7 @@ from tickerforge.training.backends.base import TrainingJob
 from tickerforge.training.backends.checkpoints import last_complete_checkpoint, remove_checkpoints, step_of
 from tickerforge.training.backends.grpo_trainer import REFERENCE
 from tickerforge.training.backends.horizon_credit import HorizonCreditTrainer
+from tickerforge.training.backends.loading import check_length, gpu_dtype, token_count
 from tickerforge.training.backends.memory import (
     MEMORY_CURE,
     TrainableWeights,
@@ -26,7 +27,6 @@ from tickerforge.training.backends.memory import (
     with_smaller_batches,
 )
 from tickerforge.training.backends.recorder import NOT_A_NUMBER, StepRecorder
-from tickerforge.training.backends.transformers_ import check_length, gpu_dtype, token_count
 from tickerforge.training.config import GRPOStageConfig
 from tickerforge.training.contracts import Example, OnProgress
 from tickerforge.training.errors import TrainingError

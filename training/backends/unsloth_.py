@@ -10,6 +10,7 @@ import pandas as pd
 
 from tickerforge.features.prompts import Chat
 from tickerforge.training.backends.base import SamplingJob, TrainingJob
+from tickerforge.training.backends.loading import ADAPTER_WEIGHTS, LORA_TARGETS, check_adapter, rank_of
 from tickerforge.training.contracts import Example
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
@@ -50,8 +51,6 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
             "train by tickerforge.training.stages, which starts a process of its own for it"
         )
     from unsloth import FastLanguageModel
-
-    from tickerforge.training.backends.transformers_ import LORA_TARGETS, check_adapter, rank_of
 
     config = job.config
     try:
@@ -94,7 +93,7 @@ def _load_weights(model: Any, adapter: Path) -> None:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    outcome = set_peft_model_state_dict(model, load_file(adapter / "adapter_model.safetensors"))
+    outcome = set_peft_model_state_dict(model, load_file(adapter / ADAPTER_WEIGHTS))
     if outcome.unexpected_keys:
         raise AdapterError(
             f"the adapter in {adapter} does not fit this base model: it holds {outcome.unexpected_keys[0]}, which the "

@@ -1,24 +1,29 @@
 """Drawing answers on a GPU by vLLM, with adapters applied on the fly and answers held to their format."""
 
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
 from tickerforge.features.prompts import Chat
-from tickerforge.training.backends import why_not
+from tickerforge.training.backends.availability import why_not
 from tickerforge.training.backends.base import OneKept, SamplingJob, prompt_seed
 from tickerforge.training.backends.grammar import pattern_for
-from tickerforge.training.backends.transformers_ import (
+from tickerforge.training.backends.loading import (
+    ADAPTER_WEIGHTS,
     check_adapter,
     check_length,
     load_tokenizer,
     rank_of,
     token_count,
 )
+from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import Progress
 from tickerforge.training.errors import BackendUnavailable
 
 CHUNK_PROMPTS = 512
+HEALTH_SECONDS = 10.0
 # vLLM takes no other ranks as the largest; one in between is served by the next.
 LORA_RANKS = (8, 16, 32, 64, 128, 256)
 
@@ -82,7 +87,7 @@ class VLLMSampler:
         request = None
         if adapter is not None:
             # vLLM caches adapters by number: derive it from the weights, so that another adapter gets another number.
-            number = zlib.crc32((adapter / "adapter_model.safetensors").read_bytes()) % (2**31 - 1) + 1
+            number = zlib.crc32((adapter / ADAPTER_WEIGHTS).read_bytes()) % (2**31 - 1) + 1
             request = LoRARequest(adapter.name, number, str(adapter))
         pattern = None
         if prompts and sampling.constrained is not False:
@@ -111,3 +116,26 @@ class VLLMSampler:
             if job.on_progress is not None:
                 job.on_progress(Progress(job.stage, len(answers), len(prompts)))
         return answers
+
+
+def rollout_arguments(config: TrainingConfig) -> dict[str, Any]:
+    """What TRL's `GRPOConfig` must be told so that the configured server draws the answers; empty without one.
+
+    Raises:
+        BackendUnavailable: vLLM is missing here, or no vLLM server answers at that address.
+    """
+    url = config.launch.vllm_server
+    if url is None:
+        return {}
+    obstacle = why_not("vllm")
+    if obstacle is not None:
+        raise BackendUnavailable(f"launch.vllm_server cannot be used: {obstacle}, without launch.vllm_server")
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=HEALTH_SECONDS):
+            pass
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise BackendUnavailable(
+            f"no vLLM server answers at {url} ({error}): start one, on a GPU that the training does not use, by "
+            f"`CUDA_VISIBLE_DEVICES=N trl vllm-serve --model {config.model} --port PORT`, or unset launch.vllm_server"
+        ) from error
+    return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": url}

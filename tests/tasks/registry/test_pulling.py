@@ -218,7 +218,7 @@ def test_weights_as_pickle_and_code_are_not_pulled(
 
 
 def test_pickled_weights_of_a_base_model_are_not_loaded(made: Pieces, tmp_path: Path) -> None:
-    from tickerforge.training.backends.transformers_ import load_base
+    from tickerforge.training.backends.loading import load_base
     from tickerforge.training.errors import BaseModelError
 
     shutil.copytree(made.base_model.location, tmp_path / "base")

@@ -35,7 +35,7 @@ from tickerforge.training.config import (
 )
 from tickerforge.training.contracts import Example
 from tickerforge.training.examples import build_examples
-from tickerforge.training.models.base_model import build_tiny
+from tickerforge.training.models.tiny import build_tiny
 from tickerforge.training.stages import run_grpo
 
 pytestmark = pytest.mark.gpu

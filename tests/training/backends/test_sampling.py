@@ -14,8 +14,8 @@ from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
 from tickerforge.training.backends import sampling
 from tickerforge.training.backends.grpo_trainer import GroupedGRPOTrainer, merged, pack
+from tickerforge.training.backends.loading import LORA_TARGETS, load_base, load_tokenizer
 from tickerforge.training.backends.sampling import choose, in_halves, sample, shares_prompts, stratified
-from tickerforge.training.backends.transformers_ import LORA_TARGETS, load_base, load_tokenizer
 from tickerforge.training.examples import build_examples
 from trained_pieces import pieces
 

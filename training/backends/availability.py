@@ -1,0 +1,43 @@
+"""What can run on this machine: visible GPUs, and the reason why a backend cannot run."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+
+
+def gpu_names() -> list[str]:
+    """Return the names of the CUDA GPUs that `CUDA_VISIBLE_DEVICES` shows.
+
+    Asks the driver, so torch need not be imported.
+    """
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    names = done.stdout.strip().splitlines() if done.returncode == 0 else []
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is None:
+        return names
+    # A device may also be given by UUID, which does not say its position in the driver's list: take the first.
+    chosen = [part.strip() for part in shown.split(",")]
+    indices = [int(part) if part.isdigit() else 0 for part in chosen if part.isdigit() or part.startswith("GPU-")]
+    return [names[index] for index in indices if index < len(names)]
+
+
+def gpu_name() -> str | None:
+    """Return the name of the first visible CUDA GPU, or `None`."""
+    return next(iter(gpu_names()), None)
+
+
+def why_not(name: str) -> str | None:
+    """Say what keeps a backend from running here and how to fix it; `None` if it can run."""
+    if name == "transformers":
+        return None
+    packages = {"unsloth": ("unsloth", "vllm"), "vllm": ("vllm",)}[name]
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if gpu_name() is None:
+        return f"{name} needs a CUDA GPU and none was found: use --backend transformers"
+    if missing:
+        return f"{name} needs the package(s) {', '.join(missing)}: pip install '.[gpu]' in the checkout"
+    return None

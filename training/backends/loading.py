@@ -1,0 +1,173 @@
+"""Base models, tokenizers and adapters: how they are loaded, and the checks before that."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tickerforge.features.prompts import Chat
+from tickerforge.training.backends.base import TrainingJob
+from tickerforge.training.errors import AdapterError, BaseModelError
+
+SMALL_MODEL = 50_000_000
+"""Parameters below which a model is computed with few threads and merged with its adapter for rollouts."""
+SMALL_MODEL_THREADS = 2
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTER_SETTINGS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def quieten() -> None:
+    """Turn off the progress bars and warnings of the model libraries."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def load_tokenizer(base_model: str, *, trust_remote_code: bool) -> Any:
+    """Load the tokenizer of a base model; it pads on the left.
+
+    Raises:
+        BaseModelError: The model is neither here nor on the hub, or it has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    quieten()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_model, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_unreadable_model(base_model, error)) from error
+    if tokenizer.chat_template is None:
+        raise BaseModelError(f"{base_model} has no chat template: choose an instruction-tuned model")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_base(base_model: str, *, trust_remote_code: bool, dtype: str = "auto") -> Any:
+    """Load the base model from safetensors, onto the GPU if there is one.
+
+    Raises:
+        BaseModelError: The model is neither here nor on the hub, or it has no safetensors weights.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    quieten()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base_model, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_unreadable_model(base_model, error)) from error
+    if torch.cuda.is_available():
+        # If accelerate started several processes, each has one GPU, and accelerate sets its number.
+        return model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    if model.num_parameters() < SMALL_MODEL:
+        limit_threads()
+    return model
+
+
+def load_trainable(job: TrainingJob) -> Any:
+    """Load the base model of a job with its adapter, or with a new LoRA adapter, ready to train.
+
+    Raises:
+        AdapterError: The adapter cannot be read.
+        BaseModelError: The base model cannot be read.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    set_seed(job.seed)
+    model = load_base(job.base_model, trust_remote_code=job.config.trust_remote_code, dtype=gpu_dtype())
+    if job.adapter is not None:
+        return attach_adapter(model, job.adapter, trainable=True)
+    rank = job.config.lora_rank
+    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    return get_peft_model(model, lora)
+
+
+def gpu_dtype() -> str:
+    """Return `bfloat16` if the GPU computes in it, else (older GPU, or CPU) `float32`."""
+    import torch
+
+    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if fast else "float32"
+
+
+def limit_threads() -> None:
+    """Limit torch to two threads: a model of a few million parameters is slower with more."""
+    import torch
+
+    torch.set_num_threads(min(SMALL_MODEL_THREADS, torch.get_num_threads()))
+
+
+def attach_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
+    """Put a LoRA adapter on a model.
+
+    Raises:
+        AdapterError: The folder is missing, is not a PEFT adapter in safetensors, or belongs to another base model.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    check_adapter(adapter)
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise AdapterError(
+            f"cannot read the adapter in {adapter}: {_first_line(error)}\n"
+            "It must be a PEFT LoRA folder made for this base model; train it again or pull it again."
+        ) from error
+
+
+def check_adapter(adapter: Path) -> None:
+    """Check that a folder holds `adapter_config.json` and `adapter_model.safetensors`.
+
+    Raises:
+        AdapterError: One of them is missing.
+    """
+    for name in (ADAPTER_SETTINGS, ADAPTER_WEIGHTS):
+        if not (adapter / name).is_file():
+            raise AdapterError(
+                f"no LoRA adapter in {adapter}: {name} is missing. "
+                "Give a folder that `tickerforge run`, `stage` or `pull` wrote (PEFT format, safetensors)."
+            )
+
+
+def rank_of(adapter: Path) -> int:
+    """Return the LoRA rank of an adapter that passed `check_adapter`."""
+    return int(json.loads((adapter / ADAPTER_SETTINGS).read_text())["r"])
+
+
+def token_count(prompt: Chat, tokenizer: Any) -> int:
+    """Count the tokens of a prompt, with those that the chat template adds."""
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def check_length(prompt: int, *, answer: int, limit: int) -> None:
+    """Check that a prompt and an answer (in tokens) fit into the context; otherwise the answer would be cut off.
+
+    Raises:
+        BaseModelError: They do not fit.
+    """
+    if prompt + answer > limit:
+        raise BaseModelError(
+            f"a prompt of {prompt} tokens and an answer of {answer} exceed training.max_seq_length = {limit}: "
+            "raise --max-seq-length, or lower training.sampling.max_tokens"
+        )
+
+
+def _unreadable_model(base_model: str, error: Exception) -> str:
+    return (
+        f"cannot load the base model {base_model!r}: {_first_line(error)}\n"
+        "Use a local folder, a Hugging Face name that this machine can reach, or `tiny`."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,75 @@
+"""The tiny base model, which learns the answer format and simple price behaviour from synthetic markets."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.prompts import Chat, render_answer
+from tickerforge.features.synthetic import bars_from_log_prices, log_prices
+from tickerforge.features.windows import build_windows
+from tickerforge.training.config import TinyConfig
+from tickerforge.training.contracts import OnProgress
+from tickerforge.training.examples import build_examples
+
+SESSIONS = 700
+STRIDE = 6
+
+
+def build_tiny(
+    out_dir: Path, *, config: TinyConfig, features: FeatureConfig, on_progress: OnProgress | None = None
+) -> dict[str, float]:
+    """Train the tiny base model into `out_dir`, as a Hugging Face folder; a killed build resumes there.
+
+    A quarter of the prompts show prices only, so that one base model serves both prompt styles.
+
+    Returns:
+        The metrics of the last step.
+    """
+    from tickerforge.training.backends import tiny_model
+
+    defaults = FeatureConfig()
+    features = features.model_copy(
+        update={"train_fraction": defaults.train_fraction, "test_fraction": defaults.test_fraction}
+    )
+    windows = synthetic_windows(config, features=features, count=config.steps * config.batch_size)
+    quarter = len(windows) // 4
+    chats: list[Chat] = []
+    answers: list[str] = []
+    for style, rows in (("prices", windows.iloc[:quarter]), ("full", windows.iloc[quarter:])):
+        styled = features.model_copy(update={"prompt_style": style})
+        for example in build_examples(rows, config=styled):
+            chats.append(example.prompt)
+            answers.append(render_answer(example.target))
+    return tiny_model.build(chats, answers, config=config, out_dir=out_dir, on_progress=on_progress)
+
+
+def synthetic_windows(config: TinyConfig, *, features: FeatureConfig, count: int) -> pd.DataFrame:
+    """Make at least `count` windows of synthetic markets, shuffled by seed.
+
+    One third each: random walks, mean-reverting log prices (φ from 0.5 to 0.98), trending returns (φ from 0.1 to 0.5).
+    Daily volatility is from 0.6 to 4 %; shocks are Student-t with 3.5 to 12 degrees of freedom.
+
+    Args:
+        config: Provides the seed.
+        features: Context, horizon and indicator scope.
+        count: Number of windows wanted.
+    """
+    rng = np.random.default_rng(config.seed)
+    frames: list[pd.DataFrame] = []
+    total = 0
+    while total < count:
+        process = ("random_walk", "mean_reverting", "momentum")[len(frames) % 3]
+        path = log_prices(
+            process,
+            phi=float(rng.uniform(0.5, 0.98) if process == "mean_reverting" else rng.uniform(0.1, 0.5)),
+            sessions=SESSIONS,
+            volatility=float(np.exp(rng.uniform(np.log(0.006), np.log(0.04)))),
+            tail=float(rng.uniform(3.5, 12.0)),
+            rng=rng,
+        )
+        windows = build_windows(bars_from_log_prices(path, rng=rng), ticker=f"SYNTHETIC-{len(frames)}", config=features)
+        frames.append(windows.iloc[int(rng.integers(STRIDE)) :: STRIDE])
+        total += len(frames[-1])
+    return pd.concat(frames).sample(frac=1.0, random_state=config.seed).reset_index(drop=True)
