@@ -1,0 +1,1 @@
+"""Base models, training stages and forecasts as artifacts; adapters and their cards."""
