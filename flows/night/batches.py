@@ -1,4 +1,4 @@
-"""The flows that workers of `gpu-pool` run: one heavy stage, and all heavy stages of a batch of tickers."""
+"""The flows that train and forecast batches of tickers on workers of `gpu-pool`."""
 
 import logging
 from collections.abc import Sequence
@@ -10,17 +10,14 @@ from tickerforge.features.config import FrozenModel
 from tickerforge.flows.night.next_sessions import StockForecast, forecast_registered
 from tickerforge.flows.remote.gpu_pool import ANSWERS
 from tickerforge.flows.remote.here import Here, Recording
-from tickerforge.flows.remote.requests import RegisteredAdapter, StageAnswer, StageOutput, StageRequest
+from tickerforge.flows.remote.requests import RegisteredAdapter, StageOutput
 from tickerforge.flows.server.slots import gpu_slot
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import Steps, adapters_of
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.store.records import write_record
-from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
 logger = logging.getLogger(__name__)
-
-REFUSALS = (AdapterError, BackendUnavailable, BaseModelError)
 
 
 class TickerJob(FrozenModel):
@@ -57,21 +54,6 @@ class ForecastAnswer(FrozenModel):
     """One entry a ticker, in the order in which they were asked for."""
 
     stocks: tuple[StockForecast, ...]
-
-
-@flow(name="heavy-stage", flow_run_name="{requests[0].config.stock} {requests[0].stage}", persist_result=False)
-def heavy_stage(requests: list[StageRequest]) -> None:
-    """Run a heavy stage; what it makes goes to the store, and a record of it to the caller.
-
-    Args:
-        requests: The stage and its inputs, as `train-ticker` sends them; several where they do not need each other.
-    """
-    try:
-        answer = StageAnswer(results=tuple(Here(Store.current()).run(requests)))
-    except REFUSALS as error:
-        write_record(ANSWERS, str(flow_run.id), StageAnswer(refusal=str(error)))
-        raise
-    write_record(ANSWERS, str(flow_run.id), answer)
 
 
 @flow(name="train-batch", flow_run_name="{jobs[0].config.stock} and others", persist_result=False)

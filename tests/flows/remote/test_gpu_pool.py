@@ -13,11 +13,12 @@ import pytest
 from pydantic import BaseModel
 
 from tickerforge.flows.errors import StageFailed, StageRefused
-from tickerforge.flows.night.batches import BatchAnswer, TickerJob, TickerStages, heavy_stage
+from tickerforge.flows.night.batches import BatchAnswer, TickerJob, TickerStages
 from tickerforge.flows.remote import gpu_pool
 from tickerforge.flows.remote.gpu_pool import Call, GpuPool, call_all
 from tickerforge.flows.remote.here import Finished, Recording
 from tickerforge.flows.remote.requests import RegisteredAdapter, StageAnswer, StageOutput, StageRequest, content_digest
+from tickerforge.flows.remote.worker import heavy_stage
 from tickerforge.flows.server.slots import GPU_LIMIT, gpu_slot, ticker_limit, ticker_slot
 from tickerforge.tasks.models.adapters import BaseModelRef
 from tickerforge.tasks.store.artifacts import ArtifactRef

@@ -1,0 +1,28 @@
+"""The flow `heavy-stage`, which a worker of `gpu-pool` runs for a run that waits for it."""
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from tickerforge.flows.remote.gpu_pool import ANSWERS
+from tickerforge.flows.remote.here import Here
+from tickerforge.flows.remote.requests import StageAnswer, StageRequest
+from tickerforge.tasks.store.artifacts import Store
+from tickerforge.tasks.store.records import write_record
+from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
+
+REFUSALS = (AdapterError, BackendUnavailable, BaseModelError)
+
+
+@flow(name="heavy-stage", flow_run_name="{requests[0].config.stock} {requests[0].stage}", persist_result=False)
+def heavy_stage(requests: list[StageRequest]) -> None:
+    """Run a heavy stage; what it makes goes to the store, and a record of it to the caller.
+
+    Args:
+        requests: The stage and its inputs, as `train-ticker` sends them; several where they do not need each other.
+    """
+    try:
+        answer = StageAnswer(results=tuple(Here(Store.current()).run(requests)))
+    except REFUSALS as error:
+        write_record(ANSWERS, str(flow_run.id), StageAnswer(refusal=str(error)))
+        raise
+    write_record(ANSWERS, str(flow_run.id), answer)
