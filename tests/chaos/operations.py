@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import urllib.error
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,12 +52,9 @@ class Operations(Home):
     def store(self) -> Path:
         return self.workspace.store
 
-    def start(self, config: PipelineConfig, deployment: str = TRAIN, **parameters: Any) -> str:
-        """Start a run as the UI does, and return its id."""
-        found = self.api(f"/deployments/name/{deployment}")
-        given = {**found["parameters"], "config": config.model_dump(mode="json"), **parameters}
-        wanted = {"parameters": given, "idempotency_key": uuid.uuid4().hex}
-        return str(self.api(f"/deployments/{found['id']}/create_flow_run", wanted)["id"])
+    def train(self, config: PipelineConfig, deployment: str = TRAIN, **parameters: Any) -> str:
+        """Start a run of the pipeline with a configuration, and return its id."""
+        return self.start(deployment, config=config.model_dump(mode="json"), **parameters)
 
     def run(self, run: str) -> Any:
         """What Prefect knows of a run; waits for a server that is away."""

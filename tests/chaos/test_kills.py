@@ -18,14 +18,14 @@ pytestmark = [
 
 def started_again(operations: Operations, config: PipelineConfig, **parameters: str) -> None:
     """The same run once more, as its user or the next night would start it."""
-    operations.completes(operations.start(config, **parameters))
+    operations.completes(operations.train(config, **parameters))
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_that_is_killed_is_seen_as_crashed_and_goes_on_from_there_when_started_again(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], stage: str
 ) -> None:
-    run = operations.start(config, heavy_stages="here")
+    run = operations.train(config, heavy_stages="here")
     with operations.held_in(stage) as process:
         process.kill()
     assert operations.outcome(run, seconds=60) == "CRASHED"
@@ -36,7 +36,7 @@ def test_a_run_that_is_killed_is_seen_as_crashed_and_goes_on_from_there_when_sta
 def test_a_run_that_is_killed_while_it_registers_leaves_no_half_version(
     operations: Operations, config: PipelineConfig, reference: dict[str, str]
 ) -> None:
-    run = operations.start(config, heavy_stages="here")
+    run = operations.train(config, heavy_stages="here")
     with operations.held_while_registering(run) as process:
         process.kill()
     assert operations.outcome(run, seconds=60) == "CRASHED"
@@ -50,7 +50,7 @@ def test_a_run_that_is_killed_while_it_registers_leaves_no_half_version(
 def test_a_stage_that_is_killed_on_the_gpu_pool_is_started_again_by_its_run(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], stage: str
 ) -> None:
-    run = operations.start(config)
+    run = operations.train(config)
     with operations.held_in(stage) as process:
         process.kill()
     operations.completes(run)
@@ -60,7 +60,7 @@ def test_a_stage_that_is_killed_on_the_gpu_pool_is_started_again_by_its_run(
 def test_a_run_that_is_killed_while_the_gpu_pool_works_for_it_loses_none_of_that_work(
     operations: Operations, config: PipelineConfig, reference: dict[str, str]
 ) -> None:
-    run = operations.start(config)
+    run = operations.train(config)
     with operations.held_in("grpo_1st"):
         operations.process_of(run).kill()
     assert operations.outcome(run, seconds=60) == "CRASHED"
@@ -73,7 +73,7 @@ def test_a_run_that_is_killed_while_the_gpu_pool_works_for_it_loses_none_of_that
 def test_a_run_outlives_a_killed_server_or_worker(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], stage: str, victim: str
 ) -> None:
-    run = operations.start(config, heavy_stages="here")
+    run = operations.train(config, heavy_stages="here")
     with operations.held_in(stage):
         operations.kill(victim)
     operations.completes(run)
@@ -84,7 +84,7 @@ def test_a_run_outlives_a_killed_server_or_worker(
 def test_a_registration_outlives_a_killed_server_or_worker(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], victim: str
 ) -> None:
-    run = operations.start(config, heavy_stages="here")
+    run = operations.train(config, heavy_stages="here")
     with operations.held_while_registering(run):
         operations.kill(victim)
     operations.completes(run)
@@ -96,7 +96,7 @@ def test_a_registration_outlives_a_killed_server_or_worker(
 def test_a_run_on_the_gpu_pool_outlives_a_killed_server_or_worker(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], victim: str
 ) -> None:
-    run = operations.start(config)
+    run = operations.train(config)
     with operations.held_in("grpo_1st"):
         operations.kill(victim)
     operations.completes(run)
@@ -107,7 +107,7 @@ def test_a_run_on_the_gpu_pool_outlives_a_killed_server_or_worker(
 def test_after_sigterm_to_a_worker_the_same_run_ends_well_by_itself_or_started_again(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], victim: str
 ) -> None:
-    run = operations.start(config)
+    run = operations.train(config)
     with operations.held_in("grpo_1st"):
         psutil.Process(operations.pid(victim)).send_signal(signal.SIGTERM)
     # Where the worker took its run along, silence tells after three minutes.
@@ -120,7 +120,7 @@ def test_after_sigterm_to_a_worker_the_same_run_ends_well_by_itself_or_started_a
 def test_the_whole_machine_dies_and_the_service_is_started_again(
     operations: Operations, config: PipelineConfig, reference: dict[str, str]
 ) -> None:
-    operations.start(config)
+    operations.train(config)
     with operations.held_in("sft"):
         for process in operations.processes():
             process.kill()

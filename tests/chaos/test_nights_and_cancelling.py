@@ -25,7 +25,7 @@ def test_a_run_that_is_cancelled_stops_its_stage_and_frees_its_slots_within_half
     operations: Operations, config: PipelineConfig, reference: dict[str, str], heavy_stages: str
 ) -> None:
     long = with_overrides(config, ["training.grpo_1st.steps=5000"])
-    run = operations.start(long, heavy_stages=heavy_stages)
+    run = operations.train(long, heavy_stages=heavy_stages)
     with operations.held_in("grpo_1st") as process:
         pass
     cancelled = time.monotonic()
@@ -39,7 +39,7 @@ def test_a_run_that_is_cancelled_stops_its_stage_and_frees_its_slots_within_half
     # What it had reached can be resumed.
     (partial,) = operations.store.glob("partial/grpo_1st-*")
     shutil.rmtree(partial)
-    operations.completes(operations.start(config, heavy_stages=heavy_stages))
+    operations.completes(operations.train(config, heavy_stages=heavy_stages))
     all_is_well(operations, reference)
 
 
@@ -51,8 +51,8 @@ def test_two_nights_and_a_run_by_hand_at_once_take_turns_and_register_one_versio
     operations: Operations, config: PipelineConfig, reference: dict[str, str]
 ) -> None:
     night = {"tickers": ["DEMO"], "exchange": None, "heavy_stages": "here"}
-    runs = [operations.start(config, NIGHT, **night) for _ in range(2)]
-    by_hand = operations.start(config, heavy_stages="here")
+    runs = [operations.train(config, NIGHT, **night) for _ in range(2)]
+    by_hand = operations.train(config, heavy_stages="here")
     for run in (*runs, by_hand):
         operations.completes(run)
     first, second = sorted((operations.run(run) for run in runs), key=lambda each: each["start_time"])
@@ -64,7 +64,7 @@ def test_two_nights_and_a_run_by_hand_at_once_take_turns_and_register_one_versio
 def test_a_night_on_the_gpu_pool_whose_batch_is_killed_trains_it_again(
     operations: Operations, config: PipelineConfig, reference: dict[str, str]
 ) -> None:
-    run = operations.start(config, NIGHT, tickers=["DEMO"], exchange=None, heavy_stages="gpu-pool")
+    run = operations.train(config, NIGHT, tickers=["DEMO"], exchange=None, heavy_stages="gpu-pool")
     with operations.held_in("grpo_2nd") as process:
         process.kill()
     operations.completes(run)

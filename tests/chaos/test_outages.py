@@ -24,7 +24,7 @@ def test_mlflow_is_told_everything_of_a_training_that_it_missed(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], heavy_stages: str
 ) -> None:
     stop_programs(operations.service, ["mlflow"])
-    run = operations.start(config, heavy_stages=heavy_stages)
+    run = operations.train(config, heavy_stages=heavy_stages)
     try:
         assert wait_until(lambda: any(operations.store.glob("grpo_2nd/*")), seconds=420), operations.told(run)
     finally:
@@ -37,7 +37,7 @@ def test_mlflow_is_told_everything_of_a_training_that_it_missed(
 def test_a_training_outlives_a_minute_without_prefect(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], heavy_stages: str
 ) -> None:
-    run = operations.start(config, heavy_stages=heavy_stages)
+    run = operations.train(config, heavy_stages=heavy_stages)
     with operations.held_in("grpo_1st"):
         stop_programs(operations.service, ["prefect"])
     time.sleep(60)
@@ -52,7 +52,7 @@ def test_times_in_mlflow_are_true_whatever_the_clock_on_the_wall_shows(
     from mlflow import MlflowClient
 
     began = time.time()
-    operations.completes(operations.start(config, heavy_stages="here"))
+    operations.completes(operations.train(config, heavy_stages="here"))
     ended = time.time()
     client = MlflowClient(operations.service.mlflow)
     experiment = client.get_experiment_by_name("tickerforge").experiment_id

@@ -97,7 +97,7 @@ def started(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def test_a_run_outlives_a_killed_database(
     operations: Operations, database: Database, config: PipelineConfig, reference: dict[str, str], stage: str
 ) -> None:
-    run = operations.start(config, heavy_stages="here")
+    run = operations.train(config, heavy_stages="here")
     with operations.held_in(stage):
         database.kill()
     database.start()
@@ -109,7 +109,7 @@ def test_a_run_outlives_a_killed_database(
 def test_a_run_on_the_gpu_pool_outlives_a_database_that_is_away_for_half_a_minute(
     operations: Operations, database: Database, config: PipelineConfig, reference: dict[str, str], stage: str
 ) -> None:
-    run = operations.start(config)
+    run = operations.train(config)
     with operations.held_in(stage):
         database.kill()
     time.sleep(30)

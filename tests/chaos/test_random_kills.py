@@ -55,11 +55,11 @@ def all_stages(root: Path) -> dict[str, dict[str, str]]:
     """Run every stage in a store; returns the hashes of what each one leaves, but for its timings."""
     from tickerforge.tasks.models.train import prepare_base_model, sample_answers, train_grpo, train_sft
     from tickerforge.tasks.prices.market_data import SyntheticSource, fetch_bars
-    from tickerforge.tasks.windows.preprocess import build_windows
+    from tickerforge.tasks.windows.preprocess import store_windows
 
     store = Store(root)
     bars = fetch_bars.fn(SyntheticSource(config=SyntheticConfig(sessions=400)), "DEMO", store=store)
-    windows = build_windows.fn(bars, config=FEATURES, store=store)
+    windows = store_windows.fn(bars, config=FEATURES, store=store)
     base = prepare_base_model.fn(CONFIG, features=FEATURES, store=store)
     common = {"config": CONFIG, "seed": 0, "store": store}
     first = train_grpo.fn(windows, base, stage="grpo_1st", adapter=None, features=FEATURES, **common)

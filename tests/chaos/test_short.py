@@ -21,7 +21,7 @@ CANCELLED_SECONDS = 30
 def test_a_run_that_is_cancelled_in_the_ui_is_gone_with_its_slot_within_half_a_minute(
     operations: Operations, config: PipelineConfig
 ) -> None:
-    run = operations.start(config, heavy_stages="here")
+    run = operations.train(config, heavy_stages="here")
     with operations.held_in("base_model") as process:
         operations.cancel(run)
     cancelled = time.monotonic()
@@ -33,7 +33,7 @@ def test_a_run_that_is_cancelled_in_the_ui_is_gone_with_its_slot_within_half_a_m
 def test_a_run_outlives_the_death_of_both_servers_and_its_worker(
     operations: Operations, config: PipelineConfig, reference: dict[str, str]
 ) -> None:
-    run = operations.start(config, heavy_stages="here")
+    run = operations.train(config, heavy_stages="here")
     with operations.held_in("grpo_1st"):
         for victim in ("prefect", "mlflow", "cpu-worker"):
             operations.kill(victim)

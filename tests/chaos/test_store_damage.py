@@ -49,13 +49,13 @@ def fill(folder: Path) -> Path:
 def test_a_full_disk_ends_the_run_with_its_cure_and_with_space_it_goes_on(
     operations: Operations, small_disk: Path, config: PipelineConfig, reference: dict[str, str], stage: str
 ) -> None:
-    run = operations.start(config, heavy_stages="here")
+    run = operations.train(config, heavy_stages="here")
     with operations.held_in(stage):
         ballast = fill(small_disk)
     assert operations.outcome(run) == "FAILED", operations.told(run)
     assert "disk is full" in operations.run(run)["state"]["message"]
     ballast.unlink()
-    operations.completes(operations.start(config, heavy_stages="here"))
+    operations.completes(operations.train(config, heavy_stages="here"))
     all_is_well(operations, reference)
 
 
@@ -77,12 +77,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_damaged_artifacts_are_made_again_as_they_were(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], damage: str
 ) -> None:
-    operations.completes(operations.start(config, heavy_stages="here"))
+    operations.completes(operations.train(config, heavy_stages="here"))
     for stage in ("grpo_1st", "sft"):
         (folder,) = operations.store.glob(f"{stage}/*")
         DAMAGES[damage](folder)
     shutil.rmtree(operations.work / "models")
-    operations.completes(operations.start(config, heavy_stages="here"))
+    operations.completes(operations.train(config, heavy_stages="here"))
     assert len(operations.versions()) == 1
     all_is_well(operations, reference)
 
@@ -92,11 +92,11 @@ def test_damaged_artifacts_are_made_again_as_they_were(
 def test_an_artifact_damaged_under_a_run_that_uses_it_spoils_nothing(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], damage: str, heavy_stages: str
 ) -> None:
-    run = operations.start(config, heavy_stages=heavy_stages)
+    run = operations.train(config, heavy_stages=heavy_stages)
     with operations.held_in("sft"):
         (folder,) = operations.store.glob("grpo_1st/*")
         DAMAGES[damage](folder)
     # It may notice and end with an error, or be done with the artifact; it must not use what is damaged.
     if operations.outcome(run) != "COMPLETED":
-        operations.completes(operations.start(config, heavy_stages=heavy_stages))
+        operations.completes(operations.train(config, heavy_stages=heavy_stages))
     all_is_well(operations, reference)

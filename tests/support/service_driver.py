@@ -1,4 +1,4 @@
-"""The command line `tickerforge`, with one small flow deployed in place of the real ones."""
+"""The command line `tickerforge`, which here deploys a small flow and one of the real ones."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from tickerforge.deployments.cli import main
 def deploy(*, working_dir: Path, **_: Any) -> list[str]:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.deployments.runner import RunnerDeployment
     from prefect.flows import load_flow_from_entrypoint
     from prefect.workers.process import ProcessWorker
 
@@ -23,11 +24,17 @@ def deploy(*, working_dir: Path, **_: Any) -> list[str]:
     entrypoint = f"{Path(__file__).with_name('sleeper_flow.py')}:sleeper"
     deployment = load_flow_from_entrypoint(entrypoint).to_deployment("test", work_pool_name="cpu-pool")
     deployment.apply()
-    return ["sleeper/test"]
+    RunnerDeployment.from_entrypoint(
+        "tickerforge.flows.night.forecast.forecast",
+        name="test",
+        parameters={"config": {"stock": "DEMO"}},
+        work_pool_name="cpu-pool",
+    ).apply()
+    return ["sleeper/test", "forecast/test"]
 
 
 if __name__ == "__main__":
-    # Not imported first: whatever imports Prefect before the servers are up would miss their addresses.
+    # Set before the module is imported: Prefect must not be imported before the servers have their addresses.
     stand_in = ModuleType("tickerforge.deployments.prefect.deploy")
     stand_in.deploy = deploy  # type: ignore[attr-defined]
     sys.modules[stand_in.__name__] = stand_in

@@ -1,4 +1,4 @@
-"""A home with a service, as tests drive it: through the command line, in processes of their own."""
+"""A home with a service that a test drives through the command line, in processes of its own."""
 
 import json
 import os
@@ -31,6 +31,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def write_namesakes(folder: Path) -> None:
+    """Write files named like our packages, as users may keep them beside their prices; importing one fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tasks.py", "flows.py", "tests.py", "training.py", "features/__init__.py", "deployments/__init__.py"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise AssertionError(__file__)\n")
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = PATIENCE_SECONDS) -> bool:
@@ -127,13 +136,17 @@ class Home:
                     raise
                 time.sleep(1)
 
+    def start(self, deployment: str, **parameters: Any) -> str:
+        """Start a run of a deployment as the UI does, and return its id."""
+        found = self.api(f"/deployments/name/{deployment}")
+        wanted = {"parameters": {**found["parameters"], **parameters}, "idempotency_key": uuid.uuid4().hex}
+        return str(self.api(f"/deployments/{found['id']}/create_flow_run", wanted)["id"])
+
     def start_sleeper(self, secret: str) -> str:
-        """Run the sleeper, wait until it sleeps, and return its flow run."""
-        deployment = self.api("/deployments/name/sleeper/test")["id"]
-        wanted = {"parameters": {"secret": secret}, "idempotency_key": uuid.uuid4().hex}
-        run = self.api(f"/deployments/{deployment}/create_flow_run", wanted)["id"]
+        """Start the sleeper, wait until it sleeps, and return its flow run."""
+        run = self.start("sleeper/test", secret=secret)
         assert wait_until((self.work / "sleeper.started").is_file), self.logs()
-        return str(run)
+        return run
 
     def logs(self) -> str:
         """Everything that the service and its runs wrote."""

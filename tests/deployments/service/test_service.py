@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service_home import Home, answers, wait_until
+from service_home import Home, answers, wait_until, write_namesakes
 from tickerforge.deployments.service.processes import stop_programs
 from tickerforge.deployments.service.service import Listening, start
 from tickerforge.flows.errors import ConfigError
@@ -28,6 +28,7 @@ LONG_NAME = "a home with quite a long name, such as a temporary folder on a clus
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     base = tmp_path_factory.mktemp("service")
     made = Home(base / LONG_NAME, base / "work")
+    write_namesakes(made.work)
     done = made.up()
     try:
         assert done.returncode == 0, done.stderr + made.logs()
@@ -96,6 +97,18 @@ def test_a_model_that_was_registered_without_the_service_is_pulled_through_it_an
         place = MlflowClient(reader).get_model_version_download_uri(f"model-{number}", "1")
         download_artifacts(place, dst_path=str(folder))
         assert [path.read_text() for path in folder.rglob("adapter.txt")] == ["weights"]
+
+
+def test_commands_and_flow_runs_ignore_files_of_the_working_folder_that_are_named_like_our_packages(home: Home) -> None:
+    done = home.call("doctor")
+    assert done.returncode == 0, done.stdout
+    filled = home.call("data", "synthetic", "--data", "prices")
+    assert filled.returncode == 0, filled.stderr
+    done = home.call("preprocess", "--root-path", "prices")
+    assert done.returncode == 0, done.stderr
+    run = home.start("forecast/test")
+    assert wait_until(lambda: home.api(f"/flow_runs/{run}")["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"))
+    assert home.api(f"/flow_runs/{run}")["state"]["type"] == "COMPLETED", home.logs()
 
 
 def test_a_second_up_starts_what_is_stopped_and_leaves_the_rest_alone(home: Home) -> None:

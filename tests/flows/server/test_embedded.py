@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service_home import write_namesakes
 from tickerforge.flows.errors import PrefectUnavailable
 from tickerforge.flows.server import embedded
 from tickerforge.flows.server.embedded import EmbeddedServer
@@ -80,6 +81,7 @@ def test_ctrl_c_ends_a_run_as_stopped_and_leaves_nothing_running(working_folder:
     ]
     command = [str(Path(sys.executable).with_name("tickerforge")), "run", *settings]
     log = tmp_path / "stderr"
+    write_namesakes(working_folder)
     with log.open("w") as output:
         # Without the settings that these tests share, so that the run has databases of its own.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "HF_HUB_CACHE"))}
