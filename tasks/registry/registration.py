@@ -1,17 +1,14 @@
 """The registry: adapters as MLflow models with the aliases challenger and champion, and how they come back to disk."""
 
-import re
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 
 from tickerforge.evaluation.core.contracts import SPLITS
 from tickerforge.features.config import FrozenModel
-from tickerforge.features.prices.bars import validate_ticker
 from tickerforge.tasks.base.disk import check_replaceable, locked, replace_folder
 from tickerforge.tasks.base.errors import NotRegistered
 from tickerforge.tasks.base.logs import run_logger
@@ -21,7 +18,14 @@ from tickerforge.tasks.models.adapters import AdapterCard
 from tickerforge.tasks.outputs.evaluate import named_scores, read_report, read_verdict
 from tickerforge.tasks.registry.packaging import log_adapter, unpack
 from tickerforge.tasks.registry.promotion import is_rolled_back, promote
-from tickerforge.tasks.registry.versions import CHALLENGER, CHAMPION, all_versions, find_version, model_name
+from tickerforge.tasks.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
+    RegisteredAdapter,
+    all_versions,
+    find_version,
+    model_name,
+)
 from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of
 from tickerforge.tasks.tracking.runs import LONGEST_TAG
@@ -93,19 +97,6 @@ def register_adapter(
     return RegisteredModel(name=name, version=version, aliases=aliases, reused=known is not None)
 
 
-def parse_spec(spec: str) -> tuple[str, str]:
-    """Ticker and alias or version number of `AAPL`, `AAPL@challenger` or `AAPL@3`; without one the champion is meant.
-
-    Raises:
-        TickerNameError: If the ticker is not a valid name.
-        NotRegistered: If nothing follows the `@`.
-    """
-    ticker, separator, alias = spec.partition("@")
-    if separator and not re.fullmatch(r"[A-Za-z0-9_-]+", alias):
-        raise NotRegistered(f"{spec!r} names no version: write {ticker}@champion, {ticker}@challenger or {ticker}@3")
-    return validate_ticker(ticker), alias or CHAMPION
-
-
 def pull_adapter(tracking: Tracking, spec: str, *, dest: Path) -> Path:
     """Download a registered adapter as a folder for PEFT, with card, README and, for tiny, its base model.
 
@@ -122,28 +113,29 @@ def pull_adapter(tracking: Tracking, spec: str, *, dest: Path) -> Path:
         PublishError: If `dest` holds something else or cannot be written.
     """
     check_replaceable(dest, marker=CARD_FILE)
-    ticker, alias = parse_spec(spec)
-    return _download(tracking, find_version(tracking, model_name(ticker), alias=alias), dest)
+    return _download(tracking, RegisteredAdapter.parse(spec, tracking=tracking), dest)
 
 
-def fetch_registered(tracking: Tracking, spec: str, *, cache: Path) -> Path:
+def fetch_registered(tracking: Tracking, adapter: RegisteredAdapter | str, *, cache: Path) -> Path:
     """The registered adapter's folder as `pull_adapter` writes it, downloaded once per model version below `cache`.
 
     Raises:
         TrackingError: As `pull_adapter`.
         StoreError: If the cache cannot be written.
     """
-    ticker, alias = parse_spec(spec)
-    version = find_version(tracking, model_name(ticker), alias=alias)
-    folder = cache / version.name / f"{version.version}-{version.creation_timestamp}"
-    with locked(cache / f".{version.name}.lock", waiting_for=f"fetching {spec}"):
-        return folder if (folder / CARD_FILE).is_file() else _download(tracking, version, folder)
+    if isinstance(adapter, str):
+        adapter = RegisteredAdapter.parse(adapter, tracking=tracking)
+    version = find_version(tracking, adapter.name, alias=str(adapter.version))
+    # A registry that was set up again counts its versions from 1 again.
+    folder = cache / adapter.name / f"{adapter.version}-{version.creation_timestamp}"
+    with locked(cache / f".{adapter.name}.lock", waiting_for=f"fetching {adapter}"):
+        return folder if (folder / CARD_FILE).is_file() else _download(tracking, adapter, folder)
 
 
-def _download(tracking: Tracking, version: Any, dest: Path) -> Path:
+def _download(tracking: Tracking, adapter: RegisteredAdapter, dest: Path) -> Path:
     import mlflow
 
-    uri = f"models:/{version.name}/{version.version}"
+    uri = adapter.uri
     final = dest.resolve()
 
     def fill(fresh: Path) -> None:

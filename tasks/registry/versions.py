@@ -1,13 +1,77 @@
-"""Registered models by name and version: how they are called, and how one is found."""
+"""Registered models by name and version: what they are called, and how one is found."""
 
-from typing import Any
+import re
+from typing import Any, Self
 
+from tickerforge.features.config import FrozenModel
+from tickerforge.features.pooling import POOL
 from tickerforge.features.prices.bars import validate_ticker
 from tickerforge.tasks.base.errors import NotRegistered
 from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
+
+
+class RegisteredAdapter(FrozenModel):
+    """One version of a ticker's registered model, which any machine can fetch; as text `AAPL@7`."""
+
+    ticker: str
+    version: int
+
+    @classmethod
+    def parse(cls, text: str, *, tracking: Tracking) -> Self:
+        """Find the version that a user means by `AAPL`, `AAPL@challenger` or `AAPL@7`; without one the champion.
+
+        Raises:
+            TickerNameError: If the ticker is not a valid name.
+            NotRegistered: If the text names no version, or the registry does not hold it.
+            TrackingError: If MLflow does not answer.
+        """
+        ticker, alias = parse_spec(text)
+        return cls.find(tracking, ticker, alias=alias)
+
+    @classmethod
+    def find(cls, tracking: Tracking, ticker: str, *, alias: str = CHAMPION) -> Self:
+        """Find the version of a ticker that an alias or a version number names.
+
+        Raises:
+            TickerNameError: If the ticker is not a valid name.
+            NotRegistered: If there is none; says which there are.
+            TrackingError: If MLflow does not answer.
+        """
+        return cls(ticker=ticker, version=int(find_version(tracking, model_name(ticker), alias=alias).version))
+
+    def __str__(self) -> str:
+        return f"{self.ticker}@{self.version}"
+
+    @property
+    def name(self) -> str:
+        """Name of the ticker's model in the registry."""
+        return model_name(self.ticker)
+
+    @property
+    def uri(self) -> str:
+        """Address that `mlflow.pyfunc.load_model` takes."""
+        return f"models:/{self.name}/{self.version}"
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether it was trained on all tickers together."""
+        return self.ticker == POOL
+
+
+def parse_spec(spec: str) -> tuple[str, str]:
+    """Split `AAPL`, `AAPL@challenger` or `AAPL@3` into the ticker and the alias or version; by default the champion.
+
+    Raises:
+        TickerNameError: If the ticker is not a valid name.
+        NotRegistered: If nothing follows the `@`.
+    """
+    ticker, separator, alias = spec.partition("@")
+    if separator and not re.fullmatch(r"[A-Za-z0-9_-]+", alias):
+        raise NotRegistered(f"{spec!r} names no version: write {ticker}@champion, {ticker}@challenger or {ticker}@3")
+    return validate_ticker(ticker), alias or CHAMPION
 
 
 def model_name(ticker: str) -> str:

@@ -20,6 +20,7 @@ from tickerforge.tasks.models.adapters import read_card
 from tickerforge.tasks.models.forecasting import forecast_next
 from tickerforge.tasks.registry.model_code import needed_modules, write_model_code
 from tickerforge.tasks.registry.registration import RegisteredModel, fetch_registered, pull_adapter, register_adapter
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.tracking.client import Tracking
 from tickerforge.tasks.tracking.stage_runs import start_pipeline
 from tickerforge.tasks.windows.preprocess import read_bars
@@ -186,7 +187,8 @@ def test_pulling_and_forecasting_run_no_code_from_the_registry(
 
     folder = pull_adapter(tracking, "EVIL@challenger", dest=tmp_path / "pulled")
     assert not list(folder.rglob("*.py"))
-    card = read_card(fetch_registered(tracking, "EVIL@challenger", cache=tmp_path / "cache"))
+    adapter = RegisteredAdapter.parse("EVIL@challenger", tracking=tracking)
+    card = read_card(fetch_registered(tracking, adapter, cache=tmp_path / "cache"))
     table = forecast_next(
         read_bars(made.bars),
         ticker="EVIL",

@@ -17,11 +17,10 @@ from tickerforge.tasks.models.forecasting import forecast_next
 from tickerforge.tasks.registry.registration import (
     RegisteredModel,
     fetch_registered,
-    parse_spec,
     pull_adapter,
     register_adapter,
 )
-from tickerforge.tasks.registry.versions import find_version, model_name
+from tickerforge.tasks.registry.versions import RegisteredAdapter, find_version, model_name, parse_spec
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.tracking.client import Tracking, client_of
 from tickerforge.tasks.tracking.stage_runs import PipelineRun, start_pipeline
@@ -172,9 +171,11 @@ def test_pulling_replaces_what_was_pulled_before_and_nothing_else(
 
 
 def test_a_version_is_fetched_once(registered: RegisteredModel, tracking: Tracking, tmp_path: Path) -> None:
-    folder = fetch_registered(tracking, "DEMO@challenger", cache=tmp_path)
+    challenger = RegisteredAdapter.parse("DEMO@challenger", tracking=tracking)
+    folder = fetch_registered(tracking, challenger, cache=tmp_path)
     stamp = (folder / "tickerforge.json").stat().st_mtime_ns
-    assert fetch_registered(tracking, f"DEMO@{registered.version}", cache=tmp_path) == folder
+    version = RegisteredAdapter.parse(f"DEMO@{registered.version}", tracking=tracking)
+    assert fetch_registered(tracking, version, cache=tmp_path) == folder
     assert (folder / "tickerforge.json").stat().st_mtime_ns == stamp
 
 
@@ -197,6 +198,15 @@ def test_a_spec_names_ticker_and_alias_or_version() -> None:
     with pytest.raises(NotRegistered, match="names no version"):
         parse_spec("AAPL@")
     assert model_name("BRK.B") == "tickerforge-BRK.B"
+
+
+def test_a_registered_adapter_is_a_ticker_and_a_version(registered: RegisteredModel, tracking: Tracking) -> None:
+    adapter = RegisteredAdapter.parse("DEMO@challenger", tracking=tracking)
+    assert adapter == RegisteredAdapter(ticker="DEMO", version=int(registered.version))
+    assert adapter == RegisteredAdapter.find(tracking, "DEMO", alias=registered.version)
+    assert (str(adapter), adapter.uri) == (f"DEMO@{registered.version}", registered.uri)
+    with pytest.raises(NotRegistered, match="DEMO has no champion"):
+        RegisteredAdapter.parse("DEMO", tracking=tracking)
 
 
 def test_a_folder_without_a_card_cannot_be_used_unknowingly(tmp_path: Path) -> None:
@@ -258,6 +268,6 @@ def test_the_champion_has_the_content_of_the_adapter_it_was_made_of(
 ) -> None:
     client = client_of(tracking)
     client.set_registered_model_alias(registered.name, "champion", registered.version)
-    folder = fetch_registered(tracking, TICKER, cache=tmp_path)
+    folder = fetch_registered(tracking, RegisteredAdapter.parse(TICKER, tracking=tracking), cache=tmp_path)
     client.delete_registered_model_alias(registered.name, "champion")
     assert adapter_identity(folder) == adapter_identity(made.sft)
