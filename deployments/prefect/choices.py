@@ -1,4 +1,4 @@
-"""What the deployments were made with, kept on the Prefect server, so that a bare `up` or `deploy` keeps it."""
+"""The options of the last `up` or `deploy`, kept on the Prefect server for the next one."""
 
 import logging
 from pathlib import Path
@@ -9,11 +9,11 @@ from tickerforge.features.config import FrozenModel
 
 logger = logging.getLogger(__name__)
 
-VARIABLE = "tickerforge_deploy"
+OPTIONS_VARIABLE = "tickerforge_deploy"
 
 
 class Choices(FrozenModel):
-    """Options of `tickerforge up` and `deploy`; what was not given is `None`."""
+    """Options of `tickerforge up` and `deploy`; `None` stands for an option that was not given."""
 
     data: Path | None = None
     recipe: Path | None = None
@@ -21,19 +21,19 @@ class Choices(FrozenModel):
     gpus: int | None = Field(default=None, ge=1)
 
     def absolute(self) -> "Choices":
-        """The same with paths that mean the same from any folder."""
+        """Return a copy with absolute paths."""
         paths = {name: path.resolve() for name in ("data", "recipe", "tickers") if (path := getattr(self, name))}
         return self.model_copy(update=paths)
 
 
 def with_former(given: Choices) -> Choices:
-    """What was given now, and for what was not, what was given last time, which the log then says."""
+    """Complete the given options with those of the last time, and log which ones were added."""
     from prefect.variables import Variable
 
     try:
-        former = Choices.model_validate_json(str(Variable.get(VARIABLE, "{}")))
+        former = Choices.model_validate_json(str(Variable.get(OPTIONS_VARIABLE, "{}")))
     except ValidationError as error:
-        logger.warning("the variable %s on the server cannot be read, so it does not count: %s", VARIABLE, error)
+        logger.warning("ignoring the variable %s on the server, which cannot be read: %s", OPTIONS_VARIABLE, error)
         return given
     kept = {
         name: value
@@ -41,13 +41,15 @@ def with_former(given: Choices) -> Choices:
         if getattr(given, name) is None and (value := getattr(former, name)) is not None
     }
     if kept:
-        told = ", ".join(f"--{name} {value}" for name, value in kept.items())
-        logger.info("as before: %s (delete the variable %s in Prefect to forget it)", told, VARIABLE)
+        options = ", ".join(f"--{name} {value}" for name, value in kept.items())
+        logger.info(
+            "using the last options: %s (delete the variable %s in Prefect to reset them)", options, OPTIONS_VARIABLE
+        )
     return given.model_copy(update=kept)
 
 
 def remember(choices: Choices) -> None:
-    """Keep the options for the next time."""
+    """Save the options on the server for the next time."""
     from prefect.variables import Variable
 
-    Variable.set(VARIABLE, choices.model_dump_json(), overwrite=True)
+    Variable.set(OPTIONS_VARIABLE, choices.model_dump_json(), overwrite=True)

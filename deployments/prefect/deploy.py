@@ -1,4 +1,4 @@
-"""Puts work pools, limits, the heartbeat automation and all deployments on the Prefect server at `PREFECT_API_URL`."""
+"""Work pools, limits, the heartbeat automation and all deployments, made on the server at `PREFECT_API_URL`."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from tickerforge.deployments.prefect.entries import (
     OWN_SLUG,
     TICKERS_FILE,
     TRAIN_TICKER,
-    Entry,
-    Tickers,
+    DeploymentEntry,
+    TickersFile,
     for_night,
     nightly_entries,
     read_entries,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 30
-# Long enough for a server or a database that is away for a minute or two: the run itself is well then.
-SILENCE_SECONDS = 180
+# Longer than a restart of the server or its database, during which a run is alive and silent.
+LONGEST_SILENCE_SECONDS = 180
 AUTOMATION = "tickerforge: a run without a heartbeat has crashed"
 _OVER = ("Completed", "Failed", "Cancelled", "Crashed")
 
@@ -49,18 +49,18 @@ def deploy(
     gpus: int = 1,
     pool_type: str = "process",
 ) -> list[str]:
-    """Make or renew everything that the Prefect server must know; a second call changes nothing.
+    """Create or update everything on the Prefect server; a second call changes nothing.
 
-    A schedule that was switched on or off in the UI, and a deployment that was paused there, stay so.
+    Schedules that a user switched on or off in the UI stay so, and so do paused deployments.
 
     Args:
-        working_dir: Folder that workers run in, where `results/` and `models/` appear; without it a temporary one.
-        data: Folder with one `{STOCK}.csv` a ticker; without it there is the synthetic market only.
+        working_dir: Folder in which workers run and write `results/` and `models/`; a temporary one by default.
+        data: Folder with one `{STOCK}.csv` per ticker; only the synthetic market by default.
         recipe: TOML file with the settings that all deployments start from.
-        tickers: TOML file of tickers with a deployment of their own; without it the one that comes along, or, where
-            there is a data folder, none.
-        gpus: How many heavy stages may run at a time.
-        pool_type: Type of the work pools where they are made anew: `process`, `kubernetes`, ...
+        tickers: TOML file of tickers with their own deployments; by default the packaged one, or none if there is a
+            data folder.
+        gpus: Most heavy stages at a time.
+        pool_type: Type of new work pools: `process`, `kubernetes`, ...
 
     Returns:
         Names of the deployments, such as `train-ticker/manual`.
@@ -72,10 +72,10 @@ def deploy(
 
     config = build_config(recipe=recipe, flags={"data": data.resolve() if data else None})
     stocks = list_tickers(data) if data else [config.synthetic.ticker]
-    listed = Tickers() if data and tickers is None else read_tickers(tickers or TICKERS_FILE)
+    listed = TickersFile() if data and tickers is None else read_tickers(tickers or TICKERS_FILE)
     nights = [for_night(entry, listed) for entry in read_entries()]
     entries = (*nights, *nightly_entries(listed))
-    prepared = [(entry, *prepare(entry, config=config, stocks=stocks)) for entry in entries]
+    prepared = [(entry, *resolve_entry(entry, config=config, stocks=stocks)) for entry in entries]
     with get_client(sync_client=True) as client:
         for name in (CPU_POOL, GPU_POOL):
             _make_pool(client, name, pool_type=pool_type, working_dir=working_dir)
@@ -86,18 +86,20 @@ def deploy(
 
 
 def _remove_unlisted(client: "SyncPrefectClient", names: set[str]) -> None:
-    """Delete the nights of single tickers that are not listed any more; their runs and models stay."""
+    """Delete the nightly deployments of tickers that are no longer listed; their runs and models stay."""
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
     ours = DeploymentFilter(tags=DeploymentFilterTags(all_=list(NIGHTLY_TAGS)))
     for deployment in client.read_deployments(deployment_filter=ours):
         if deployment.name.startswith(NIGHTLY_PREFIX) and deployment.name not in names:
-            logger.info("%s is not listed any more: its deployment is removed", deployment.name)
+            logger.info("removing the deployment %s: its ticker is no longer listed", deployment.name)
             client.delete_deployment(deployment.id)
 
 
-def prepare(entry: Entry, *, config: PipelineConfig, stocks: list[str]) -> "tuple[Flow[Any, Any], dict[str, Any]]":
-    """The flow of an entry and its parameters, with the configuration that all deployments start from below its own.
+def resolve_entry(
+    entry: DeploymentEntry, *, config: PipelineConfig, stocks: list[str]
+) -> "tuple[Flow[Any, Any], dict[str, Any]]":
+    """Load the flow of an entry, and complete its parameters with the configuration that all deployments share.
 
     Raises:
         ConfigError: If the entry point does not load, the parameters do not fit, or the stock has no prices.
@@ -116,7 +118,7 @@ def prepare(entry: Entry, *, config: PipelineConfig, stocks: list[str]) -> "tupl
         full = with_overrides(config, [f"{key}={value}" for key, value in own.items()])
         check_source(full)
         if full.stock not in (*stocks, POOL):
-            raise ConfigError(f"{flow.name}/{entry.name}: the data folder holds no prices for {full.stock}")
+            raise ConfigError(f"{flow.name}/{entry.name}: the data folder has no prices for {full.stock}")
         parameters["config"] = full.model_dump(mode="json")
         try:
             flow.validate_parameters(parameters)
@@ -129,18 +131,18 @@ def prepare(entry: Entry, *, config: PipelineConfig, stocks: list[str]) -> "tupl
 
 def _apply(
     client: "SyncPrefectClient",
-    entry: Entry,
+    entry: DeploymentEntry,
     flow: "Flow[Any, Any]",
     parameters: Mapping[str, Any],
     *,
     stocks: list[str],
 ) -> str:
-    """Make or renew one deployment, and keep what the user switched in the UI."""
+    """Create or update one deployment, and keep what the user switched in the UI."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.deployments.runner import RunnerDeployment
 
     name = f"{flow.name}/{entry.name}"
-    paused, existing = _choices(client, name)
+    paused, existing = _switches(client, name)
     limit = entry.concurrency_limit
     deployment = RunnerDeployment.from_entrypoint(
         entry.entrypoint,
@@ -149,21 +151,21 @@ def _apply(
         description=entry.description,
         tags=list(entry.tags),
         work_pool_name=entry.work_pool.name,
-        # Prefect's own beat of three minutes would make the automation take healthy runs for crashed ones.
+        # With Prefect's default of three minutes the automation would mark healthy runs as crashed.
         job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}}
         | entry.work_pool.job_variables,
         paused=paused,
         concurrency_limit=ConcurrencyLimitConfig(**limit.model_dump()) if limit else None,
         schedules=_schedules(entry, existing),
     )
-    # Flows without parameters here are called by other flows, also for a stock that is newer than the deployment.
+    # Entries without parameters are started by other flows, possibly for a stock that is newer than the deployment.
     _narrow_form(deployment, _offered(entry, parameters, stocks=stocks) if parameters else None)
     deployment.apply()
     return name
 
 
-def _schedules(entry: Entry, existing: "Sequence[DeploymentSchedule]") -> "list[DeploymentScheduleCreate]":
-    """The entry's own schedules, switched on or off as they are on the server, and those that a user added there."""
+def _schedules(entry: DeploymentEntry, existing: "Sequence[DeploymentSchedule]") -> "list[DeploymentScheduleCreate]":
+    """Join the entry's schedules, switched on or off as on the server, with those that a user added there."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
 
@@ -182,14 +184,14 @@ def _schedules(entry: Entry, existing: "Sequence[DeploymentSchedule]") -> "list[
     ]
 
 
-def _offered(entry: Entry, parameters: Mapping[str, Any], *, stocks: list[str]) -> list[str]:
-    """The stocks that a form offers, and, where a data folder can be trained on as a whole, the pool of them."""
+def _offered(entry: DeploymentEntry, parameters: Mapping[str, Any], *, stocks: list[str]) -> list[str]:
+    """List the stocks that a form offers, with the pool of all if the entry trains on a data folder."""
     pooled = entry.entrypoint == TRAIN_TICKER and parameters["config"]["data"] is not None and POOL not in stocks
     return [*stocks, POOL] if pooled else stocks
 
 
 def _narrow_form(deployment: Any, stocks: list[str] | None) -> None:
-    """Let the form offer these stocks alone, where they are given, and refuse any parameter that the flow lacks."""
+    """Restrict the form to these stocks, if there are any, and to parameters that the flow has."""
     from prefect.utilities.callables import ParameterSchema
 
     class ClosedSchema(ParameterSchema):
@@ -201,8 +203,8 @@ def _narrow_form(deployment: Any, stocks: list[str] | None) -> None:
     deployment._parameter_openapi_schema = ClosedSchema(**schema.model_dump(), additionalProperties=False)
 
 
-def _choices(client: "SyncPrefectClient", name: str) -> "tuple[bool, list[DeploymentSchedule]]":
-    """Whether a deployment is paused, and the schedules it has; none where it is not there yet."""
+def _switches(client: "SyncPrefectClient", name: str) -> "tuple[bool, list[DeploymentSchedule]]":
+    """Return whether a deployment is paused, and its schedules; none if it does not exist yet."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -213,7 +215,7 @@ def _choices(client: "SyncPrefectClient", name: str) -> "tuple[bool, list[Deploy
 
 
 def _make_pool(client: "SyncPrefectClient", name: str, *, pool_type: str, working_dir: Path | None) -> None:
-    """Make a work pool, or tell the one that is there the folder to run in."""
+    """Create a work pool if it is missing, and set the folder in which it runs."""
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
     from prefect.workers.process import ProcessWorker
@@ -227,13 +229,14 @@ def _make_pool(client: "SyncPrefectClient", name: str, *, pool_type: str, workin
         template = pool.base_job_template
         settings = template["variables"]["properties"]
         settings["working_dir"]["default"] = str(working_dir.resolve())
-        # A run that writes to its worker ends with it, of a broken pipe; Prefect and `pipeline.log` have its lines.
+        # A run that writes to its worker's output dies of a broken pipe when the worker ends. Its lines are in Prefect
+        # and in `pipeline.log`.
         settings["stream_output"]["default"] = False
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
 
 
 def _make_automation(client: "SyncPrefectClient") -> None:
-    """Free what a run holds whose worker died: after some seconds without a heartbeat it counts as crashed."""
+    """Mark a run whose worker died as crashed after a time without heartbeats, which frees what it held."""
     from datetime import timedelta
 
     from prefect.client.schemas.objects import StateType
@@ -244,7 +247,7 @@ def _make_automation(client: "SyncPrefectClient") -> None:
     beat = "prefect.flow-run.heartbeat"
     automation = AutomationCore(
         name=AUTOMATION,
-        description=f"A flow run that was heard of and then silent for {SILENCE_SECONDS} s is marked as crashed.",
+        description=f"Marks a flow run as crashed {LONGEST_SILENCE_SECONDS} s after its last heartbeat.",
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
             after={beat},
@@ -252,7 +255,7 @@ def _make_automation(client: "SyncPrefectClient") -> None:
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=SILENCE_SECONDS),
+            within=timedelta(seconds=LONGEST_SILENCE_SECONDS),
         ),
         actions=[
             ChangeFlowRunState(

@@ -1,4 +1,4 @@
-"""What is to be deployed: `prefect.yaml` and `recipes/tickers.toml`; a misspelt key in them is an error."""
+"""The deployments in `prefect.yaml` and `recipes/tickers.toml`; an unknown key in these files is an error."""
 
 import tomllib
 from pathlib import Path
@@ -33,7 +33,7 @@ Cron = Annotated[str, AfterValidator(_readable)]
 
 
 class Schedule(FrozenModel):
-    """When a deployment runs by itself; the slug tells it on the server from those that a user added in the UI."""
+    """When a deployment runs by itself; its slug distinguishes it from schedules that a user added in the UI."""
 
     slug: str = Field(pattern=f"^{OWN_SLUG}")
     cron: Cron
@@ -57,14 +57,14 @@ class WorkPool(FrozenModel):
 
 
 class ConcurrencyLimit(FrozenModel):
-    """How many runs of a deployment there may be at a time, and what becomes of one more."""
+    """Most runs of a deployment at a time, and what happens to one more."""
 
     limit: int = Field(ge=1)
     collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"] = "ENQUEUE"
 
 
-class Entry(FrozenModel):
-    """One deployment."""
+class DeploymentEntry(FrozenModel):
+    """One deployment, as the files describe it."""
 
     name: str
     entrypoint: str
@@ -77,22 +77,22 @@ class Entry(FrozenModel):
 
 
 class PrefectFile(FrozenModel):
-    """The parts of Prefect's project file that are used here."""
+    """The parts of Prefect's project file that TickerForge uses."""
 
     name: str
     prefect_version: str = Field(alias="prefect-version")
     pull: tuple[dict[str, Any], ...] = ()
-    deployments: tuple[Entry, ...]
+    deployments: tuple[DeploymentEntry, ...]
 
 
 class Ticker(FrozenModel):
-    """A ticker with a deployment of its own; what is left out is as at the top of the file."""
+    """A ticker with its own deployment; a missing value defaults to the one at the top of the file."""
 
     exchange: str | None = None
     cron: Cron | None = None
 
 
-class Tickers(FrozenModel):
+class TickersFile(FrozenModel):
     """The file `tickers.toml`."""
 
     exchange: str = "XNYS"
@@ -105,11 +105,11 @@ class Tickers(FrozenModel):
         return {validate_ticker(name): ticker for name, ticker in tickers.items()}
 
 
-def read_entries(path: Path = PREFECT_FILE) -> tuple[Entry, ...]:
-    """The deployments of a project file.
+def read_entries(path: Path = PREFECT_FILE) -> tuple[DeploymentEntry, ...]:
+    """Read the deployments of a project file.
 
     Raises:
-        ConfigError: If it cannot be read, holds an unknown key or pool, or a cron that is none.
+        ConfigError: If the file cannot be read, or holds an unknown key, an unknown pool or an invalid cron.
     """
     try:
         return PrefectFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))).deployments
@@ -119,22 +119,22 @@ def read_entries(path: Path = PREFECT_FILE) -> tuple[Entry, ...]:
         raise ConfigError(f"{path}: {_problems(error)}") from error
 
 
-def read_tickers(path: Path = TICKERS_FILE) -> Tickers:
-    """The tickers with a deployment of their own.
+def read_tickers(path: Path = TICKERS_FILE) -> TickersFile:
+    """Read the tickers with their own deployments.
 
     Raises:
-        ConfigError: If the file cannot be read, holds an unknown key, or a name that is no ticker's.
+        ConfigError: If the file cannot be read, or holds an unknown key or a name that is not a ticker.
     """
     try:
-        return Tickers.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return TickersFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {_problems(error)}") from error
 
 
-def for_night(entry: Entry, tickers: Tickers) -> Entry:
-    """An entry as it is, or the whole night with the tickers, the exchange and the hour of the tickers' file.
+def for_night(entry: DeploymentEntry, tickers: TickersFile) -> DeploymentEntry:
+    """Give the entry of the night the tickers, exchange and hour of the tickers' file; return others unchanged.
 
     Raises:
         MarketDataError: If the exchange is unknown.
@@ -146,8 +146,8 @@ def for_night(entry: Entry, tickers: Tickers) -> Entry:
     return entry.model_copy(update={"parameters": entry.parameters | own, "schedules": (schedule,)})
 
 
-def nightly_entries(tickers: Tickers) -> tuple[Entry, ...]:
-    """One deployment `nightly-{TICKER}` a ticker.
+def nightly_entries(tickers: TickersFile) -> tuple[DeploymentEntry, ...]:
+    """Make one deployment `nightly-{TICKER}` per ticker.
 
     Raises:
         MarketDataError: If an exchange is unknown.
@@ -162,10 +162,10 @@ def nightly_entries(tickers: Tickers) -> tuple[Entry, ...]:
             active=ticker.cron is not None,
         )
         entries.append(
-            Entry(
+            DeploymentEntry(
                 name=f"{NIGHTLY_PREFIX}{name}",
                 entrypoint=TRAIN_TICKER,
-                description=f"Retrain {name} at night, on days with a session of {exchange}.",
+                description=f"Retrain {name} at night, on days with a session at {exchange}.",
                 tags=NIGHTLY_TAGS,
                 parameters={
                     "heavy_stages": GPU_POOL,
@@ -180,7 +180,7 @@ def nightly_entries(tickers: Tickers) -> tuple[Entry, ...]:
 
 
 def _problems(error: ValidationError) -> str:
-    """What is wrong, one clause a fault: `deployments.0.work_pol: Extra inputs are not permitted`."""
+    """Join the faults in one line: `deployments.0.work_pol: Extra inputs are not permitted; ...`."""
     return "; ".join(
         f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors(include_url=False)
     )

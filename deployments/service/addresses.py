@@ -1,10 +1,11 @@
-"""Where the servers of the service listen, and whether they may."""
+"""The addresses at which the servers of the service listen, and the checks of them."""
 
 import errno
 import ipaddress
 import logging
 import os
 import socket
+from dataclasses import dataclass
 
 from tickerforge.flows.errors import ConfigError
 from tickerforge.tasks.base.service import Service
@@ -13,47 +14,56 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
-CURE = "give --host an IPv4 address of this machine, or 0.0.0.0 for all, and ports above 1023"
+_FIX = "give --host an IPv4 address of this machine, or 0.0.0.0 for all, and ports above 1023"
+
+
+@dataclass(frozen=True)
+class Listening:
+    """The wanted address of the servers; `None` is the default, or the current value of a running service."""
+
+    host: str | None = None
+    prefect_port: int | None = None
+    mlflow_port: int | None = None
 
 
 def check_environment(service: Service) -> None:
     """Refuse an environment that names other servers than the service's.
 
     Raises:
-        ConfigError: If it does.
+        ConfigError: Names the variable.
     """
     for name, value in service.variables().items():
         if os.environ.get(name, value) != value:
             raise ConfigError(
-                f"{name} is set to another server than this service's {value}: unset it, so that `tickerforge` "
-                "and the service mean the same one"
+                f"{name} is set to another server than this service's {value}: unset it, so that commands and the "
+                "service use the same server"
             )
 
 
 def local_address(host: str) -> str:
-    """Where a server that listens at `host` is reached from this machine; warns where others reach it too.
+    """Return the address at which this machine reaches a server that listens at `host`; warn if others reach it too.
 
     Raises:
-        ConfigError: If it is no address.
+        ConfigError: If `host` is not an IPv4 address.
     """
     try:
         place = ipaddress.IPv4Address(host)
     except ValueError:
-        raise ConfigError(f"--host {host!r} is no address: {CURE}") from None
+        raise ConfigError(f"--host {host!r} is not an address: {_FIX}") from None
     if not place.is_loopback:
         logger.warning(
-            "Prefect and MLflow listen at %s without a login: whoever reaches these ports can run code here. Let only "
-            "a trusted network reach them, or put a proxy with a login before them",
+            "Prefect and MLflow listen at %s without a login: everyone who can reach these ports can run code here. "
+            "Open them to a trusted network only, or put a proxy with a login before them",
             host,
         )
     return LOOPBACK if place.is_unspecified else str(place)
 
 
 def check_port(host: str, port: int, *, option: str, name: str) -> None:
-    """Refuse a port where nothing can listen.
+    """Refuse a port at which the server cannot listen.
 
     Raises:
-        ConfigError: If it is taken, or the host is not of this machine; names the option that chooses another.
+        ConfigError: If the port is in use, or the host is not an address of this machine; names the option to change.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,5 +71,5 @@ def check_port(host: str, port: int, *, option: str, name: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
-            cure = f"choose another port with {option}, or stop what listens there" if taken else CURE
-            raise ConfigError(f"{name} cannot listen at {host}:{port} ({error.strerror}): {cure}") from error
+            fix = f"choose another port with {option}, or stop the program that uses it" if taken else _FIX
+            raise ConfigError(f"{name} cannot listen at {host}:{port} ({error.strerror}): {fix}") from error

@@ -1,14 +1,14 @@
-"""Becomes a server of the service, once nothing is left of its former instance.
+"""The start of a server that first ends the remains of its last instance, `... service.alone prefect server start`.
 
-A server that was killed may leave a child that still listens, and the next one would find its port taken.
+A server that was killed may leave a child that still listens, so that the next server would find its port in use.
 """
 
 import os
 import sys
 
 
-def main() -> None:
-    """End what is left of this program, then run the module that the arguments name in its place."""
+def _main() -> None:
+    """End what is left of this program, then replace this process by the module that the arguments name."""
     from tickerforge.deployments.service.processes import end
     from tickerforge.tasks.base.paths import Workspace
     from tickerforge.tasks.base.service import PROGRAM_MARK, service_processes
@@ -18,4 +18,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _main()

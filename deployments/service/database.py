@@ -1,4 +1,4 @@
-"""One setting for the databases of Prefect and MLflow: `TICKERFORGE_DATABASE=postgresql://user:password@host/prefix`."""
+"""The databases of Prefect and MLflow: SQLite, or `TICKERFORGE_DATABASE=postgresql://user:password@host/prefix`."""
 
 import os
 from dataclasses import dataclass, field
@@ -11,25 +11,23 @@ from tickerforge.flows.errors import ConfigError
 from tickerforge.tasks.base.errors import ServiceError
 from tickerforge.tasks.base.paths import Workspace
 
-VARIABLE = "TICKERFORGE_DATABASE"
-DEFAULT_PREFIX = "tickerforge"
-FORM = (
-    "postgresql://user:password@host:5432/, with a prefix for the names of the databases after the last slash if wanted"
-)
-MAINTENANCE_DATABASE = "postgres"
-CONNECT_SECONDS = 10
+DATABASE_VARIABLE = "TICKERFORGE_DATABASE"
+_DEFAULT_PREFIX = "tickerforge"
+_FORM = "postgresql://user:password@host:5432/, optionally with a prefix for the database names after the last slash"
+_MAINTENANCE_DATABASE = "postgres"
+_CONNECT_SECONDS = 10
 _LONGEST_PREFIX = 40
 _EXISTS_ALREADY = "42P04"
 
 
 @dataclass(frozen=True)
 class Databases:
-    """Where Prefect's and MLflow's servers keep what they know.
+    """The databases of Prefect's and MLflow's servers.
 
     Attributes:
         prefect: URL for Prefect, with its asynchronous driver; may hold a password.
         mlflow: URL for MLflow; may hold a password.
-        shown: What may be shown to people.
+        shown: Description without credentials.
     """
 
     prefect: str = field(repr=False)
@@ -38,15 +36,15 @@ class Databases:
 
 
 def databases(workspace: Workspace) -> Databases:
-    """The databases that `TICKERFORGE_DATABASE` names, or the home's SQLite files, which the embedded mode uses too.
+    """Return the databases that `TICKERFORGE_DATABASE` names, or the SQLite files of the home, as in embedded mode.
 
-    Two databases are made on the PostgreSQL server where they are missing: `{prefix}_prefect` and `{prefix}_mlflow`.
+    On PostgreSQL the databases `{prefix}_prefect` and `{prefix}_mlflow` are created if they are missing.
 
     Raises:
-        ConfigError: If the setting is no PostgreSQL address.
+        ConfigError: If the setting is not a PostgreSQL address.
         ServiceError: If the server does not answer, or refuses the user.
     """
-    if setting := os.environ.get(VARIABLE):
+    if setting := os.environ.get(DATABASE_VARIABLE):
         return _on_postgresql(setting)
     prefect = os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL") or f"sqlite+aiosqlite:///{workspace.prefect_db}"
     return Databases(prefect=prefect, mlflow=f"sqlite:///{workspace.mlflow_db}", shown=f"SQLite in {workspace.root}")
@@ -54,11 +52,11 @@ def databases(workspace: Workspace) -> Databases:
 
 def _on_postgresql(setting: str) -> Databases:
     url = _parse(setting)
-    prefix = url.database or DEFAULT_PREFIX
+    prefix = url.database or _DEFAULT_PREFIX
     names = [f"{prefix}_{of}" for of in ("prefect", "mlflow")]
     for name in names:
         _create_if_missing(url.set(database=name))
-    # Each driver has its own word for the same thing.
+    # asyncpg calls `ssl` what psycopg2 calls `sslmode`.
     ssl = {"ssl": url.query["sslmode"]} if "sslmode" in url.query else {}
     prefect = url.set(drivername="postgresql+asyncpg", database=names[0], query=ssl)
     return Databases(
@@ -73,13 +71,17 @@ def _parse(setting: str) -> URL:
     try:
         url = make_url(setting)
     except (ArgumentError, ValueError):
-        raise ConfigError(f"{VARIABLE} is no address of a database: write {FORM}") from None
+        raise ConfigError(f"{DATABASE_VARIABLE} is not the address of a database: write {_FORM}") from None
     if url.drivername not in ("postgresql", "postgres") or not url.host:
-        raise ConfigError(f"{VARIABLE} names no PostgreSQL server: write {FORM}, or unset it for SQLite")
+        raise ConfigError(
+            f"{DATABASE_VARIABLE} does not name a PostgreSQL server: write {_FORM}, or unset it for SQLite"
+        )
     if unknown := set(url.query) - {"sslmode"}:
-        raise ConfigError(f"{VARIABLE} has the option {sorted(unknown)[0]!r}: only sslmode is known")
+        raise ConfigError(
+            f"{DATABASE_VARIABLE} has the unknown option {sorted(unknown)[0]!r}: only sslmode is supported"
+        )
     if len(url.database or "") > _LONGEST_PREFIX:
-        raise ConfigError(f"{VARIABLE} has a prefix of more than {_LONGEST_PREFIX} characters")
+        raise ConfigError(f"{DATABASE_VARIABLE} has a prefix of more than {_LONGEST_PREFIX} characters: shorten it")
     return url.set(drivername="postgresql+psycopg2")
 
 
@@ -91,14 +93,14 @@ def _create_if_missing(url: URL) -> None:
         first = error
     name = (url.database or "").replace('"', '""')
     try:
-        _execute(url.set(database=MAINTENANCE_DATABASE), f'CREATE DATABASE "{name}"')
+        _execute(url.set(database=_MAINTENANCE_DATABASE), f'CREATE DATABASE "{name}"')
     except SQLAlchemyError as error:
         is_there = getattr(getattr(error, "orig", None), "pgcode", None) == _EXISTS_ALREADY
         raise ServiceError(_refused(url, first if is_there else error)) from None
 
 
 def _execute(url: URL, statement: str) -> None:
-    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": CONNECT_SECONDS})
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": _CONNECT_SECONDS})
     try:
         with engine.connect() as connection:
             connection.execute(text(statement))
@@ -109,8 +111,8 @@ def _execute(url: URL, statement: str) -> None:
 def _refused(url: URL, error: SQLAlchemyError) -> str:
     reason = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
     return (
-        f"PostgreSQL at {_place(url)} cannot be used: {reason}. Check {VARIABLE} and that the server runs; its user "
-        f"must own the database {url.database}, or be allowed to create it."
+        f"PostgreSQL at {_place(url)} cannot be used: {reason}. Check {DATABASE_VARIABLE} and that the server runs; "
+        f"its user must own the database {url.database}, or be allowed to create it."
     )
 
 

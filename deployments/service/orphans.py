@@ -1,4 +1,4 @@
-"""Flow runs that ended with their service before they could say so: the UI must not show them as running for ever."""
+"""Flow runs that ended with their service without reporting it, which the UI would show as running forever."""
 
 import logging
 import platform
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POOLS = ("cpu-pool", "gpu-pool")
-# As many runs as the server tells at a time.
+# Most runs that the server returns per request.
 PAGE = 200
-MESSAGE = "the service was stopped while it ran; started again, it goes on from what it had reached"
+MESSAGE = "the service stopped during the run; start the run again and it continues from its last checkpoint"
 
 
 def settle_orphans() -> int:
-    """Close the runs that no worker can be at work on any more; for a service whose own workers are not started yet.
+    """Close the runs that no worker executes any more; call it before the service's own workers start.
 
-    Where workers of other machines are known, nothing is touched: their runs may be alive.
+    If the server knows workers of other machines, nothing is changed: their runs may be alive.
 
     Returns:
-        How many there were.
+        The number of closed runs.
     """
     from prefect.client.orchestration import get_client
 
@@ -36,7 +36,7 @@ def settle_orphans() -> int:
         parents = {
             run.id: _parent(client, run) for run in left if run.id not in settled and run.parent_task_run_id is not None
         }
-        # Runs inside a run, which nobody started by themselves: their parent's end is theirs.
+        # Subflow runs have ended with their parent.
         while inside := {run for run, parent in parents.items() if parent in settled} - settled:
             settled |= inside
         _close(client, [run for run in left if run.id in settled])
@@ -54,7 +54,7 @@ def _other_machines(client: "SyncPrefectClient") -> bool:
         try:
             names |= {worker.name for worker in client.read_workers_for_work_pool(pool, WorkerFilter())}
         except PrefectHTTPStatusError as error:
-            # A server that was never deployed to.
+            # The pool does not exist yet.
             if error.response.status_code != HTTPStatus.NOT_FOUND:
                 raise
     return any(not name.endswith(f"-{platform.node()}") for name in names)
@@ -65,11 +65,11 @@ def _open_runs(client: "SyncPrefectClient") -> list["FlowRun"]:
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
 
-    under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=under_way)))
+    unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)))
     found: list[FlowRun] = []
     while True:
-        # By id: where several runs have the same value, pages may overlap.
+        # Sorted by id: pages of a sort with equal values may overlap.
         page = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=len(found))
         found += page
         if len(page) < PAGE:

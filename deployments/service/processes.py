@@ -1,4 +1,4 @@
-"""The processes of the service: started through a process manager, asked how they are, and ended without a rest."""
+"""The processes of the service: their start through a process manager, their state, and their end."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tickerforge.tasks.base.errors import ServiceError
-from tickerforge.tasks.base.service import Service
+from tickerforge.tasks.base.service import POLL_SECONDS, Service
 
 if TYPE_CHECKING:
     import psutil
@@ -23,11 +23,10 @@ logger = logging.getLogger(__name__)
 CONFIG = Path(__file__).with_name("supervisord.conf")
 SERVERS = ("prefect", "mlflow")
 WORKERS = ("cpu-worker", "gpu-worker")
-RUNNING = {"STARTING", "RUNNING"}
-START_SECONDS = 30
-KILL_SECONDS = 5
-POLL_SECONDS = 0.2
-RUN_MODULE = "prefect.engine"
+_ALIVE = {"STARTING", "RUNNING"}
+_MANAGER_START_SECONDS = 30
+_KILL_SECONDS = 5
+_RUN_MODULE = "prefect.engine"
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class Program:
 
     Attributes:
         name: `prefect`, `mlflow`, `cpu-worker` or `gpu-worker`.
-        state: The process manager's word, `RUNNING` where all is well.
-        pid: The process, 0 where there is none.
+        state: State in supervisord's words, normally `RUNNING`.
+        pid: Process id; 0 if there is no process.
         started: When it started, seconds since 1970 UTC; 0 if never.
-        log: Where it writes.
+        log: Its log file.
     """
 
     name: str
@@ -50,12 +49,12 @@ class Program:
 
     @property
     def runs(self) -> bool:
-        """Whether it runs, or is about to."""
-        return self.state in RUNNING
+        """Whether it runs or starts."""
+        return self.state in _ALIVE
 
 
 def start_manager(environment: Mapping[str, str], *, folder: Path) -> None:
-    """Start the process manager, and with it the servers, detached from this terminal; runs go on in `folder`.
+    """Start the process manager with the servers, detached from this terminal; workers run in `folder`.
 
     Raises:
         ServiceError: If it does not start.
@@ -70,7 +69,7 @@ def start_manager(environment: Mapping[str, str], *, folder: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=START_SECONDS,
+        timeout=_MANAGER_START_SECONDS,
         check=False,
     )
     if done.returncode != 0:
@@ -79,7 +78,7 @@ def start_manager(environment: Mapping[str, str], *, folder: Path) -> None:
 
 @contextmanager
 def manager(service: Service) -> Iterator[Any]:
-    """The process manager's remote interface.
+    """Connect to the process manager's remote interface.
 
     Raises:
         ServiceError: If it does not answer.
@@ -96,7 +95,7 @@ def manager(service: Service) -> Iterator[Any]:
 
 
 def programs(service: Service) -> list[Program]:
-    """All programs of the service, servers first.
+    """List all programs of the service, servers first.
 
     Raises:
         ServiceError: If the process manager does not answer.
@@ -116,33 +115,33 @@ def programs(service: Service) -> list[Program]:
 
 
 def start_missing(service: Service, names: Sequence[str]) -> list[str]:
-    """Start those of these programs that do not run, and return their names."""
+    """Start those of the named programs that do not run, and return their names."""
     stopped = [program.name for program in programs(service) if program.name in names and not program.runs]
     with manager(service) as remote:
         for name in stopped:
             try:
                 remote.startProcess(name, False)
             except xmlrpc.client.Fault as fault:
-                # It came back by itself meanwhile, or its next attempt is due: the state says which.
+                # supervisord has restarted it meanwhile or is about to; its state says which.
                 logger.debug("starting %s: %s", name, fault.faultString)
     return stopped
 
 
 def stop_programs(service: Service, names: Sequence[str]) -> None:
-    """Send SIGTERM to these programs and everything in their process groups; return when they have ended."""
+    """Send SIGTERM to these programs and their process groups, and return when they have ended."""
     with manager(service) as remote:
         for name in names:
             try:
                 remote.stopProcess(name, False)
             except xmlrpc.client.Fault as fault:
                 logger.debug("stopping %s: %s", name, fault.faultString)
-    # The process manager itself sends SIGKILL in the end.
+    # After `stopwaitsecs` the process manager sends SIGKILL.
     while any(program.name in names and program.state == "STOPPING" for program in programs(service)):
         time.sleep(POLL_SECONDS)
 
 
-def end(processes: "Sequence[psutil.Process]", *, patience: float = KILL_SECONDS) -> None:
-    """Send SIGTERM to these processes, and SIGKILL to what is there after `patience` seconds."""
+def end(processes: "Sequence[psutil.Process]", *, patience: float = _KILL_SECONDS) -> None:
+    """Send SIGTERM to these processes, and SIGKILL to those that still live after `patience` seconds."""
     import psutil
 
     for process in processes:
@@ -150,7 +149,7 @@ def end(processes: "Sequence[psutil.Process]", *, patience: float = KILL_SECONDS
     _, alive = psutil.wait_procs(processes, timeout=patience)
     for process in alive:
         _signal(process, "kill")
-    psutil.wait_procs(alive, timeout=KILL_SECONDS)
+    psutil.wait_procs(alive, timeout=_KILL_SECONDS)
 
 
 def terminate(process: "psutil.Process") -> None:
@@ -159,11 +158,11 @@ def terminate(process: "psutil.Process") -> None:
 
 
 def is_run(process: "psutil.Process") -> bool:
-    """Whether a process is the one in which a worker has a flow run executed."""
+    """Return whether a worker started this process to execute a flow run."""
     import psutil
 
     try:
-        return RUN_MODULE in process.cmdline()
+        return _RUN_MODULE in process.cmdline()
     except psutil.Error:
         return False
 

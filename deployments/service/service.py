@@ -1,11 +1,11 @@
-"""A whole service on one machine without containers: Prefect, MLflow, a worker for each pool, and the deployments."""
+"""The service on one machine: Prefect, MLflow, a worker per pool, and the deployments, without containers."""
 
 import logging
 import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from tickerforge.deployments.service.addresses import (
     LOOPBACK,
     MLFLOW_PORT,
     PREFECT_PORT,
+    Listening,
     check_environment,
     check_port,
     local_address,
@@ -28,6 +29,7 @@ from tickerforge.tasks.base.environment import set_embedded_defaults
 from tickerforge.tasks.base.paths import HOME_VARIABLE, Workspace
 from tickerforge.tasks.base.service import (
     MARK,
+    POLL_SECONDS,
     RECORD_FILE,
     Service,
     read_service,
@@ -42,44 +44,34 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RUNS_END_SECONDS = 30
-MANAGER_END_SECONDS = 90
-MANAGER_LAST_SECONDS = 5
-POLL_SECONDS = 0.25
-# A socket's path has room for some 100 bytes, and the process manager appends its process id to it for a moment.
-LONGEST_SOCKET = 92
-SOCKET_FILE = "manager.sock"
-WORKER_SETTINGS = {
-    # A worker ends, and its runs with it, when it has asked twelve times in a row in vain: here after two minutes.
+_RUNS_END_SECONDS = 30
+_MANAGER_END_SECONDS = 90
+_MANAGER_EXIT_SECONDS = 5
+# A socket's path has room for about 100 bytes, and supervisord appends its process id to it for a moment.
+_LONGEST_SOCKET = 92
+_SOCKET_FILE = "manager.sock"
+_WORKER_SETTINGS = {
+    # A worker ends, and its runs with it, after twelve queries in a row without an answer: here after two minutes.
     "PREFECT_WORKER_QUERY_SECONDS": "10",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
 
 
-@dataclass(frozen=True)
-class Listening:
-    """Where the servers are to listen; `None` stands for the default, or for what it is where the service runs."""
-
-    host: str | None = None
-    prefect_port: int | None = None
-    mlflow_port: int | None = None
-
-
 def start(
     workspace: Workspace, *, deploy: Callable[[Service], object], renew: bool, working_dir: Path, at: Listening
 ) -> Service:
-    """Start everything, or what is missing of it, and return when it answers.
+    """Start everything that does not run yet, and return when it answers.
 
     Args:
         workspace: The home that keeps databases, logs and the record of the service.
-        deploy: Makes pools and deployments on the servers, which answer by then.
-        renew: Whether to call `deploy` even where the service runs already.
-        working_dir: Folder in which runs leave results and models.
-        at: Where to listen.
+        deploy: Creates pools and deployments; called when the servers answer.
+        renew: Whether to call `deploy` even if the service runs already.
+        working_dir: Folder to which runs write results and models.
+        at: Address and ports.
 
     Raises:
         ConfigError: If host or ports cannot be used, or the environment names other servers.
-        ServiceError: If a server does not come up; nothing is left running then, unless it ran before.
+        ServiceError: If a server does not start; what this call started is stopped again.
         StoreError: If the home cannot be written.
     """
     folder = service_folder(workspace)
@@ -89,26 +81,29 @@ def start(
     with locked(folder / "up.lock", waiting_for="tickerforge up or down"):
         service = read_service(workspace)
         if service is not None and service.answers():
-            _tell_it_runs(service, working_dir=working_dir, at=at)
+            _report_running(service, working_dir=working_dir, at=at)
             check_environment(service)
             return _complete(service, deploy if renew else None)
-        # Whatever an earlier service left behind holds databases and ports.
+        # Remains of an earlier service would hold databases and ports.
         _stop(workspace)
         host = at.host or LOOPBACK
         service, where = _plan(workspace, working_dir=working_dir, at=at)
         try:
             with server_lock(workspace, alone=True):
-                # Who waits for this lock finds the record afterwards, and a process manager that answers.
+                # A command that waits for this lock then finds the record and a process manager that answers.
                 _start_servers(workspace, service, where, host=host)
             return _complete(service, deploy, settle=True)
         except BaseException:
-            logger.info("stopping what was started")
+            logger.info("the start failed: stopping what was started")
             _stop(workspace)
             raise
 
 
 def stop(workspace: Workspace) -> bool:
-    """Stop everything: runs first, with time to report, then workers, then servers; whether there was anything.
+    """Stop everything: first runs, with time to report, then workers, then servers.
+
+    Returns:
+        Whether anything was running.
 
     Raises:
         StoreError: If the home cannot be written.
@@ -124,12 +119,12 @@ def _complete(service: Service, deploy: Callable[[Service], object] | None, *, s
     wait_for_servers(service)
     os.environ.update(service.variables())
     if settle:
-        # It imports Prefect, which takes its server's address from the environment at that moment.
+        # This imports Prefect, which reads its server's address from the environment on import.
         from tickerforge.deployments.service.orphans import settle_orphans
 
         settle_orphans()
     if deploy is not None:
-        logger.info("both answer; deploying")
+        logger.info("both servers answer; creating the deployments")
         deploy(service)
     if started := processes.start_missing(service, WORKERS):
         logger.info("starting %s", " and ".join(started))
@@ -137,14 +132,14 @@ def _complete(service: Service, deploy: Callable[[Service], object] | None, *, s
     return service
 
 
-def _tell_it_runs(service: Service, *, working_dir: Path, at: Listening) -> None:
+def _report_running(service: Service, *, working_dir: Path, at: Listening) -> None:
     logger.info("the service runs already")
     wanted = (at.host and local_address(at.host), at.prefect_port, at.mlflow_port)
     there = (service.address, service.prefect_port, service.mlflow_port)
     if any(asked not in (None, has) for asked, has in zip(wanted, there, strict=True)):
-        logger.warning("it keeps its addresses: `tickerforge down` first, to start it at others")
+        logger.warning("the service keeps its addresses: to change them, call `tickerforge down` first")
     if working_dir.resolve() != Path(service.working_dir):
-        logger.warning("its runs go on in %s: `tickerforge down` first, to have them here", service.working_dir)
+        logger.warning("runs still write to %s: to change that, call `tickerforge down` first", service.working_dir)
 
 
 def _plan(workspace: Workspace, *, working_dir: Path, at: Listening) -> tuple[Service, Databases]:
@@ -179,7 +174,7 @@ def _start_servers(workspace: Workspace, service: Service, where: Databases, *, 
 def _environment(workspace: Workspace, service: Service, where: Databases, *, host: str) -> Mapping[str, str]:
     return {
         **os.environ,
-        **{name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()},
+        **{name: os.environ.get(name, value) for name, value in _WORKER_SETTINGS.items()},
         **service.variables(),
         HOME_VARIABLE: str(workspace.root),
         MARK: str(service_folder(workspace)),
@@ -189,7 +184,7 @@ def _environment(workspace: Workspace, service: Service, where: Databases, *, ho
         "PREFECT_SERVER_UI_API_URL": "/api",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": where.prefect,
-        # In memory a restart of the server would forget who holds a slot, and nobody would ever free it.
+        # The default keeps leases in memory: a restart would lose them, and their slots would never be freed.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "MLFLOW_HOST": host,
         "MLFLOW_PORT": str(service.mlflow_port),
@@ -202,12 +197,12 @@ def _environment(workspace: Workspace, service: Service, where: Databases, *, ho
 
 
 def _socket_path(workspace: Workspace) -> Path:
-    path = service_folder(workspace) / SOCKET_FILE
-    if len(os.fsencode(path)) <= LONGEST_SOCKET:
+    path = service_folder(workspace) / _SOCKET_FILE
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET:
         return path
     usual = tempfile.gettempdir()
-    parent = usual if len(os.fsencode(usual)) < LONGEST_SOCKET // 2 else "/tmp"
-    return Path(tempfile.mkdtemp(prefix="tickerforge-", dir=parent)) / SOCKET_FILE
+    parent = usual if len(os.fsencode(usual)) < _LONGEST_SOCKET // 2 else "/tmp"
+    return Path(tempfile.mkdtemp(prefix="tickerforge-", dir=parent)) / _SOCKET_FILE
 
 
 def _forget_socket(workspace: Workspace, path: Path) -> None:
@@ -223,11 +218,11 @@ def _stop(workspace: Workspace) -> bool:
         processes.stop_programs(service, WORKERS)
         with processes.manager(service) as remote:
             remote.shutdown()
-        deadline = time.monotonic() + MANAGER_END_SECONDS
+        deadline = time.monotonic() + _MANAGER_END_SECONDS
         while service.answers() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-        # The process manager closes its socket shortly before it ends.
-        _wait_for(list(service_processes(workspace)), seconds=MANAGER_LAST_SECONDS)
+        # supervisord closes its socket shortly before it ends.
+        _wait_for(list(service_processes(workspace)), seconds=_MANAGER_EXIT_SECONDS)
     ended = _end_leftovers(workspace)
     if service is not None:
         _forget_socket(workspace, Path(service.socket))
@@ -236,13 +231,13 @@ def _stop(workspace: Workspace) -> bool:
 
 
 def _end_runs(workspace: Workspace) -> None:
-    """Tell runs to end, and give them time to say so to Prefect: a worker that ends first kills them on the spot."""
+    """Stop the runs, with time to report it to Prefect; a worker that ended first would kill them immediately."""
     runs = [each for name in WORKERS for each in service_processes(workspace, program=name) if processes.is_run(each)]
     if runs:
-        logger.info("telling %d runs to stop", len(runs))
+        logger.info("stopping %d runs", len(runs))
     for run in runs:
         processes.terminate(run)
-    _wait_for(runs, seconds=RUNS_END_SECONDS)
+    _wait_for(runs, seconds=_RUNS_END_SECONDS)
 
 
 def _wait_for(ending: "list[psutil.Process]", *, seconds: float) -> None:
@@ -254,6 +249,6 @@ def _wait_for(ending: "list[psutil.Process]", *, seconds: float) -> None:
 def _end_leftovers(workspace: Workspace) -> bool:
     left = list(service_processes(workspace))
     if left:
-        logger.info("ending what an earlier service left behind (processes: %d)", len(left))
+        logger.info("ending %d processes of an earlier service", len(left))
         processes.end(left)
     return bool(left)

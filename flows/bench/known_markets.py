@@ -21,19 +21,19 @@ SETTINGS: dict[str, object] = {
     "training.sft.tail_average": 0.5,
     "training.grpo_2nd.steps": 100,
 }
-"""What the command sets where no recipe does: all windows, few passes, and the mean of what half of them taught."""
+"""Settings of the command without a recipe: all windows, few passes, and averaged weights of the last half."""
 TINY_SETTINGS: dict[str, object] = {"training.sft.learning_rate": 2e-3}
-"""The same, for the tiny model."""
+"""More such settings for the tiny model."""
 
 TRAIN_SESSIONS = 20_000
 FRESH_SESSIONS = 25_000
 FRESH_WINDOWS, FRESH_HORIZON = 200, 10
-"""Fresh windows a split, and the longest horizon at which their targets do not overlap on so many sessions."""
+"""Fresh windows per split, and the longest horizon at which their targets do not overlap on `FRESH_SESSIONS`."""
 FRESH_SEED, SEED_STRIDE = 1_000_000, 1_000
 
 
 def benchmark_config(*, recipe: Path | None, model: str | None, assignments: Sequence[str]) -> PipelineConfig:
-    """The configuration of the benchmark: `SETTINGS` below what is asked for, unless a recipe takes their place."""
+    """Build the configuration of the benchmark; `SETTINGS` apply unless there is a recipe, and assignments win."""
     flags: dict[str, object] = {"training.model": model}
     config = build_config(recipe=recipe, flags=flags, assignments=assignments)
     if recipe is not None:
@@ -43,7 +43,7 @@ def benchmark_config(*, recipe: Path | None, model: str | None, assignments: Seq
 
 
 def market_config(config: PipelineConfig, *, market: str, seed: int, sessions: int, shift: int = 0) -> PipelineConfig:
-    """The configuration of a run on one market; `shift` makes it another stretch of the same process."""
+    """Build the configuration of a run on one market; `shift` selects another stretch of the same process."""
     process, phi = MARKETS[market]
     ticker = market.upper()
     synthetic = SyntheticConfig.model_validate(

@@ -1,4 +1,4 @@
-"""The flow `benchmark-markets`: training on markets whose best attainable error is known, stage by stage."""
+"""The flow `benchmark-markets`: training, stage by stage, on markets whose best attainable error is known."""
 
 import logging
 import math
@@ -33,13 +33,13 @@ from tickerforge.training.errors import TrainingDiverged
 
 logger = logging.getLogger(__name__)
 
-Seeds = Annotated[int, Field(ge=1, le=20, description="How many seeds: of the market and of all stages.")]
-Until = Annotated[AdapterStage, Field(description="The last stage that is trained.")]
-Markets = Annotated[tuple[str, ...], Field(description="Markets by name; none means all of them.")]
+Seeds = Annotated[int, Field(ge=1, le=20, description="Number of seeds, each for the market and all stages.")]
+Until = Annotated[AdapterStage, Field(description="Last stage to train.")]
+Markets = Annotated[tuple[str, ...], Field(description="Names of markets; empty means all.")]
 
 
 class MarketRun(FrozenModel):
-    """One market, one seed: what each model attained on fresh windows, and the gate's verdict on its own test split."""
+    """One market, one seed: the errors of each model on fresh windows, and the gate's verdict on its own test split."""
 
     market: str
     seed: int
@@ -51,11 +51,11 @@ class MarketRun(FrozenModel):
     headline: str
 
     def of(self, model: str) -> Attained:
-        """What one model attained."""
+        """Return the errors of one model."""
         return next(each for each in self.attained if each.model == model)
 
     def captured(self, model: str) -> float:
-        """The share of what can be captured; NaN where nothing can, since what a predictor gains there is luck."""
+        """Return the captured share of the attainable gain; NaN if there is none, as any gain is then luck."""
         best = self.attainable.asked if self.optimum < 1 else 1.0
         return captured_share(self.of(model).mse, optimum=best)
 
@@ -64,17 +64,17 @@ class MarketRun(FrozenModel):
 def benchmark_markets(
     config: PipelineConfig = PipelineConfig(), markets: Markets = (), seeds: Seeds = 3, until: Until = LAST_STAGE
 ) -> tuple[MarketRun, ...]:
-    """Train on synthetic markets whose best attainable error is known, and say how much of it each stage captures.
+    """Train on synthetic markets whose best attainable error is known, and show how much of it each stage captures.
 
     Args:
-        config: Settings of all stages; stock, data and the market itself are the benchmark's own.
-        markets: Which markets; none means all.
-        seeds: How many seeds.
-        until: The last stage that is trained.
+        config: Settings of all stages; the benchmark sets stock, data and market.
+        markets: Names of markets; empty means all.
+        seeds: Number of seeds.
+        until: Last stage to train.
 
     Raises:
-        ValueError: If there is no market of a name.
-        TrainingDiverged: If every seed of a market collapses; a single one is said in the log and left out.
+        ValueError: If a market is unknown.
+        TrainingDiverged: If every seed of a market collapses; a single collapse is logged and left out.
     """
     unknown = [name for name in markets if name not in MARKETS]
     if unknown:
@@ -98,13 +98,13 @@ def benchmark_markets(
     publish_table(
         "benchmark-markets",
         [row for rows in summarise(runs).values() for row in rows],
-        description="Mean squared error over persistence's, mean over seeds and their standard deviation.",
+        description="Mean squared error divided by persistence's: mean and standard deviation over seeds.",
     )
     return tuple(runs)
 
 
 def run_market(config: PipelineConfig, *, market: str, seed: int, until: AdapterStage = LAST_STAGE) -> MarketRun:
-    """The stages on one market with one seed; inside a flow run. What was done before is taken from the store."""
+    """Run the stages on one market with one seed, inside a flow run; finished stages are taken from the store."""
     store = Store.current()
     judged = config.evaluation.max_windows or FRESH_WINDOWS
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"max_windows": judged})})
@@ -115,8 +115,8 @@ def run_market(config: PipelineConfig, *, market: str, seed: int, until: Adapter
     stages = steps.trained(windows, base_model, until=until)
     adapters = adapters_of(stages)
 
-    # The same stretch for every seed: what differs between seeds is then the training, not the windows.
-    # Longer for a longer horizon, so that targets do not overlap.
+    # The same stretch for every seed, so that seeds differ in training and not in windows.
+    # It is longer for a longer horizon, so that targets do not overlap.
     stretch = FRESH_SESSIONS * math.ceil(config.features.horizon / FRESH_HORIZON)
     fresh = market_config(config, market=market, seed=0, sessions=stretch, shift=FRESH_SEED)
     asked = fresh.model_copy(
@@ -149,7 +149,7 @@ def run_market(config: PipelineConfig, *, market: str, seed: int, until: Adapter
 
 
 def summarise(runs: Sequence[MarketRun]) -> dict[str, list[dict[str, str]]]:
-    """For each market one row a model, figures as text: means over seeds with their standard deviation."""
+    """Make the table of each market, one row per model: means over seeds with standard deviations, as text."""
     tables: dict[str, list[dict[str, str]]] = {}
     for market in dict.fromkeys(run.market for run in runs):
         mine = [run for run in runs if run.market == market]
@@ -164,16 +164,16 @@ def _row(model: str, runs: Sequence[MarketRun]) -> dict[str, str]:
         "Market": runs[0].market,
         "Seeds": ", ".join(str(run.seed) for run in runs),
         "Model": model,
-        "MSE, median": spread([each.mse for each in found]),
-        "MSE, single": spread([each.single for each in found]),
-        "Captured": "" if math.isnan(captured[0]) else spread(captured),
-        "CRPS": spread([each.crps for each in found]),
-        "Band 80 %": spread([each.coverage for each in found]),
+        "MSE, median": mean_and_spread([each.mse for each in found]),
+        "MSE, single": mean_and_spread([each.single for each in found]),
+        "Captured": "" if math.isnan(captured[0]) else mean_and_spread(captured),
+        "CRPS": mean_and_spread([each.crps for each in found]),
+        "Band 80 %": mean_and_spread([each.coverage for each in found]),
         "Valid": f"{np.mean([each.valid_rate for each in found]):.1%}",
     }
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean, and standard deviation where there is more than one value."""
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Write the mean, with the standard deviation if there is more than one value."""
     mean = f"{np.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ±{np.std(values, ddof=1):.3f}"

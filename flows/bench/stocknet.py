@@ -1,4 +1,4 @@
-"""The flow `benchmark-stocknet`: the published protocol, for baselines, anybody's forecasts and our own stages."""
+"""The flow `benchmark-stocknet`: the published protocol for baselines, forecasts from a file, and our own stages."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ CHEAP: Mapping[str, Callable[[Protocol], Floats]] = {
 
 
 class StageForecasts(FrozenModel):
-    """Our stages' forecasts by model, which one validation chose, and what the gate says of it."""
+    """The forecasts of our stages by model, the model that validation chose, and the gate's verdict on it."""
 
     forecasts: dict[str, ArtifactRef]
     chosen: str | None
@@ -51,10 +51,10 @@ class StageForecasts(FrozenModel):
 
 
 def read_protocol(folder: Path) -> tuple[Protocol, list[str]]:
-    """The protocol's test windows of all tickers of a folder; a faulty ticker is left out, as the notes say.
+    """Read the protocol's test windows of all tickers of a folder; a note names each faulty ticker that is left out.
 
     Raises:
-        EvaluationError: If no ticker can be used.
+        EvaluationError: If no ticker is usable.
         MarketDataError: If there is no such folder.
     """
     series, notes = [], []
@@ -65,12 +65,12 @@ def read_protocol(folder: Path) -> tuple[Protocol, list[str]]:
             logger.warning("%s is left out: %s", ticker, error)
             notes.append(f"{ticker} is left out: {error}")
     if not series:
-        raise EvaluationError(f"{folder} holds no ticker that can be used: put one STOCK.csv per ticker there")
+        raise EvaluationError(f"{folder} holds no usable ticker: put one STOCK.csv per ticker there")
     return protocol_of(series), notes
 
 
 def check_protocol(config: PipelineConfig) -> None:
-    """Refuse settings under which our stages would forecast other windows than the protocol's.
+    """Refuse settings with which our stages would forecast other windows than the protocol's.
 
     Raises:
         ConfigError: Names the setting.
@@ -90,30 +90,30 @@ def stand(
     stages: StageForecasts | None = None,
     notes: Sequence[str] = (),
 ) -> Standings:
-    """The table: cheap baselines always, then slower ones, the forecasts of a file, and our stages.
+    """Make the table of standings: cheap baselines, then slower ones, the forecasts of a file, and our stages.
 
     Args:
         protocol: The test windows.
         baselines: Names from `evaluation.baselines.classical.CLASSICAL`.
         predictions: From `evaluation.bench.predictions.read_predictions`.
         stages: From `stage_forecasts`.
-        notes: What a reader should know.
+        notes: Remarks for the reader.
 
     Raises:
-        EvaluationError: A baseline is unknown or needs a library that is not installed, or a name stands twice.
+        EvaluationError: If a baseline is unknown or needs a library that is not installed, or a name occurs twice.
     """
     entries = [_whole(name, forecast(protocol)) for name, forecast in CHEAP.items()]
     for name in baselines:
-        logger.info("%s: one model a ticker, which takes seconds each", name)
+        logger.info("%s: fitting one model per ticker, which takes seconds each", name)
         entries.append(_whole(name, classical(protocol, name, on_ticker=lambda ticker: logger.debug("%s", ticker))))
-    told = list(notes)
+    remarks = list(notes)
     if stages is not None:
         for model, artifact in stages.forecasts.items():
             frame = pd.read_parquet(artifact.path / FORECASTS_FILE)
             entries.append(sampled_entry(frame, protocol, name=model, is_chosen=model == stages.chosen))
-        told.append(stages.headline)
-        told += [f"our stages leave out {ticker}: {why}" for ticker, why in stages.left_out.items()]
-    return standings_of(protocol, [*entries, *predictions], notes=told)
+        remarks.append(stages.headline)
+        remarks += [f"our stages leave out {ticker}: {why}" for ticker, why in stages.left_out.items()]
+    return standings_of(protocol, [*entries, *predictions], notes=remarks)
 
 
 def _whole(name: str, forecast: Floats) -> Entry:
@@ -122,14 +122,14 @@ def _whole(name: str, forecast: Floats) -> Entry:
 
 @flow(name="benchmark-stocknet", persist_result=False)
 def stage_forecasts(config: PipelineConfig, until: AdapterStage = LAST_STAGE) -> StageForecasts:
-    """Train our stages on all tickers of a folder together, and ask them for the protocol's test windows.
+    """Train our stages on all tickers of a folder together, and forecast the protocol's test windows.
 
-    Every model is asked for the windows that `evaluation.max_windows` selects, by default 1000 a split, spread over the
-    tickers. The adapter that validation chooses is asked for all test windows, unless that limit is set.
+    Every model forecasts the windows that `evaluation.max_windows` selects, by default 1000 per split, spread over the
+    tickers. The adapter that validation chooses forecasts all test windows, unless that limit is set.
 
     Args:
         config: Settings of all stages; the stock is the pool of all tickers.
-        until: The last stage that is trained.
+        until: Last stage to train.
     """
     store = Store.current()
     config = config.model_copy(update={"stock": POOL})

@@ -1,4 +1,4 @@
-"""Prefect's API for one command: the server that `PREFECT_API_URL` names, or an embedded one that ends with it."""
+"""The Prefect server of one command: the one at `PREFECT_API_URL`, or an embedded one that ends with the command."""
 
 import atexit
 import logging
@@ -20,30 +20,30 @@ from tickerforge.tasks.base.service import running_service, server_lock
 logger = logging.getLogger(__name__)
 
 API_VARIABLE = "PREFECT_API_URL"
-STARTUP_VARIABLE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
-LOG_FILE = "server.log"
-STOP_SECONDS = 5
-CONFIGURED_SECONDS = 10
-PENDING_CONNECTIONS = 64
+_STARTUP_VARIABLE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+_LOG_FILE = "server.log"
+_STOP_SECONDS = 5
+_CONFIGURED_SECONDS = 10
+_PENDING_CONNECTIONS = 64
 
 
 class EmbeddedServer:
-    """A Prefect server in a process of its own, on a free port of the loopback interface.
+    """A Prefect server in its own process, on a free port of the loopback interface.
 
-    Prefect can start such a server by itself. That one shares the terminal's process group, so that Ctrl-C ends it
-    before the run could be reported as stopped; it outlives a parent that was killed; and it starts only after
-    everything else has been imported. This one does none of the three.
+    Prefect's own temporary server has three faults that this one avoids. It shares the terminal's process group, so
+    Ctrl-C ends it before the run is reported as stopped. It survives a parent that was killed. It starts only after
+    everything else has been imported.
 
     Args:
-        log: Where it writes.
-        keep: Descriptors that stay open as long as it lives.
+        log: File for its output.
+        keep: Descriptors that stay open as long as the server lives.
     """
 
     def __init__(self, log: Path, *, keep: tuple[int, ...] = ()) -> None:
         self._log = log
         with socket.socket() as listener, log.open("wb") as output:
             listener.bind(("127.0.0.1", 0))
-            listener.listen(PENDING_CONNECTIONS)
+            listener.listen(_PENDING_CONNECTIONS)
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tickerforge.flows.server.embedded_process", str(listener.fileno())],
@@ -58,50 +58,51 @@ class EmbeddedServer:
         """Return as soon as the server answers.
 
         Raises:
-            PrefectUnavailable: If it ended or did not answer within `timeout` seconds.
+            PrefectUnavailable: If the server ended or did not answer within `timeout` seconds.
         """
         started = time.monotonic()
         try:
-            # The socket listens already: the request waits in its queue until the server is up.
+            # The socket listens already, so the request waits in its queue until the server is ready.
             with urllib.request.urlopen(f"{self.url}/health", timeout=timeout):
                 logger.debug("the embedded Prefect answered after %.1f s more", time.monotonic() - started)
         except OSError as error:
             raise PrefectUnavailable(
-                f"the embedded Prefect server did not start ({self._last_words() or error}). Its log is {self._log}. "
-                f"Check the free disk and your rights there, wait longer with {STARTUP_VARIABLE}=300, or start one "
-                f"with `prefect server start` and set {API_VARIABLE}=http://127.0.0.1:4200/api."
+                f"the embedded Prefect server did not start ({self._last_error() or error}). Its log is {self._log}. "
+                f"Check the free disk space and your permissions there, wait longer with {_STARTUP_VARIABLE}=300, or "
+                f"run `prefect server start` and set {API_VARIABLE}=http://127.0.0.1:4200/api."
             ) from error
 
     def stop(self) -> None:
-        """End the server; where it does not end within seconds it will do so by itself."""
+        """End the server; if it is busy it ends a little later by itself."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            self._process.wait(STOP_SECONDS)
+            self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             logger.debug("the embedded Prefect is still busy; it ends by itself")
 
-    def _last_words(self) -> str:
+    def _last_error(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.is_file() else []
-        told = [line.strip() for line in lines if "Error" in line]
-        return told[-1] if told else ""
+        errors = [line.strip() for line in lines if "Error" in line]
+        return errors[-1] if errors else ""
 
 
 _server: EmbeddedServer | None = None
 
 
 def is_shared() -> bool:
-    """Whether other processes and machines may use the same Prefect server: it is not this command's own."""
+    """Return whether other processes and machines may use the same Prefect server, so it is not embedded."""
     return bool(os.environ.get(API_VARIABLE)) and _server is None
 
 
 def start_prefect() -> None:
     """Begin to start the embedded server, unless there is an API already; `wait_for_prefect` waits for it.
 
-    Call it before Prefect is imported, and import what the command needs meanwhile. The server ends with this process.
+    Call it before Prefect is imported, and import everything else while the server starts. The server ends with this
+    process.
 
     Raises:
-        StoreError: If its folder cannot be made.
+        StoreError: If its folder cannot be created.
     """
     global _server
     send_to_prefect()
@@ -114,24 +115,25 @@ def start_prefect() -> None:
         workspace.prefect_home.mkdir(parents=True, exist_ok=True)
     with server_lock(workspace, alone=False) as lock:
         if service := running_service(workspace):
-            # It was started a moment ago.
+            # Another command started it a moment ago.
             os.environ.update(service.variables())
             return
         with os_errors_as_store_error(workspace.root, doing="starting the embedded Prefect"):
-            _server = EmbeddedServer(workspace.prefect_home / LOG_FILE, keep=(lock,))
-    # Registered before Prefect registers its own, so it runs after Prefect has sent its last log lines and events.
+            _server = EmbeddedServer(workspace.prefect_home / _LOG_FILE, keep=(lock,))
+    # Exit handlers run in reverse order: this one, registered before Prefect's, runs after Prefect has sent its last
+    # log lines and events.
     atexit.register(_server.stop)
     os.environ[API_VARIABLE] = _server.url
 
 
 def wait_for_prefect() -> None:
-    """Return as soon as the embedded server answers, or the one that `PREFECT_API_URL` names.
+    """Return as soon as the embedded server answers, or the one at `PREFECT_API_URL`.
 
     Raises:
-        PrefectUnavailable: If it does not.
+        PrefectUnavailable: If the server does not answer.
     """
     if _server is not None:
-        _server.wait(timeout=float(os.environ.get(STARTUP_VARIABLE, "120")))
+        _server.wait(timeout=float(os.environ.get(_STARTUP_VARIABLE, "120")))
     elif url := os.environ.get(API_VARIABLE):
         _check_configured(url)
 
@@ -141,17 +143,17 @@ def _check_configured(url: str) -> None:
 
     shown = without_credentials(url)
     try:
-        with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=CONFIGURED_SECONDS):
+        with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=_CONFIGURED_SECONDS):
             return
     except urllib.error.HTTPError:
-        # It answers; what it thinks of us is for Prefect to find out.
+        # It answers; Prefect itself will report a refusal.
         return
     except (OSError, ValueError) as error:
         service = running_service(Workspace.current())
         if service is not None and service.prefect_api == url:
             raise PrefectUnavailable(
                 f"the service's Prefect does not answer at {shown} ({getattr(error, 'reason', error)}): it may be "
-                "starting again; `tickerforge status` says what it does and where its log is"
+                "restarting; `tickerforge status` shows its state and its log"
             ) from error
         raise PrefectUnavailable(
             f"Prefect does not answer at {API_VARIABLE}={shown} ({getattr(error, 'reason', error)}): start it with "
@@ -160,5 +162,5 @@ def _check_configured(url: str) -> None:
 
 
 def is_embedded() -> bool:
-    """Whether this process talks to its own embedded server."""
+    """Return whether this process uses its own embedded server."""
     return _server is not None

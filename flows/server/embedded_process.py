@@ -1,4 +1,4 @@
-"""The process behind the embedded Prefect: it serves one command's API and ends with it, however that command ends."""
+"""The process of the embedded Prefect server, which ends with the command that started it, even if that is killed."""
 
 import os
 import signal
@@ -7,19 +7,19 @@ import sys
 import threading
 import time
 
-GRACE_SECONDS = 2
-LAST_RESORT_SECONDS = 60
+_GRACE_SECONDS = 2
+_KILL_SECONDS = 60
 
 
 def _stop_at_end_of_input() -> None:
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(LAST_RESORT_SECONDS)
+    time.sleep(_KILL_SECONDS)
     os._exit(1)
 
 
-def main() -> None:
+def _serve() -> None:
     """Serve on the listening socket whose descriptor is the first argument, until standard input ends."""
     listener = socket.socket(fileno=int(sys.argv[1]))
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
@@ -28,9 +28,9 @@ def main() -> None:
     from prefect.server.api.server import create_app
 
     app = create_app(ephemeral=True, final=True)
-    config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=GRACE_SECONDS)
+    config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=_GRACE_SECONDS)
     uvicorn.Server(config).run([listener])
 
 
 if __name__ == "__main__":
-    main()
+    _serve()

@@ -1,4 +1,4 @@
-"""Where log lines go: ours to the terminal, all of them to `pipeline.log` and to Prefect's UI."""
+"""The ways of log lines: our own go to the terminal; all go to `pipeline.log` and to Prefect's UI."""
 
 import copy
 import logging
@@ -19,19 +19,19 @@ _LEVEL_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITIC
 
 
 class TerminalHandler(logging.Handler):
-    """Writes lines to standard error through one rich console, which a live progress bar may share."""
+    """A handler that writes to standard error through a rich console, which it shares with a progress bar."""
 
     def __init__(self, *, debug: bool) -> None:
         super().__init__()
         self._debug = debug
         self.console = Console(stderr=True, highlight=False)
-        # Prefect leaves the terminal to a root handler that it finds there with a formatter of its own.
+        # With a formatter of its own on the root handler, Prefect does not print to the terminal itself.
         self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line, coloured by its level."""
         if record.exc_info and not self._debug:
-            # Tracebacks are for the log file.
+            # Tracebacks go to the log file only.
             record = copy.copy(record)
             record.exc_info = record.exc_text = None
         line = Text(self.format(record), style=_LEVEL_STYLES.get(record.levelno, ""))
@@ -39,26 +39,26 @@ class TerminalHandler(logging.Handler):
 
 
 class QuietFileHandler(logging.FileHandler):
-    """A log file that falls silent when it cannot be written: a full disk is reported by what needs the disk."""
+    """A log file that ignores write errors: a full disk is reported by the code that needs the disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Drop the record."""
 
 
 def is_own(record: logging.LogRecord) -> bool:
-    """Whether a line was written by this project's code, and not by a library."""
+    """Return whether this project's code wrote the record, and not a library."""
     return record.name.startswith(OWN_LOGGER) or getattr(record, "own", False)
 
 
 def _for_people(record: logging.LogRecord) -> bool:
     if record.name.startswith("prefect.") and not is_own(record):
-        # Prefect tells of every state and prints every traceback; a retry is news.
+        # Prefect logs every state and traceback; only a retry is news.
         return "will start" in record.getMessage()
     return (is_own(record) or record.levelno >= logging.ERROR) and getattr(record, "terminal", True)
 
 
 def show_on_terminal(*, debug: bool) -> None:
-    """Show our own lines, and warnings of libraries; with `debug` everything. Call it before Prefect is imported."""
+    """Show our own lines and errors of libraries, with `debug` everything. Call it before Prefect is imported."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     logging.captureWarnings(True)
@@ -70,18 +70,18 @@ def show_on_terminal(*, debug: bool) -> None:
 
 
 def send_to_prefect() -> None:
-    """Make Prefect take our packages' lines into its UI. Call it before Prefect is imported."""
+    """Send our packages' log lines to Prefect's UI. Call it before Prefect is imported."""
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", OWN_LOGGER)
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 
 
 class RunLogFormatter(logging.Formatter):
-    """One line a record: time in UTC, level, which task, stage or module speaks, and what it says."""
+    """One line per record: time in UTC, level, name of the task, run or module, and message."""
 
     converter = time.gmtime  # type: ignore[assignment]
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
+        """Format a record."""
         names = (getattr(record, name, None) for name in ("task_run_name", "flow_run_name"))
         record.speaker = next((name for name in names if name and name != "<unknown>"), record.name)
         return super().format(record)
@@ -89,10 +89,10 @@ class RunLogFormatter(logging.Formatter):
 
 @contextmanager
 def run_log(path: Path) -> Iterator[None]:
-    """Keep every log line in a file, with its time in UTC, as long as the block runs.
+    """Write every log line to a file, with its time in UTC, while the block runs.
 
     Args:
-        path: The file; lines are appended, and its folder is made.
+        path: The file; lines are appended, and its folder is created.
 
     Raises:
         PublishError: If folder or file cannot be written.

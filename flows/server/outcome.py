@@ -1,4 +1,4 @@
-"""What an exception means to the person at the command line: an exit code, a message and a cure."""
+"""The exit code and the message of an exception on the command line."""
 
 import errno
 
@@ -34,42 +34,42 @@ _FULL_DISK = (
     "the disk is full. Free some space, or set TICKERFORGE_HOME to a folder on a larger disk, and run the same command "
     "again: finished stages are kept."
 )
-_REPORT = "This is a fault of TickerForge itself: run the command again with --debug and report what it prints."
+_REPORT = "This is a bug in TickerForge: run the command again with --debug and report the output."
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, taken as what it means: stop, but say so first."""
+    """SIGTERM as an exception, so that the run is reported as stopped."""
 
 
 def exit_code(error: BaseException) -> int:
-    """2 for bad input and a full disk, 130 for Ctrl-C, 143 for SIGTERM, 1 for every other failure."""
+    """Return 2 for bad input and a full disk, 130 for Ctrl-C, 143 for SIGTERM, and 1 for every other failure."""
     if is_termination(error):
         return TERMINATED
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if is_full_disk(error):
+    if _is_due_to_full_disk(error):
         return BAD_INPUT
     is_absent = isinstance(error, (ServiceError, TrackingError))
     return BAD_INPUT if isinstance(error, _BAD_INPUT) and not is_absent else FAILURE
 
 
 def is_termination(error: BaseException) -> bool:
-    """Whether a SIGTERM became this exception, by our hand or by Prefect's."""
+    """Return whether we or Prefect raised this exception for a SIGTERM."""
     return isinstance(error, Terminated) or type(error).__name__ == "TerminationSignal"
 
 
 def is_stopped(error: BaseException) -> bool:
-    """Whether somebody stopped the run, so that nothing is wrong with it."""
+    """Return whether somebody stopped the run, which is not a fault."""
     return isinstance(error, KeyboardInterrupt) or is_termination(error) or type(error).__name__ in _STOPPED
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether the message alone tells what to do, so that no traceback is needed."""
-    return isinstance(error, _EXPECTED) or is_full_disk(error)
+    """Return whether the message alone says what to do, so that no traceback is needed."""
+    return isinstance(error, _EXPECTED) or _is_due_to_full_disk(error)
 
 
-def is_full_disk(error: BaseException) -> bool:
-    """Whether this exception, or one behind it, came from a full disk."""
+def _is_due_to_full_disk(error: BaseException) -> bool:
+    """Return whether this exception, or a cause of it, comes from a full disk."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -81,7 +81,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def message(error: BaseException) -> str:
-    """What went wrong and what to do about it, for a stranger."""
+    """Describe for a user what went wrong and how to fix it."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, TrainingDiverged) and error.last_good is not None and str(error.last_good) not in text:
         return f"{text}\nThe last good checkpoint is {error.last_good}."

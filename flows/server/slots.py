@@ -1,4 +1,4 @@
-"""Who may run now: one run a ticker, one heavy stage a GPU, among all machines that share a Prefect server."""
+"""The slots on a Prefect server: one run per ticker and one heavy stage per GPU, across all its machines."""
 
 import logging
 from collections.abc import Iterator
@@ -13,23 +13,23 @@ logger = logging.getLogger(__name__)
 
 GPU_LIMIT = "tickerforge-gpu"
 
-# The limits whose slot this flow holds: taken once for many stages, it is not asked for again at each.
+# The limits whose slot this flow holds: a slot that is held for many stages is not requested again by each.
 _held: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
 
-# A slot whose holder was killed is free again after this time; a holder renews it well before.
+# If its holder was killed, a slot is free again after this time; a living holder renews it well before.
 LEASE_SECONDS = 60
 
 
 def ticker_limit(stock: str) -> str:
-    """Name of the limit that keeps two runs of a ticker apart."""
+    """Return the name of the limit that allows one run per ticker at a time."""
     return f"tickerforge-ticker-{validate_ticker(stock)}"
 
 
 @contextmanager
 def ticker_slot(stock: str) -> Iterator[None]:
-    """Hold the ticker's only slot, waiting for it where another run has it.
+    """Hold the ticker's only slot; wait if another run has it.
 
-    With an embedded server there is nobody to wait for but processes of this machine, which the store keeps apart.
+    With an embedded server there are only processes of this machine, and the locks of the store separate them.
     """
     if not is_shared():
         yield
@@ -40,7 +40,7 @@ def ticker_slot(stock: str) -> Iterator[None]:
 
 @contextmanager
 def gpu_slot() -> Iterator[None]:
-    """Hold a GPU, waiting for it where all are taken; `deployments.prefect.deploy` says how many there are."""
+    """Hold a GPU's slot; wait if all are taken. `deployments.prefect.deploy` sets their number."""
     if not is_shared():
         yield
         return
@@ -49,7 +49,7 @@ def gpu_slot() -> Iterator[None]:
 
 
 def _make_limit(name: str) -> None:
-    """Make a limit of one where there is none: without it nothing would be limited."""
+    """Create a limit of one if it is missing: without it nothing would be limited."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -69,7 +69,7 @@ def _slot(name: str) -> Iterator[None]:
         return
     patiently(lambda: _make_limit(name))
 
-    # A server that is away for a while must not end hours of training: the work goes on without the slot.
+    # A server outage must not end hours of training: the work continues without the slot.
     def slot() -> AbstractContextManager[None]:
         return concurrency(
             name, occupy=1, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False
@@ -87,4 +87,4 @@ def _slot(name: str) -> Iterator[None]:
         except Exception as error:
             if not is_transient(error):
                 raise
-            logger.warning("Prefect does not answer: %s will be free by itself in %d s", name, LEASE_SECONDS)
+            logger.warning("Prefect does not answer: the slot of %s will be free in %d s", name, LEASE_SECONDS)

@@ -23,7 +23,7 @@ import numpy as np
 from tickerforge.evaluation.bench.standings import Standings
 from tickerforge.evaluation.core.contracts import BASE
 from tickerforge.flows.bench.known_markets import SETTINGS, TINY_SETTINGS
-from tickerforge.flows.bench.markets import MarketRun, spread
+from tickerforge.flows.bench.markets import MarketRun, mean_and_spread
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import ADAPTER_STAGES, AdapterStage
 
@@ -131,9 +131,9 @@ def market_cells(runs: Sequence[MarketRun], *, beside: Sequence[MarketRun]) -> l
     """Error of each model; of the last: share captured, CRPS, coverage, wins; seconds of training."""
     last = [run.attained[-1] for run in runs]
     models = [each.model for each in runs[0].attained]
-    errors = [spread([run.of(model).mse for run in runs]) for model in models]
-    captured = spread([run.captured(models[-1]) for run in runs])
-    bands = [spread([each.crps for each in last]), spread([each.coverage for each in last])]
+    errors = [mean_and_spread([run.of(model).mse for run in runs]) for model in models]
+    captured = mean_and_spread([run.captured(models[-1]) for run in runs])
+    bands = [mean_and_spread([each.crps for each in last]), mean_and_spread([each.coverage for each in last])]
     won = wins(*({run.seed: run.attained[-1].mse for run in some} for some in (runs, beside)))
     return [*errors, captured, *bands, won, f"{np.mean([run.seconds for run in runs]):.0f}"]
 
@@ -153,7 +153,7 @@ def price_cells(found: Sequence[Standings], *, stage: AdapterStage, beside: Sequ
     """Error of each model over persistence's on the same windows, and wins."""
     errors = [[each.of(model).against_persistence for each in found] for model in models_until(stage)]
     won = wins(*(dict(enumerate(each.of(stage).against_persistence for each in some)) for some in (found, beside)))
-    return [*(spread(each) for each in errors), won]
+    return [*(mean_and_spread(each) for each in errors), won]
 
 
 def models_until(stage: AdapterStage) -> list[str]:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tickerforge.deployments.prefect.entries import NIGHTLY, Tickers, for_night, read_entries
+from tickerforge.deployments.prefect.entries import NIGHTLY, TickersFile, for_night, read_entries
 from tickerforge.tasks.prices.sessions import close_of, exchange_date, is_session, latest_session
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -35,7 +35,7 @@ def scheduled(cron: str, *, start: datetime, days: int) -> list[datetime]:
 
 def night_cron() -> str:
     (night,) = [entry for entry in read_entries() if entry.entrypoint == NIGHTLY]
-    (schedule,) = for_night(night, Tickers()).schedules
+    (schedule,) = for_night(night, TickersFile()).schedules
     assert schedule.timezone == "America/New_York"
     return schedule.cron
 

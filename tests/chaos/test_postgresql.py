@@ -14,7 +14,7 @@ from checks import all_is_well
 from operations import STAGES, Operations, lasting
 from postgres_server import postgres_server
 from service_home import wait_until
-from tickerforge.deployments.service.database import VARIABLE
+from tickerforge.deployments.service.database import DATABASE_VARIABLE
 from tickerforge.flows.settings.config import PipelineConfig
 
 pytestmark = [
@@ -88,7 +88,7 @@ def database() -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def started(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
-    setting = {VARIABLE: f"postgresql://owner:secret@127.0.0.1:{database.port}/"}
+    setting = {DATABASE_VARIABLE: f"postgresql://owner:secret@127.0.0.1:{database.port}/"}
     with lasting(tmp_path_factory.mktemp("chaos"), setting) as made:
         yield made
 

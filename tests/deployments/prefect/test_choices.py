@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tickerforge.deployments.prefect.choices import VARIABLE, Choices, remember, with_former
+from tickerforge.deployments.prefect.choices import OPTIONS_VARIABLE, Choices, remember, with_former
 from tickerforge.deployments.prefect.deploy import deploy
 
 
@@ -15,9 +15,9 @@ def forgetting(prefect_server: None) -> Iterator[None]:
     """A server that has no former options, before and after."""
     from prefect.variables import Variable
 
-    Variable.unset(VARIABLE)
+    Variable.unset(OPTIONS_VARIABLE)
     yield
-    Variable.unset(VARIABLE)
+    Variable.unset(OPTIONS_VARIABLE)
 
 
 def test_options_that_are_not_given_are_as_they_were_last_time(forgetting: None, tmp_path: Path) -> None:
@@ -32,9 +32,9 @@ def test_former_options_that_cannot_be_read_do_not_count_and_the_log_says_so(
 ) -> None:
     from prefect.variables import Variable
 
-    Variable.set(VARIABLE, '{"datum": "x"}')
+    Variable.set(OPTIONS_VARIABLE, '{"datum": "x"}')
     assert with_former(Choices(gpus=2)) == Choices(gpus=2)
-    assert VARIABLE in caplog.text
+    assert OPTIONS_VARIABLE in caplog.text
 
 
 def test_paths_mean_the_same_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

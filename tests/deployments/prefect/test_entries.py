@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tickerforge.deployments.prefect.deploy import deploy, prepare
+from tickerforge.deployments.prefect.deploy import deploy, resolve_entry
 from tickerforge.deployments.prefect.entries import (
     NIGHTLY,
     PREFECT_FILE,
@@ -30,7 +30,7 @@ def written(folder: Path, text: str, *, name: str = "tickers.toml") -> Path:
 def test_the_shipped_files_are_read_and_all_their_flows_load_and_take_the_parameters() -> None:
     listed = read_tickers()
     entries = (*read_entries(), *nightly_entries(listed))
-    names = {f"{prepare(entry, config=DEMO, stocks=['DEMO'])[0].name}/{entry.name}" for entry in entries}
+    names = {f"{resolve_entry(entry, config=DEMO, stocks=['DEMO'])[0].name}/{entry.name}" for entry in entries}
     assert {
         "train-ticker/manual",
         "nightly/all",
@@ -91,7 +91,7 @@ def test_an_entry_that_could_not_run_is_refused_before_anything_is_deployed(
     assert shipped in text
     entries = read_entries(written(tmp_path, text.replace(shipped, mistake, 1), name="prefect.yaml"))
     with pytest.raises(ConfigError, match=f"(?s){told}"):
-        prepare(entries[0], config=DEMO, stocks=["DEMO"])
+        resolve_entry(entries[0], config=DEMO, stocks=["DEMO"])
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_the_pool_of_all_tickers_may_have_a_night_of_its_own_and_is_no_ticker_of
     assert night.parameters["tickers"] == ["AAPL"]
     (pool,) = (entry for entry in nightly_entries(listed) if entry.name == "nightly-ALL")
     config = with_overrides(PipelineConfig(), ["stock=AAPL", f"data={tmp_path}"])
-    _, parameters = prepare(pool, config=config, stocks=["AAPL", "BRK.B"])
+    _, parameters = resolve_entry(pool, config=config, stocks=["AAPL", "BRK.B"])
     assert (parameters["config"]["stock"], parameters["config"]["warm_start"]) == ("ALL", "champion")
     assert pool.schedules[0].active
     with pytest.raises(ConfigError, match="give --data FOLDER"):
-        prepare(pool, config=DEMO, stocks=["DEMO"])
+        resolve_entry(pool, config=DEMO, stocks=["DEMO"])

@@ -7,7 +7,7 @@ from sqlalchemy import create_engine, text
 
 from postgres_server import postgres_server
 from service_home import Home, wait_until
-from tickerforge.deployments.service.database import VARIABLE, databases
+from tickerforge.deployments.service.database import DATABASE_VARIABLE, databases
 from tickerforge.flows.errors import ConfigError
 from tickerforge.tasks.base.errors import ServiceError
 from tickerforge.tasks.base.paths import Workspace
@@ -19,7 +19,7 @@ QUOTED = "s3cr3t%2Fwith%20%2525%20and%20%23%27"
 def test_without_the_setting_both_databases_are_the_files_of_the_embedded_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(DATABASE_VARIABLE, raising=False)
     monkeypatch.delenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", raising=False)
     found = databases(Workspace(tmp_path))
     assert found.prefect == f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
@@ -29,18 +29,18 @@ def test_without_the_setting_both_databases_are_the_files_of_the_embedded_mode(
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("mysql://joe:geheim@host/", "names no PostgreSQL server"),
-        ("postgresql:///only-a-name", "names no PostgreSQL server"),
-        ("geheim", "no address of a database"),
-        ("postgresql://joe:geheim@host:port/", "no address of a database"),
-        ("postgresql://joe:geheim@host/?password=geheim", "only sslmode is known"),
+        ("mysql://joe:geheim@host/", "does not name a PostgreSQL server"),
+        ("postgresql:///only-a-name", "does not name a PostgreSQL server"),
+        ("geheim", "not the address of a database"),
+        ("postgresql://joe:geheim@host:port/", "not the address of a database"),
+        ("postgresql://joe:geheim@host/?password=geheim", "only sslmode is supported"),
         (f"postgresql://joe:geheim@host/{'x' * 60}", "more than 40 characters"),
     ],
 )
 def test_a_setting_that_is_no_postgresql_address_is_refused_without_repeating_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, told: str
 ) -> None:
-    monkeypatch.setenv(VARIABLE, setting)
+    monkeypatch.setenv(DATABASE_VARIABLE, setting)
     with pytest.raises(ConfigError, match=told) as refused:
         databases(Workspace(tmp_path))
     assert "geheim" not in str(refused.value)
@@ -49,7 +49,7 @@ def test_a_setting_that_is_no_postgresql_address_is_refused_without_repeating_it
 def test_a_server_that_does_not_answer_is_named_without_the_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "postgresql://joe:geheim@127.0.0.1:1/")
+    monkeypatch.setenv(DATABASE_VARIABLE, "postgresql://joe:geheim@127.0.0.1:1/")
     with pytest.raises(ServiceError, match=r"127\.0\.0\.1:1 cannot be used.*refused") as refused:
         databases(Workspace(tmp_path))
     assert "geheim" not in str(refused.value)
@@ -57,13 +57,13 @@ def test_a_server_that_does_not_answer_is_named_without_the_password(
 
 def test_databases_are_made_once_and_a_wrong_password_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with postgres_server(PASSWORD) as place:
-        monkeypatch.setenv(VARIABLE, f"postgresql://owner:{QUOTED}@{place}/acme?sslmode=prefer")
+        monkeypatch.setenv(DATABASE_VARIABLE, f"postgresql://owner:{QUOTED}@{place}/acme?sslmode=prefer")
         first, second = databases(Workspace(tmp_path)), databases(Workspace(tmp_path))
         assert first == second
         assert first.shown == f"PostgreSQL at {place} (acme_prefect and acme_mlflow)"
         assert first.prefect.endswith(f"@{place}/acme_prefect?ssl=prefer")
         assert QUOTED not in repr(first)
-        monkeypatch.setenv(VARIABLE, f"postgresql://owner:wrong-one@{place}/acme")
+        monkeypatch.setenv(DATABASE_VARIABLE, f"postgresql://owner:wrong-one@{place}/acme")
         with pytest.raises(ServiceError, match="authentication failed") as refused:
             databases(Workspace(tmp_path))
         assert "wrong-one" not in str(refused.value)
@@ -74,7 +74,7 @@ def test_databases_are_made_once_and_a_wrong_password_is_told(tmp_path: Path, mo
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_on_postgresql_the_service_survives_kills_frees_slots_and_gives_no_password_away(tmp_path: Path) -> None:
     with postgres_server(PASSWORD) as place:
-        variables = {VARIABLE: f"postgresql://owner:{QUOTED}@{place}/"}
+        variables = {DATABASE_VARIABLE: f"postgresql://owner:{QUOTED}@{place}/"}
         home = Home(tmp_path / "home", tmp_path / "work", variables)
         outputs = [done := home.up()]
         try:

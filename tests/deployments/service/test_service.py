@@ -156,7 +156,7 @@ def test_a_server_that_cannot_start_is_reported_with_its_log_and_nothing_is_left
     home.workspace.mlflow_db.write_text("no database")
     done = home.up()
     assert done.returncode == 1
-    assert "mlflow ended as soon as it was started" in done.stderr
+    assert "mlflow ended right after its start" in done.stderr
     assert "file is not a database" in done.stderr
     assert home.processes() == []
     assert not (home.root / "service" / "service.json").exists()
@@ -185,7 +185,7 @@ def test_a_port_that_is_taken_is_named_with_the_option_that_chooses_another(tmp_
 @pytest.mark.parametrize(
     ("at", "told"),
     [
-        ({"host": "everywhere"}, "is no address"),
+        ({"host": "everywhere"}, "is not an address"),
         ({"host": "192.0.2.7"}, "give --host an IPv4 address of this machine"),
         ({"prefect_port": 4999, "mlflow_port": 4999}, "choose two"),
     ],

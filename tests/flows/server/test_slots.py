@@ -32,7 +32,7 @@ def test_finished_work_stays_finished_where_prefect_is_away_when_the_slot_is_let
     let_go.append(httpx.ConnectError("All connection attempts failed"))
     with slots.gpu_slot():
         pass
-    assert "free by itself in 60 s" in caplog.text
+    assert "will be free in 60 s" in caplog.text
 
 
 def test_what_went_wrong_with_the_work_is_told_even_where_prefect_is_away(let_go: list[Exception]) -> None:
