@@ -29,7 +29,7 @@ def main() -> None:
 
 @app.command(epilog="Example: tickerforge up --data prices/")
 def up(
-    data: options.Data = None,
+    data: options.DataFolder = None,
     recipe: options.Recipe = None,
     tickers: _TickersFile = None,
     host: Annotated[
@@ -110,7 +110,7 @@ def status(debug: options.Debug = False) -> None:
 
 @app.command("deploy", epilog="Example: tickerforge deploy --data prices/ --gpus 2")
 def deploy_command(
-    data: options.Data = None,
+    data: options.DataFolder = None,
     recipe: options.Recipe = None,
     tickers: _TickersFile = None,
     gpus: Annotated[

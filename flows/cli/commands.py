@@ -36,13 +36,13 @@ _DEVICES = re.compile(r"-1|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
 def run(
     context: typer.Context,
     stock: options.Stock = None,
-    data: options.Data = None,
+    data: options.DataFolder = None,
     model: options.Model = None,
     max_seq_length: options.MaxSeqLength = None,
     lora_rank: options.LoraRank = None,
     gpu_memory_utilization: options.GpuMemoryUtilization = None,
     cuda_devices: options.CudaDevices = None,
-    backend: options.Backend = None,
+    backend: options.BackendName = None,
     test_after: options.TestAfter = None,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
@@ -163,13 +163,13 @@ def stage(
     context: typer.Context,
     name: Annotated[StageCommand, typer.Argument(metavar="STAGE", help="Stage to run.")],
     stock: options.Stock = None,
-    data: options.Data = None,
+    data: options.DataFolder = None,
     model: options.Model = None,
     max_seq_length: options.MaxSeqLength = None,
     lora_rank: options.LoraRank = None,
     gpu_memory_utilization: options.GpuMemoryUtilization = None,
     cuda_devices: options.CudaDevices = None,
-    backend: options.Backend = None,
+    backend: options.BackendName = None,
     train_x_path: options.TrainX = None,
     train_y_path: options.TrainY = None,
     test_x_path: options.TestX = None,
@@ -218,7 +218,7 @@ def stage(
 def forecast_command(
     context: typer.Context,
     stock: options.Stock = None,
-    data: options.Data = None,
+    data: options.DataFolder = None,
     adapter: Annotated[
         Path | None, typer.Option(help="Adapter folder, as run and pull write it.", metavar="FOLDER")
     ] = None,
@@ -227,7 +227,7 @@ def forecast_command(
         typer.Option(help="Registered adapter to use: an alias or a version number.", show_default="champion"),
     ] = None,
     cuda_devices: options.CudaDevices = None,
-    backend: options.Backend = None,
+    backend: options.BackendName = None,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     as_json: options.AsJson = False,
@@ -262,7 +262,7 @@ def forecast_command(
 
 @app.command("nightly", epilog="Example: tickerforge nightly --data prices/ --update yahoo")
 def nightly_command(
-    data: options.Data = None,
+    data: options.DataFolder = None,
     stocks: options.Stocks = None,
     update: Annotated[
         UpdateSource | None, typer.Option(help="Source from which to update the prices first.", show_default="none")

@@ -13,7 +13,7 @@ Stock = Annotated[str | None, typer.Option(help="Ticker.", show_default="AAPL", 
 Stocks = Annotated[
     list[str] | None, typer.Option("--stock", help="Ticker, repeatable.", show_default="all", metavar="TICKER")
 ]
-Data = Annotated[
+DataFolder = Annotated[
     Path | None,
     typer.Option(help="Folder with one {STOCK}.csv per ticker, in Yahoo's columns.", metavar="FOLDER"),
 ]
@@ -29,7 +29,9 @@ GpuMemoryUtilization = Annotated[
     float | None, typer.Option(help="Share of GPU memory that vLLM may take.", show_default="0.4", metavar="SHARE")
 ]
 CudaDevices = Annotated[str | None, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES.", metavar="0,1,...")]
-Backend = Annotated[BackendChoice | None, typer.Option(help="Library that trains.", show_default="auto")]
+BackendName = Annotated[
+    BackendChoice | None, typer.Option(help="Library that trains.", show_default="auto")
+]
 SelectionRule = Annotated[
     RejectionRule | None,
     typer.Option("--rule", help="Which answers sft-data keeps for sft to learn from.", show_default="best_of_n"),
