@@ -10,10 +10,11 @@ from tickerforge.features.config import FrozenModel
 from tickerforge.flows.night.next_sessions import StockForecast, forecast_registered
 from tickerforge.flows.remote.gpu_pool import ANSWERS
 from tickerforge.flows.remote.here import Here, Recording
-from tickerforge.flows.remote.requests import RegisteredAdapter, StageOutput
+from tickerforge.flows.remote.requests import StageOutput
 from tickerforge.flows.server.slots import gpu_slot
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import Steps, adapters_of
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.store.records import write_record
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class TickerJob(FrozenModel):
-    """The heavy stages of one ticker: `start` is where training starts, `champion` what it is compared with."""
+    """The heavy stages of one ticker: training starts from `start` and is compared with `champion`."""
 
     config: PipelineConfig
     windows: ArtifactRef
@@ -30,7 +31,7 @@ class TickerJob(FrozenModel):
 
 
 class TickerStages(FrozenModel):
-    """What the heavy stages of one ticker made, by the requests' names, and why something is missing."""
+    """The results of the heavy stages of one ticker by the names of their requests, and the error if one failed."""
 
     stock: str
     results: dict[str, StageOutput]
@@ -38,7 +39,7 @@ class TickerStages(FrozenModel):
 
 
 class BatchAnswer(FrozenModel):
-    """One entry a ticker, in the order in which they were asked for."""
+    """One entry per ticker, in the order of the jobs."""
 
     tickers: tuple[TickerStages, ...]
 
@@ -51,19 +52,19 @@ class ForecastJob(FrozenModel):
 
 
 class ForecastAnswer(FrozenModel):
-    """One entry a ticker, in the order in which they were asked for."""
+    """One entry per ticker, in the order of the jobs."""
 
     stocks: tuple[StockForecast, ...]
 
 
 @flow(name="train-batch", flow_run_name="{jobs[0].config.stock} and others", persist_result=False)
 def train_batch(jobs: list[TickerJob]) -> None:
-    """Run the heavy stages of several tickers in one warm process; the fault of one leaves the others alone.
+    """Run the heavy stages of several tickers in one warm process; if one fails, the others continue.
 
     Args:
-        jobs: One a ticker, as `nightly` sends them.
+        jobs: One per ticker, as `nightly` sends them.
     """
-    # Held once for all: asking for it at each ticker takes longer than what an unchanged ticker costs.
+    # Held once for all tickers: to request it per ticker takes longer than an unchanged ticker.
     with gpu_slot():
         tickers = tuple(_run_ticker(job) for job in jobs)
     write_record(ANSWERS, str(flow_run.id), BatchAnswer(tickers=tickers))
@@ -71,22 +72,22 @@ def train_batch(jobs: list[TickerJob]) -> None:
 
 @flow(name="forecast-batch", flow_run_name="{jobs[0].config.stock} and others", persist_result=False)
 def forecast_batch(jobs: list[ForecastJob]) -> None:
-    """Forecast several tickers in one warm process; the fault of one leaves the others alone.
+    """Forecast several tickers in one warm process; if one fails, the others continue.
 
     Args:
-        jobs: One a ticker, as `forecast` and `nightly` send them.
+        jobs: One per ticker, as `forecast` and `nightly` send them.
     """
     write_record(ANSWERS, str(flow_run.id), ForecastAnswer(stocks=forecast_all(jobs)))
 
 
 def forecast_all(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
-    """Forecast each ticker with its champion, or its challenger; faults become a note."""
+    """Forecast each ticker with its champion, or else its challenger; an error becomes a note."""
     with gpu_slot():
         return tuple(forecast_registered(job.config, bars=job.bars) for job in jobs)
 
 
 def _run_ticker(job: TickerJob) -> TickerStages:
-    """The heavy stages of one ticker, without its slot: whoever holds that may be waiting for this very worker."""
+    """Run the heavy stages of one ticker, without its slot: the run that holds it may wait for this very worker."""
     stock, results = job.config.stock, dict[str, StageOutput]()
     store = Store.current()
     steps = Steps(job.config, store, Recording(Here(store), results))

@@ -1,4 +1,4 @@
-"""The flow `forecast`: the next sessions of many stocks, kept as they were said and scored when they have come."""
+"""The flow `forecast`: the next sessions of many stocks, recorded when issued and scored when their prices exist."""
 
 import logging
 from collections.abc import Sequence
@@ -13,8 +13,7 @@ from tickerforge.flows.night.next_sessions import Forecast, StockForecast
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.settings.schedule import Exchange, due_on_session
-from tickerforge.flows.settings.stocks import Tickers, stocks_of, with_stock
+from tickerforge.flows.settings.scope import Exchange, Tickers, due_on_session, stocks_of, with_stock
 from tickerforge.flows.train.steps import market_source
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.outputs.live import issue_forecast
@@ -32,16 +31,16 @@ def forecast(
     heavy_stages: Where = "here",
     exchange: Exchange = None,
 ) -> tuple[StockForecast, ...]:
-    """Forecast the next sessions of every stock that has a registered adapter, and keep what was said.
+    """Forecast the next sessions of every stock that has a registered adapter, and record the forecasts.
 
-    The champion is asked, or the challenger where there is none. The forecasts are scored when their sessions have
-    come.
+    The champion forecasts, or the challenger if there is no champion. Each forecast is scored when the prices of its
+    sessions exist.
 
     Args:
         config: Data and backend; everything else comes from the adapters.
-        tickers: Stocks; none means all of the data folder.
+        tickers: Stocks; empty means all of the data folder.
         heavy_stages: Where the models run: in this process, or on workers of the GPU work pool.
-        exchange: Calendar such as XNYS; a run that is due on a day without a session there does nothing.
+        exchange: Calendar such as XNYS; on a day without a session the run does nothing.
 
     Raises:
         NightFailed: If a stock failed; the others are done.
@@ -63,16 +62,16 @@ def forecast(
             failed.append(StockForecast(stock=stock, note=f"{type(error).__name__}: {error}", failed=True))
     made = forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange)
     found = (*failed, *(each.model_copy(update={"warning": warnings.get(each.stock, "")}) for each in made))
-    publish_table("forecasts", [forecast_row(each) for each in found], description="The coming sessions.")
+    publish_table("forecasts", [forecast_row(each) for each in found], description="Forecasts of the next sessions.")
     if names := [each.stock for each in found if each.failed]:
-        raise NightFailed(f"no forecast of {', '.join(names)}: their rows in the table say why")
+        raise NightFailed(f"no forecast of {', '.join(names)}: see their rows in the table `forecasts`")
     return found
 
 
 def forecast_and_issue(
     jobs: Sequence[ForecastJob], *, heavy_stages: Where, exchange: str | None
 ) -> tuple[StockForecast, ...]:
-    """Forecast stocks here or on the GPU pool, and keep what was said as issued now; faults become notes."""
+    """Forecast stocks here or on the GPU pool, and record the forecasts as issued now; errors become notes."""
     if not jobs:
         return ()
     found = _on_gpu_pool(jobs) if heavy_stages == GPU_POOL else forecast_all(jobs)
@@ -98,7 +97,7 @@ def _on_gpu_pool(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
 
 
 def issue(made: Forecast, *, exchange: str | None) -> None:
-    """Keep a forecast of a registered version as it was said now, to be scored when its sessions have come."""
+    """Record a forecast of a registered version as issued now, to be scored when the prices of its sessions exist."""
     if made.version is None:
         return
     dates = [session.date for session in made.sessions]
@@ -119,7 +118,7 @@ def issue(made: Forecast, *, exchange: str | None) -> None:
 
 
 def forecast_row(found: StockForecast) -> dict[str, str]:
-    """One stock's row in the table of forecasts: the last session of the path, as a move from the last close."""
+    """Make one stock's row in the table of forecasts; the move is from the last close to the last session."""
     made = found.forecast
     if made is None:
         return {

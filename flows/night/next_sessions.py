@@ -53,7 +53,7 @@ class Forecast(FrozenModel):
 
 
 class StockForecast(FrozenModel):
-    """What a round of forecasts did for one stock: the forecast, or in words why there is none, and what to watch."""
+    """The outcome for one stock: the forecast, or a note why there is none, and a warning if there is one."""
 
     stock: str
     forecast: Forecast | None = None
@@ -63,7 +63,7 @@ class StockForecast(FrozenModel):
 
 
 def forecast_registered(config: PipelineConfig, *, bars: ArtifactRef) -> StockForecast:
-    """Forecast one stock with its champion, or its challenger where there is none; faults become a note."""
+    """Forecast one stock with its champion, or else its challenger; an error becomes a note."""
     absent = ""
     for alias in (CHAMPION, CHALLENGER):
         try:
@@ -85,13 +85,13 @@ def forecast_stock(
 
     Args:
         config: Stock, data and backend; everything else comes from the adapter.
-        adapter: Folder of an adapter; without it the registered one is used.
-        alias: Which registered adapter: an alias or a version number.
-        bars: Artifact of the stock's prices, from this machine or another; without it they are read anew.
+        adapter: Folder of an adapter; the registered one by default.
+        alias: Alias or version number of the registered adapter.
+        bars: Artifact of the stock's prices, from this machine or another; by default the prices are read again.
 
     Raises:
-        AdapterError: If the folder is no adapter or belongs to another stock.
-        NotRegistered: If nothing is registered under the alias; says what is.
+        AdapterError: If the folder is not an adapter or belongs to another stock.
+        NotRegistered: If nothing is registered under the alias; lists what is.
         FeaturesError: If the prices are faulty or too few.
     """
     store = Store.current()

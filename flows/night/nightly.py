@@ -1,4 +1,4 @@
-"""The night: every ticker is retrained, judged, forecast and watched; the fault of one leaves the others alone."""
+"""The flow `nightly`: retrains, judges, forecasts and watches every ticker; if one fails, the others continue."""
 
 import logging
 import time
@@ -17,10 +17,8 @@ from tickerforge.flows.night.next_sessions import StockForecast
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import BATCH_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
 from tickerforge.flows.remote.here import Finished
-from tickerforge.flows.remote.requests import RegisteredAdapter
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.settings.schedule import Exchange, due, due_on_session
-from tickerforge.flows.settings.stocks import Tickers, stocks_of, with_stock
+from tickerforge.flows.settings.scope import Exchange, Tickers, due, due_on_session, stocks_of, with_stock
 from tickerforge.flows.train.champions import current_champion, warm_start
 from tickerforge.flows.train.pipeline import PipelineResult, PreparedTicker, train
 from tickerforge.flows.train.steps import Steps
@@ -28,23 +26,24 @@ from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.outputs.live import live_error_drift, score_issued
 from tickerforge.tasks.prices.sessions import stale_by
 from tickerforge.tasks.registry.registration import CHAMPION
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.windows.preprocess import read_bars, read_windows
 
 logger = logging.getLogger(__name__)
 
 BatchSize = Annotated[
-    int, Field(ge=1, le=MOST_JOBS, description="Tickers that one run on the GPU pool trains in a row.")
+    int, Field(ge=1, le=MOST_JOBS, description="Tickers that one run on the GPU pool trains one after the other.")
 ]
 
 
 class Prepared(PreparedTicker):
-    """A ticker that is ready to be trained.
+    """A ticker that is ready for training.
 
     Attributes:
         config: Its settings.
-        stale: Sessions that its prices lack.
-        not_updated: Why its prices could not be brought up to date.
+        stale: Number of sessions missing at the end of its prices.
+        not_updated: Why its prices could not be updated; empty if they were.
     """
 
     config: PipelineConfig
@@ -53,7 +52,7 @@ class Prepared(PreparedTicker):
 
 
 class TickerNight(FrozenModel):
-    """What the night did for one ticker, in words; `failure` says why it did not get to the end."""
+    """The outcome of the night for one ticker, in words; `failure` says why it did not finish."""
 
     stock: str
     verdict: str = ""
@@ -66,7 +65,7 @@ class TickerNight(FrozenModel):
     failure: str = ""
 
     def row(self) -> dict[str, str]:
-        """The ticker's row in the table of the night."""
+        """Make the ticker's row in the table of the night."""
         return {
             "Stock": self.stock,
             "Outcome": "failed" if self.failure else "promoted" if self.promoted else "kept",
@@ -79,7 +78,7 @@ class TickerNight(FrozenModel):
 
 
 class Night(FrozenModel):
-    """One entry a ticker, in the order in which they were asked for."""
+    """One entry per ticker, in the order of the request."""
 
     tickers: tuple[TickerNight, ...]
 
@@ -96,10 +95,10 @@ def nightly(
 
     Args:
         config: Data and settings, the same for all tickers.
-        tickers: Stocks; none means all of the data folder.
+        tickers: Stocks; empty means all of the data folder.
         heavy_stages: Where training and sampling run: in this process, or on workers of the GPU work pool.
-        exchange: Calendar such as XNYS; a run that is due on a day without a session there does nothing.
-        batch_size: Tickers that one run on the GPU pool trains in a row.
+        exchange: Calendar such as XNYS; on a day without a session the run does nothing.
+        batch_size: Tickers that one run on the GPU pool trains one after the other.
 
     Raises:
         NightFailed: If a ticker failed; the others are done.
@@ -143,26 +142,26 @@ def nightly(
 
 
 def in_words(error: Exception) -> str:
-    """An error as the table of the night shows it."""
+    """Write an error as the table of the night shows it."""
     return f"{type(error).__name__}: {error}"
 
 
 def prepare_all(
     config: PipelineConfig, names: Sequence[str], *, exchange: str | None, failures: dict[str, str]
 ) -> dict[str, Prepared]:
-    """Every ticker's data and champion; what is wrong with one goes to `failures`."""
+    """Prepare the data and champion of every ticker; the error of one goes to `failures`."""
     prepared = {}
     for stock in names:
         try:
-            prepared[stock] = prepare(config, stock, exchange=exchange)
+            prepared[stock] = prepare_ticker(config, stock, exchange=exchange)
         except Exception as error:
             logger.exception("%s cannot be prepared", stock)
             failures[stock] = in_words(error)
     return prepared
 
 
-def prepare(config: PipelineConfig, stock: str, *, exchange: str | None) -> Prepared:
-    """Prices, updated where that is asked for, windows and champion of one ticker; what is the same is not remade."""
+def prepare_ticker(config: PipelineConfig, stock: str, *, exchange: str | None) -> Prepared:
+    """Prepare one ticker: update its prices if the settings say so, cut windows, and find its champion."""
     own = with_stock(config, stock)
     not_updated = update_prices(own, exchange=exchange)
     steps = Steps(own, Store.current())
@@ -183,9 +182,9 @@ def prepare(config: PipelineConfig, stock: str, *, exchange: str | None) -> Prep
 
 
 def train_elsewhere(prepared: Sequence[Prepared], *, size: int) -> dict[str, TickerStages]:
-    """All heavy stages of all tickers on the GPU pool, in batches that run as far side by side as there are workers.
+    """Run all heavy stages on the GPU pool, in batches that run in parallel on as many workers as there are.
 
-    Where a batch fails as a whole, its tickers are tried one by one: what was done is in the store.
+    If a whole batch fails, its tickers are tried one by one; finished stages are in the store.
     """
     batches = [prepared[first : first + size] for first in range(0, len(prepared), size)]
     found: dict[str, TickerStages] = {}
@@ -218,7 +217,7 @@ def retrain(ready: Prepared, stages: TickerStages | None = None) -> PipelineResu
 
     Args:
         ready: Its data, its champion and its settings.
-        stages: What the GPU pool has made already; without it everything runs here.
+        stages: Results of the GPU pool; without them everything runs here.
     """
     return train(ready.config, heavy=Finished(stages.results, stages.error) if stages else None, given=ready)
 
@@ -232,7 +231,7 @@ def ticker_night(
     failure: str,
     seconds: float,
 ) -> TickerNight:
-    """One ticker's entry: the verdict, the forecast, how former forecasts did, and what to watch."""
+    """Make one ticker's entry: verdict, forecast, score of earlier forecasts, and warnings."""
     warnings, live = [], ""
     registered = result.registered if result else None
     promoted = registered is not None and CHAMPION in registered.aliases
@@ -243,9 +242,9 @@ def ticker_night(
             last = read_bars(ready.bars)["date"].iloc[-1].date()
             warnings.append(f"The prices end on {last}, as they could not be updated ({ready.not_updated}).")
         try:
-            champion = (
-                RegisteredAdapter(spec=f"{stock}@{registered.version}") if promoted and registered else ready.champion
-            )
+            champion = ready.champion
+            if promoted and registered is not None:
+                champion = RegisteredAdapter(ticker=stock, version=int(registered.version))
             live, watched = watch(ready, champion=champion)
             warnings += watched
         except Exception as error:
@@ -266,22 +265,22 @@ def ticker_night(
 
 
 def watch(ready: Prepared, *, champion: RegisteredAdapter | None) -> tuple[str, list[str]]:
-    """How issued forecasts did, in a sentence, and a sentence for each drift.
+    """Score issued forecasts and check for drift; returns a sentence on the scores, and one per drift.
 
-    The live error is held against what the test split promised when the champion was promoted.
+    The live error is compared with the error on the test split when the champion was promoted.
     """
     stock, frame = ready.config.stock, read_windows(ready.windows)
     scores = score_issued(stock, read_bars(ready.bars))
     drift = input_drift(frame[frame["split"] == "train"], frame.sort_values("origin").tail(RECENT_WINDOWS))
-    error = live_error_drift(scores, version=int(champion.spec.split("@")[1])) if champion else None
+    error = live_error_drift(scores, version=champion.version) if champion else None
     return scores.text, [each.text for each in (drift, error) if each is not None and each.drifted]
 
 
 def finish(night: Night) -> None:
-    """Show the night as a table, the failed tickers first, and end red where there are some.
+    """Publish the table of the night, failed tickers first, and fail the flow run if there are any.
 
     Raises:
-        NightFailed: If a ticker failed; names every one with its reason.
+        NightFailed: If a ticker failed; names each with its reason.
     """
     failed = [each for each in night.tickers if each.failure]
     promoted = [each.stock for each in night.tickers if each.promoted]

@@ -7,7 +7,7 @@ from typing import Any
 
 from tickerforge.features.stages import BASE_MODEL, FORECASTS, SFT, SFT_DATA, stage_named
 from tickerforge.flows.errors import StageFailed, StageRefused
-from tickerforge.flows.remote.requests import HeavyStages, RegisteredAdapter, StageOutput, StageRequest
+from tickerforge.flows.remote.requests import HeavyStages, StageOutput, StageRequest
 from tickerforge.flows.server.slots import gpu_slot
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.base.paths import Workspace
@@ -16,6 +16,7 @@ from tickerforge.tasks.models.adapters import BaseModelRef, base_model_identity,
 from tickerforge.tasks.models.train import base_model_for, prepare_base_model, sample_answers, train_grpo, train_sft
 from tickerforge.tasks.outputs.evaluate import forecast_model
 from tickerforge.tasks.registry.registration import fetch_registered
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, FinishedOnly, NotFinished, Store
 from tickerforge.tasks.tracking.stage_runs import connect
 
@@ -35,7 +36,7 @@ def fetch_adapter(adapter: RegisteredAdapter | Path) -> Path:
     if isinstance(adapter, Path):
         return adapter
     workspace = Workspace.current()
-    return fetch_registered(connect(workspace), adapter.spec, cache=workspace.pulled)
+    return fetch_registered(connect(workspace), adapter, cache=workspace.pulled)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from tickerforge.features.config import FrozenModel
-from tickerforge.features.pooling import POOL
 from tickerforge.features.stages import HeavyStage
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.models.adapters import BaseModelRef
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef
 
 # Where an artifact lies and whether it was found finished differs between machines and attempts; its hash does not.
@@ -30,17 +30,6 @@ def _content(value: object) -> object:
         case list() | tuple():
             return [_content(item) for item in value]
     return value
-
-
-class RegisteredAdapter(FrozenModel):
-    """A version in the registry such as `AAPL@7`, which any machine can fetch."""
-
-    spec: str
-
-    @property
-    def is_pooled(self) -> bool:
-        """Whether it was trained on all tickers together."""
-        return self.spec.partition("@")[0] == POOL
 
 
 Adapter = ArtifactRef | RegisteredAdapter | Path

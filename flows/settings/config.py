@@ -1,10 +1,12 @@
-"""One configuration for the whole pipeline: defaults, then a recipe, then named flags, then `key.path=value`."""
+"""The configuration of a run: defaults, then a recipe, then named flags, then `key.path=value`."""
 
 import difflib
 import json
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,35 +22,41 @@ from tickerforge.training.config import TrainingConfig
 
 SHOWN_CHARACTERS = 80
 TICKER_PATTERN = r"^[A-Za-z0-9_^=-][A-Za-z0-9._^=-]{0,31}$"
+# Settings of the machine, not of the run: a command that repeats the run elsewhere leaves them out.
+_MACHINE_SETTINGS = ("training.launch.isolate", "training.launch.vllm_server")
 
 
 class PipelineConfig(FrozenModel):
-    """Everything one run of the pipeline depends on."""
+    """Everything that one run of the pipeline depends on."""
 
     stock: str = Field(
         default="AAPL",
-        description=f"Ticker to train for; {POOL}: one adapter for all tickers of the data folder together.",
+        description=f"Ticker to train; {POOL}: one adapter for all tickers of the data folder together.",
         json_schema_extra={"pattern": TICKER_PATTERN},
     )
     data: Path | None = Field(
         default=None,
-        description="Folder with one {STOCK}.csv a ticker (Yahoo columns). Without it the synthetic market is used, "
-        "and `stock` must be its ticker.",
+        description="Folder with one {STOCK}.csv per ticker, in Yahoo's columns. Without it, the run uses the synthetic "
+        "market, and `stock` must be its ticker.",
     )
     update: UpdateSource = Field(
         default="none",
-        description="Where nights, daily forecasts and scheduled runs first bring the files in data up to date from.",
+        description="Source from which nights, daily forecasts and scheduled runs first update the files in data.",
     )
     seed: int = Field(default=0, ge=0, le=2_147_483_647, description="Seed of every stage.")
     warm_start: Literal["none", "champion", "pooled"] = Field(
         default="none",
-        description="Where the first stage and the fine-tuning start: none: a fresh adapter; champion: the current "
-        "champion, else the adapter of all tickers; pooled: the adapter of all tickers. What does not fit is passed "
-        "over.",
+        description="Adapter from which the first stage and the fine-tuning start. none: a fresh one; champion: the "
+        "current champion, else the adapter of all tickers; pooled: the adapter of all tickers. An adapter that does "
+        "not fit the run is skipped.",
     )
     features: FeatureConfig = Field(default=FeatureConfig(), description="Windows, indicators, units and prompts.")
-    quality: QualityConfig = Field(default=QualityConfig(), description="What the prices in data must live up to.")
-    synthetic: SyntheticConfig = Field(default=SyntheticConfig(), description="The market used where data is empty.")
+    quality: QualityConfig = Field(
+        default=QualityConfig(), description="Requirements that the prices in data must meet."
+    )
+    synthetic: SyntheticConfig = Field(
+        default=SyntheticConfig(), description="The market that is used if data is empty."
+    )
     training: TrainingConfig = Field(default=TrainingConfig(), description="Base model and stages.")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="How forecasts are compared.")
     gate: GateConfig = Field(default=GateConfig(), description="When a challenger becomes champion.")
@@ -62,25 +70,25 @@ class PipelineConfig(FrozenModel):
 
 
 def check_source(config: PipelineConfig) -> None:
-    """Refuse a stock without prices: a model of the synthetic market must not go by a real ticker's name.
+    """Refuse a stock without prices: a model of the synthetic market must not have a real ticker's name.
 
     Raises:
-        ConfigError: If there is no data folder and the stock is not the synthetic one; for a pool as `pool_folder`.
+        ConfigError: If there is no data folder and the stock is not the synthetic one. For a pool: see `pool_folder`.
     """
     if config.stock == POOL:
         pool_folder(config)
     elif config.data is None and config.stock != config.synthetic.ticker:
         raise ConfigError(
-            f"no prices for {config.stock}: give --data FOLDER with a {config.stock}.csv in it. Without prices there "
-            f"is only the synthetic market: --stock {config.synthetic.ticker}."
+            f"no prices for {config.stock}: give --data FOLDER with {config.stock}.csv in it, or use the synthetic market "
+            f"with --stock {config.synthetic.ticker}."
         )
 
 
 def pool_folder(config: PipelineConfig) -> Path:
-    """The folder whose tickers are pooled.
+    """Return the folder whose tickers are pooled.
 
     Raises:
-        ConfigError: If there is none, or the windows of different tickers would not be comparable.
+        ConfigError: If there is none, or if the windows of different tickers would not be comparable.
     """
     if config.data is None:
         raise ConfigError(f"--stock {POOL} trains on all tickers of a folder together: give --data FOLDER")
@@ -92,7 +100,7 @@ def pool_folder(config: PipelineConfig) -> Path:
 
 
 def evaluation_of(config: PipelineConfig) -> EvaluationConfig:
-    """How forecasts are compared, with the base model's own cut-off where no other date is given."""
+    """Return how forecasts are compared; without `test_after`, the cut-off of the base model takes its place."""
     given = config.evaluation
     return given if given.test_after else given.model_copy(update={"test_after": config.training.model_cutoff})
 
@@ -102,12 +110,12 @@ def build_config(
 ) -> PipelineConfig:
     """Join the layers of configuration; the later layer wins: defaults, `recipe`, `flags`, `assignments`.
 
-    What a recipe says of its base model's cut-off does not hold for another base model.
+    The recipe's `training.model_cutoff` is dropped when a later layer names another base model.
 
     Args:
         recipe: TOML file with the structure of `PipelineConfig`.
-        flags: Dotted keys with their values; `None` means that the flag was not given.
-        assignments: `key.path=value`, the value written as in TOML or JSON; anything else is a plain string.
+        flags: Values by dotted key; `None` means that the flag was not given.
+        assignments: `key.path=value`, with the value in TOML or JSON; anything else is a plain string.
 
     Raises:
         ConfigError: If the recipe cannot be read, a key does not exist or a value is out of range.
@@ -127,7 +135,7 @@ def build_config(
 
 
 def load_recipe(path: Path) -> PipelineConfig:
-    """Read a recipe: a TOML file with the structure of `PipelineConfig`; what it leaves out keeps its default.
+    """Read a recipe: a TOML file with the structure of `PipelineConfig`; missing keys keep their defaults.
 
     Raises:
         ConfigError: If the file cannot be read, a key does not exist or a value is out of range.
@@ -136,7 +144,7 @@ def load_recipe(path: Path) -> PipelineConfig:
 
 
 def with_overrides(config: PipelineConfig, assignments: Sequence[str]) -> PipelineConfig:
-    """A copy of `config` with some keys changed, for example `["training.grpo_1st.steps=20", "stock=MSFT"]`.
+    """Return `config` with some keys changed, for example `["training.grpo_1st.steps=20", "stock=MSFT"]`.
 
     Raises:
         ConfigError: If an assignment has no `=`, a key does not exist or a value is out of range.
@@ -147,7 +155,7 @@ def with_overrides(config: PipelineConfig, assignments: Sequence[str]) -> Pipeli
 
 
 def dotted_keys(model: type[BaseModel] = PipelineConfig, *, prefix: str = "") -> Iterator[str]:
-    """Every key that holds a value, such as `training.grpo_1st.steps`."""
+    """Yield every key that holds a value, such as `training.grpo_1st.steps`."""
     for name, field in model.model_fields.items():
         nested = _nested_model(field)
         if nested is None:
@@ -156,13 +164,39 @@ def dotted_keys(model: type[BaseModel] = PipelineConfig, *, prefix: str = "") ->
             yield from dotted_keys(nested, prefix=f"{prefix}{name}.")
 
 
+def command_of(config: PipelineConfig) -> str:
+    """Return the `tickerforge run` command that repeats a run: every setting that differs from its default.
+
+    Of a folder on this machine, only the name appears.
+    """
+    words = ["tickerforge", "run", "--stock", config.stock]
+    if config.data is not None:
+        words += ["--data", config.data.resolve().name]
+    default = PipelineConfig()
+    for key in dotted_keys():
+        value = _value_at(config, key)
+        if value != _value_at(default, key) and key not in ("stock", "data", *_MACHINE_SETTINGS):
+            words += ["--set", f"{key}={_written(value)}"]
+    return shlex.join(words)
+
+
+def _value_at(config: PipelineConfig, key: str) -> object:
+    return reduce(getattr, key.split("."), config)
+
+
+def _written(value: object) -> str:
+    if isinstance(value, str):
+        return Path(value).name if Path(value).is_absolute() or Path(value).is_dir() else value
+    return value.isoformat() if isinstance(value, date) else json.dumps(value)
+
+
 def _nested_model(field: FieldInfo) -> type[BaseModel] | None:
     annotation = field.annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _field_at(path: Sequence[str]) -> FieldInfo | None:
-    """The field behind a dotted key, or `None` where there is none."""
+    """Return the field at a dotted key, or `None` if there is none."""
     model: type[BaseModel] | None = PipelineConfig
     field: FieldInfo | None = None
     for part in path:
@@ -179,14 +213,14 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read the recipe {path}: {error.strerror or error}. Check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {path} is not valid TOML: {error}. Mend that place and try again.") from error
+        raise ConfigError(f"the recipe {path} is not valid TOML: {error}. Fix it there and try again.") from error
 
 
 def _assign(settings: dict[str, Any], assignments: Sequence[str]) -> None:
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key.strip():
-            raise ConfigError(f"{assignment!r} is no setting: write key.path=value, e.g. training.grpo_1st.steps=20")
+            raise ConfigError(f"{assignment!r} is not a setting: write key.path=value, e.g. training.grpo_1st.steps=20")
         path = key.strip().split(".")
         field = _field_at(path)
         if field is None:
@@ -265,7 +299,7 @@ _BOUNDS: tuple[tuple[type, str, str], ...] = (
 
 
 def allowed(field: FieldInfo) -> str:
-    """What a field accepts, in words: `a whole number, at least 1 and at most 256`."""
+    """Describe what a field accepts: `a whole number, at least 1 and at most 256`."""
     annotation = field.annotation
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(annotation))

@@ -1,4 +1,4 @@
-"""Explicit files of a single stage, as the published scripts take them: data, adapters, accepted answers, results."""
+"""Explicit files of a single stage, as in the published scripts: data, adapters, accepted answers, results."""
 
 import logging
 from pathlib import Path
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class StageFiles(FrozenModel):
-    """Where a single stage reads and writes; what is not given comes from the store and goes to the usual folders."""
+    """Files that a single stage reads and writes; anything not given is read from the store or written to the usual folders."""
 
     train_x_path: Path | None = Field(default=None, description="Histories to train on, {STOCK}_train_x.csv.")
     train_y_path: Path | None = Field(default=None, description="Targets to train on, {STOCK}_train_y.csv.")
@@ -24,18 +24,18 @@ class StageFiles(FrozenModel):
     full_x_path: Path | None = Field(default=None, description="All histories, {STOCK}_full_x.csv.")
     full_y_path: Path | None = Field(default=None, description="All targets, {STOCK}_full_y.csv.")
     grpo_saved_lora_1st: Path | None = Field(
-        default=None, description="Adapter of grpo1: written there by it, read by the others."
+        default=None, description="Folder of the adapter of grpo1: grpo1 writes it, the later stages read it."
     )
     sft_saved_lora: Path | None = Field(
-        default=None, description="Adapter of sft: written there by it, read by the others."
+        default=None, description="Folder of the adapter of sft: sft writes it, the later stages read it."
     )
     grpo_saved_lora_2nd: Path | None = Field(
-        default=None, description="Adapter of grpo2: written there by it, read by compare."
+        default=None, description="Folder of the adapter of grpo2: grpo2 writes it, compare reads it."
     )
     sft_data_path: Path | None = Field(
-        default=None, description="Accepted answers as CSV: written there by sft-data, read by sft."
+        default=None, description="Accepted answers as CSV: sft-data writes the file, sft reads it."
     )
-    results_dir: Path | None = Field(default=None, description="Folder for the records of the stage.")
+    results_dir: Path | None = Field(default=None, description="Folder for the results of the stage.")
 
     def saved_adapter(self, stage: str) -> Path | None:
         """Return the adapter folder that was given for a stage."""
@@ -46,7 +46,7 @@ class StageFiles(FrozenModel):
         }[stage]
 
     def pair(self, split: str) -> tuple[Path, Path] | None:
-        """The x and y file of `train`, `test` or `full`, or `None` where neither is given.
+        """Return the x and y file of `train`, `test` or `full`, or `None` if neither is given.
 
         Raises:
             ConfigError: If only one of the two is given.
@@ -56,12 +56,12 @@ class StageFiles(FrozenModel):
             return None
         if x is None or y is None:
             given, missing = ("x", "y") if y is None else ("y", "x")
-            raise ConfigError(f"--{split}-{given}-path needs --{split}-{missing}-path beside it")
+            raise ConfigError(f"--{split}-{given}-path needs --{split}-{missing}-path too")
         return x, y
 
 
 def check_pairs(files: StageFiles) -> None:
-    """Refuse x files without their y files, and other files without train files.
+    """Refuse an x file without its y file (or the reverse), and test or full files without train files.
 
     Raises:
         ConfigError: If a file is missing.
@@ -69,21 +69,21 @@ def check_pairs(files: StageFiles) -> None:
     pairs = {split: files.pair(split) for split in ("train", "test", "full")}
     others = [split for split in ("test", "full") if pairs[split] is not None]
     if pairs["train"] is None and others:
-        raise ConfigError(f"--{others[0]}-x-path needs --train-x-path and --train-y-path: they fix the units")
+        raise ConfigError(f"--{others[0]}-x-path needs --train-x-path and --train-y-path: they define the units")
 
 
 def check_names_ticker(config: PipelineConfig) -> None:
-    """Refuse the name of the pool for the files of one ticker.
+    """Refuse the name of the pool as the ticker of explicit files.
 
     Raises:
         ConfigError: If the stock is the pool.
     """
     if config.stock == POOL:
-        raise ConfigError(f"--stock {POOL} stands for all tickers of a folder: name the ticker that the files are of")
+        raise ConfigError(f"--stock {POOL} means all tickers of a folder: name the ticker of the files")
 
 
 def as_published(config: PipelineConfig, files: StageFiles) -> PipelineConfig:
-    """The configuration to use with published files: they hold no indicators, so prompts show prices alone."""
+    """Return the configuration for published files: they hold no indicators, so prompts show only prices."""
     if files.pair("train") is None or config.features.prompt_style == "prices":
         return config
     logger.info("published files hold no indicators for the prompt: using features.prompt_style = 'prices'")

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 from tickerforge.features.pooling import POOL
 from tickerforge.flows.remote.here import fetch_adapter
-from tickerforge.flows.remote.requests import RegisteredAdapter
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import takes_same_windows
 from tickerforge.tasks.base.errors import NotRegistered, TrackingError
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef, read_card
 from tickerforge.tasks.registry.promotion import FORMER_CHAMPION
-from tickerforge.tasks.registry.registration import CHALLENGER, CHAMPION, find_version, model_name
+from tickerforge.tasks.registry.registration import CHALLENGER, CHAMPION, find_version
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.tracking.stage_runs import connect
 from tickerforge.tasks.windows.preprocess import train_end
@@ -32,10 +32,9 @@ def current_champion(stock: str) -> RegisteredAdapter | None:
 
 def _registered(stock: str, alias: str) -> RegisteredAdapter | None:
     try:
-        found = find_version(connect(Workspace.current()), model_name(stock), alias=alias)
+        return RegisteredAdapter.find(connect(Workspace.current()), stock, alias=alias)
     except NotRegistered:
         return None
-    return RegisteredAdapter(spec=f"{stock}@{found.version}")
 
 
 def warm_start(
@@ -54,12 +53,12 @@ def warm_start(
         try:
             card = read_card(fetch_adapter(adapter))
         except (TrackingError, AdapterError) as error:
-            logger.warning("training does not start from %s, which cannot be had: %s", adapter.spec, error)
+            logger.warning("training does not start from %s, which cannot be had: %s", adapter, error)
             continue
         if different := _differences(card, config, windows=windows, base_model=base_model):
-            logger.info("training does not start from %s, which has another %s", adapter.spec, " and ".join(different))
+            logger.info("training does not start from %s, which has another %s", adapter, " and ".join(different))
             continue
-        logger.info("training starts from %s", adapter.spec)
+        logger.info("training starts from %s", adapter)
         return adapter
     if config.warm_start != "none":
         logger.info("%s has no adapter to start from that fits: training starts from a fresh one", config.stock)
@@ -120,7 +119,6 @@ def _same_base_model(card: AdapterCard, config: PipelineConfig, base_model: Base
 
 
 def _champion_before(champion: RegisteredAdapter) -> RegisteredAdapter | None:
-    stock, version = champion.spec.split("@")
-    found = find_version(connect(Workspace.current()), model_name(stock), alias=version)
+    found = find_version(connect(Workspace.current()), champion.name, alias=str(champion.version))
     former = found.tags.get(FORMER_CHAMPION, "")
-    return RegisteredAdapter(spec=f"{stock}@{former}") if former.isdigit() else None
+    return RegisteredAdapter(ticker=champion.ticker, version=int(former)) if former.isdigit() else None

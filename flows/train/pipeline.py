@@ -17,11 +17,10 @@ from tickerforge.flows.errors import ChampionChanged
 from tickerforge.flows.prices.pool import Data
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import GPU_POOL, GpuPool, Where
-from tickerforge.flows.remote.requests import HeavyStages, RegisteredAdapter
+from tickerforge.flows.remote.requests import HeavyStages
 from tickerforge.flows.server.slots import ticker_slot
-from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.settings.repeat import command_of
-from tickerforge.flows.settings.schedule import Exchange, due_on_session
+from tickerforge.flows.settings.config import PipelineConfig, command_of
+from tickerforge.flows.settings.scope import Exchange, due_on_session
 from tickerforge.flows.train.champions import current_champion, warm_start
 from tickerforge.flows.train.runs import Run, new_run_folder, recorded_run, stage_settings
 from tickerforge.flows.train.steps import adapters_of
@@ -37,6 +36,7 @@ from tickerforge.tasks.outputs.publish import (
     publish_stage,
 )
 from tickerforge.tasks.registry.registration import RegisteredModel, register_adapter
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.tracking.stage_runs import log_comparison, log_stage, wait_for_tracking
 

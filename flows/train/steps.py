@@ -22,14 +22,15 @@ from tickerforge.features.stages import (
 from tickerforge.flows.errors import StageRefused
 from tickerforge.flows.prices.pool import Data, pooled_data
 from tickerforge.flows.remote.here import Here, fetch_adapter, stage_seed
-from tickerforge.flows.remote.requests import Adapter, HeavyStages, RegisteredAdapter, StageOutput, StageRequest
+from tickerforge.flows.remote.requests import Adapter, HeavyStages, StageOutput, StageRequest
 from tickerforge.flows.settings.config import PipelineConfig, check_source, evaluation_of
 from tickerforge.tasks.base.environment import git_revision
 from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef, adapter_identity, read_card
 from tickerforge.tasks.outputs.evaluate import compare_models
 from tickerforge.tasks.prices.market_data import FolderSource, MarketSource, SyntheticSource, fetch_bars
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
-from tickerforge.tasks.windows.preprocess import build_windows, train_end
+from tickerforge.tasks.windows.preprocess import store_windows, train_end
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
@@ -75,7 +76,7 @@ class Steps:
 
     def windows(self, bars: ArtifactRef) -> ArtifactRef:
         """Windows with features and splits."""
-        return build_windows(bars, config=self.config.features, store=self.store)
+        return store_windows(bars, config=self.config.features, store=self.store)
 
     def base_model(self) -> BaseModelRef:
         """Return the base model; build it if it is the tiny one."""

@@ -17,14 +17,16 @@ from tickerforge.flows.night.batches import BatchAnswer, TickerJob, TickerStages
 from tickerforge.flows.remote import gpu_pool
 from tickerforge.flows.remote.gpu_pool import Call, GpuPool, call_all
 from tickerforge.flows.remote.here import Finished, Recording
-from tickerforge.flows.remote.requests import RegisteredAdapter, StageAnswer, StageOutput, StageRequest, content_digest
+from tickerforge.flows.remote.requests import StageAnswer, StageOutput, StageRequest, content_digest
 from tickerforge.flows.remote.worker import heavy_stage
 from tickerforge.flows.server.slots import GPU_LIMIT, gpu_slot, ticker_limit, ticker_slot
 from tickerforge.tasks.models.adapters import BaseModelRef
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.store.records import write_record
 from tiny_pipeline import tiny_config
 
+AAPL_7 = RegisteredAdapter(ticker="AAPL", version=7)
 WINDOWS = ArtifactRef(stage="windows", key="k", path=Path("there/windows/k"), sha256="0" * 64, meta={"rows": 3})
 BASE = BaseModelRef(model="tiny", location="there/base", identity="abc", artifact=WINDOWS)
 
@@ -34,11 +36,11 @@ BASE = BaseModelRef(model="tiny", location="there/base", identity="abc", artifac
     [
         StageRequest(stage="base_model", config=tiny_config()),
         StageRequest(stage="grpo_1st", config=tiny_config(), windows=WINDOWS, base_model=BASE, adapter=WINDOWS),
-        StageRequest(stage="forecasts", config=tiny_config(), adapter=RegisteredAdapter(spec="AAPL@7"), model="base"),
+        StageRequest(stage="forecasts", config=tiny_config(), adapter=AAPL_7, model="base"),
         StageRequest(stage="sft", config=tiny_config(), adapter=Path("here"), answers=Path("answers.csv")),
         StageAnswer(results=(WINDOWS, BASE)),
         StageAnswer(refusal="no"),
-        TickerJob(config=tiny_config(), windows=WINDOWS, champion=RegisteredAdapter(spec="BRK.B@12")),
+        TickerJob(config=tiny_config(), windows=WINDOWS, champion=RegisteredAdapter(ticker="BRK.B", version=12)),
         BatchAnswer(tickers=(TickerStages(stock="AAPL", results={"sft": WINDOWS, "base_model": BASE}, error="no"),)),
     ],
     ids=lambda document: type(document).__name__,

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tickerforge.flows.remote.requests import RegisteredAdapter, StageOutput, StageRequest
+from tickerforge.flows.remote.requests import StageOutput, StageRequest
 from tickerforge.flows.settings.config import PipelineConfig, with_overrides
 from tickerforge.flows.train import champions
 from tickerforge.flows.train.steps import Steps
 from tickerforge.tasks.base.errors import TrackingError
 from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef, read_card, write_card
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.training.config import SFTStageConfig, TrainingConfig
 from tiny_pipeline import tiny_config
@@ -49,7 +50,7 @@ def registry(versions: dict[str, int]) -> Callable[[str, str], RegisteredAdapter
 
     def registered(stock: str, alias: str) -> RegisteredAdapter | None:
         version = versions.get(f"{stock}@{alias}")
-        return RegisteredAdapter(spec=f"{stock}@{version}") if version else None
+        return RegisteredAdapter(ticker=stock, version=version) if version else None
 
     return registered
 
@@ -63,12 +64,12 @@ def until(day: str) -> ArtifactRef:
 
 
 def test_training_starts_from_the_champion_where_it_fits(champion: PipelineConfig) -> None:
-    assert started(champion) == RegisteredAdapter(spec="DEMO@3")
+    assert started(champion) == RegisteredAdapter(ticker="DEMO", version=3)
     other = with_overrides(champion, ["training.grpo_1st.steps=9", "seed=4"])
-    assert started(other) == RegisteredAdapter(spec="DEMO@3")
+    assert started(other) == RegisteredAdapter(ticker="DEMO", version=3)
 
 
-@pytest.mark.parametrize("start", [None, RegisteredAdapter(spec="ALL@2")])
+@pytest.mark.parametrize("start", [None, RegisteredAdapter(ticker="ALL", version=2)])
 def test_the_first_stage_and_the_fine_tuning_start_there_and_the_third_stage_goes_on_from_the_second(
     start: RegisteredAdapter | None, tmp_path: Path
 ) -> None:
@@ -170,7 +171,8 @@ def test_where_there_is_no_champion_training_starts_from_the_pooled_adapter(
 ) -> None:
     monkeypatch.setattr(champions, "_registered", registry(there))
     config = with_overrides(champion, [f"warm_start={asked}"])
-    assert started(config) == (RegisteredAdapter(spec=start) if start else None)
+    found = started(config)
+    assert (str(found) if found else None) == start
 
 
 def test_a_champion_that_does_not_fit_gives_way_to_the_pooled_adapter(
@@ -183,13 +185,13 @@ def test_a_champion_that_does_not_fit_gives_way_to_the_pooled_adapter(
     write_card(other, card.model_copy(update={"training": card.training.model_copy(update={"lora_rank": 16})}))
     monkeypatch.setattr(champions, "_registered", registry(EVERYTHING))
     monkeypatch.setattr(champions, "fetch_adapter", lambda adapter: tmp_path if adapter.is_pooled else other)
-    assert started(champion) == RegisteredAdapter(spec="ALL@5")
+    assert started(champion) == RegisteredAdapter(ticker="ALL", version=5)
     assert "DEMO@3, which has another LoRA rank" in caplog.text
 
 
 def test_a_pool_starts_from_its_champion_or_afresh(champion: PipelineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = champion.model_copy(update={"stock": "ALL"})
     monkeypatch.setattr(champions, "_registered", registry(EVERYTHING))
-    assert started(pool) == RegisteredAdapter(spec="ALL@5")
+    assert started(pool) == RegisteredAdapter(ticker="ALL", version=5)
     monkeypatch.setattr(champions, "_registered", registry({"ALL@challenger": 6}))
     assert started(pool) is None
