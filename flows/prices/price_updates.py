@@ -6,7 +6,7 @@ from pathlib import Path
 from tickerforge.features.pooling import POOL
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.settings.schedule import due
+from tickerforge.flows.settings.scope import due
 from tickerforge.tasks.prices.market_data import pool_tickers
 from tickerforge.tasks.prices.price_files import price_file
 

@@ -36,8 +36,8 @@ class PipelineConfig(FrozenModel):
     )
     data: Path | None = Field(
         default=None,
-        description="Folder with one {STOCK}.csv per ticker, in Yahoo's columns. Without it, the run uses the synthetic "
-        "market, and `stock` must be its ticker.",
+        description="Folder with one {STOCK}.csv per ticker, in Yahoo's columns. Without it, the run uses the "
+        "synthetic market, and `stock` must be its ticker.",
     )
     update: UpdateSource = Field(
         default="none",
@@ -51,12 +51,8 @@ class PipelineConfig(FrozenModel):
         "not fit the run is skipped.",
     )
     features: FeatureConfig = Field(default=FeatureConfig(), description="Windows, indicators, units and prompts.")
-    quality: QualityConfig = Field(
-        default=QualityConfig(), description="Requirements that the prices in data must meet."
-    )
-    synthetic: SyntheticConfig = Field(
-        default=SyntheticConfig(), description="The market that is used if data is empty."
-    )
+    quality: QualityConfig = Field(default=QualityConfig(), description="Requirements for the prices in data.")
+    synthetic: SyntheticConfig = Field(default=SyntheticConfig(), description="The market without a data folder.")
     training: TrainingConfig = Field(default=TrainingConfig(), description="Base model and stages.")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="How forecasts are compared.")
     gate: GateConfig = Field(default=GateConfig(), description="When a challenger becomes champion.")
@@ -79,8 +75,8 @@ def check_source(config: PipelineConfig) -> None:
         pool_folder(config)
     elif config.data is None and config.stock != config.synthetic.ticker:
         raise ConfigError(
-            f"no prices for {config.stock}: give --data FOLDER with {config.stock}.csv in it, or use the synthetic market "
-            f"with --stock {config.synthetic.ticker}."
+            f"no prices for {config.stock}: give --data FOLDER with {config.stock}.csv in it, or use the synthetic "
+            f"market: --stock {config.synthetic.ticker}."
         )
 
 

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class StageFiles(FrozenModel):
-    """Files that a single stage reads and writes; anything not given is read from the store or written to the usual folders."""
+    """Files that a single stage reads and writes; instead of a missing one, the store or the usual folder is used."""
 
     train_x_path: Path | None = Field(default=None, description="Histories to train on, {STOCK}_train_x.csv.")
     train_y_path: Path | None = Field(default=None, description="Targets to train on, {STOCK}_train_y.csv.")

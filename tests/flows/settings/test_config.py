@@ -12,12 +12,12 @@ from tickerforge.flows.settings.config import (
     PipelineConfig,
     build_config,
     check_source,
+    command_of,
     dotted_keys,
     evaluation_of,
     load_recipe,
     with_overrides,
 )
-from tickerforge.flows.settings.repeat import command_of
 
 
 def recipe(folder: Path, text: str) -> Path:
