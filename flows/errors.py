@@ -2,17 +2,17 @@
 
 FlowsError (RuntimeError)
 ├── ConfigError           a setting that does not exist, or a value outside its range
-├── MissingArtifactError  a stage was asked for whose inputs have not been made yet
+├── MissingArtifactError  the inputs of a stage have not been made yet
 ├── PrefectUnavailable    neither the embedded Prefect nor the configured server answers
 ├── StageFailed           a heavy stage failed where it ran, on another worker
-│   └── StageRefused      it refuses its inputs, and would refuse them again
-├── ChampionChanged       the champion that a challenger was compared with is not the champion any more
-└── NightFailed           some tickers of a night failed; the others are done
+│   └── StageRefused      it refuses its inputs; the same inputs are refused again
+├── ChampionChanged       another champion has replaced the one that a challenger was compared with
+└── NightFailed           some tickers of a night failed; the others are finished
 """
 
 
 class FlowsError(RuntimeError):
-    """Any fault in what a command or a flow was asked to do."""
+    """Any error in a command or a flow."""
 
 
 class ConfigError(FlowsError):
@@ -20,7 +20,7 @@ class ConfigError(FlowsError):
 
 
 class MissingArtifactError(FlowsError):
-    """A stage was asked for whose inputs have not been made yet."""
+    """The inputs of a stage have not been made yet."""
 
 
 class PrefectUnavailable(FlowsError):
@@ -32,12 +32,12 @@ class StageFailed(FlowsError):
 
 
 class StageRefused(StageFailed):
-    """A heavy stage refuses its inputs, and would refuse them again."""
+    """A heavy stage refuses its inputs; the same inputs are refused again."""
 
 
 class ChampionChanged(FlowsError):
-    """The champion that a challenger was compared with is not the champion any more."""
+    """Another champion has replaced the one that a challenger was compared with."""
 
 
 class NightFailed(FlowsError):
-    """Some tickers of a night failed; the others are done."""
+    """Some tickers of a night failed; the others are finished."""

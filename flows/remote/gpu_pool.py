@@ -1,4 +1,4 @@
-"""Heavy stages on the work pool `gpu-pool`: each a flow run of its own, found again by a caller that was killed."""
+"""Heavy stages on the work pool `gpu-pool`, each in its own flow run, which a restarted caller finds again."""
 
 import logging
 import time
@@ -30,25 +30,25 @@ GPU_POOL: Literal["gpu-pool"] = "gpu-pool"
 STAGE_DEPLOYMENT, BATCH_DEPLOYMENT = "heavy-stage/gpu", "train-batch/gpu"
 FORECAST_DEPLOYMENT = "forecast-batch/gpu"
 ANSWERS = "answers"
-
-POLL_SECONDS = 1.0
-# Prefect takes parameters of half a megabyte, and a job is some kilobytes.
+# Prefect accepts parameters of up to half a megabyte, and a job takes some kilobytes.
 MOST_JOBS = 100
-# A worker that dies takes its run along; on the same machine the next one resumes what it had reached.
-ATTEMPTS = 3
 
-Answer = TypeVar("Answer", bound=BaseModel)
+_POLL_SECONDS = 1.0
+# The run of a worker that dies crashes too; on the same machine the next run resumes where it stopped.
+_ATTEMPTS = 3
+
+_Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class GpuPool:
-    """Runs heavy stages on workers of `gpu-pool`; to be used inside a flow."""
+    """Runner of heavy stages on workers of `gpu-pool`; for use inside a flow."""
 
     def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
-        """Run stages there, in one flow run, and wait for it.
+        """Run stages on the pool, in one flow run, and wait for it.
 
         Raises:
-            StageFailed: If it failed there; the cause stands in its own flow run.
+            StageFailed: If it failed there; its own flow run shows the cause.
             StageRefused: If it refused its inputs.
         """
         return on_gpu_pool.with_options(task_run_name=f"{requests[0].stage} on {GPU_POOL}")(list(requests))
@@ -56,7 +56,7 @@ class GpuPool:
 
 @task(name="on-gpu-pool", **TASK_OPTIONS)
 def on_gpu_pool(requests: list[StageRequest]) -> list[StageOutput]:
-    """Run heavy stages as a flow run on the pool; errors as `GpuPool.run`."""
+    """Run heavy stages as one flow run on the pool; raise what `GpuPool.run` raises."""
     stock, stage = requests[0].config.stock, requests[0].stage
     parameters = {"requests": [request.model_dump(mode="json") for request in requests]}
     (answer,) = call_all([Call(STAGE_DEPLOYMENT, parameters, f"{stage} of {stock}")], answer=StageAnswer)
@@ -69,38 +69,38 @@ def on_gpu_pool(requests: list[StageRequest]) -> list[StageOutput]:
 
 @dataclass
 class Call:
-    """A deployment to run: with what, and what that is called in the log."""
+    """A deployment to run, with its parameters and its name in the log (`what`)."""
 
     deployment: str
     parameters: dict[str, Any]
     what: str
     attempt: int = 0
     crashes: int = 0
-    told: str = ""
+    logged_state: str = ""
     run_id: UUID | None = None
 
 
-def call_all(calls: Sequence[Call], *, answer: type[Answer]) -> list[Answer | StageFailed]:
-    """Run deployments side by side, wait for all, and read the answers that they left under their flow runs' ids.
+def call_all(calls: Sequence[Call], *, answer: type[_Answer]) -> list[_Answer | StageFailed]:
+    """Run deployments in parallel, wait for all, and read the answers that they stored under their flow runs' ids.
 
-    A run is found by a key made of the flow run that asks and of what its parameters mean: a caller that was killed
-    and is retried waits for the runs that it started before. One that had ended without a result before, failed,
-    refused or cancelled, is started anew; one that crashes with its worker is too, twice. A caller that is cancelled
-    cancels the runs; one that is merely stopped leaves them be.
+    A key made of the calling flow run and the content of the parameters identifies each run: a caller that was killed
+    and is retried waits for the runs that it started before. A run that had already ended without a result (failed,
+    refused or cancelled) is started again, and so is one that crashes with its worker, at most twice. A caller that is
+    cancelled cancels its runs; one that is only stopped lets them continue.
 
     Returns:
-        In the order of the calls, the answer, or the error where a run failed, was cancelled, or crashed every time.
+        In the order of the calls, each answer, or the error if the run failed, was cancelled, or crashed every time.
     """
     from prefect.client.orchestration import get_client
 
-    results: dict[int, Answer | StageFailed] = {}
+    results: dict[int, _Answer | StageFailed] = {}
     with get_client(sync_client=True) as client, _cancelled_with_caller(calls):
         for place, call in enumerate(calls):
             found = _start(call, answer)
             if found is not None:
                 results[place] = found
         while len(results) < len(calls):
-            time.sleep(POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
             for place, call in enumerate(calls):
                 if place in results or call.run_id is None:
                     continue
@@ -110,8 +110,8 @@ def call_all(calls: Sequence[Call], *, answer: type[Answer]) -> list[Answer | St
     return [results[place] for place in range(len(calls))]
 
 
-def _start(call: Call, answer: type[Answer]) -> Answer | None:
-    """Start a run, or find one that goes on; the answer of one that has left it."""
+def _start(call: Call, answer: type[_Answer]) -> _Answer | None:
+    """Start a run or find it running, and return `None`; if it has ended already, return its answer."""
     from prefect.deployments import run_deployment
     from prefect.runtime import flow_run as here
 
@@ -123,28 +123,28 @@ def _start(call: Call, answer: type[Answer]) -> Answer | None:
         if run.state is None or not run.state.is_final():
             return None
         found = read_record(ANSWERS, str(run.id), answer)
-        # What was refused before may be accepted now, on another worker or after the cause was cured.
+        # Another worker, or the same one after a fix, may accept what was refused before.
         if found is not None and not getattr(found, "refusal", ""):
             return found
         call.attempt += 1
 
 
 def _look(
-    call: Call, run_id: UUID, answer: type[Answer], *, client: "SyncPrefectClient"
-) -> Answer | StageFailed | None:
-    """What came of a run, or `None` while it goes on; a server that is away for some minutes is waited for."""
+    call: Call, run_id: UUID, answer: type[_Answer], *, client: "SyncPrefectClient"
+) -> _Answer | StageFailed | None:
+    """Return the answer or the failure of a run, or `None` while it runs; wait while the server is away."""
     run: FlowRun = patiently(lambda: client.read_flow_run(run_id))
     state = run.state
     if state is None or not state.is_final():
         name = (state and state.name) or "Scheduled"
-        if name != call.told:
-            call.told = name
+        if name != call.logged_state:
+            call.logged_state = name
             logger.info("%s is %s on %s", call.what, name.lower(), GPU_POOL)
         return None
     found = read_record(ANSWERS, str(run.id), answer)
     if found is not None:
         return found
-    if state.is_crashed() and call.crashes + 1 < ATTEMPTS:
+    if state.is_crashed() and call.crashes + 1 < _ATTEMPTS:
         reason = state.message or "no reason given"
         logger.warning("%s crashed on %s (%s): starting it again", call.what, GPU_POOL, reason)
         call.crashes += 1
@@ -156,7 +156,7 @@ def _look(
 
 @contextmanager
 def _cancelled_with_caller(calls: Sequence[Call]) -> Iterator[None]:
-    """Cancel flow runs where their caller is cancelled while it waits."""
+    """Cancel flow runs if their caller is cancelled while it waits."""
     try:
         yield
     except Exception:
@@ -168,7 +168,7 @@ def _cancelled_with_caller(calls: Sequence[Call]) -> Iterator[None]:
 
 
 def _is_cancelled() -> bool:
-    """Whether somebody cancelled the flow run that asks, which a signal alone does not tell."""
+    """Return whether the calling flow run was cancelled; a signal alone does not show that."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
     from prefect.runtime import flow_run as here

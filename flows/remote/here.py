@@ -41,12 +41,12 @@ def fetch_adapter(adapter: RegisteredAdapter | Path) -> Path:
 
 @dataclass(frozen=True)
 class Here:
-    """Runs heavy stages in this process, on inputs that it fetches from the shared store if they are not here."""
+    """Runner of heavy stages in this process; it fetches missing inputs from the shared store."""
 
     store: Store
 
     def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
-        """Find or run stages, one after the other; errors as the tasks of the stages raise them.
+        """Find or run stages, one after the other; raise what the tasks of the stages raise.
 
         A finished stage needs no GPU slot and no task run. Every other one runs as a task that holds a slot.
         """
@@ -61,7 +61,7 @@ class Here:
         return made
 
     def find(self, request: StageRequest) -> StageOutput | None:
-        """Return what a stage made before from the same inputs, or `None` if it is not finished."""
+        """Return the output that a stage already made from the same inputs, or `None` if it is not finished."""
         return self._found(*self._call(request))
 
     def _found(self, task: Any, arguments: Mapping[str, Any]) -> StageOutput | None:
@@ -72,12 +72,12 @@ class Here:
         except Exception as error:
             if not is_transient(error):
                 raise
-            # The task tries again; a look does not.
+            # The task itself retries this error.
             return None
         return found
 
     def _call(self, request: StageRequest) -> tuple[Any, dict[str, Any]]:
-        """Return the task of a stage and its arguments, all but the store."""
+        """Return the task of a stage and its arguments except the store."""
         training, features = request.config.training, request.config.features
         if request.stage == BASE_MODEL.name:
             return prepare_base_model, {"config": training, "features": features}
@@ -124,13 +124,13 @@ class Here:
 
 @dataclass(frozen=True)
 class Recording:
-    """Runs heavy stages through another runner and keeps what each made under the key of its request."""
+    """Runner that passes heavy stages to another one and keeps each output under the key of its request."""
 
     inner: HeavyStages
     results: dict[str, StageOutput]
 
     def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
-        """Run stages, and keep the result of each as soon as it is there."""
+        """Run stages, and keep each result as soon as it is finished."""
         for request in requests:
             (self.results[request.key],) = self.inner.run([request])
         return [self.results[request.key] for request in requests]
@@ -138,7 +138,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Finished:
-    """Returns what was made before from the same inputs; `error` says why something may be missing."""
+    """Runner that only returns outputs made before from the same inputs; `error` says why one may be missing."""
 
     results: Mapping[str, StageOutput]
     error: str = ""

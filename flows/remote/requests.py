@@ -1,4 +1,4 @@
-"""What a heavy stage is asked for and what it answers: small enough to travel between machines as JSON."""
+"""Requests to heavy stages and their answers: small enough to travel between machines as JSON."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from tickerforge.tasks.models.adapters import BaseModelRef
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef
 
-# Where an artifact lies and whether it was found finished differs between machines and attempts; its hash does not.
+# The path of an artifact and whether it was cached differ between machines and attempts; its hash does not.
 _INCIDENTAL = frozenset({"path", "location", "cached", "meta"})
 
 
 def content_digest(parameters: object) -> str:
-    """A hash of what parameters mean: of artifacts and models their content, not where they lie."""
+    """Return a hash of what parameters mean; artifacts and models count by content, not by location."""
     text = json.dumps(_content(parameters), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -38,9 +38,9 @@ Adapter = ArtifactRef | RegisteredAdapter | Path
 class StageRequest(FrozenModel):
     """One heavy stage with its inputs.
 
-    `windows` is needed by all but `base_model` and `sft`, `answers` by `sft` alone, `model` names whose `forecasts`
-    are asked for. `adapter` is the one to start from or to ask; without it a fresh one, or the bare base model. Without
-    `base_model` the one is taken that the adapter's card names.
+    All stages but `base_model` and `sft` need `windows`; only `sft` needs `answers`; `model` names the model whose
+    `forecasts` are requested. `adapter` is the adapter to continue from, or to ask for forecasts; without it, a stage
+    trains a fresh adapter or asks the bare base model. Without `base_model`, the adapter's card names the base model.
     """
 
     stage: HeavyStage
@@ -53,12 +53,12 @@ class StageRequest(FrozenModel):
 
     @property
     def name(self) -> str:
-        """What this request is called in the log and among the results of a ticker: `sft`, `forecasts base`."""
+        """Name of this request in the log and among the results of a ticker: `sft`, `forecasts base`."""
         return f"{self.stage} {self.model}".strip()
 
     @property
     def key(self) -> str:
-        """The name with a hash of the inputs: equal where the same is asked for, wherever its artifacts lie."""
+        """Name with a hash of the inputs: equal for equal requests, wherever their artifacts lie."""
         return f"{self.name} {content_digest(self.model_dump(mode='json'))}"
 
 
@@ -66,15 +66,15 @@ StageOutput = ArtifactRef | BaseModelRef
 
 
 class StageAnswer(FrozenModel):
-    """What heavy stages made, in the order of the requests, or why one refuses its inputs: it would do so again."""
+    """Outputs of heavy stages in the order of the requests, or the reason why one refuses its inputs (for good)."""
 
     results: tuple[StageOutput, ...] = ()
     refusal: str = ""
 
 
 class HeavyStages(Protocol):
-    """Somebody who runs heavy stages."""
+    """A runner of heavy stages."""
 
     def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
-        """Run stages that do not need each other, or find them done; results in the order of the requests."""
+        """Run independent stages, or find them finished; results in the order of the requests."""
         ...

@@ -1,4 +1,4 @@
-"""The flow `heavy-stage`, which a worker of `gpu-pool` runs for a run that waits for it."""
+"""The flow `heavy-stage`, which a worker of `gpu-pool` runs for another run that waits for it."""
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -15,10 +15,10 @@ REFUSALS = (AdapterError, BackendUnavailable, BaseModelError)
 
 @flow(name="heavy-stage", flow_run_name="{requests[0].config.stock} {requests[0].stage}", persist_result=False)
 def heavy_stage(requests: list[StageRequest]) -> None:
-    """Run a heavy stage; what it makes goes to the store, and a record of it to the caller.
+    """Run heavy stages; their outputs go to the store, and a record of them to the caller.
 
     Args:
-        requests: The stage and its inputs, as `train-ticker` sends them; several where they do not need each other.
+        requests: Stages with their inputs, as `train-ticker` sends them; several only if they are independent.
     """
     try:
         answer = StageAnswer(results=tuple(Here(Store.current()).run(requests)))

@@ -1,4 +1,4 @@
-"""The current champion of a stock, which its challengers are compared with, and where their training may start."""
+"""The current champion of a stock, with which challengers are compared, and the adapter that training starts from."""
 
 import logging
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def current_champion(stock: str) -> RegisteredAdapter | None:
-    """The stock's champion by its version number, so that everybody means the same; `None` where there is none.
+    """Return the stock's champion by its version number, which cannot move like an alias; `None` if there is none.
 
     Raises:
-        TrackingError: If MLflow does not answer: a challenger must not pass by a champion that nobody saw.
+        TrackingError: If MLflow does not answer: a challenger must not be promoted without a look at the champion.
     """
     return _registered(stock, CHAMPION)
 
@@ -40,20 +40,20 @@ def _registered(stock: str, alias: str) -> RegisteredAdapter | None:
 def warm_start(
     config: PipelineConfig, *, windows: ArtifactRef, base_model: BaseModelRef | None = None
 ) -> RegisteredAdapter | None:
-    """Where the first stage starts: from the first registered adapter that the configuration asks for and that fits.
+    """Return the registered adapter that the first stage starts from, or `None` for a fresh one.
 
-    With `warm_start="champion"` that is the champion, else the pooled adapter; with `"pooled"` only the latter. The
-    pooled adapter is the champion of `ALL`, else its challenger.
+    With `warm_start="champion"` the candidates are the champion, then the pooled adapter; with `"pooled"` only the
+    latter. The pooled adapter is the champion of `ALL`, else its challenger. The first candidate that fits is taken.
 
-    An adapter fits that has the same base model and rank, takes the same windows and prompts, and was trained on
-    nothing later than this run's train split. A champion that was trained on these very windows came of this very run,
-    which then starts where it started before: from the champion before it.
+    An adapter fits if it has the same base model and LoRA rank, uses the same windows and prompts, and was trained on
+    nothing later than this run's train split. If the champion was trained on exactly these windows, this same run
+    made it: the run then starts from the champion before it, as it did the first time.
     """
     for adapter in _candidates(config, windows=windows):
         try:
             card = read_card(fetch_adapter(adapter))
         except (TrackingError, AdapterError) as error:
-            logger.warning("training does not start from %s, which cannot be had: %s", adapter, error)
+            logger.warning("training does not start from %s, which is not available: %s", adapter, error)
             continue
         if different := _differences(card, config, windows=windows, base_model=base_model):
             logger.info("training does not start from %s, which has another %s", adapter, " and ".join(different))
@@ -61,18 +61,18 @@ def warm_start(
         logger.info("training starts from %s", adapter)
         return adapter
     if config.warm_start != "none":
-        logger.info("%s has no adapter to start from that fits: training starts from a fresh one", config.stock)
+        logger.info("no registered adapter fits this run of %s: training starts from a fresh one", config.stock)
     return None
 
 
 def _candidates(config: PipelineConfig, *, windows: ArtifactRef) -> Iterator[RegisteredAdapter]:
-    """The adapters that training may start from, the preferred one first; those that cannot be had are passed over."""
+    """Yield the adapters that training may start from, the preferred one first; skip those that are not available."""
     if config.warm_start == "champion":
         try:
             if (champion := _champion_before_this_run(config.stock, windows=windows)) is not None:
                 yield champion
         except (TrackingError, AdapterError) as error:
-            logger.warning("no champion of %s can be had to start from: %s", config.stock, error)
+            logger.warning("training cannot start from the champion of %s: %s", config.stock, error)
         if config.stock == POOL:
             return
     if config.warm_start != "none":
@@ -81,11 +81,11 @@ def _candidates(config: PipelineConfig, *, windows: ArtifactRef) -> Iterator[Reg
 
 
 def pooled_adapter(alias: str) -> RegisteredAdapter | None:
-    """The adapter of all tickers under an alias, by its version number; `None` where none can be had."""
+    """Return the adapter of all tickers under an alias, by its version number; `None` if it is not available."""
     try:
         return _registered(POOL, alias)
     except TrackingError as error:
-        logger.warning("no adapter %s@%s can be had to start from: %s", POOL, alias, error)
+        logger.warning("training cannot start from the adapter %s@%s: %s", POOL, alias, error)
         return None
 
 
@@ -99,7 +99,7 @@ def _champion_before_this_run(stock: str, *, windows: ArtifactRef) -> Registered
 def _differences(
     card: AdapterCard, config: PipelineConfig, *, windows: ArtifactRef, base_model: BaseModelRef | None
 ) -> list[str]:
-    """Why an adapter does not fit, each to be read after "has another"."""
+    """Return why an adapter does not fit; each reason completes the phrase "has another"."""
     border = train_end(windows)
     alike = {
         "base model": _same_base_model(card, config, base_model),
@@ -112,7 +112,7 @@ def _differences(
 
 
 def _same_base_model(card: AdapterCard, config: PipelineConfig, base_model: BaseModelRef | None) -> bool:
-    """By content where the base model is there already, else by name and settings."""
+    """Compare by content if the base model has been built or downloaded, else by name and settings."""
     if base_model is not None:
         return card.base_model_identity == base_model.identity
     return card.training.model == config.training.model and card.training.tiny == config.training.tiny

@@ -1,4 +1,4 @@
-"""The flow `train-ticker`: from raw prices to a registered adapter, one task a stage."""
+"""The flow `train-ticker`: from raw prices to a registered adapter, one task per stage."""
 
 import logging
 import shutil
@@ -46,7 +46,7 @@ REPORT_FILE = "report.html"
 
 
 class PipelineResult(FrozenModel):
-    """What a finished run leaves behind; `left_out` says why tickers are missing in a pool."""
+    """The results of a finished run; `left_out` says why tickers are missing in a pool."""
 
     stock: str
     results: Path
@@ -59,7 +59,7 @@ class PipelineResult(FrozenModel):
 
 
 class PreparedTicker(Data):
-    """A ticker's data, and the champion: what training starts from and what it is compared with."""
+    """A ticker's data, the adapter that its training starts from, and the champion that the result is compared with."""
 
     start: RegisteredAdapter | None = None
     champion: RegisteredAdapter | None = None
@@ -69,18 +69,18 @@ class PreparedTicker(Data):
 def train_ticker(
     config: PipelineConfig = PipelineConfig(), heavy_stages: Where = "here", exchange: Exchange = None
 ) -> PipelineResult | None:
-    """Train, compare and register the adapter of one ticker, or, as the stock `ALL`, that of all tickers together.
+    """Train, compare and register the adapter of one ticker, or, with the stock `ALL`, of all tickers together.
 
-    Every stage whose inputs, settings and code have not changed is taken from the store; an interrupted one resumes.
+    A stage whose inputs, settings and code have not changed comes from the store; an interrupted stage resumes.
 
     Args:
         config: Stock, data and every setting of every stage.
         heavy_stages: Where training and sampling run: in this process, or on workers of the GPU work pool.
-        exchange: Calendar such as XNYS, for runs on a schedule: one that is due on a day without a session there does
-            nothing, any other first updates the prices where the configuration says so.
+        exchange: Calendar such as XNYS, for runs on a schedule: on a day without a session the run does nothing; on
+            any other day it first updates the prices, if the configuration says so.
 
     Returns:
-        What the run left behind; nothing on a day without a session.
+        The results of the run; `None` on a day without a session.
     """
     if exchange is not None:
         if not due_on_session(exchange):
@@ -93,15 +93,15 @@ def train_ticker(
 def train(
     config: PipelineConfig, *, heavy: HeavyStages | None = None, given: PreparedTicker | None = None
 ) -> PipelineResult:
-    """What the flow `train-ticker` does; inside a flow run.
+    """Run the flow `train-ticker` inside the current flow run.
 
     Args:
         config: Stock, data and every setting of every stage.
-        heavy: Who runs the heavy stages; without it this process does.
-        given: Data, start and champion that the heavy stages were run with already; without it they are found here.
+        heavy: Runner of the heavy stages; without it this process runs them.
+        given: Data, start and champion that the heavy stages already ran with; without it they are found here.
 
     Raises:
-        ChampionChanged: If the champion that stood beside the challenger is not the champion any more.
+        ChampionChanged: If another champion has replaced the one that the challenger was compared with.
     """
     folder = new_run_folder(config.stock)
     with recorded_run(config, folder=folder) as run, ticker_slot(config.stock):
@@ -121,7 +121,7 @@ def train(
         )
         stages = {stage: steps.store.here(artifact) for stage, artifact in stages.items()}
         adapters = adapters_of(stages)
-        # Judged without MLflow, a challenger would pass by a champion that nobody saw.
+        # Without MLflow, a challenger could be promoted without a comparison with the champion.
         wait_for_tracking(parent)
         champion = given.champion if given else current_champion(config.stock)
         comparison = steps.comparison(
@@ -142,8 +142,8 @@ def train(
         if report.chosen is not None:
             if verdict.promoted and current_champion(config.stock) != champion:
                 raise ChampionChanged(
-                    f"the champion of {config.stock} was changed while its challenger was trained, so the two were not "
-                    "compared: run again, everything that was trained is kept"
+                    f"the champion of {config.stock} changed while its challenger was trained, so the two were not "
+                    "compared: run again; everything that was trained is kept"
                 )
             registered = register_adapter(
                 wait_for_tracking(parent),
@@ -173,13 +173,13 @@ def train(
 def publish_results(
     folder: RunFolder, *, stages: Mapping[str, ArtifactRef], comparison: ArtifactRef, stock: str
 ) -> Path:
-    """Put the records of all stages and the report into the run's folder, all of them or none.
+    """Copy the records of all stages and the report into the run's folder, all of them or none.
 
     Returns:
-        The HTML report.
+        Path of the HTML report.
 
     Raises:
-        PublishError: If the folder cannot be written; `pipeline.log` is then the only thing in it.
+        PublishError: If the folder cannot be written; it then holds only `pipeline.log`.
     """
     complete = False
     try:
@@ -198,7 +198,7 @@ def publish_results(
 def publish_adapters(
     run: Run, *, adapters: Mapping[str, ArtifactRef], windows: ArtifactRef, base_model: BaseModelRef
 ) -> dict[str, Path]:
-    """Put the adapters into `models/{MODEL}/{STOCK}`, each in the place of its predecessor.
+    """Copy the adapters to `models/{MODEL}/{STOCK}`; each replaces its predecessor.
 
     Raises:
         PublishError: If a folder cannot be written.

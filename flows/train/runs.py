@@ -1,4 +1,4 @@
-"""What every run has around its stages: a folder with `pipeline.log`, an MLflow parent run, a clear end."""
+"""The frame of every run: its folder with `pipeline.log`, its MLflow parent run and its final status."""
 
 import logging
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ TIMESTAMP = "%Y%m%d_%H%M%S"
 
 
 def new_run_folder(stock: str) -> RunFolder:
-    """A folder for a run that starts now, `results/{STOCK}_{TIMESTAMP}` in UTC, made here.
+    """Make the folder of a run that starts now: `results/{STOCK}_{TIMESTAMP}`, in UTC.
 
     Two runs in the same second get different folders.
 
@@ -39,7 +39,7 @@ def new_run_folder(stock: str) -> RunFolder:
             instant += timedelta(seconds=1)
         except OSError as error:
             raise PublishError(
-                f"cannot make {folder.root}: {error.strerror or error}. Work in a folder where you may write, on a "
+                f"cannot make {folder.root}: {error.strerror or error}. Work in a folder that you can write to, on a "
                 "disk with free space."
             ) from error
         else:
@@ -57,7 +57,7 @@ class Run:
     mlflow: PipelineLog | None = None
 
     def start_tracking(self, name: str, *, windows: ArtifactRef) -> PipelineLog:
-        """Open the MLflow parent run, once it is known what data it is about; later, where MLflow is down."""
+        """Open the MLflow parent run, as soon as its data is known; if MLflow is down, the run is logged later."""
         self.mlflow = follow_pipeline(
             Workspace.current(),
             f"{name} {self.folder.root.name}",
@@ -75,14 +75,14 @@ class Run:
         return self.mlflow
 
     def finish(self, status: str) -> None:
-        """Close the MLflow parent run, where one was opened."""
+        """Close the MLflow parent run, if one was opened."""
         if self.mlflow is not None:
             finish_pipeline(self.mlflow, status=status, ended=datetime.now(UTC))
 
 
 @contextmanager
 def recorded_run(config: PipelineConfig, *, folder: RunFolder) -> Iterator[Run]:
-    """Keep the log of what happens inside, and close the MLflow run as what it turned out to be."""
+    """Log the run to its `pipeline.log`, and close its MLflow run with its final status."""
     started = datetime.now(UTC)
     with run_log(folder.log):
         logger.info("results go to %s", folder.root)
@@ -106,7 +106,7 @@ def stage_settings(config: PipelineConfig, stage: str) -> dict[str, object]:
 
 
 def _record_failure(error: BaseException) -> None:
-    """Put the failure into the log file; whoever called the flow tells the person at the terminal."""
+    """Write the failure to the log file; the caller of the flow reports it on the terminal."""
     if is_stopped(error):
         logger.warning("stopped by %s", type(error).__name__, extra={"terminal": False})
     else:

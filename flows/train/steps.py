@@ -1,4 +1,4 @@
-"""The stages of one configuration, called here by every flow, so that the same one finds the same artifacts."""
+"""The calls of all stages of one configuration; every flow makes them here, so that all find the same artifacts."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 
 
 def adapters_of(stages: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
-    """Return those artifacts of `Steps.trained` that are adapters, by stage."""
+    """Return the adapters among the artifacts of `Steps.trained`, by stage."""
     return {stage: stages[stage] for stage in ADAPTERS if stage in stages}
 
 
 def market_source(config: PipelineConfig) -> MarketSource:
-    """Where the bars come from.
+    """Return the source of the bars.
 
     Raises:
         ConfigError: If the stock has no prices.
@@ -54,7 +54,7 @@ def market_source(config: PipelineConfig) -> MarketSource:
 
 @dataclass(frozen=True)
 class Steps:
-    """Calls each stage with what the configuration says; to be used inside a flow.
+    """Calls of each stage with the settings of one configuration; for use inside a flow.
 
     `heavy` runs the heavy stages; without it they run in this process.
     """
@@ -64,18 +64,18 @@ class Steps:
     heavy: HeavyStages | None = None
 
     def data(self) -> Data:
-        """Bars and windows of the stock, or of all tickers as one pool."""
+        """Return bars and windows of the stock, or of all tickers as one pool."""
         if self.config.stock == POOL:
             return pooled_data(self.config, store=self.store)
         bars = self.bars()
         return Data(bars=bars, windows=self.windows(bars))
 
     def bars(self) -> ArtifactRef:
-        """Validated bars of the stock."""
+        """Return the validated bars of the stock."""
         return fetch_bars(market_source(self.config), self.config.stock, store=self.store, quality=self.config.quality)
 
     def windows(self, bars: ArtifactRef) -> ArtifactRef:
-        """Windows with features and splits."""
+        """Return windows with features and splits."""
         return store_windows(bars, config=self.config.features, store=self.store)
 
     def base_model(self) -> BaseModelRef:
@@ -116,7 +116,7 @@ class Steps:
         on_stage: Callable[[str, ArtifactRef], None] = lambda stage, artifact: None,
         until: AdapterStage = LAST_STAGE,
     ) -> dict[str, ArtifactRef]:
-        """Run the training stages in their order.
+        """Run the training stages in order.
 
         Args:
             windows: From `windows`.
@@ -159,7 +159,7 @@ class Steps:
         *,
         start: RegisteredAdapter | None = None,
     ) -> dict[str, ArtifactRef]:
-        """Forecasts of the base model, of every adapter and of a pooled one that a ticker's training started from."""
+        """Return forecasts of the base model, every adapter and the pooled adapter that training started from."""
         pooled = {POOLED: start} if start is not None and start.is_pooled and self.config.stock != POOL else {}
         requests = [
             self.request(FORECASTS, windows=windows, base_model=base_model, adapter=adapter, model=model)
@@ -179,11 +179,11 @@ class Steps:
         champion: RegisteredAdapter | Path | None = None,
         command: str = "",
     ) -> ArtifactRef:
-        """Forecasts of the base model and of every adapter, scored, judged and reported.
+        """Score, judge and report the forecasts of the base model and of every adapter.
 
-        A pooled adapter that training started from stands beside them, and the champion, unless it is the very adapter
-        that validation chooses. With the bars of all tickers of the windows there is a backtest. The report names
-        `command` as what runs it all again.
+        The pooled adapter that training started from is compared too, and the champion, unless validation chooses
+        exactly that adapter. The backtest needs the bars of all tickers of the windows. `command` repeats the run;
+        the report shows it.
         """
         forecasts = self.forecasts_of_all(windows, base_model, adapters, start=start)
 
@@ -211,13 +211,13 @@ class Steps:
         return alone if alone.meta["chosen"] in same else compared(forecasts[same[0]])
 
     def champion_forecasts(self, windows: ArtifactRef, champion: RegisteredAdapter | Path) -> ArtifactRef | None:
-        """The champion asked for these windows in its own way, or `None`, said in the log, where it cannot be."""
+        """Ask the champion for these windows with its own settings; if impossible, log why and return `None`."""
         try:
             card = read_card(fetch_adapter(champion))
             if not takes_same_windows(card, self.config):
                 logger.warning(
-                    "the current champion of %s takes other windows than this run's (context, horizon, units, "
-                    "volatility or indicators differ), so nothing here is compared with it",
+                    "the current champion of %s takes other windows than this run (context, horizon, units, volatility "
+                    "or indicators differ), so the comparison leaves it out",
                     self.config.stock,
                 )
                 return None
@@ -226,14 +226,14 @@ class Steps:
             return replace(self, config=own).forecasts(windows, None, model=CHAMPION, adapter=champion)
         except (AdapterError, BackendUnavailable, BaseModelError, StageRefused) as error:
             logger.warning(
-                "the current champion of %s cannot be used, so nothing here is compared with it: %s",
+                "the current champion of %s cannot be used, so the comparison leaves it out: %s",
                 self.config.stock,
                 error,
             )
             return None
 
     def _stages_of(self, champion: RegisteredAdapter | Path, adapters: Mapping[str, ArtifactRef | Path]) -> list[str]:
-        """The stages whose adapter has the champion's content; none where the champion cannot be read."""
+        """Return the stages whose adapter equals the champion by content; none if the champion cannot be read."""
         try:
             identity = adapter_identity(fetch_adapter(champion))
         except AdapterError:
@@ -245,7 +245,7 @@ class Steps:
         return [stage for stage, adapter in placed.items() if adapter_identity(adapter) == identity]
 
     def card(self, stage: str, *, windows: ArtifactRef, base_model: BaseModelRef) -> AdapterCard:
-        """What must be known to use the adapter of a stage."""
+        """Return the card of a stage's adapter: everything needed to use it."""
         return AdapterCard(
             ticker=self.config.stock,
             stage=stage,
@@ -272,12 +272,12 @@ def as_artifact(result: StageOutput) -> ArtifactRef:
 
 
 def takes_same_windows(card: AdapterCard, config: PipelineConfig) -> bool:
-    """Whether an adapter was trained on windows like those of a configuration."""
+    """Return whether an adapter was trained on the same kind of windows as those of a configuration."""
     left_out = {"prompt_style", "train_fraction", "test_fraction"}
     return card.features.model_dump(exclude=left_out) == config.features.model_dump(exclude=left_out)
 
 
 def training_here(recorded: TrainingConfig, *, config: TrainingConfig) -> TrainingConfig:
-    """The settings recorded with an adapter, but with the user's own say on this machine and on foreign code."""
+    """Return an adapter's recorded settings, with the user's own settings for this machine and for remote code."""
     own = ("backend", "gpu_memory_utilization", "trust_remote_code")
     return recorded.model_copy(update={name: getattr(config, name) for name in own})

@@ -99,7 +99,7 @@ def client(prefect_server: None, working_folder: Path, monkeypatch: pytest.Monke
     from prefect.settings import PREFECT_API_URL
 
     monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
-    monkeypatch.setattr(gpu_pool, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(gpu_pool, "_POLL_SECONDS", 0.05)
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(GPU_LIMIT, 1)
         yield client
