@@ -10,17 +10,17 @@ StageCommand = Literal["grpo1", "sft-data", "sft", "grpo2", "compare"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, as everything names it.
+    """One stage, with all its names.
 
     Attributes:
-        name: Name of its artifact, of its settings in the configuration and of its model in tables.
-        label: Name for people.
-        command: The `COMMAND` of `tickerforge stage COMMAND`; empty if there is none.
-        results_folder: Folder of its records below `results/{STOCK}_{TIMESTAMP}`.
+        name: Name of its artifact, its settings in the configuration and its model in tables.
+        label: Name in reports.
+        command: `COMMAND` of `tickerforge stage COMMAND`; empty if there is none.
+        results_folder: Folder of its results below `results/{STOCK}_{TIMESTAMP}`.
         adapter_folder: Folder of its adapter below `models/{MODEL}/{STOCK}`; empty if it trains none.
-        reads: Names of the stages whose adapters it continues from, samples or judges.
+        reads: Names of the stages whose adapters it continues from, samples or compares.
         settings: Groups of the training configuration that enter the key of its artifact.
-        seed_offset: Added to the configured seed, so that no two stages draw the same random numbers.
+        seed_offset: Added to the configured seed, so that all stages draw different random numbers.
     """
 
     name: str
@@ -88,10 +88,10 @@ LAST_STAGE: AdapterStage = "grpo_2nd"
 
 
 def stage_named(name: str) -> Stage:
-    """The stage of a name or of a command.
+    """Return the stage with a name or a command.
 
     Raises:
-        ValueError: If there is no such stage; lists the names.
+        ValueError: If there is no such stage; the message lists the names.
     """
     for stage in STAGES:
         if name in (stage.name, stage.command):

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 class StageOutcome(FrozenModel):
-    """What a single stage left behind; only a comparison has `report` and `verdict`."""
+    """The results of a single stage; only a comparison has `report` and `verdict`."""
 
     stage: StageCommand
     stock: str
@@ -63,10 +63,10 @@ def run_stage(stage: StageCommand, config: PipelineConfig, files: StageFiles = S
     Args:
         stage: grpo1, sft-data, sft, grpo2 or compare.
         config: Stock, data and settings, as for the whole pipeline.
-        files: Explicit files instead of artifacts and of the usual folders.
+        files: Explicit files, in place of artifacts and of the usual folders.
 
     Raises:
-        MissingArtifactError: If an earlier stage has not run; names the command that runs it.
+        MissingArtifactError: If an earlier stage has not run; the message names the command that runs it.
     """
     with started_stage(stage_named(stage), config, files) as started:
         return started.compare() if stage == COMPARISON.command else started.train()
@@ -74,7 +74,7 @@ def run_stage(stage: StageCommand, config: PipelineConfig, files: StageFiles = S
 
 @dataclass(frozen=True)
 class StartedStage:
-    """One stage under way: its run, files, windows and base model, and the bars of windows that come from no file."""
+    """One stage with its run, files, windows and base model; `bars` only if the windows do not come from files."""
 
     stage: Stage
     run: Run
@@ -84,7 +84,7 @@ class StartedStage:
     bars: tuple[ArtifactRef, ...] = ()
 
     def train(self) -> StageOutcome:
-        """Run a training stage, and copy what it made to the folders for people."""
+        """Run a training stage, and copy its results to the folders of results and models."""
         run, stage = self.run, self.stage
         adapter = self.adapter(stage.reads[0]) if stage.reads else None
         answers = self.answers() if stage is SFT else None
@@ -114,10 +114,10 @@ class StartedStage:
         return self.outcome(written, report=read_report(comparison), verdict=read_verdict(comparison))
 
     def adapter(self, name: str) -> ArtifactRef | Path:
-        """Return the adapter of an earlier stage: the folder given for it, else its artifact.
+        """Return the adapter of an earlier stage: the given folder, else its artifact.
 
         Raises:
-            MissingArtifactError: If neither is there.
+            MissingArtifactError: If there is neither.
         """
         given = self.files.saved_adapter(name)
         if given is not None:
@@ -127,10 +127,10 @@ class StartedStage:
         return self._finished(stage, adapter=adapter, answers=self.answers() if stage is SFT else None)
 
     def answers(self) -> ArtifactRef | Path:
-        """Return the accepted answers: the file given for them, else their artifact.
+        """Return the accepted answers: the given file, else their artifact.
 
         Raises:
-            MissingArtifactError: If neither is there.
+            MissingArtifactError: If there is neither.
         """
         if self.files.sft_data_path is not None:
             return self.files.sft_data_path
@@ -150,14 +150,14 @@ class StartedStage:
         return as_artifact(found)
 
     def save_adapter(self, artifact: ArtifactRef) -> Path:
-        """Put an adapter where it was asked for, or into `models/{MODEL}/{STOCK}`."""
+        """Copy an adapter to the given folder, or into `models/{MODEL}/{STOCK}`."""
         config, name = self.run.config, self.stage.name
         target = self.files.saved_adapter(name) or model_folder(config.training.model, config.stock)
         card = self.run.steps.card(name, windows=self.windows, base_model=self.base_model)
         return publish_adapter(artifact, target, card=card)
 
     def save_full_forecasts(self, artifact: ArtifactRef) -> list[Path]:
-        """Forecast every window of the full files, if they were given, and write them into the results folder."""
+        """Forecast every window of the full files, if they are given, and write the forecasts into the results folder."""
         config, store = self.run.config, self.run.steps.store
         windows = full_windows(self.files, config=config, store=store)
         if windows is None:
@@ -168,7 +168,7 @@ class StartedStage:
         return [write_full_forecasts(forecasts, windows, path)]
 
     def outcome(self, *written: Path, report: EvalReport | None = None, verdict: Verdict | None = None) -> StageOutcome:
-        """Return what the stage left behind."""
+        """Return the results of the stage."""
         return StageOutcome.model_validate(
             {
                 "stage": self.stage.command,
@@ -183,13 +183,13 @@ class StartedStage:
 
 @contextmanager
 def started_stage(stage: Stage, config: PipelineConfig, files: StageFiles) -> Iterator[StartedStage]:
-    """Open the run around one stage, with its windows and its base model ready."""
+    """Open the run of one stage, with its windows and its base model ready."""
     config = as_published(config, files)
     folder = RunFolder(files.results_dir) if files.results_dir else new_run_folder(config.stock)
     with recorded_run(config, folder=folder) as run, ticker_slot(config.stock):
         windows = windows_from_files(files, config=config, store=run.steps.store)
         if windows is None and stage is SFT and files.sft_data_path is not None:
-            # SFT learns from the answers alone: it needs no prices, and the hash of the answers stands for the data.
+            # SFT learns only from the answers. It needs no prices, and the hash of the answers identifies the data.
             windows = store_sft_data(files.sft_data_path, store=run.steps.store)
         bars: tuple[ArtifactRef, ...] = ()
         if windows is None:
@@ -200,7 +200,7 @@ def started_stage(stage: Stage, config: PipelineConfig, files: StageFiles) -> It
 
 
 def copy_file(source: Path, target: Path) -> Path:
-    """Copy a file; it appears under its name when it is complete.
+    """Copy a file; it gets its name only when it is complete.
 
     Raises:
         PublishError: If it cannot be written.
