@@ -31,3 +31,14 @@ class QualityError(FeaturesError):
 
 class InsufficientHistoryError(FeaturesError):
     """Too few sessions to build a window or a split."""
+
+
+def shortened(value: object, *, at_most: int = 60) -> str:
+    """Write a value for an error message: texts in quotes, control characters escaped, and not at any length.
+
+    Args:
+        value: What was found, for example a cell of a file.
+        at_most: Most characters; of a longer text the first ones are shown, then `...`.
+    """
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= at_most else f"{text[: at_most - 3]}..."

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tickerforge.features.config import FeatureConfig
-from tickerforge.features.errors import FeaturesError, InsufficientHistoryError, PublishedLayoutError
+from tickerforge.features.errors import FeaturesError, InsufficientHistoryError, PublishedLayoutError, shortened
 from tickerforge.features.indicators import SHORTEST_WINDOW, WINDOW_INDICATORS, window_indicators
 from tickerforge.features.prices import csvfile
 from tickerforge.features.prices.bars import validate_ticker
@@ -202,18 +202,17 @@ def _sequences(path: Path) -> np.ndarray:
     text = csvfile.read_text(path, error=PublishedLayoutError)
     if "sequence" not in text.header:
         raise PublishedLayoutError(
-            f"{path}: column sequence is missing; the header reads {', '.join(text.header)[:200]!r}"
+            f"{path}: column sequence is missing; the header reads {shortened(', '.join(text.header), at_most=200)}"
         )
     column = text.header.index("sequence")
     sequences: list[list[float]] = []
     for row, line in zip(text.rows, text.lines, strict=True):
         values = _numbers(row[column])
         if not values or (sequences and len(values) != len(sequences[0])):
-            shown = row[column] if len(row[column]) <= 60 else f"{row[column][:57]}..."
             length = f"{len(sequences[0])} " if sequences else ""
             raise PublishedLayoutError(
-                f"{path}, row {line}, column sequence: {shown!r} is not a list of {length}finite z-scores such as "
-                "[0.1, -0.25]; mend the row, or delete it here and in the file of the other side"
+                f"{path}, row {line}, column sequence: {shortened(row[column])} is not a list of {length}finite "
+                "z-scores such as [0.1, -0.25]; correct the row, or delete it here and in the file of the other side"
             )
         sequences.append(values)
     return np.array(sequences)

@@ -1,84 +1,68 @@
-"""Stored windows: as they are, or as what is known at each session, from which they are cut when they are read.
-
-A ticker's sessions lie in two files, the settled ones and the latest. One more session adds to the latter only, and the
-borders of the splits, which it moves, are in neither.
-"""
+"""Windows as Parquet files: as they are, or as what is known at each session, from which they are cut when read."""
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tickerforge.features.config import FeatureConfig, FrozenModel
 from tickerforge.features.prices.schemas import Columns
 from tickerforge.features.splits import split_borders
-from tickerforge.features.tables import to_table
+from tickerforge.features.tables import read_table, to_columns, to_frame, to_table, write_table
 from tickerforge.features.windows import cut_windows
-
-BLOCK = 128
-"""Sessions that settle at a time: in files of up to so many, writing costs more than what is written."""
 
 _HEADER = b"tickerforge"
 
 
 class SessionsHeader(FrozenModel):
-    """What the file of the latest sessions says about itself.
+    """What a file of sessions says about itself.
 
     Attributes:
-        ticker: Whose sessions they are.
-        config: How windows are cut from them.
-        settled: The file beside it with the sessions before; empty where there are none.
+        ticker: Name of the ticker.
+        config: How windows are cut from the sessions.
     """
 
     ticker: str
     config: FeatureConfig
-    settled: str = ""
 
 
-def settled_rows(n_rows: int) -> int:
-    """How many of so many sessions are in the file of settled ones."""
-    return n_rows // BLOCK * BLOCK
+def write_sessions(sessions: Columns, path: Path, *, ticker: str, config: FeatureConfig) -> None:
+    """Write a ticker's sessions; the borders of the splits are not stored, as `config` gives them.
+
+    Args:
+        sessions: From `features.windows.session_columns`, the whole series.
+        path: The file.
+        ticker: Name of the ticker.
+        config: How windows are cut from the sessions.
+    """
+    header = SessionsHeader(ticker=ticker, config=config)
+    write_table(to_table(sessions).replace_schema_metadata({_HEADER: header.model_dump_json()}), path)
 
 
-def sessions_table(sessions: Columns, header: SessionsHeader | None = None) -> pa.Table:
-    """Sessions as a table to be written; with a header, the latest ones."""
-    table = to_table(sessions)
-    return table.replace_schema_metadata({_HEADER: header.model_dump_json()}) if header else table
-
-
-def read_windows(path: Path) -> pd.DataFrame:
-    """The windows of a Parquet file of windows, or of latest sessions with the file that it names beside it.
+def windows_from_file(path: Path) -> pd.DataFrame:
+    """Read the windows of a Parquet file of windows or of sessions.
 
     Returns:
-        A frame as `features.windows.build_windows` returns it; dates are datetime64[ms].
+        A frame as `features.windows.build_windows` returns it.
     """
-    found = _read(path)
-    if found is None:
-        return pd.read_parquet(path)
-    sessions, header = found
-    windows = cut_windows(sessions, ticker=header.ticker, config=header.config)
-    return to_table(windows).to_pandas(use_threads=False)
+    table = read_table(path)
+    header = _header(table)
+    if header is not None:
+        table = to_table(cut_windows(to_columns(table), ticker=header.ticker, config=header.config))
+    return to_frame(table)
 
 
-def read_train_rows(path: Path) -> pd.DataFrame:
-    """The rows of the train split, `date` and `adj_close`, of a file of sessions or of such rows themselves."""
-    found = _read(path)
-    if found is None:
-        return pd.read_parquet(path)
-    sessions, header = found
-    train_end = split_borders(len(sessions["date"]), header.config).train_end
-    return pd.DataFrame({name: sessions[name][:train_end] for name in ("date", "adj_close")})
+def train_rows_from_file(path: Path) -> pd.DataFrame:
+    """Read the rows of the train split, `date` and `adj_close`, of a file of sessions or of such rows themselves."""
+    table = read_table(path)
+    header = _header(table)
+    if header is None:
+        return to_frame(table)
+    train_end = split_borders(len(table), header.config).train_end
+    return to_frame(table.select(["date", "adj_close"]).slice(0, train_end))
 
 
-def _read(path: Path) -> tuple[Columns, SessionsHeader] | None:
-    """All sessions and the header of a file of sessions; `None` for any other."""
-    if _HEADER not in (pq.read_schema(path).metadata or {}):
-        return None
-    latest = pq.read_table(path, use_threads=False)
-    header = SessionsHeader.model_validate_json(latest.schema.metadata[_HEADER])
-    parts = [latest]
-    if header.settled:
-        parts.insert(0, pq.read_table(path.with_name(header.settled), use_threads=False))
-    return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in latest.column_names}, header
+def _header(table: pa.Table) -> SessionsHeader | None:
+    """The header of a file of sessions; `None` for any other file."""
+    text = (table.schema.metadata or {}).get(_HEADER)
+    return SessionsHeader.model_validate_json(text) if text is not None else None

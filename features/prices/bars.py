@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tickerforge.features.errors import BarsError, TickerNameError
+from tickerforge.features.errors import BarsError, TickerNameError, shortened
 from tickerforge.features.prices import csvfile
 from tickerforge.features.prices.plaincsv import plain_columns
 from tickerforge.features.prices.schemas import (
@@ -68,10 +68,8 @@ class _Source:
     labels: dict[str, str]
 
     def error(self, position: int, column: str, value: object, *, fault: str, cure: str) -> BarsError:
-        shown = repr(value) if isinstance(value, str) else str(value)
-        return BarsError(
-            f"{self.name}, row {self.rows[position]}, column {self.labels[column]}: {shown} {fault}; {cure}"
-        )
+        place = f"{self.name}, row {self.rows[position]}, column {self.labels[column]}"
+        return BarsError(f"{place}: {shortened(value)} {fault}; {cure}")
 
 
 def validate_ticker(name: str) -> str:
@@ -83,9 +81,8 @@ def validate_ticker(name: str) -> str:
     """
     if isinstance(name, str) and len(name) <= LONGEST_TICKER and _TICKER.fullmatch(name):
         return name
-    shown = repr(name) if len(repr(name)) <= 60 else f"{repr(name)[:57]}..."
     raise TickerNameError(
-        f"{shown} is not a ticker name: use 1 to {LONGEST_TICKER} ASCII letters, digits and . - _ ^ =, "
+        f"{shortened(name)} is not a ticker name: use 1 to {LONGEST_TICKER} ASCII letters, digits and . - _ ^ =, "
         "not starting with a dot (for example AAPL, BRK-A, ^GSPC)"
     )
 
@@ -249,15 +246,16 @@ def _locate(header: Sequence[str], *, name: str) -> dict[str, str]:
     for label in header:
         column = _canonical(label)
         if column in labels:
-            raise BarsError(f"{name}: column {label} appears twice in the header; keep one of them")
+            raise BarsError(f"{name}: column {shortened(label)} appears twice in the header; keep one of them")
         if column in BAR_COLUMNS:
             labels[column] = label
     for column, yahoo in zip(BAR_COLUMNS, YAHOO_COLUMNS, strict=True):
         if column not in labels:
             hint = " (download prices unadjusted, with an Adj Close beside the Close)" if column == "adj_close" else ""
             raise BarsError(
-                f"{name}: column {yahoo} is missing{hint}; the header reads {', '.join(header)[:200]!r} and must have "
-                f"{','.join(YAHOO_COLUMNS)}, separated by commas"
+                f"{name}: column {yahoo} is missing{hint}; the header reads "
+                f"{shortened(', '.join(header), at_most=200)} and must have {','.join(YAHOO_COLUMNS)}, separated by "
+                "commas"
             )
     return {column: labels[column] for column in BAR_COLUMNS}
 

@@ -11,7 +11,7 @@ from tickerforge.flows.settings.config import PipelineConfig, pool_folder
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.prices.market_data import pool_tickers
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
-from tickerforge.tasks.windows.preprocess import pool_windows
+from tickerforge.tasks.windows.preprocess import store_pool
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def pooled_data(config: PipelineConfig, *, store: Store) -> Data:
     if len(windows) < 2 or bars is None:
         reasons = "\n".join(f"{stock}: {error}" for stock, error in left_out.items())
         raise MarketDataError(f"{len(windows)} of {len(found)} tickers can be used, too few for a pool:\n{reasons}")
-    pooled = pool_windows(windows, example=bars, left_out=list(left_out), store=store)
+    pooled = store_pool(windows, example=bars, left_out=list(left_out), store=store)
     logger.info("%d tickers are pooled as %s. %s", len(windows), POOL, pooled.meta["borders"])
     each_bars = tuple(each.bars for each in found if each.bars is not None)
     return Data(bars=pooled, windows=pooled, pooled_bars=each_bars, left_out=left_out)

@@ -10,7 +10,7 @@ from tickerforge.features.prices.quality import QualityReport
 from tickerforge.tasks.base.errors import MarketDataError, PublishError
 from tickerforge.tasks.prices.market_data import FolderSource, fetch_with_quality, list_tickers
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
-from tickerforge.tasks.windows.preprocess import build_windows, export_published
+from tickerforge.tasks.windows.preprocess import export_published, store_windows
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def _preprocess_one(
 ) -> Preprocessed:
     try:
         bars, report = fetch_with_quality(FolderSource(folder=root), stock, store=store, quality=quality)
-        windows = build_windows.fn(bars, config=features, store=store)
+        windows = store_windows.fn(bars, config=features, store=store)
         written = export_published(bars, output / stock, config=features) if output is not None else []
         picture = _drawn(bars, windows, report, pictures, features=features) if pictures is not None else None
     except (FeaturesError, MarketDataError, PublishError) as error:

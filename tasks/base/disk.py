@@ -199,16 +199,6 @@ def _fsync(path: Path | str) -> None:
         os.close(descriptor)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """A file that is never written to again, under a second name: the same one where the file system can do that."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def replace_folder(target: Path, fill: Callable[[Path], None], *, marker: str) -> Path:
     """Fill a new folder and put it in the place of `target` in one step, so that nobody sees a half-filled one.
 

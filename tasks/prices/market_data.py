@@ -1,8 +1,9 @@
 """Bars of one ticker, from a folder of CSV files or from the synthetic market, as a stored artifact."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,30 +12,28 @@ from pydantic import Field
 
 from tickerforge.features.config import FrozenModel, QualityConfig, SyntheticConfig
 from tickerforge.features.pooling import POOL
-from tickerforge.features.prices.bars import CsvColumns, read_content, validate_ticker
+from tickerforge.features.prices.bars import CsvColumns, parse_columns, read_content, validate_ticker
+from tickerforge.features.prices.history import history_change
 from tickerforge.features.prices.quality import QualityReport
-from tickerforge.features.prices.schemas import bar_columns
+from tickerforge.features.prices.schemas import Columns, bar_columns
 from tickerforge.features.synthetic import market
-from tickerforge.features.tables import to_table
+from tickerforge.features.tables import read_table, to_columns, to_table, write_table
+from tickerforge.tasks.base.disk import file_sha256
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.logs import run_logger
-from tickerforge.tasks.base.parquet import write_table
 from tickerforge.tasks.base.paths import BARS_FILE
 from tickerforge.tasks.base.retries import TASK_OPTIONS
-from tickerforge.tasks.prices.price_history import DATES_WITHOUT_PRICES, REPAIRS, PriceRows, described, read_rows
-from tickerforge.tasks.prices.quality import HISTORY, assess_bars, hold_to_limits, with_history
+from tickerforge.tasks.prices.quality import HISTORY, REPAIR_COUNTS, assess_bars, hold_to_limits, with_history
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
 
-NAMED_TICKERS = 8
-MODULES = (
-    *(
-        "tickerforge.features.prices.bars",
-        "tickerforge.features.prices.csvfile",
-        "tickerforge.features.prices.plaincsv",
-        "tickerforge.features.prices.schemas",
-        "tickerforge.features.synthetic",
-    ),
-    *("tickerforge.features.tables", "tickerforge.tasks.base.parquet", "tickerforge.tasks.prices.price_history"),
+_NAMED_TICKERS = 8
+_MODULES = (
+    "tickerforge.features.prices.bars",
+    "tickerforge.features.prices.csvfile",
+    "tickerforge.features.prices.plaincsv",
+    "tickerforge.features.prices.schemas",
+    "tickerforge.features.synthetic",
+    "tickerforge.features.tables",
 )
 
 
@@ -121,22 +120,21 @@ def fetch_with_quality(
     if isinstance(source, SyntheticSource):
         config = source.config.model_copy(update={"ticker": ticker})
 
-        def simulate() -> PriceRows:
-            return PriceRows(CsvColumns(bar_columns(market(config))))
+        def simulate() -> CsvColumns:
+            return CsvColumns(bar_columns(market(config)))
 
         return _stored({"synthetic": config}, simulate, ticker=ticker, store=store), None
     path = csv_path(source.folder, ticker)
-    # What is hashed is what is read, whatever becomes of the file meanwhile.
+    # What is hashed is what is read, even if the file changes meanwhile.
     content = read_content(path, ticker=ticker)
     name = f"{ticker}.csv"
 
     @cache
-    def read() -> PriceRows:
-        latest = store.latest("bars", name)
-        reusable = latest if latest and latest[1].code == _code() else None
-        return read_rows(content, path=path, ticker=ticker, latest=reusable)
+    def read() -> CsvColumns:
+        return parse_columns(content, path=path, ticker=ticker)
 
-    made = _stored({**described(content), "ticker": ticker}, read, ticker=ticker, store=store)
+    inputs = {"csv": sha256(content).hexdigest(), "ticker": ticker}
+    made = _stored(inputs, read, ticker=ticker, store=store, name=name)
     if made.meta["without_prices"]:
         run_logger(__name__).warning(
             "%s: rows without prices, left out: %s (%s)",
@@ -144,16 +142,24 @@ def fetch_with_quality(
             made.meta["without_prices"],
             made.meta["dates_without_prices"],
         )
-    _, report = assess_bars(made, lambda: read().found.columns, config=quality, store=store)
+    _, report = assess_bars(made, lambda: read().columns, config=quality, store=store)
     report = with_history(report, made)
     store.note(made, name)
     hold_to_limits(report, quality)
     return made, report
 
 
-def _stored(inputs: dict[str, object], read: Callable[[], PriceRows], *, ticker: str, store: Store) -> ArtifactRef:
+def _stored(
+    inputs: Mapping[str, object], read: Callable[[], CsvColumns], *, ticker: str, store: Store, name: str = ""
+) -> ArtifactRef:
+    """The artifact of bars; with a name, they are compared with the latest bars noted by it."""
+
     def build(folder: Path) -> dict[str, Scalar]:
-        (bars, gaps, repairs), change = read()
+        bars, gaps, repairs = read()
+        before = _latest(name, ticker=ticker, store=store) if name else None
+        change = history_change(before, bars) if before else None
+        if change:
+            run_logger(__name__).warning("%s: %s; its windows are made again", ticker, change)
         write_table(to_table(bars), folder / BARS_FILE)
         first, last = bars["date"][[0, -1]].astype("datetime64[D]").tolist()
         return {
@@ -162,16 +168,30 @@ def _stored(inputs: dict[str, object], read: Callable[[], PriceRows], *, ticker:
             "first": first.isoformat(),
             "last": last.isoformat(),
             "without_prices": len(gaps),
-            DATES_WITHOUT_PRICES: " ".join(each.isoformat() for each in gaps),
-            REPAIRS: json.dumps(dict(repairs)),
+            "dates_without_prices": " ".join(each.isoformat() for each in gaps),
+            REPAIR_COUNTS: json.dumps(dict(repairs)),
             **({HISTORY: change.model_dump_json()} if change else {}),
         }
 
     return store.build("bars", inputs, build, code=_code())
 
 
+def _latest(name: str, *, ticker: str, store: Store) -> Columns | None:
+    """The latest bars noted by a name, if this code made them and they are as they were written."""
+    latest = store.latest("bars", name)
+    if latest is None or latest[1].code != _code():
+        return None
+    path = latest[0] / BARS_FILE
+    if path.is_file() and file_sha256(path) == latest[1].files.get(BARS_FILE):
+        return to_columns(read_table(path))
+    run_logger(__name__).warning(
+        "%s: the former bars, %s, are damaged: the new ones cannot be compared with them", ticker, path
+    )
+    return None
+
+
 def _code() -> str:
-    return code_version(*MODULES, libraries=("pandas", "numpy", "pyarrow"))
+    return code_version(*_MODULES, libraries=("pandas", "numpy", "pyarrow"))
 
 
 def csv_path(folder: Path, stock: str) -> Path:
@@ -196,6 +216,6 @@ def csv_path(folder: Path, stock: str) -> Path:
         raise MarketDataError(f"no prices for {ticker}: {path} is a folder or a broken link; put a file there")
     if not there:
         raise MarketDataError(f"{folder} holds no CSV files: put one STOCK.csv per ticker there")
-    more = f" and {len(there) - NAMED_TICKERS} more" if len(there) > NAMED_TICKERS else ""
-    named = ", ".join(there[:NAMED_TICKERS])
+    more = f" and {len(there) - _NAMED_TICKERS} more" if len(there) > _NAMED_TICKERS else ""
+    named = ", ".join(there[:_NAMED_TICKERS])
     raise MarketDataError(f"no prices for {ticker} in {folder}: {ticker}.csv is missing. There are {named}{more}.")

@@ -11,13 +11,13 @@ from tickerforge.features.prices.quality import QualityReport, assess, check
 from tickerforge.features.prices.schemas import Columns
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.paths import QUALITY_FILE
-from tickerforge.tasks.prices.price_history import REPAIRS
 from tickerforge.tasks.prices.sessions import AUTO, NONE, exchange_of, sessions_between
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
 
-HISTORY = "history"
-"""Where bars keep what has changed of the past."""
-MODULES = (
+HISTORY, REPAIR_COUNTS = "history", "repairs"
+"""Where the meta of bars keeps what has changed of the past, and what was repaired; both as JSON."""
+
+_MODULES = (
     "tickerforge.features.prices.quality",
     "tickerforge.features.prices.bars",
     "tickerforge.tasks.prices.quality",
@@ -42,7 +42,7 @@ def assess_bars(
     Raises:
         MarketDataError: If the exchange that `config` names is not known.
     """
-    repairs = json.loads(str(bars.meta.get(REPAIRS) or "{}"))
+    repairs = json.loads(str(bars.meta.get(REPAIR_COUNTS) or "{}"))
 
     def build(folder: Path) -> Mapping[str, Scalar]:
         report = _assessed(read(), ticker=str(bars.meta["ticker"]), repairs=repairs, exchange=config.exchange)
@@ -53,7 +53,7 @@ def assess_bars(
         "quality",
         {"bars": bars, "ticker": bars.meta["ticker"], "repairs": repairs, "exchange": config.exchange},
         build,
-        code=code_version(*MODULES, libraries=("pandas", "numpy", "exchange-calendars")),
+        code=code_version(*_MODULES, libraries=("pandas", "numpy", "exchange-calendars")),
     )
     return made, read_quality(made)
 

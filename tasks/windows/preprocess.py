@@ -1,9 +1,8 @@
 """Windows of one ticker as a stored artifact, and the published CSV layout on request."""
 
-import json
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import date
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +12,24 @@ import pyarrow.compute as pc
 from prefect import task
 
 from tickerforge.features.config import FeatureConfig
-from tickerforge.features.pooling import POOL
-from tickerforge.features.pooling import pool_windows as pool
-from tickerforge.features.tables import to_table
+from tickerforge.features.pooling import POOL, pool_windows
+from tickerforge.features.splits import SPLITS
+from tickerforge.features.tables import read_table, to_columns, to_frame, to_table, write_table
+from tickerforge.features.windowfile import train_rows_from_file, windows_from_file, write_sessions
+from tickerforge.features.windows import origins_by_split, session_columns, usable_sessions
 from tickerforge.tasks.base.disk import file_sha256, os_errors_as_publish_error
 from tickerforge.tasks.base.errors import MarketDataError
-from tickerforge.tasks.base.parquet import read_columns, read_frame, write_table
 from tickerforge.tasks.base.paths import BARS_FILE, SESSIONS_FILE, TRAIN_ROWS_FILE, WINDOWS_FILE
 from tickerforge.tasks.base.retries import TASK_OPTIONS
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
-from tickerforge.tasks.windows.session_files import TRAIN_END, write_sessions
 
-LIBRARIES = ("pandas", "numpy", "pyarrow", "ta-lib")
+_TRAIN_END = "train_end"
+_LIBRARIES = ("pandas", "numpy", "pyarrow", "ta-lib")
 
 
 @task(name="build-windows", **TASK_OPTIONS)
-def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> ArtifactRef:
-    """Store what is known at each session of one ticker's bars, from which its windows are cut when they are read.
-
-    The sessions that have settled are taken over from the ticker's latest artifact where the bars behind them are the
-    same; the result is the same to the last byte as if it were made anew.
+def store_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> ArtifactRef:
+    """Store what is known at each session of one ticker's bars, from which `read_windows` cuts the windows.
 
     Args:
         bars: Artifact of `fetch_bars`.
@@ -40,54 +37,49 @@ def build_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> 
         store: Where the artifact goes.
 
     Returns:
-        Artifact of the stage `windows`, for `read_windows`; its meta holds `ticker`, `train_end` and the counts
-        `train`, `validation` and `test`.
+        Artifact of the stage `windows`; its meta holds `ticker`, `train_end` and the counts `train`, `validation` and
+        `test`.
 
     Raises:
         InsufficientHistoryError: If the ticker has too few sessions.
     """
     ticker = str(bars.meta["ticker"])
     relevant = config.model_dump(mode="json", exclude={"units", "prompt_style"})
-    name = f"{ticker}-{sha256(json.dumps(relevant).encode()).hexdigest()[:12]}"
+    cut_by = FeatureConfig.model_validate(relevant)
 
     def build(folder: Path) -> Mapping[str, Scalar]:
-        latest = store.latest("windows", name)
-        reusable = latest if latest and latest[1].code == _code() else None
-        return write_sessions(
-            folder,
-            read_columns(bars.path / BARS_FILE),
-            ticker=ticker,
-            config=FeatureConfig.model_validate(relevant),
-            latest=reusable,
-        )
+        sessions = session_columns(to_columns(read_table(bars.path / BARS_FILE)), config=cut_by)
+        origins, split = origins_by_split(usable_sessions(sessions), ticker=ticker, config=cut_by)
+        write_sessions(sessions, folder / SESSIONS_FILE, ticker=ticker, config=cut_by)
+        last = sessions["date"][origins[split == "train"][-1] + cut_by.horizon]
+        return {"ticker": ticker, _TRAIN_END: str(last.astype("datetime64[D]"))} | {
+            name: int((split == name).sum()) for name in SPLITS
+        }
 
-    inputs = {"bars": bars, "ticker": ticker, "config": relevant}
-    made = store.build("windows", inputs, build, code=_code())
-    store.note(made, name)
-    return made
+    return store.build("windows", {"bars": bars, "ticker": ticker, "config": relevant}, build, code=_code())
 
 
 @task(name="pool-windows", **TASK_OPTIONS)
-def pool_windows(
+def store_pool(
     windows: Sequence[ArtifactRef], *, example: ArtifactRef, left_out: Sequence[str], store: Store
 ) -> ArtifactRef:
     """Put the windows of several tickers together, with borders in calendar time that all share.
 
     Args:
-        windows: Artifacts of `build_windows`, one a ticker.
+        windows: Artifacts of `store_windows`, one a ticker.
         example: Artifact of `fetch_bars` of any of them: what a model of the pool is asked with, for the registry.
         left_out: Tickers that could not be used, for the record.
         store: Where the artifact goes.
 
     Returns:
-        Artifact as `build_windows` returns it, of the ticker `ALL`, that holds `bars.parquet` too; its meta holds
+        Artifact as `store_windows` returns it, of the ticker `ALL`, that holds `bars.parquet` too; its meta holds
         `pooled` and `left_out` (names) and in `borders` what the common borders cost, in words.
     """
 
     def build(folder: Path) -> Mapping[str, Scalar]:
-        frame, borders = pool([read_windows(ref) for ref in windows])
+        frame, borders = pool_windows([read_windows(ref) for ref in windows])
         rows = [read_train_rows(ref).assign(ticker=ref.meta["ticker"]) for ref in windows]
-        read_bars(example).to_parquet(folder / BARS_FILE, index=False)
+        shutil.copyfile(example.path / BARS_FILE, folder / BARS_FILE)
         told = [
             f"{border.dropped} {border.split} windows dropped for targets after {border.last.date()}, where those of "
             f"{border.ticker} end"
@@ -120,7 +112,7 @@ def import_published(
         store: Where the artifact goes.
 
     Returns:
-        Artifact as `build_windows` returns it.
+        Artifact as `store_windows` returns it.
 
     Raises:
         PublishedLayoutError: If a file cannot be read.
@@ -166,15 +158,12 @@ def export_published(bars: ArtifactRef, out_dir: Path, *, config: FeatureConfig)
 
 def read_bars(bars: ArtifactRef) -> pd.DataFrame:
     """The bars of an artifact of `fetch_bars`."""
-    return read_frame(bars.path / BARS_FILE)
+    return to_frame(read_table(bars.path / BARS_FILE))
 
 
 def read_windows(windows: ArtifactRef, *, splits: tuple[str, ...] = ()) -> pd.DataFrame:
     """The windows of an artifact of the stage `windows`, of all splits or of those named, with a fresh index."""
-    from tickerforge.features.windowfile import read_windows as read
-
-    sessions = windows.path / SESSIONS_FILE
-    frame = read(sessions if sessions.is_file() else windows.path / WINDOWS_FILE)
+    frame = windows_from_file(_sessions_or(windows, WINDOWS_FILE))
     return frame[frame["split"].isin(splits)].reset_index(drop=True) if splits else frame
 
 
@@ -183,10 +172,13 @@ def read_train_rows(windows: ArtifactRef) -> pd.DataFrame:
 
     Those of a pool have a column `ticker` too.
     """
-    from tickerforge.features.windowfile import read_train_rows as read
+    return train_rows_from_file(_sessions_or(windows, TRAIN_ROWS_FILE))
 
+
+def _sessions_or(windows: ArtifactRef, file: str) -> Path:
+    """The file of sessions, or if the artifact holds none, the file of that name."""
     sessions = windows.path / SESSIONS_FILE
-    return read(sessions if sessions.is_file() else windows.path / TRAIN_ROWS_FILE)
+    return sessions if sessions.is_file() else windows.path / file
 
 
 def _write(folder: Path, windows: pa.Table, train_rows: pd.DataFrame, *, ticker: str) -> dict[str, Scalar]:
@@ -196,8 +188,8 @@ def _write(folder: Path, windows: pa.Table, train_rows: pd.DataFrame, *, ticker:
     split = windows["split"].to_numpy()
     in_train = pc.equal(windows["split"], "train")
     last = pc.max(pc.list_flatten(windows["target_dates"].filter(in_train))).as_py()
-    return {"ticker": ticker, TRAIN_END: last and last.date().isoformat()} | {
-        name: int((split == name).sum()) for name in ("train", "validation", "test")
+    return {"ticker": ticker, _TRAIN_END: last and last.date().isoformat()} | {
+        name: int((split == name).sum()) for name in SPLITS
     }
 
 
@@ -207,7 +199,7 @@ def _table(frame: pd.DataFrame) -> pa.Table:
 
 def train_end(windows: ArtifactRef) -> date | None:
     """The last session that a train target lies on; `None` without train windows."""
-    last = windows.meta.get(TRAIN_END)
+    last = windows.meta.get(_TRAIN_END)
     return date.fromisoformat(str(last)) if last else None
 
 
@@ -231,10 +223,4 @@ def _joined(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _code() -> str:
-    return code_version(
-        "tickerforge.features",
-        "tickerforge.tasks.windows.preprocess",
-        "tickerforge.tasks.windows.session_files",
-        "tickerforge.tasks.base.parquet",
-        libraries=LIBRARIES,
-    )
+    return code_version("tickerforge.features", "tickerforge.tasks.windows.preprocess", libraries=_LIBRARIES)

@@ -3,7 +3,6 @@
     python tests/benchmarks/preprocess.py --data prices/          # a folder of price files, both scopes
     python tests/benchmarks/preprocess.py --synthetic 500 1000    # so many synthetic tickers of 2,500 days
     python tests/benchmarks/preprocess.py --processes 1 2         # half of the tickers in each of two processes
-    python tests/benchmarks/preprocess.py --one-more-day          # a day less, then the whole files
 
 Each figure is of a process of its own, without its imports. The floor is that of the same run: pyarrow reads every CSV
 file, and writes tables that are in memory already, of the same content as the artifacts.
@@ -117,37 +116,12 @@ def write_market(folder: Path, tickers: int) -> Path:
     return folder
 
 
-def one_more_day(data: Path, scratch: Path, *, scopes: list[str]) -> None:
-    """Preprocess all but the last day, then everything; and everything from nothing, for the bytes and the ratio."""
-    short = scratch / "short"
-    short.mkdir()
-    for path in sorted(data.glob("*.csv")):
-        lines = path.read_bytes().splitlines(keepends=True)
-        (short / path.name).write_bytes(b"".join(lines[:-1]))
-    for scope in scopes:
-        kept, fresh = scratch / f"kept-{scope}", scratch / f"fresh-{scope}"
-        answer(apart("measured", folder=str(short), store=str(kept), scope=scope))
-        more = answer(apart("measured", folder=str(data), store=str(kept), scope=scope))
-        full = answer(apart("measured", folder=str(data), store=str(fresh), scope=scope))
-        again = answer(apart("measured", folder=str(data), store=str(fresh), scope=scope))
-        same = all(
-            (kept / path.relative_to(fresh)).read_bytes() == path.read_bytes() for path in fresh.glob("*/*/*.parquet")
-        )
-        print(
-            f"{scope}: from nothing {full['cpu']:.2f} s CPU, one more day {more['cpu']:.2f} s "
-            f"({more['cpu'] / full['cpu']:.0%}), nothing new {again['cpu']:.2f} s ({again['cpu'] / full['cpu']:.0%}); "
-            f"bytes {'identical' if same else 'DIFFER'}",
-            flush=True,
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of price files")
     parser.add_argument("--scopes", nargs="*", default=["series", "window"], help="of the indicators, with --data")
     parser.add_argument("--synthetic", type=int, nargs="*", default=[], help="numbers of synthetic tickers")
     parser.add_argument("--processes", type=int, nargs="*", default=[], help="numbers of processes")
-    parser.add_argument("--one-more-day", action="store_true", help="a day less, then the whole files")
     parser.add_argument("--market", type=Path, help="where synthetic price files are kept")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -171,8 +145,6 @@ def main() -> None:
                 ]
                 slowest = max(answer(each)["wall"] for each in running)
                 print(f"{processes} processes: {slowest:.2f} s, {time.perf_counter() - start:.2f} s with imports")
-            if asked.one_more_day:
-                one_more_day(asked.data, scratch, scopes=asked.scopes)
         for tickers in asked.synthetic:
             market = write_market((asked.market or scratch / "market") / str(tickers), tickers)
             report(f"synthetic {tickers}", market, scratch / f"store-{tickers}", scope="series")

@@ -1,42 +1,26 @@
-"""One tiny pipeline of a few steps a stage, made by calling the tasks' functions directly."""
+"""The artifacts of the tiny pipeline, made by calling the tasks' functions directly."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
-from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef
 from tickerforge.tasks.models.train import prepare_base_model, sample_answers, train_grpo, train_sft
 from tickerforge.tasks.outputs.evaluate import compare_models, forecast_model
 from tickerforge.tasks.prices.market_data import SyntheticSource, fetch_bars
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
-from tickerforge.tasks.windows.preprocess import build_windows
-from tickerforge.training.config import (
-    GRPOStageConfig,
-    GuardConfig,
-    RejectionConfig,
-    SamplingConfig,
-    SFTStageConfig,
-    TinyConfig,
-    TrainingConfig,
-)
+from tickerforge.tasks.windows.preprocess import store_windows
+from tiny_pipeline import tiny_config
 
-TICKER = "DEMO"
-FEATURES = FeatureConfig()
-EVALUATION = EvaluationConfig(max_windows=12, examples=1)
-GRPO = GRPOStageConfig(steps=2, prompts_per_step=2, group_size=4)
-TRAINING = TrainingConfig(
-    tiny=TinyConfig(hidden_size=64, layers=1, steps=90, batch_size=8, learning_rate=1e-2),
-    lora_rank=4,
-    sampling=SamplingConfig(samples=4),
-    guard=GuardConfig(min_valid_rate=0.0, max_reward_drop=100.0),
-    grpo_1st=GRPO,
-    grpo_2nd=GRPO,
-    rejection=RejectionConfig(answers=4, max_windows=12, min_skill=-100.0),
-    sft=SFTStageConfig(epochs=1.0, batch_size=6),
-)
+CONFIG = tiny_config()
+TICKER = CONFIG.stock
+SYNTHETIC = CONFIG.synthetic
+FEATURES = CONFIG.features
+TRAINING = CONFIG.training
+EVALUATION = CONFIG.evaluation
+GATE = CONFIG.gate
+GRPO = TRAINING.grpo_1st
 
 
 class BuiltAgain(Exception):
@@ -92,12 +76,13 @@ def run_forecast(pieces_store: Store, windows: ArtifactRef, base: BaseModelRef, 
 
 
 def pieces() -> Pieces:
+    """Make the artifacts, or find them: all processes of a test session share one store, which locks what is built."""
     import torch
 
     torch.set_num_threads(1)
-    store = Store(Path(os.environ["TICKERFORGE_HOME"]) / "pieces" / "store")
-    bars = fetch_bars.fn(SyntheticSource(config=SyntheticConfig(sessions=400)), TICKER, store=store)
-    windows = build_windows.fn(bars, config=FEATURES, store=store)
+    store = Store(Path(os.environ["TICKERFORGE_TESTS_STORE"]))
+    bars = fetch_bars.fn(SyntheticSource(config=SYNTHETIC), TICKER, store=store)
+    windows = store_windows.fn(bars, config=FEATURES, store=store)
     base = prepare_base_model.fn(TRAINING, features=FEATURES, store=store)
     grpo_1st = run_grpo(store, windows, base)
     common = {"config": TRAINING, "seed": 0, "store": store}
@@ -114,7 +99,7 @@ def pieces() -> Pieces:
         stages=adapters,
         features=FEATURES,
         evaluation=EVALUATION,
-        gate=GateConfig(),
+        gate=GATE,
         store=store,
     )
     return Pieces(store, bars, windows, base, grpo_1st, sft_data, sft, forecasts, comparison)

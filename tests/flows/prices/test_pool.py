@@ -124,8 +124,8 @@ def test_a_ticker_starts_from_the_pool_and_its_report_says_what_that_bought(own:
     assert own.report.models[3:5] == ("base", "pooled")
     for path in (own.report_path, own.report_path.with_name("report.md")):
         text = path.read_text()
-        assert "What pooling bought: the pooled adapter" in text
-        assert "the base model's before any training on AAA alone" in text.replace("&#39;", "'")
+        assert "What pooling gained: on test the pooled adapter" in text
+        assert "the base model's. After training on AAA alone" in text.replace("&#39;", "'")
         assert "Pooled adapter" in text
     against = own.report.test_of("sft", split="test", against="pooled")
     assert against is not None

@@ -16,7 +16,7 @@ from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.prices.market_data import FolderSource, fetch_bars
 from tickerforge.tasks.prices.price_files import as_csv, keep
 from tickerforge.tasks.store.artifacts import Store
-from tickerforge.tasks.windows.preprocess import build_windows
+from tickerforge.tasks.windows.preprocess import store_windows
 from tiny_pipeline import tiny_config
 from web_server import Reply
 from yahoo_server import Yahoo, up_to, yahoo_server
@@ -73,7 +73,7 @@ def test_the_table_of_the_night_says_on_which_day_prices_end_that_could_not_be_u
     keep(tmp_path, "AAPL", BARS)
     bars = fetch_bars.fn(FolderSource(folder=tmp_path), "AAPL", store=store)
     small = with_overrides(tiny_config(), ["stock=AAPL", f"data={tmp_path}", "update=yahoo"])
-    windows = build_windows.fn(bars, config=small.features, store=store)
+    windows = store_windows.fn(bars, config=small.features, store=store)
     told = {}
     for fault in ("", "MarketDataError: no answer"):
         ready = Prepared(config=small, bars=bars, windows=windows, not_updated=fault)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hostile import HOSTILE, Hostile, good_lines, text, unusual_places
@@ -178,6 +178,11 @@ def damaged(draw: st.DrawFn) -> bytes:
 NAMED = re.compile(r"ACME(: \S*ACME\.csv(, row \d+)?(, column [^:]+)?: |: ).*[;:].*", re.DOTALL)
 
 
+# An unclosed quote makes one cell of the rest of the file.
+UNCLOSED_QUOTE = text([LINES[0], f'{LINES[1].rpartition(",")[0]},"', *LINES[2:]]).encode()
+
+
+@example(content=UNCLOSED_QUOTE)
 @given(content=damaged() | st.binary(max_size=300))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_damage_to_a_file_ends_otherwise_than_in_good_bars_or_a_named_fault(content: bytes, tmp_path: Path) -> None:

@@ -5,17 +5,19 @@ import pytest
 
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.errors import BarsError, InsufficientHistoryError, PublishedLayoutError, TickerNameError
+from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
+from tickerforge.features.windows import build_windows
 from tickerforge.tasks.base.errors import MarketDataError, PublishError
 from tickerforge.tasks.prices.market_data import FolderSource, SyntheticSource, fetch_bars, list_tickers
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.windows.preprocess import (
-    build_windows,
     export_published,
     import_published,
     read_bars,
     read_train_rows,
     read_windows,
+    store_windows,
 )
 
 YAHOO = {"date": "Date", "open": "Open", "high": "High", "low": "Low", "close": "Close", "adj_close": "Adj Close"}
@@ -45,6 +47,7 @@ def test_bars_from_a_folder_are_stored_as_they_are_in_the_file(tmp_path: Path) -
         "repairs": "{}",
     }
     stored, written = read_bars(ref), pd.read_csv(path, parse_dates=["Date"])
+    assert stored["date"].dtype == "datetime64[s]"
     assert (stored["date"].to_numpy() == written["Date"].to_numpy()).all()
     assert stored["adj_close"].to_numpy() == pytest.approx(written["Adj Close"].to_numpy(), rel=1e-12)
 
@@ -139,7 +142,7 @@ def test_windows_keep_their_dates_splits_and_train_rows_on_disk(tmp_path: Path) 
     store, config = Store(tmp_path / "store"), FeatureConfig()
     write_prices(tmp_path, "AAPL")
     bars = fetch(tmp_path, "AAPL", store)
-    windows = build_windows.fn(bars, config=config, store=store)
+    windows = store_windows.fn(bars, config=config, store=store)
     frame = read_windows(windows)
     assert {split: windows.meta[split] for split in ("train", "validation", "test")} == dict(
         frame["split"].value_counts()
@@ -151,19 +154,29 @@ def test_windows_keep_their_dates_splits_and_train_rows_on_disk(tmp_path: Path) 
     assert train["adj_close"].mean() == pytest.approx(frame["train_mean"].iloc[0])
 
 
+@pytest.mark.parametrize("scope", ["series", "window"])
+def test_stored_windows_are_read_as_they_are_built_to_the_last_bit(scope: str, tmp_path: Path) -> None:
+    store, config = Store(tmp_path / "store"), FeatureConfig(indicator_scope=scope)
+    path = write_prices(tmp_path, "AAPL")
+    stored = read_windows(store_windows.fn(fetch(tmp_path, "AAPL", store), config=config, store=store))
+    built = build_windows(read_csv(path, ticker="AAPL"), ticker="AAPL", config=config)
+    pd.testing.assert_frame_equal(stored, built, check_exact=True)
+    assert stored["origin"].dtype == stored["target_dates"].iloc[0].dtype == "datetime64[s]"
+
+
 def test_prompt_style_and_units_do_not_change_the_windows(tmp_path: Path) -> None:
     store = Store(tmp_path)
     bars = fetch_bars.fn(SyntheticSource(config=SyntheticConfig(sessions=400)), "DEMO", store=store)
-    build_windows.fn(bars, config=FeatureConfig(), store=store)
-    assert build_windows.fn(bars, config=FeatureConfig(prompt_style="prices"), store=store).cached
-    assert not build_windows.fn(bars, config=FeatureConfig(sigma_window=40), store=store).cached
+    store_windows.fn(bars, config=FeatureConfig(), store=store)
+    assert store_windows.fn(bars, config=FeatureConfig(prompt_style="prices"), store=store).cached
+    assert not store_windows.fn(bars, config=FeatureConfig(sigma_window=40), store=store).cached
 
 
 def test_too_short_a_history_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     bars = fetch_bars.fn(SyntheticSource(config=SyntheticConfig(sessions=100)), "DEMO", store=store)
     with pytest.raises(InsufficientHistoryError, match="DEMO: 100 sessions"):
-        build_windows.fn(bars, config=FeatureConfig(), store=store)
+        store_windows.fn(bars, config=FeatureConfig(), store=store)
 
 
 def test_published_files_come_back_as_windows_with_an_embargoed_validation_split(tmp_path: Path) -> None:
@@ -178,6 +191,7 @@ def test_published_files_come_back_as_windows_with_an_embargoed_validation_split
     windows = import_published(pair["train"], pair["test"], ticker="AAPL", config=config, store=store)
     frame = read_windows(windows)
     prices = read_bars(bars)["adj_close"].to_numpy()
+    assert frame["origin"].dtype == frame["target_dates"].iloc[0].dtype == "datetime64[s]"
     mean, std = prices[:280].mean(), prices[:280].std()
     last_train = frame[frame["split"] == "train"].iloc[-1]["target"][-1]
     first_validation = frame[frame["split"] == "validation"].iloc[0]
