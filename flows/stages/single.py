@@ -157,7 +157,7 @@ class StartedStage:
         return publish_adapter(artifact, target, card=card)
 
     def save_full_forecasts(self, artifact: ArtifactRef) -> list[Path]:
-        """Forecast every window of the full files, if they are given, and write the forecasts into the results folder."""
+        """Forecast every window of the full files, if they are given; write the forecasts to the results folder."""
         config, store = self.run.config, self.run.steps.store
         windows = full_windows(self.files, config=config, store=store)
         if windows is None:

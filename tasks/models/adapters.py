@@ -1,4 +1,4 @@
-"""Adapters and base models as tasks name them, and the card beside an adapter that says how to use it."""
+"""Adapters and base models: references, identities in keys, and the card in an adapter's folder."""
 
 import hashlib
 import json
@@ -27,15 +27,14 @@ ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
 BASE_PATH_SETTING = "base_model_name_or_path"
 MODEL_SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"})
 HASHED_BYTES = 64 * 1024 * 1024
-UNREADABLE_CURE = "Copy the folder again, or train the adapter again."
+_UNREADABLE_CURE = "Copy the folder again, or train the adapter again."
 
 
 class BaseModelRef(FrozenModel):
     """A base model ready to load.
 
-    `model` is what the user asked for, `location` the Hugging Face name or folder to load, `identity` what stands for
-    its content in artifact keys, `artifact` where it was built here. `cached` is false only where this very call built
-    it.
+    `model` is the name that the user gave, `location` the Hugging Face name or folder to load, `identity` its content
+    in artifact keys, `artifact` the artifact if TickerForge built it. `cached` is false only if this call built it.
     """
 
     model: str
@@ -45,7 +44,7 @@ class BaseModelRef(FrozenModel):
     cached: bool = True
 
     def here(self, store: Store) -> "BaseModelRef":
-        """The same base model in this store: one that was built elsewhere is fetched.
+        """Return the same base model in this store; fetch one that was built elsewhere.
 
         Raises:
             StoreError: If neither this store nor the shared one holds it.
@@ -57,10 +56,10 @@ class BaseModelRef(FrozenModel):
 
 
 def base_model_identity(model: str) -> str:
-    """What stands for a base model in artifact keys: a Hugging Face name itself, or a hash for a local folder.
+    """Return the identity of a base model in artifact keys: its Hugging Face name, or the hash of a local folder.
 
-    The hash covers configuration, tokenizer and small weights by content, and weights of more than 64 MB by name,
-    size and time of change, since hashing tens of gigabytes would take longer than a stage.
+    The hash covers configuration, tokenizer and small weights by content. It covers weights of more than 64 MB by
+    name, size and time of change, because hashing tens of gigabytes would take longer than a stage.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -75,10 +74,10 @@ def base_model_identity(model: str) -> str:
 
 
 def adapter_folder(adapter: ArtifactRef | Path | None) -> Path | None:
-    """The PEFT folder of an adapter given as an artifact, as a folder, or not at all.
+    """Return the PEFT folder of an adapter that is given as an artifact or as a folder; `None` for no adapter.
 
     Raises:
-        AdapterError: If the folder is not one.
+        AdapterError: If the folder is not an adapter.
     """
     if adapter is None:
         return None
@@ -86,17 +85,17 @@ def adapter_folder(adapter: ArtifactRef | Path | None) -> Path | None:
     missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
     if missing:
         raise AdapterError(
-            f"{folder} is no adapter folder: {' and '.join(missing)} missing. Give a PEFT folder such as "
+            f"{folder} is not an adapter folder: {' and '.join(missing)} missing. Give a PEFT folder such as "
             "models/{MODEL}/{STOCK}/grpo_lora_2nd."
         )
     return folder
 
 
 def check_adapter(adapter: Path | None) -> None:
-    """Read an adapter's configuration and the header of its weights, so that a broken folder is known early.
+    """Read an adapter's configuration and the header of its weights, so that a broken folder fails early.
 
     Raises:
-        AdapterError: If the folder is no adapter, or one of its files cannot be read.
+        AdapterError: If the folder is not an adapter, or one of its files cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -109,9 +108,9 @@ def check_adapter(adapter: Path | None) -> None:
         with safe_open(weights, framework="numpy") as tensors:
             names = list(tensors.keys())
     except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{weights} cannot be read as weights ({error}). {UNREADABLE_CURE}") from error
+        raise AdapterError(f"{weights} cannot be read as weights ({error}). {_UNREADABLE_CURE}") from error
     if not names:
-        raise AdapterError(f"{weights} holds no weights. {UNREADABLE_CURE}")
+        raise AdapterError(f"{weights} holds no weights. {_UNREADABLE_CURE}")
 
 
 def _adapter_settings(folder: Path) -> dict[str, Any]:
@@ -120,22 +119,23 @@ def _adapter_settings(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AdapterError(
-            f"{path} cannot be read as an adapter's configuration ({error}). {UNREADABLE_CURE}"
+            f"{path} cannot be read as an adapter's configuration ({error}). {_UNREADABLE_CURE}"
         ) from error
     if not isinstance(config, dict):
         raise AdapterError(
-            f"{path} cannot be read as an adapter's configuration: it holds no JSON object. {UNREADABLE_CURE}"
+            f"{path} cannot be read as an adapter's configuration: it is not a JSON object. {_UNREADABLE_CURE}"
         )
     return config
 
 
 def adapter_identity(adapter: ArtifactRef | Path | None) -> str | None:
-    """What stands for an adapter's content in artifact keys: a hash of its weights and configuration.
+    """Return the identity of an adapter in artifact keys: a hash of its weights and configuration.
 
-    The place of the base model is left out: it differs between machines, and keys hold the base model's own identity.
+    The path of the base model does not count: it differs between machines, and keys hold the identity of the base
+    model.
 
     Raises:
-        AdapterError: If a folder is no adapter.
+        AdapterError: If a folder is not an adapter.
     """
     folder = adapter_folder(adapter)
     if folder is None:
@@ -147,15 +147,15 @@ def adapter_identity(adapter: ArtifactRef | Path | None) -> str | None:
 
 
 def prompt_version() -> str:
-    """Version of the code that writes prompts and reads answers."""
+    """Return the version of the code that writes prompts and reads answers."""
     return code_version("tickerforge.features.prompts", "tickerforge.features.units")
 
 
 class AdapterCard(FrozenModel):
-    """How an adapter was made and how it must be asked; written as `tickerforge.json` into its folder.
+    """How an adapter was trained and how to ask it; stored as `tickerforge.json` in its folder.
 
-    `prompt_code` is the version of the code that wrote the prompts it was trained on, `trained_until` the last session
-    that a training target lay on, which older cards do not say.
+    `prompt_code` is the version of the code that wrote its training prompts. `trained_until` is the last session of
+    its training targets; older cards do not have it.
     """
 
     ticker: str
@@ -171,29 +171,29 @@ class AdapterCard(FrozenModel):
     prompt_code: str = Field(default_factory=prompt_version)
 
     def base_model_location(self, folder: Path) -> str:
-        """The base model to load: the one that lies in the adapter's folder, else the recorded name or path."""
+        """Return the base model to load: the one in the adapter's folder, else the recorded name or path."""
         inside = folder / BASE_MODEL_FOLDER
         return str(inside) if inside.is_dir() else self.base_model
 
 
 def write_card(folder: Path, card: AdapterCard) -> None:
-    """Put the card into an adapter's folder."""
+    """Write the card into an adapter's folder."""
     (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def read_card(folder: Path) -> AdapterCard:
-    """The card in an adapter's folder.
+    """Read the card in an adapter's folder.
 
     Raises:
-        AdapterError: If there is none, or it was written by another version.
+        AdapterError: If there is none, or if another version of TickerForge wrote it.
     """
     path = folder / CARD_FILE
     try:
         card = AdapterCard.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise AdapterError(
-            f"{folder} holds no {CARD_FILE}, so it is unknown which base model and prompts the adapter was trained "
-            "with. Use a folder that `tickerforge run` or `tickerforge pull` wrote."
+            f"{folder} holds no {CARD_FILE}, so the base model and the prompts of the adapter are unknown. Use a "
+            "folder that `tickerforge run` or `tickerforge pull` wrote."
         ) from error
     except ValidationError as error:
         raise AdapterError(
@@ -201,8 +201,8 @@ def read_card(folder: Path) -> AdapterCard:
         ) from error
     if card.prompt_code != prompt_version():
         run_logger(__name__).warning(
-            "the adapter %s was trained with prompts of another version of TickerForge: it may not understand those of "
-            "this one. Train %s again, or use the version %s.",
+            "the adapter %s was trained with prompts of another version of TickerForge and may not understand those of "
+            "this version: train %s again, or use the version %s",
             folder,
             card.ticker,
             card.git_revision,

@@ -1,18 +1,16 @@
-"""The one way to the next forecast: latest bars in, median and band of the coming sessions out."""
+"""The forecast of the next sessions: latest bars in, median and band of prices out."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.features.config import FeatureConfig
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.prices.sessions import AUTO, next_sessions
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import OnProgress
-
-Floats = NDArray[np.float64]
 
 INTERVAL = 0.8
 
@@ -32,24 +30,24 @@ def forecast_next(
     """Forecast the next `features.horizon` sessions after the last bar.
 
     Args:
-        bars: Columns `date open high low close adj_close volume`, USD; a user's own frame is validated by the rules
-            of `features.prices.bars.read_csv`.
-        ticker: Name that errors use.
+        bars: Columns `date open high low close adj_close volume`, USD; checked by the rules of
+            `features.prices.bars.read_csv`.
+        ticker: Name in error messages.
         base_model: Hugging Face name or folder.
         adapter: PEFT folder, or `None` for the bare base model.
-        features: How the adapter was trained to see the market.
+        features: Settings of windows and prompts that the adapter was trained with.
         training: Sampling settings, backend and lengths.
         seed: Seed of the sampling; the same seed and bars give the same forecast.
-        exchange: Whose sessions come next, see `tasks.prices.sessions.next_sessions`.
-        on_progress: Told how many answers are drawn.
+        exchange: Calendar of the next sessions, as in `tasks.prices.sessions.next_sessions`.
+        on_progress: Called with the number of answers drawn.
 
     Returns:
-        `horizon` rows: `date` (datetime64[s]), `median`, `lower`, `upper` (USD; bounds of the central 80 %). Where no
-        answer was valid all three are the last close.
+        `horizon` rows: `date` (datetime64[s]), `median`, `lower`, `upper` (USD; bounds of the central 80 %). If no
+        answer was valid, all three are the last close.
 
     Raises:
         FeaturesError: If the bars are not acceptable or too few.
-        MarketDataError: If the sessions of the exchange are not known.
+        MarketDataError: If the sessions of the exchange are unknown.
         TrainingError: If the model or the adapter cannot be used.
     """
     from tickerforge.evaluation.core.forecasts import collect_forecasts
@@ -82,10 +80,10 @@ def forecast_next(
 
 
 def forecast_band(samples: Floats) -> tuple[Floats, Floats]:
-    """Bounds of the central 80 % of sampled prices: the band whose coverage the comparison reports.
+    """Return the bounds of the central 80 % of sampled prices, the band whose coverage the comparison reports.
 
     Args:
-        samples: USD, shape (m, horizon) with m of 1 or more.
+        samples: USD, shape (n_samples, horizon), at least one sample.
 
     Returns:
         Lower and upper bounds in USD, each of shape (horizon,).

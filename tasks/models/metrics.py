@@ -1,4 +1,4 @@
-"""The metrics that a training stage left behind, read from its `metrics.jsonl`."""
+"""The logged metrics of a training stage, read from its `metrics.jsonl`."""
 
 import json
 import math
@@ -10,7 +10,7 @@ NOT_METRICS = frozenset({"stage", "step", "total", "timestamp", "time"})
 
 
 def read_metrics(path: Path) -> list[tuple[int, dict[str, float]]]:
-    """Step and finite numbers of every line of a `metrics.jsonl`; a line cut short by a crash is left out."""
+    """Read step and finite numbers of every line of a `metrics.jsonl`, without lines that a crash cut short."""
     rows: list[tuple[int, dict[str, float]]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -22,7 +22,7 @@ def read_metrics(path: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def finite_numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among named values, without those that only say where a row belongs."""
+    """Return the finite numbers among named values, without those that only identify a row."""
     return {
         name: float(value)
         for name, value in values.items()

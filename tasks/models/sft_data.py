@@ -1,4 +1,4 @@
-"""Accepted answers from a file, as an artifact that fine-tuning can start from."""
+"""Accepted answers from a file, as an artifact for fine-tuning."""
 
 import json
 from collections.abc import Mapping
@@ -12,15 +12,13 @@ from tickerforge.tasks.base.disk import file_sha256
 from tickerforge.tasks.base.paths import SFT_DATA_FILE
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
 
-LIBRARIES = ("pandas", "pyarrow")
-
 
 def store_sft_data(path: Path, *, store: Store) -> ArtifactRef:
-    """Store accepted answers from a Parquet or CSV file as `sample_answers` would have left them.
+    """Store accepted answers from a Parquet or CSV file in the form of `sample_answers`.
 
     Args:
         path: File with at least the columns `prompt` (JSON of the chat) and `answer`.
-        store: Where the artifact goes.
+        store: Store of the artifact.
 
     Raises:
         PublishedLayoutError: If the file cannot be read or lacks a column.
@@ -36,7 +34,7 @@ def store_sft_data(path: Path, *, store: Store) -> ArtifactRef:
         SFT_DATA.name,
         {"file": file_sha256(path)},
         build,
-        code=code_version("tickerforge.tasks.models.sft_data", libraries=LIBRARIES),
+        code=code_version("tickerforge.tasks.models.sft_data", libraries=("pandas", "pyarrow")),
     )
 
 
@@ -44,7 +42,7 @@ def read_sft_data(path: Path) -> pd.DataFrame:
     """Read accepted answers from a Parquet or CSV file.
 
     Returns:
-        One row or more with at least the columns `prompt` (JSON of the chat) and `answer`.
+        At least one row, with at least the columns `prompt` (JSON of the chat) and `answer`.
 
     Raises:
         PublishedLayoutError: If the file is missing, cannot be read, lacks a column or holds no answers.
@@ -63,7 +61,7 @@ def read_sft_data(path: Path) -> pd.DataFrame:
         raise PublishedLayoutError(f"{path} holds no answers to fine-tune on: run `tickerforge stage sft-data` again")
     for row, (prompt, answer) in enumerate(zip(accepted["prompt"], accepted["answer"], strict=True), start=1):
         if not _is_chat(prompt) or not isinstance(answer, str):
-            raise PublishedLayoutError(f"{path}, record {row}: `prompt` must be a chat as JSON and `answer` a text")
+            raise PublishedLayoutError(f"{path}, record {row}: `prompt` must be a chat as JSON and `answer` a string")
     return accepted
 
 

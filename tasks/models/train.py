@@ -1,4 +1,4 @@
-"""The base model and the training stages as stored artifacts: built once, resumed where interrupted."""
+"""The base model and the training stages as stored artifacts: each is built once, and resumes after an interruption."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,8 +44,8 @@ MODEL_MODULES = (
 )
 MODEL_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "unsloth", "vllm", "xgrammar")
 
-# These change how safely and how fast a stage is finished, not what it ends with; the model itself counts by content.
-WITHOUT_EFFECT = {
+# These change how safely and how fast a stage runs, but not its result; the model itself counts by content.
+_WITHOUT_EFFECT = {
     "model",
     "model_cutoff",
     "backend",
@@ -55,17 +55,17 @@ WITHOUT_EFFECT = {
     "launch",
     "trust_remote_code",
 }
-STAGE_GROUPS = {group for stage in STAGES for group in stage.settings}
+_STAGE_GROUPS = {group for stage in STAGES for group in stage.settings}
 
 
 @task(name="prepare-base-model", **TASK_OPTIONS)
 def prepare_base_model(config: TrainingConfig, *, features: FeatureConfig, store: Store) -> BaseModelRef:
-    """Build the tiny base model where it is asked for, or check the one that is named.
+    """Build the tiny base model if the configuration names it, or check another base model.
 
     Args:
-        config: Names the model; `config.tiny` describes the tiny one.
+        config: Configuration with the model's name; `config.tiny` describes the tiny one.
         features: Context, horizon and indicators that the tiny model is trained on.
-        store: Where the tiny model goes.
+        store: Store of the tiny model.
 
     Raises:
         BaseModelError: If the model cannot be used.
@@ -113,20 +113,20 @@ def train_grpo(
     """Train an adapter by GRPO on the train windows.
 
     Args:
-        windows: Artifact of `build_windows`.
-        base_model: From `prepare_base_model`.
+        windows: Artifact of `store_windows`.
+        base_model: Result of `prepare_base_model`.
         stage: `grpo_1st` or `grpo_2nd`.
-        adapter: Adapter to go on from: an artifact, or a PEFT folder; `None` starts a fresh one.
+        adapter: Adapter to continue from: an artifact, or a PEFT folder; `None` starts a fresh one.
         config: Settings of the stages.
         features: How windows become prompts.
         seed: Seed of the stage.
-        store: Where the artifact goes.
+        store: Store of the artifact.
 
     Returns:
         Artifact of that stage with `adapter/` and `metrics.jsonl`; its meta holds the summary and `seconds`.
 
     Raises:
-        TrainingError: As `training.stages.run_grpo`.
+        TrainingError: See `training.stages.run_grpo`.
     """
     from tickerforge.training.examples import build_examples, unit_of_sigma
     from tickerforge.training.stages import run_grpo
@@ -135,7 +135,8 @@ def train_grpo(
         train = read_windows(windows, splits=("train",))
         if windows.meta.get("ticker") == POOL:
             settings = getattr(config, stage)
-            # More than are visited would cost their prompts, and leave it to chance which tickers are.
+            # With more windows than the stage visits, prompts would be built for nothing, and the tickers that it
+            # visits would be random.
             train = spread(train, at_most=settings.steps * settings.prompts_per_step)
         with progress_reporter() as report:
             result = run_grpo(
@@ -166,13 +167,13 @@ def sample_answers(
     seed: int,
     store: Store,
 ) -> ArtifactRef:
-    """Rejection sampling: draw answers to the train windows and keep the best; arguments as in `train_grpo`.
+    """Draw answers to the train windows and keep the best (rejection sampling); arguments as in `train_grpo`.
 
     Returns:
         Artifact of the stage `sft_data` with `sft_data.parquet`; its meta holds the summary and `seconds`.
 
     Raises:
-        TrainingError: As `training.stages.run_rejection`.
+        TrainingError: See `training.stages.run_rejection`.
     """
     from tickerforge.training.examples import build_examples
     from tickerforge.training.stages import run_rejection
@@ -213,17 +214,17 @@ def train_sft(
 
     Args:
         sft_data: Artifact of `sample_answers`, or a Parquet or CSV file with its columns.
-        base_model: From `prepare_base_model`.
-        adapter: Adapter to go on from, as in `train_grpo`.
+        base_model: Result of `prepare_base_model`.
+        adapter: Adapter to continue from, as in `train_grpo`.
         config: Settings of the stages.
         seed: Seed of the stage.
-        store: Where the artifact goes.
+        store: Store of the artifact.
 
     Returns:
         Artifact of the stage `sft` with `adapter/` and `metrics.jsonl`; its meta holds the summary and `seconds`.
 
     Raises:
-        TrainingError: As `training.stages.run_sft`.
+        TrainingError: See `training.stages.run_sft`.
     """
     from tickerforge.training.stages import run_sft
 
@@ -247,20 +248,20 @@ def train_sft(
 
 
 def base_model_for(card: AdapterCard, folder: Path, *, store: Store) -> str:
-    """The base model to load for an adapter in a folder: the one beside it, the recorded one, or tiny built anew.
+    """Return the base model to load for an adapter in a folder; build the tiny one again if it is missing.
 
     Raises:
-        BaseModelError: If the recorded base model has gone and cannot be built again as it was.
+        BaseModelError: If the recorded base model is missing, and this version would build another one.
     """
     location = card.base_model_location(folder)
     if card.training.model != "tiny" or Path(location).is_dir():
         return location
-    run_logger(__name__).info("the base model %s has gone: building it again", location)
+    run_logger(__name__).info("the base model %s is missing: building it again", location)
     again = prepare_base_model.fn(card.training, features=card.features, store=store)
     if again.identity != card.base_model_identity:
         raise BaseModelError(
-            f"the adapter {folder} was trained over another base model than this version builds, and {location} has "
-            f"gone: train {card.ticker} again with `tickerforge run --stock {card.ticker}`"
+            f"the adapter {folder} was trained on another base model than this version builds, and {location} is "
+            f"missing: train {card.ticker} again with `tickerforge run --stock {card.ticker}`"
         )
     return again.location
 
@@ -268,20 +269,20 @@ def base_model_for(card: AdapterCard, folder: Path, *, store: Store) -> str:
 def stage_inputs(
     stage: Stage, base_model: BaseModelRef, adapter: ArtifactRef | Path | None, config: TrainingConfig
 ) -> dict[str, Any]:
-    """Return what a stage depends on beside its data, as inputs of an artifact."""
+    """Return the inputs of a stage's artifact, except its data."""
     from tickerforge.training.backends import select
 
     return {
         "base_model": base_model.identity,
         "adapter": adapter_identity(adapter),
-        "config": config.model_dump(mode="json", exclude=WITHOUT_EFFECT | STAGE_GROUPS.difference(stage.settings)),
+        "config": config.model_dump(mode="json", exclude=_WITHOUT_EFFECT | _STAGE_GROUPS.difference(stage.settings)),
         "max_tokens": config.sampling.max_tokens,
         "learning_rates": {
             each: config.learning_rate(each, warm=adapter is not None)
             for each in get_args(AdapterStage)
             if each == stage.name
         },
-        # Two processes round differently from one, and vLLM from transformers; where its server is, does not matter.
+        # Two processes round differently from one, and vLLM from transformers; the address of its server has no effect.
         "launch": [config.launch.processes, config.launch.vllm_server is not None],
         "backend": select(config.backend, model=config.model).backend.name,
     }

@@ -227,7 +227,7 @@ def test_a_bad_option_is_refused_with_what_is_allowed(cli: Cli, option: list[str
         (["compare", "--test-x-path", "x.csv", "--test-y-path", "y.csv"], ["--test-x-path needs --train-x-path"]),
         (["grpo1", "--train-x-path", "gone.csv", "--train-y-path", "y.csv"], ["gone.csv"]),
         (["sft", "--sft-data-path", "gone.csv"], ["gone.csv", "--sft-data-path"]),
-        (["grpo2", "--sft-saved-lora", "gone"], ["gone is no adapter folder"]),
+        (["grpo2", "--sft-saved-lora", "gone"], ["gone is not an adapter folder"]),
     ],
     ids=lambda value: " ".join(value),
 )
