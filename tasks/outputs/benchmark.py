@@ -1,4 +1,4 @@
-"""Stored pieces of the benchmarks: the best attainable error, what a model attained, and test windows by themselves."""
+"""Parts of the benchmarks: the best attainable error, the error that a model attained, and test windows alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ OPTIMUM_FILE = "optimum.json"
 
 
 class Attainable(FrozenModel):
-    """MSE* of a market over persistence's: in general, and on the windows that models were asked for."""
+    """The best attainable MSE of a market over the MSE of persistence: in general, and on the windows asked for."""
 
     general: float
     asked: float
@@ -42,17 +42,18 @@ def attainable(
     evaluation: EvaluationConfig,
     store: Store,
 ) -> Attainable:
-    """The least error over persistence's of a predictor that sees what prompts show.
+    """Return the smallest error, over that of persistence, of a predictor that sees the same as prompts show.
 
-    Fitted on some 100,000 windows of another stretch of the market and scored on some 40,000 of a third, and on the
-    windows that models are asked for: compared there, the luck of those windows cancels. Kept in the store.
+    The predictor is fitted on about 100,000 windows of one period of the market and scored on about 40,000 of another,
+    and on the windows that models are asked for: a comparison on these same windows cancels their luck. The store keeps
+    the result.
 
     Args:
-        process: The market that `asked` is of.
-        asked: Artifact of `build_windows`.
-        features: What prompts show.
-        evaluation: Which of its windows are asked for.
-        store: Where it is kept.
+        process: Market of the windows `asked`.
+        asked: Artifact of `store_windows`.
+        features: Settings of windows and prompts.
+        evaluation: Selection of the windows that models are asked for.
+        store: Store of the result.
     """
     relevant = process.model_dump(mode="json", exclude={"ticker", "sessions", "seed"})
 
@@ -86,7 +87,7 @@ def attainable(
 
 
 def _sample(windows: pd.DataFrame, *, process: SyntheticConfig, features: FeatureConfig) -> Sample:
-    """Windows of a market as arrays."""
+    """Return windows of a market as arrays."""
     shown = np.concatenate([values for _, values in shown_numbers(windows, config=features)], axis=1)
     sigma = windows["sigma"].to_numpy(float)
     targets = to_model_units(
@@ -97,21 +98,21 @@ def _sample(windows: pd.DataFrame, *, process: SyntheticConfig, features: Featur
 
 
 def _expected(windows: pd.DataFrame, *, process: SyntheticConfig) -> Floats:
-    """Expected log returns (n, h) of windows of a market."""
+    """Return the expected log returns of windows of a market, shape (n_windows, horizon)."""
     sessions = session_dates(market(process)["date"])
     rows = np.searchsorted(sessions, session_dates(windows["origin"]))
     return expected_moves(process, horizon=len(windows["target"].iloc[0]))[rows]
 
 
 def only_test(windows: ArtifactRef, *, store: Store) -> ArtifactRef:
-    """The test windows alone, for a model that is to be asked for nothing else.
+    """Store the test windows alone, to ask a model for nothing else.
 
     Args:
-        windows: Artifact of `build_windows` or `pool_windows`.
-        store: Where the artifact goes.
+        windows: Artifact of `store_windows` or `store_pool`.
+        store: Store of the artifact.
 
     Returns:
-        Artifact that models can be asked with; its meta holds `ticker` and the count `test`.
+        Artifact of windows; its meta holds `ticker` and the count `test`.
     """
 
     def build(folder: Path) -> Mapping[str, Scalar]:
@@ -130,13 +131,13 @@ def score_forecasts(
     process: SyntheticConfig,
     evaluation: EvaluationConfig,
 ) -> tuple[Attained, ...]:
-    """What each model attained on the windows that all were asked for.
+    """Score each model on the windows that all models were asked for.
 
     Args:
-        windows: Artifact of `build_windows`.
-        forecasts: By the name that a model's forecasts go by, artifact of `forecast_model` on these windows.
-        process: The market that they are of.
-        evaluation: Which of the windows were asked for.
+        windows: Artifact of `store_windows`.
+        forecasts: Artifacts of `forecast_model` on these windows, by model name.
+        process: Market of the windows.
+        evaluation: Selection of the windows that were asked for.
     """
     asked = select_windows(read_windows(windows), config=evaluation).sort_values("origin")
     expected = _expected(asked, process=process)
