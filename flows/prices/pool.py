@@ -16,7 +16,7 @@ from tickerforge.tasks.windows.preprocess import store_pool
 logger = logging.getLogger(__name__)
 
 
-class Data(FrozenModel):
+class RunData(FrozenModel):
     """Bars and windows of a run; `left_out` says of each ticker that a pool could not use why it could not.
 
     The bars of a pool are those of one of its tickers, as an example, with the windows of all in the same artifact;
@@ -34,7 +34,7 @@ class Data(FrozenModel):
         return self.pooled_bars or (self.bars,)
 
 
-def pooled_data(config: PipelineConfig, *, store: Store) -> Data:
+def pooled_data(config: PipelineConfig, *, store: Store) -> RunData:
     """Windows of all tickers of the data folder as one artifact; inside a flow.
 
     A faulty ticker is left out, which the log and the result say; a pool without it is better than none.
@@ -56,4 +56,4 @@ def pooled_data(config: PipelineConfig, *, store: Store) -> Data:
     pooled = store_pool(windows, example=bars, left_out=list(left_out), store=store)
     logger.info("%d tickers are pooled as %s. %s", len(windows), POOL, pooled.meta["borders"])
     each_bars = tuple(each.bars for each in found if each.bars is not None)
-    return Data(bars=pooled, windows=pooled, pooled_bars=each_bars, left_out=left_out)
+    return RunData(bars=pooled, windows=pooled, pooled_bars=each_bars, left_out=left_out)

@@ -14,7 +14,7 @@ from tickerforge.evaluation.core.contracts import EvalReport, Verdict
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import ADAPTERS, COMPARISON, SFT_DATA
 from tickerforge.flows.errors import ChampionChanged
-from tickerforge.flows.prices.pool import Data
+from tickerforge.flows.prices.pool import RunData
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import GPU_POOL, GpuPool, Where
 from tickerforge.flows.remote.requests import HeavyStages
@@ -35,14 +35,12 @@ from tickerforge.tasks.outputs.publish import (
     publish_sft_data,
     publish_stage,
 )
-from tickerforge.tasks.registry.registration import RegisteredModel, register_adapter
+from tickerforge.tasks.registry.registration import REPORT_FILE, RegisteredModel, register_adapter
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.tracking.stage_runs import log_comparison, log_stage, wait_for_tracking
 
 logger = logging.getLogger(__name__)
-
-REPORT_FILE = "report.html"
 
 
 class PipelineResult(FrozenModel):
@@ -58,7 +56,7 @@ class PipelineResult(FrozenModel):
     left_out: dict[str, str] = Field(default={})
 
 
-class PreparedTicker(Data):
+class PreparedTicker(RunData):
     """A ticker's data, the adapter that its training starts from, and the champion that the result is compared with."""
 
     start: RegisteredAdapter | None = None

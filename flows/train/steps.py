@@ -20,7 +20,7 @@ from tickerforge.features.stages import (
     Stage,
 )
 from tickerforge.flows.errors import StageRefused
-from tickerforge.flows.prices.pool import Data, pooled_data
+from tickerforge.flows.prices.pool import RunData, pooled_data
 from tickerforge.flows.remote.here import Here, fetch_adapter, stage_seed
 from tickerforge.flows.remote.requests import Adapter, HeavyStages, StageOutput, StageRequest
 from tickerforge.flows.settings.config import PipelineConfig, check_source, evaluation_of
@@ -63,12 +63,12 @@ class Steps:
     store: Store
     heavy: HeavyStages | None = None
 
-    def data(self) -> Data:
+    def data(self) -> RunData:
         """Return bars and windows of the stock, or of all tickers as one pool."""
         if self.config.stock == POOL:
             return pooled_data(self.config, store=self.store)
         bars = self.bars()
-        return Data(bars=bars, windows=self.windows(bars))
+        return RunData(bars=bars, windows=self.windows(bars))
 
     def bars(self) -> ArtifactRef:
         """Return the validated bars of the stock."""
