@@ -16,12 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tickerforge.evaluation.core.config import BacktestConfig
-from tickerforge.evaluation.core.contracts import Floats, Ints, Rule
+from tickerforge.evaluation.core.contracts import Floats, Ints, TradingRule
 from tickerforge.evaluation.core.errors import EvaluationError
 from tickerforge.evaluation.core.panels import Answers, Dates, Truth, session_dates
 
-TICKER_RULES: tuple[Rule, ...] = ("long_flat", "long_short")
-RULES: tuple[Rule, ...] = (*TICKER_RULES, "equal_risk", "mean_variance")
+TICKER_RULES: tuple[TradingRule, ...] = ("long_flat", "long_short")
+RULES: tuple[TradingRule, ...] = (*TICKER_RULES, "equal_risk", "mean_variance")
 REFIT_SESSIONS = 10
 
 
@@ -87,7 +87,7 @@ def market_of(truth: Truth, *, opens: pd.DataFrame) -> Market:
 
 def positions(
     truth: Truth, answers: Sequence[Answers], *, market: Market, config: BacktestConfig
-) -> dict[Rule, dict[str, Floats]]:
+) -> dict[TradingRule, dict[str, Floats]]:
     """What each rule holds from each open to the next, as shares of the capital, negative for short.
 
     Nothing in the row of a session depends on that session's open or on anything after it.
@@ -100,7 +100,7 @@ def positions(
     calm = _under_way(1 / truth.sigma, market) * share
     whole = np.maximum(calm.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     alone = len(market.tickers) == 1
-    books: dict[Rule, dict[str, Floats]] = {rule: {} for rule in (TICKER_RULES if alone else RULES)}
+    books: dict[TradingRule, dict[str, Floats]] = {rule: {} for rule in (TICKER_RULES if alone else RULES)}
     expected = {}
     for each in answers:
         move = np.log(each.median[:, -1] / truth.origin_price)

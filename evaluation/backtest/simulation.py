@@ -17,7 +17,7 @@ from tickerforge.evaluation.backtest.performance import (
 )
 from tickerforge.evaluation.backtest.positions import TICKER_RULES, Market, bought_and_held, market_of, positions
 from tickerforge.evaluation.core.config import BacktestConfig
-from tickerforge.evaluation.core.contracts import Account, Backtest, Floats, Rule
+from tickerforge.evaluation.core.contracts import Account, Backtest, Floats, TradingRule
 from tickerforge.evaluation.core.panels import Answers, Truth
 
 DECIMALS = 6
@@ -103,7 +103,9 @@ def settle(weights: Floats, returns: Floats, *, cost: float) -> tuple[Floats, Fl
     return np.where(ruined, 0.0, factor - 1), traded
 
 
-def _account(weights: Floats, market: Market, *, rule: Rule, cost: float, model: str = "") -> tuple[Account, Floats]:
+def _account(
+    weights: Floats, market: Market, *, rule: TradingRule, cost: float, model: str = ""
+) -> tuple[Account, Floats]:
     """Settle one account, and in a pool every ticker's own as well where the rule treats each alone.
 
     Returns:

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.bench.optima import expected_gains
-from tickerforge.evaluation.core.contracts import Floats, Split
+from tickerforge.evaluation.core.contracts import Floats, ScoredSplit
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_calendar, truth_of
 from tickerforge.evaluation.metrics.accuracy import crps, scaled_errors
 from tickerforge.evaluation.metrics.scores import score
 from tickerforge.features.config import FrozenModel
 
-ONE_SPLIT: Split = "test"
+ONE_SPLIT: ScoredSplit = "test"
 
 
 class Attained(FrozenModel):

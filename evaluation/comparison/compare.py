@@ -15,7 +15,7 @@ from tickerforge.evaluation.core.contracts import (
     DRIFT,
     MODELS,
     PERSISTENCE,
-    SPLITS,
+    SCORED_SPLITS,
     EvalReport,
     Floats,
     SkillInterval,
@@ -52,7 +52,7 @@ def select_windows(windows: pd.DataFrame, *, config: EvaluationConfig) -> pd.Dat
         Rows of `windows`, sorted by origin within each split; selecting from the result again changes nothing.
     """
     limit = config.max_windows or (POOL_WINDOWS if windows["ticker"].nunique() > 1 else len(windows))
-    chosen = [spread(windows[windows["split"] == split], at_most=limit) for split in SPLITS]
+    chosen = [spread(windows[windows["split"] == split], at_most=limit) for split in SCORED_SPLITS]
     return pd.concat(chosen, ignore_index=True)
 
 
@@ -111,7 +111,7 @@ def compare(
 
     parts: list[SplitScores] = []
     chosen = None
-    for split in SPLITS:
+    for split in SCORED_SPLITS:
         if not (selected["split"] == split).any():
             raise EvaluationError(f"{ticker}: no {split} windows to score; the price history is too short")
         truth = truth_of(selected, split=split, calendar=calendar)

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from tickerforge.evaluation.core.contracts import AFTER, EvalReport, Split
+from tickerforge.evaluation.core.contracts import AFTER, EvalReport, ScoredSplit
 
 PARITY_ONLY = "parity only"
 
@@ -17,30 +17,30 @@ def day(value: date) -> str:
     return f"{value:%-d %B %Y}"
 
 
-def decisive(report: EvalReport) -> Split:
+def decisive(report: EvalReport) -> ScoredSplit:
     """The split whose table is shown where there is room for one: that which is judged, else test with its mark."""
     return report.judged or "test"
 
 
-def split_name(report: EvalReport, split: Split) -> str:
+def split_name(report: EvalReport, split: ScoredSplit) -> str:
     """What a split's table is called, with the mark where it rests on prices that may have been seen."""
     if split == AFTER and report.test_after is not None:
         return f"test split after {day(report.test_after)}"
     return f"{split} split" + (f" ({PARITY_ONLY})" if report.summary(split).before else "")
 
 
-def split_title(report: EvalReport, split: Split) -> str:
+def split_title(report: EvalReport, split: ScoredSplit) -> str:
     """`split_name` as a heading."""
     name = split_name(report, split)
     return name[0].upper() + name[1:]
 
 
-def split_phrase(report: EvalReport, split: Split) -> str:
+def split_phrase(report: EvalReport, split: ScoredSplit) -> str:
     """A split in the middle of a sentence: `validation`, `test`, `test after 31 December 2023`."""
     return f"test after {day(report.test_after)}" if split == AFTER and report.test_after is not None else split
 
 
-def parity(report: EvalReport, split: Split) -> str:
+def parity(report: EvalReport, split: ScoredSplit) -> str:
     """In one sentence why a split's figures are parity only; empty where they are not."""
     summary = report.summary(split)
     if not summary.before or report.test_after is None:

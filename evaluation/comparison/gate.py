@@ -10,7 +10,7 @@ from tickerforge.evaluation.core.contracts import (
     PERSISTENCE,
     EvalReport,
     Reason,
-    Split,
+    ScoredSplit,
     Verdict,
 )
 from tickerforge.evaluation.core.labels import model_label, p_text, percent
@@ -45,7 +45,7 @@ def decide(report: EvalReport, config: GateConfig) -> Verdict:
             reasons=(reason,),
         )
     reasons = [_evidence(report, config)]
-    splits: tuple[Split, ...] = ("validation",) if report.judged is None else ("validation", report.judged)
+    splits: tuple[ScoredSplit, ...] = ("validation",) if report.judged is None else ("validation", report.judged)
     for split in splits:
         reasons += [
             _beats(report, model=model, split=split, reference=name, margin=config.min_skill)
@@ -94,12 +94,12 @@ def _evidence(report: EvalReport, config: GateConfig) -> Reason:
     return Reason(name="evidence", passed=passed, text=f"{text}needed" + ("." if passed else ": too little evidence."))
 
 
-def _name(condition: str, split: Split) -> str:
+def _name(condition: str, split: ScoredSplit) -> str:
     """The windows after a cut-off stand for the test split."""
     return f"{condition}_{'test' if split == AFTER else split}"
 
 
-def _valid_answers(report: EvalReport, config: GateConfig, *, model: str, split: Split) -> Reason:
+def _valid_answers(report: EvalReport, config: GateConfig, *, model: str, split: ScoredSplit) -> Reason:
     rate = report.value(model, split=split, metric="valid_rate") or 0.0
     return Reason(
         name=_name("valid_rate", split),
@@ -111,7 +111,7 @@ def _valid_answers(report: EvalReport, config: GateConfig, *, model: str, split:
     )
 
 
-def _relative(report: EvalReport, *, model: str, split: Split, reference: str) -> float:
+def _relative(report: EvalReport, *, model: str, split: ScoredSplit, reference: str) -> float:
     own = report.value(model, split=split, metric=DECIDING_METRIC)
     other = report.value(reference, split=split, metric=DECIDING_METRIC)
     return float("-inf") if own is None or other is None else skill(own, other)
@@ -123,7 +123,7 @@ def _position(gain: float, reference: str, *, margin: float = 0.0) -> str:
     return f"{percent(abs(gain), against=margin)} {'below' if gain > 0 else 'above'} {_NAMES[reference]}'s"
 
 
-def _beats(report: EvalReport, *, model: str, split: Split, reference: str, margin: float) -> Reason:
+def _beats(report: EvalReport, *, model: str, split: ScoredSplit, reference: str, margin: float) -> Reason:
     gain = _relative(report, model=model, split=split, reference=reference)
     where = split_phrase(report, split)
     needed = f"more than {percent(margin)} below is needed" if margin else "it must be below"
@@ -134,7 +134,7 @@ def _beats(report: EvalReport, *, model: str, split: Split, reference: str, marg
     )
 
 
-def _not_worse(report: EvalReport, *, model: str, split: Split) -> Reason:
+def _not_worse(report: EvalReport, *, model: str, split: ScoredSplit) -> Reason:
     gain = _relative(report, model=model, split=split, reference=CHAMPION)
     where = split_phrase(report, split)
     return Reason(
@@ -144,7 +144,7 @@ def _not_worse(report: EvalReport, *, model: str, split: Split) -> Reason:
     )
 
 
-def _covers(report: EvalReport, config: GateConfig, *, model: str, split: Split) -> Reason:
+def _covers(report: EvalReport, config: GateConfig, *, model: str, split: ScoredSplit) -> Reason:
     inside = report.value(model, split=split, metric="coverage")
     where = split_phrase(report, split)
     nominal = percent(report.interval, decimals=0)
@@ -159,7 +159,7 @@ def _covers(report: EvalReport, config: GateConfig, *, model: str, split: Split)
     )
 
 
-def _significant(report: EvalReport, config: GateConfig, *, model: str, split: Split) -> Reason:
+def _significant(report: EvalReport, config: GateConfig, *, model: str, split: ScoredSplit) -> Reason:
     test = report.test_of(model, split=split)
     p_value, note = (test.p_value, test.note) if test else (1.0, "no test was made")
     why = f" ({note})" if note else ""

@@ -15,8 +15,8 @@ from tickerforge.evaluation.core.contracts import (
     Calibration,
     Floats,
     MetricRow,
+    ScoredSplit,
     Significance,
-    Split,
     SplitSummary,
     TickerScore,
 )
@@ -144,7 +144,7 @@ def _by_ticker(truth: Truth, losses: Mapping[str, Floats]) -> list[TickerScore]:
     return rows
 
 
-def _untested(split: Split, tests: Sequence[Significance]) -> list[str]:
+def _untested(split: ScoredSplit, tests: Sequence[Significance]) -> list[str]:
     """Why some models have no significance test."""
     models: dict[str, list[str]] = {}
     for test in tests:

@@ -14,11 +14,11 @@ from tickerforge.features.stages import ADAPTERS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Split = Literal["validation", "test", "after"]
-Rule = Literal["buy_and_hold", "long_flat", "long_short", "equal_risk", "mean_variance"]
+ScoredSplit = Literal["validation", "test", "after"]
+TradingRule = Literal["buy_and_hold", "long_flat", "long_short", "equal_risk", "mean_variance"]
 
-SPLITS: tuple[Split, ...] = ("validation", "test")
-AFTER: Split = "after"
+SCORED_SPLITS: tuple[ScoredSplit, ...] = ("validation", "test")
+AFTER: ScoredSplit = "after"
 """Those windows of the test split that lie after a cut-off which falls into it."""
 PERSISTENCE, DRIFT, WINDOW_MEAN = "persistence", "drift", "window_mean"
 BASELINES = (PERSISTENCE, DRIFT, WINDOW_MEAN)
@@ -36,7 +36,7 @@ class SplitSummary(FrozenModel):
     `before` counts those about sessions that the base model may have been trained on.
     """
 
-    split: Split
+    split: ScoredSplit
     windows: int
     available: int
     independent: int
@@ -49,7 +49,7 @@ class SplitSummary(FrozenModel):
 class MetricRow(FrozenModel):
     """One metric of every model; `horizon` is the session ahead, or none for the whole path."""
 
-    split: Split
+    split: ScoredSplit
     metric: str
     horizon: int | None
     values: dict[str, float | None]
@@ -58,7 +58,7 @@ class MetricRow(FrozenModel):
 class TickerScore(FrozenModel):
     """One ticker's share of a pool's comparison: its windows, and every model's scaled MSE (daily variances)."""
 
-    split: Split
+    split: ScoredSplit
     ticker: str
     windows: int
     values: dict[str, float]
@@ -67,7 +67,7 @@ class TickerScore(FrozenModel):
 class Calibration(FrozenModel):
     """The share of the prices that fell into each tenth of a model's predictive distribution; a tenth each is best."""
 
-    split: Split
+    split: ScoredSplit
     model: str
     shares: tuple[float, ...]
 
@@ -79,7 +79,7 @@ class Significance(FrozenModel):
     pool `windows` and `lag` count sessions.
     """
 
-    split: Split
+    split: ScoredSplit
     model: str
     against: str
     mean_difference: float
@@ -131,7 +131,7 @@ class Account(FrozenModel):
     capital at each of the backtest's `dates`. `sharpe_by_ticker` holds a pool's tickers traded alone by this rule.
     """
 
-    rule: Rule
+    rule: TradingRule
     model: str
     total_return: float
     annual_return: float
@@ -153,7 +153,7 @@ class Backtest(FrozenModel):
     the forecasters counted as tried.
     """
 
-    split: Split
+    split: ScoredSplit
     dates: tuple[date, ...]
     tickers: int
     hold: int
@@ -161,7 +161,7 @@ class Backtest(FrozenModel):
     variants: int
     accounts: tuple[Account, ...]
 
-    def of(self, rule: Rule, model: str = "") -> Account | None:
+    def of(self, rule: TradingRule, model: str = "") -> Account | None:
         """The account of a rule and a forecaster, `None` where there is none; buy-and-hold has no forecaster."""
         return next((each for each in self.accounts if (each.rule, each.model) == (rule, model)), None)
 
@@ -191,13 +191,13 @@ class EvalReport(FrozenModel):
     test_after: date | None = None
 
     @property
-    def judged(self) -> Split | None:
+    def judged(self) -> ScoredSplit | None:
         """The split that decides: test, or what lies after a cut-off within it; `None` where nothing lies after."""
         if not self.summary("test").before:
             return "test"
         return next((summary.split for summary in self.splits if summary.split == AFTER), None)
 
-    def value(self, model: str, *, split: Split, metric: str) -> float | None:
+    def value(self, model: str, *, split: ScoredSplit, metric: str) -> float | None:
         """One model's figure over the whole path, or `None` where the metric does not apply to it.
 
         Raises:
@@ -208,11 +208,11 @@ class EvalReport(FrozenModel):
                 return row.values.get(model)
         raise KeyError(f"the report of {self.ticker} has no {metric!r} on {split}")
 
-    def summary(self, split: Split) -> SplitSummary:
+    def summary(self, split: ScoredSplit) -> SplitSummary:
         """The windows behind the figures of a split."""
         return next(summary for summary in self.splits if summary.split == split)
 
-    def test_of(self, model: str, *, split: Split, against: str = PERSISTENCE) -> Significance | None:
+    def test_of(self, model: str, *, split: ScoredSplit, against: str = PERSISTENCE) -> Significance | None:
         """The model's test against persistence or another reference, or `None` where none was made."""
         wanted = (model, split, against)
         return next((test for test in self.significance if (test.model, test.split, test.against) == wanted), None)

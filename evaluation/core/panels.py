@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tickerforge.evaluation.core.contracts import AFTER, FORECAST_COLUMNS, Floats, Ints, Split
+from tickerforge.evaluation.core.contracts import AFTER, FORECAST_COLUMNS, Floats, Ints, ScoredSplit
 from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.features.pooling import POOL
 
@@ -26,7 +26,7 @@ class Truth:
     """
 
     ticker: str
-    split: Split
+    split: ScoredSplit
     tickers: NDArray[np.object_]
     origins: Dates
     positions: Ints
@@ -90,7 +90,7 @@ def session_calendar(windows: pd.DataFrame) -> Dates:
     return np.unique(np.concatenate([session_dates(windows["origin"]), date_matrix(windows["target_dates"]).ravel()]))
 
 
-def truth_of(windows: pd.DataFrame, *, split: Split, calendar: Dates) -> Truth:
+def truth_of(windows: pd.DataFrame, *, split: ScoredSplit, calendar: Dates) -> Truth:
     """The truth of one split, sorted by origin, then ticker; `calendar` numbers the sessions."""
     rows = windows[windows["split"] == split].sort_values(["origin", "ticker"])
     origins = session_dates(rows["origin"])
@@ -110,7 +110,7 @@ def truth_of(windows: pd.DataFrame, *, split: Split, calendar: Dates) -> Truth:
     )
 
 
-def part_of_truth(truth: Truth, kept: NDArray[np.bool_], *, split: Split) -> Truth:
+def part_of_truth(truth: Truth, kept: NDArray[np.bool_], *, split: ScoredSplit) -> Truth:
     """Some windows (n,) of a split as a split of another name."""
     columns = ("tickers", "origins", "positions", "target", "target_dates", "origin_price", "sigma")
     fitted = ("train_mean", "train_std")

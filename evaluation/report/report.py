@@ -1,4 +1,4 @@
-"""Writes the report of one comparison: a self-contained HTML page, Markdown, the figures and the numbers."""
+"""The report of one comparison: a self-contained HTML page, Markdown, pictures and numbers."""
 
 import base64
 import io
@@ -14,30 +14,41 @@ import pandas as pd
 from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.comparison.contamination import cut_off, split_title
 from tickerforge.evaluation.core.config import EvaluationConfig
-from tickerforge.evaluation.core.contracts import AFTER, BASE, DRIFT, SPLITS, EvalReport, Split, Verdict
+from tickerforge.evaluation.core.contracts import AFTER, BASE, DRIFT, SCORED_SPLITS, EvalReport, ScoredSplit, Verdict
 from tickerforge.evaluation.core.labels import METRICS, MODEL_DEFINITIONS, model_label
 from tickerforge.evaluation.core.panels import answers_of, judged_part, session_calendar, truth_of
-from tickerforge.evaluation.report.curves import (
+from tickerforge.evaluation.report.forecast_plots import forecast_panels, price_series
+from tickerforge.evaluation.report.score_plots import (
+    calibration_plot,
     capital_curves,
     error_by_horizon,
     has_curves,
     learning_curves,
     skill_bars,
+    ticker_plot,
 )
-from tickerforge.evaluation.report.data_quality import quality_heading, quality_rows
-from tickerforge.evaluation.report.plots import forecast_panels, price_series
-from tickerforge.evaluation.report.spread_plots import calibration_plot, ticker_plot
-from tickerforge.evaluation.report.tables import COLUMNS, GROUPS, ticker_rows, written_rows
-from tickerforge.evaluation.report.theme import DARK, LIGHT, Theme
-from tickerforge.evaluation.report.trading import COLUMNS as TRADING_COLUMNS
-from tickerforge.evaluation.report.trading import (
+from tickerforge.evaluation.report.tables import (
+    ACCOUNT_COLUMNS,
+    GROUPS,
+    METRIC_COLUMNS,
     RULE_DEFINITIONS,
     RULE_LABELS,
-    backtest_rows,
+    account_rows,
+    quality_heading,
+    quality_rows,
+    ticker_rows,
+    written_rows,
+)
+from tickerforge.evaluation.report.theme import DARK_FILTER
+from tickerforge.evaluation.report.wording import (
+    allowed_claim,
+    evidence,
+    picture_words,
+    pooling,
+    split_words,
     trading_by_ticker,
     trading_rules,
 )
-from tickerforge.evaluation.report.wording import allowed, evidence, picture_words, pooling, split_words
 from tickerforge.features.prices.quality import QualityReport
 
 if TYPE_CHECKING:
@@ -45,7 +56,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "report.html.j2"
 FORECASTS = "forecasts"
-"""The picture that stands next to the verdict."""
+"""Name of the picture next to the verdict."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class Picture:
     name: str
     heading: str
     text: str
-    draw: Callable[[Theme], "Figure"]
+    draw: Callable[[], "Figure"]
 
 
 def write_report(
@@ -80,19 +91,21 @@ def write_report(
     provenance: Mapping[str, str] | None = None,
     quality: Sequence[QualityReport] = (),
 ) -> ReportPaths:
-    """Write `report.html`, `report.md`, `metrics.parquet` and `figures/*.png`, each whole or not at all.
+    """Write `report.html`, `report.md`, `metrics.parquet` and `figures/*.png`; each file is complete or absent.
+
+    Each picture is drawn once. The page embeds the same PNG and, on dark screens, shows it through a colour filter.
 
     Args:
         report: From `evaluation.comparison.compare.compare`.
         verdict: From `evaluation.comparison.gate.decide`.
-        windows: The windows frame the report was made from.
-        forecasts: The forecasts frame the report was made from.
-        training_metrics: Columns `stage step reward valid_rate loss`, in the order of the stages; `None` or empty where
+        windows: The windows frame of the report.
+        forecasts: The forecasts frame of the report.
+        training_metrics: Columns `stage step reward valid_rate loss`, in the order of the stages; `None` or empty if
             nothing was trained.
-        out_dir: Folder for the files; made where it is missing.
-        config: The configuration the report was made with.
+        out_dir: Folder for the files; created if missing.
+        config: The configuration of the report; without `config.pictures` there are no figures.
         provenance: What was run, by label: data, versions, seeds, command.
-        quality: What there is to say about each ticker's prices.
+        quality: The quality of each ticker's prices.
 
     Raises:
         ForecastsError: `forecasts` do not fit `windows` under `config`.
@@ -100,16 +113,15 @@ def write_report(
     """
     pictures = _pictures(report, windows, forecasts, training_metrics=training_metrics, config=config)
     figure_dir = out_dir / "figures"
-    figure_dir.mkdir(parents=True, exist_ok=True)
-    images: dict[str, dict[str, bytes]] = {}
-    for picture in pictures:
-        images[picture.name] = {theme.name: _png(picture.draw(theme)) for theme in (LIGHT, DARK)}
-        _write(figure_dir / f"{picture.name}.png", images[picture.name]["light"])
+    (figure_dir if pictures else out_dir).mkdir(parents=True, exist_ok=True)
+    images = {picture.name: _png(picture.draw()) for picture in pictures}
+    for name, image in images.items():
+        _write(figure_dir / f"{name}.png", image)
     paths = ReportPaths(
         html=out_dir / "report.html",
         markdown=out_dir / "report.md",
         metrics=out_dir / "metrics.parquet",
-        figures=tuple(figure_dir / f"{picture.name}.png" for picture in pictures),
+        figures=tuple(figure_dir / f"{name}.png" for name in images),
     )
     _write(paths.metrics, report.metrics_frame().to_parquet(index=False))
     markdown = render_markdown(report, verdict, pictures=pictures, provenance=provenance or {}, quality=quality)
@@ -127,33 +139,33 @@ def _pictures(
     training_metrics: pd.DataFrame | None,
     config: EvaluationConfig,
 ) -> list[Picture]:
-    """The figures in reading order; the forecasts drawn are those of the chosen adapter, or of the base model.
+    """List the figures in reading order; forecasts drawn are those of the chosen adapter, else of the base model.
 
     A pool has no single series of prices to draw them along.
     """
     model = report.chosen or (BASE if BASE in report.models else DRIFT)
     truth = truth_of(select_windows(windows, config=config), split="test", calendar=session_calendar(windows))
     answers = answers_of(forecasts, model=model, truth=truth)
+    if not config.pictures:
+        return []
     drawn, (given,) = judged_part(truth, [answers], cut_off=report.test_after)
     interval = report.interval
-    draws: dict[str, Callable[[Theme], Figure]] = {
-        FORECASTS: lambda theme: forecast_panels(
-            windows, drawn, given, interval=interval, count=config.examples, theme=theme
-        )
+    draws: dict[str, Callable[[], Figure]] = {
+        FORECASTS: lambda: forecast_panels(windows, drawn, given, interval=interval, count=config.examples)
     }
     if not report.tickers:
-        draws["series"] = lambda theme: price_series(windows, truth, answers, interval=interval, theme=theme)
-    draws["skill"] = lambda theme: skill_bars(report, theme=theme)
-    draws["horizon"] = lambda theme: error_by_horizon(report, theme=theme)
+        draws["series"] = lambda: price_series(windows, truth, answers, interval=interval)
+    draws["skill"] = lambda: skill_bars(report)
+    draws["horizon"] = lambda: error_by_horizon(report)
     if report.tickers:
-        draws["tickers"] = lambda theme: ticker_plot(report, model=model, split="test", theme=theme)
+        draws["tickers"] = lambda: ticker_plot(report, model=model, split="test")
     if any((each.model, each.split) == (model, "test") for each in report.calibration):
-        draws["calibration"] = lambda theme: calibration_plot(report, model=model, split="test", theme=theme)
+        draws["calibration"] = lambda: calibration_plot(report, model=model, split="test")
     if training_metrics is not None and has_curves(training_metrics):
         curves = training_metrics
-        draws["training"] = lambda theme: learning_curves(curves, ticker=report.ticker, theme=theme)
+        draws["training"] = lambda: learning_curves(curves, ticker=report.ticker)
     if report.backtest is not None:
-        draws["trading"] = lambda theme: capital_curves(report, model=model, theme=theme)
+        draws["trading"] = lambda: capital_curves(report, model=model)
     words = picture_words(report, model=model)
     return [Picture(name, *words[name], draw) for name, draw in draws.items()]
 
@@ -166,7 +178,7 @@ def render_markdown(
     provenance: Mapping[str, str] | None = None,
     quality: Sequence[QualityReport] = (),
 ) -> str:
-    """The report as Markdown; the pictures are linked as `figures/NAME.png`."""
+    """Write the report as Markdown; pictures are linked as `figures/NAME.png`."""
     marks = {True: "✓", False: "✗"}
     lines = [f"# {report.ticker}: {'promoted' if verdict.promoted else 'not promoted'}", "", verdict.headline, ""]
     lines += [line for text in _opening(report) for line in (text, "")]
@@ -191,7 +203,7 @@ def render_markdown(
         ]
     lines += ["", "## How to read this", ""]
     lines += [f"- **{model_label(model)}**: {MODEL_DEFINITIONS[model]}." for model in report.models]
-    lines += [f"- **{METRICS[column].header}**: {METRICS[column].definition}" for column in COLUMNS]
+    lines += [f"- **{METRICS[column].header}**: {METRICS[column].definition}" for column in METRIC_COLUMNS]
     lines += [f"- **{name}**: {definition}" for name, definition in _trading_terms(report)]
     lines += [f"- {note}" for note in report.notes]
     if provenance:
@@ -200,23 +212,23 @@ def render_markdown(
 
 
 def _opening(report: EvalReport) -> list[str]:
-    """What is said below the verdict."""
-    return [text for text in (evidence(report), allowed(report), pooling(report), cut_off(report)) if text]
+    """List the sentences below the verdict."""
+    return [text for text in (evidence(report), allowed_claim(report), pooling(report), cut_off(report)) if text]
 
 
-def _tables(report: EvalReport) -> list[Split]:
-    """The splits in reading order: what decides first."""
-    after: list[Split] = [AFTER] if report.judged == AFTER else []
-    return [*after, *reversed(SPLITS)]
+def _tables(report: EvalReport) -> list[ScoredSplit]:
+    """List the splits in reading order: the one that decides first."""
+    after: list[ScoredSplit] = [AFTER] if report.judged == AFTER else []
+    return [*after, *reversed(SCORED_SPLITS)]
 
 
 def _trading_terms(report: EvalReport) -> list[tuple[str, str]]:
-    """Rules and figures of the backtest with their definitions."""
+    """List trading rules and figures of the backtest with their definitions."""
     if report.backtest is None:
         return []
     rules = dict.fromkeys(account.rule for account in report.backtest.accounts)
     terms = [(RULE_LABELS[rule], f"{RULE_DEFINITIONS[rule]}.") for rule in rules]
-    return terms + [(column.header, column.definition) for column in TRADING_COLUMNS.values()]
+    return terms + [(column.header, column.definition) for column in ACCOUNT_COLUMNS.values()]
 
 
 def _markdown_pictures(pictures: Sequence[Picture]) -> list[str]:
@@ -228,7 +240,7 @@ def _markdown_pictures(pictures: Sequence[Picture]) -> list[str]:
 
 
 def _markdown_backtest(report: EvalReport) -> list[str]:
-    rows = backtest_rows(report)
+    rows = account_rows(report)
     if not rows:
         return []
     words = [text for text in (trading_rules(report), trading_by_ticker(report)) if text]
@@ -237,15 +249,15 @@ def _markdown_backtest(report: EvalReport) -> list[str]:
 
 
 def _markdown_rows(rows: Sequence[tuple[str, ...]], *, words: int = 1) -> list[str]:
-    """A table whose first row is the head and whose first columns, `words` of them, are no figures."""
+    """Write a table; the first row is the head, and the first `words` columns hold text instead of figures."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [lines[0], "|---|" + "---|" * (words - 1) + "---:|" * (len(rows[0]) - words), *lines[1:]]
 
 
-def _markdown_table(report: EvalReport, split: Split) -> list[str]:
+def _markdown_table(report: EvalReport, split: ScoredSplit) -> list[str]:
     lines = [
-        "| Model | " + " | ".join(METRICS[column].header for column in COLUMNS) + " |",
-        "|---|" + "---:|" * len(COLUMNS),
+        "| Model | " + " | ".join(METRICS[column].header for column in METRIC_COLUMNS) + " |",
+        "|---|" + "---:|" * len(METRIC_COLUMNS),
     ]
     for row in written_rows(report, split):
         cells = [f"**{text}**" if best else text for text, best in row.cells]
@@ -258,7 +270,7 @@ def _render_html(
     verdict: Verdict,
     *,
     pictures: list[Picture],
-    images: Mapping[str, Mapping[str, bytes]],
+    images: Mapping[str, bytes],
     provenance: Mapping[str, str],
     quality: Sequence[QualityReport],
 ) -> str:
@@ -283,11 +295,11 @@ def _render_html(
             )
             for split in _tables(report)
         ],
-        trading=backtest_rows(report),
+        trading=account_rows(report),
         trading_words=[text for text in (trading_rules(report), trading_by_ticker(report)) if text],
         trading_terms=_trading_terms(report),
         groups=GROUPS,
-        columns=COLUMNS,
+        columns=METRIC_COLUMNS,
         metrics=METRICS,
         models=[(model_label(model), MODEL_DEFINITIONS[model]) for model in report.models],
         pictures=[
@@ -295,11 +307,12 @@ def _render_html(
                 "name": picture.name,
                 "heading": picture.heading,
                 "text": picture.text,
-                **{theme: base64.b64encode(image).decode() for theme, image in images[picture.name].items()},
+                "image": base64.b64encode(images[picture.name]).decode(),
             }
             for picture in pictures
         ],
         first_picture=FORECASTS,
+        dark_filter=" ".join(f"{red} {green} {blue} 0 {shift}" for red, green, blue, shift in DARK_FILTER),
         quality=quality_rows(quality),
         several=len(quality) > 1,
         quality_heading=quality_heading(quality),
@@ -308,14 +321,14 @@ def _render_html(
 
 
 def _keep_units_together(value: object) -> object:
-    """No line break between a figure and its percent sign."""
+    """Prevent a line break between a figure and its percent sign."""
     return value.replace(" %", "\N{NO-BREAK SPACE}%") if isinstance(value, str) else value
 
 
 def _png(figure: "Figure") -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    # `savefig` would lay the figure out twice, for the same bytes.
+    # `savefig` would lay out the figure twice, for the same bytes.
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()

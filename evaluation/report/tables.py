@@ -1,13 +1,15 @@
-"""The comparison as a table: numbers in display order, the same as text, and which figure is the best."""
+"""The tables of the report as text: metrics of every model, tickers of a pool, trading accounts, data quality."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.core.contracts import PERSISTENCE, EvalReport, Split
-from tickerforge.evaluation.core.labels import METRICS, model_label
+from tickerforge.evaluation.core.contracts import PERSISTENCE, EvalReport, ScoredSplit, TradingRule
+from tickerforge.evaluation.core.labels import METRICS, Metric, listed, model_label
 from tickerforge.evaluation.metrics.accuracy import skill
+from tickerforge.features.prices.quality import QualityReport
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Decides", ("skill", "p_value", "scaled_mse")),
@@ -17,30 +19,71 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Distribution", ("coverage", "coverage_50", "coverage_95", "crps")),
     ("Answers", ("valid_rate",)),
 )
-COLUMNS: tuple[str, ...] = tuple(column for _, columns in GROUPS for column in columns)
+METRIC_COLUMNS: tuple[str, ...] = tuple(column for _, columns in GROUPS for column in columns)
+
+RULE_LABELS: dict[TradingRule, str] = {
+    "buy_and_hold": "Buy and hold",
+    "long_flat": "Long or flat",
+    "long_short": "Long or short",
+    "equal_risk": "Equal risk",
+    "mean_variance": "Mean-variance",
+}
+RULE_DEFINITIONS: dict[TradingRule, str] = {
+    "buy_and_hold": "bought at the first open, sold at the last",
+    "long_flat": "in the market while the forecast for the last session ahead is above the last close, else in cash",
+    "long_short": "the same, and sold short while that forecast is below; a forecast of no move holds nothing",
+    "equal_risk": "every ticker long or short as forecast, in inverse proportion to its daily volatility",
+    "mean_variance": "all tickers in proportion to the inverse covariance of their returns times the forecast returns",
+}
+ACCOUNT_COLUMNS: dict[str, Metric] = {
+    "annual_return": Metric("Return", "per year", "", "after costs.", percent=True, decimals=1, signed=True),
+    "volatility": Metric("Volatility", "per year", "", "standard deviation of the returns.", percent=True, decimals=1),
+    "sharpe": Metric(
+        "Sharpe", "per year", "", "mean return over the standard deviation of the returns.", decimals=2, signed=True
+    ),
+    "sortino": Metric(
+        "Sortino", "per year", "", "mean return over the standard deviation of the losses.", decimals=2, signed=True
+    ),
+    "max_drawdown": Metric(
+        "Drawdown", "", "", "largest fall of the capital below an earlier high.", percent=True, decimals=1
+    ),
+    "turnover": Metric("Turnover", "per year", "", "bought plus sold, in multiples of the capital.", decimals=1),
+    "exposure": Metric("Held", "", "", "long plus short, mean share of the capital.", percent=True, decimals=0),
+    "deflated_sharpe": Metric(
+        "Deflated Sharpe",
+        "",
+        "",
+        "probability that the true Sharpe ratio is above zero, corrected for choosing the best of all forecasters "
+        "tried; 0.95 is the usual threshold.",
+        decimals=2,
+    ),
+}
+QUALITY_HEAD = ("Ticker", "Sessions", "First", "Last", "Missing", "Extra", "Repairs", "Odd")
 
 
-def comparison_table(report: EvalReport, split: Split) -> pd.DataFrame:
-    """Every model's figures on one split, in display order.
+def comparison_table(report: EvalReport, split: ScoredSplit) -> pd.DataFrame:
+    """Collect every model's figures on one split, in display order.
 
     Returns:
-        Index `model`, one float column per entry of `COLUMNS`; shares and skills are fractions, `nan` where a metric
-        does not apply (`evaluation.core.labels.METRICS` has units and definitions).
+        Index `model`, one float column per entry of `METRIC_COLUMNS`. Shares and skills are fractions; a value is NaN
+        if the metric does not apply. `evaluation.core.labels.METRICS` has units and definitions.
     """
     rows = []
     # A report of older code lacks the newer metrics.
     held = {row.metric for row in report.metrics if row.split == split}
     for model in report.models:
         test = report.test_of(model, split=split)
-        figures = {column: report.value(model, split=split, metric=column) for column in COLUMNS if column in held}
+        figures = {
+            column: report.value(model, split=split, metric=column) for column in METRIC_COLUMNS if column in held
+        }
         rows.append(figures | {"p_value": test.p_value if test else None})
     index = pd.Index(report.models, name="model")
-    return pd.DataFrame(rows, index=index, columns=list(COLUMNS)).astype("float64")
+    return pd.DataFrame(rows, index=index, columns=list(METRIC_COLUMNS)).astype("float64")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model as readers see it; a cell is its text and whether it is the best of its column."""
+    """One model's row of the table; a cell is its text and whether it is the best of its column."""
 
     model: str
     label: str
@@ -48,12 +91,15 @@ class Row:
     cells: tuple[tuple[str, bool], ...]
 
 
-def written_rows(report: EvalReport, split: Split) -> list[Row]:
-    """`comparison_table` as text, cells in the order of `COLUMNS`; what reads like the best is marked as such."""
+def written_rows(report: EvalReport, split: ScoredSplit) -> list[Row]:
+    """Write `comparison_table` as text, cells in the order of `METRIC_COLUMNS`; equal texts of the best are all marked.
+
+    Example: if 0.0631 is the best, every cell that reads 0.0631 is marked.
+    """
     table = comparison_table(report, split)
     best = best_models(table)
     columns = []
-    for column in COLUMNS:
+    for column in METRIC_COLUMNS:
         texts = dict(
             zip(report.models, (METRICS[column].write(value) for value in table[column].to_numpy(float)), strict=True)
         )
@@ -66,7 +112,7 @@ def written_rows(report: EvalReport, split: Split) -> list[Row]:
 
 
 def best_models(table: pd.DataFrame) -> dict[str, frozenset[str]]:
-    """For each column of a comparison table the models with the best figure; all of them where several are equal."""
+    """Return the models with the best figure of each column of a comparison table; all of them in a tie."""
     best = {}
     for column in table.columns:
         values = table[column].to_numpy(float)
@@ -79,8 +125,15 @@ def best_models(table: pd.DataFrame) -> dict[str, frozenset[str]]:
     return best
 
 
-def ticker_rows(report: EvalReport, split: Split) -> list[tuple[str, ...]]:
-    """A pool's tickers as text, the whole pool last; a head row first, and nothing at all for a single ticker.
+def ticker_skills(report: EvalReport, *, model: str, split: ScoredSplit) -> dict[str, float]:
+    """Return a model's skill against persistence on each ticker of a pool, lowest first."""
+    rows = {row.ticker: row.values for row in report.tickers if row.split == split}
+    found = {ticker: skill(values[model], values[PERSISTENCE]) for ticker, values in rows.items()}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def ticker_rows(report: EvalReport, split: ScoredSplit) -> list[tuple[str, ...]]:
+    """Write a pool's tickers as text: a head row, one row per ticker, the whole pool last; empty for a single ticker.
 
     Returns:
         Ticker, windows, persistence's scaled MSE, then each other model's skill against it.
@@ -101,3 +154,62 @@ def ticker_rows(report: EvalReport, split: Split) -> list[tuple[str, ...]]:
         for ticker, windows, values in (*rows, (f"{report.ticker} (pool)", report.summary(split).windows, pooled))
     ]
     return [head, *body]
+
+
+def account_rows(report: EvalReport) -> list[tuple[str, ...]]:
+    """Write every account of the backtest as text, a head row first; empty without a backtest."""
+    if report.backtest is None:
+        return []
+    head = ("Rule", "Forecaster", *(column.header for column in ACCOUNT_COLUMNS.values()))
+    body = [
+        (
+            RULE_LABELS[account.rule],
+            model_label(account.model) if account.model else "–",
+            *(column.write(getattr(account, name)) for name, column in ACCOUNT_COLUMNS.items()),
+        )
+        for account in report.backtest.accounts
+    ]
+    return [head, *body]
+
+
+def quality_heading(reports: Sequence[QualityReport]) -> str:
+    """Write what was found in the prices as a heading."""
+    counts = {
+        "missing session": sum(len(each.missing) for each in reports),
+        "extra session": sum(len(each.extra) for each in reports),
+        "repair": sum(_repaired(each) for each in reports),
+        "odd row": sum(_odd(each) for each in reports),
+    }
+    found = [f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count]
+    unknown = sum(not each.exchange for each in reports)
+    whose = "" if not unknown else " for some tickers" if unknown < len(reports) else ""
+    missing = f"missing sessions not known{whose}" if unknown else "none missing"
+    if not found:
+        found = [missing, "nothing repaired", "nothing odd"]
+    elif unknown:
+        found = [missing, *found]
+    return f"Data quality: {sum(each.rows for each in reports):,} sessions of prices, {listed(found)}"
+
+
+def quality_rows(reports: Sequence[QualityReport]) -> list[tuple[str, ...]]:
+    """Write the quality reports as text, a head row first: one ticker in full, several with one row per ticker."""
+    if len(reports) == 1:
+        table = reports[0].rows_of_table()
+        return [tuple(table[0]), *(tuple(row.values()) for row in table)]
+    return [QUALITY_HEAD, *map(_quality_row, reports)] if reports else []
+
+
+def _quality_row(report: QualityReport) -> tuple[str, ...]:
+    compared = report.exchange != ""
+    counts = (len(report.missing), len(report.extra)) if compared else ("not compared", "not compared")
+    return tuple(
+        map(str, (report.ticker, report.rows, report.first, report.last, *counts, _repaired(report), _odd(report)))
+    )
+
+
+def _repaired(report: QualityReport) -> int:
+    return sum(report.repairs.values())
+
+
+def _odd(report: QualityReport) -> int:
+    return sum(report.oddities.values())

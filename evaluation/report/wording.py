@@ -1,25 +1,35 @@
-"""What the report says in sentences: the evidence, the splits, and each picture's finding."""
+"""The sentences of the report: the evidence, the splits, trading, and the finding of each picture."""
 
 import math
 
-from tickerforge.evaluation.comparison.contamination import decisive, parity, split_phrase
-from tickerforge.evaluation.core.contracts import BASE, DECIDING_METRIC, PERSISTENCE, POOLED, EvalReport, Split
+import numpy as np
+
+from tickerforge.evaluation.comparison.contamination import PARITY_ONLY, decisive, parity, split_phrase
+from tickerforge.evaluation.core.contracts import (
+    BASE,
+    DECIDING_METRIC,
+    DRIFT,
+    PERSISTENCE,
+    POOLED,
+    Account,
+    EvalReport,
+    ScoredSplit,
+)
 from tickerforge.evaluation.core.labels import METRICS, listed, model_label, p_text, percent
 from tickerforge.evaluation.metrics.accuracy import skill
-from tickerforge.evaluation.report.spread_plots import ticker_skills
-from tickerforge.evaluation.report.trading import trading_finding
+from tickerforge.evaluation.report.tables import ACCOUNT_COLUMNS, RULE_LABELS, ticker_skills
 
 LEVEL = 0.05
-UNKNOWN_SKILL = "how large its skill is cannot be told"
+UNKNOWN_SKILL = "the size of its skill is unknown"
 CALIBRATED = 0.05
-"""Difference to the nominal coverage that is not worth a word."""
+"""Largest difference from the nominal coverage at which bands count as calibrated."""
 
 
 def evidence(report: EvalReport) -> str:
-    """What the test split allows one to say, in one or two sentences."""
+    """Say in one or two sentences what the test split shows about the chosen adapter."""
     model = report.chosen
     if model is None:
-        return "No trained adapter was compared; the table holds the baselines and the base model only."
+        return "No trained adapter was compared; the table has only the baselines and the base model."
     split = decisive(report)
     gain = report.value(model, split=split, metric="skill") or 0.0
     label, where = model_label(model), split_phrase(report, split)
@@ -28,7 +38,7 @@ def evidence(report: EvalReport) -> str:
     if test is None or test.note:
         why = test.note if test else "no test was made"
         skill = METRICS["skill"].write(gain)
-        return f"On {where} {label}{among} shows a skill of {skill}, and chance cannot be judged: {why}."
+        return f"On {where} {label}{among} has a skill of {skill}; this cannot be tested against chance: {why}."
     if gain <= 0:
         return (
             f"On {where} {label}{among} is no better than repeating the last close: its squared error is "
@@ -37,46 +47,46 @@ def evidence(report: EvalReport) -> str:
     often = "fewer than 1 of 100" if test.p_value < 0.01 else f"{100 * test.p_value:.0f} of 100"
     return (
         f"On {where} {label}{among} has a squared error {percent(gain)} below persistence's ({p_text(test.p_value)}). "
-        f"A forecaster without any advantage would look as good in {often} such test splits."
+        f"A forecaster without any advantage would do as well in {often} such test splits."
     )
 
 
-def allowed(report: EvalReport) -> str:
-    """In one sentence what the evidence allows one to say, the number of forecasters taken into account.
+def allowed_claim(report: EvalReport) -> str:
+    """Say in one sentence what the evidence supports, corrected for the number of forecasters.
 
-    Empty for a report of older code and where no adapter was compared.
+    Empty for a report of older code and if no adapter was compared.
     """
     found, model = report.superiority, report.chosen
     if found is None or model is None:
         return ""
     if found.note:
-        return f"The evidence allows no statement on whether any of them is better than doing nothing: {found.note}."
+        return f"The evidence does not show whether any of them is better than doing nothing: {found.note}."
     label, write = model_label(model), METRICS["skill"].write
     interval = found.skill_intervals.get(model)
     low, high = interval or (-math.inf, math.inf)
-    known = f"its skill lies between {write(low)} and {write(high)} (95 %)" if interval else UNKNOWN_SKILL
-    tried = f"over the {len(found.candidates)} trained or sampled forecasters {p_text(found.p_value)}"
+    known = f"its skill is between {write(low)} and {write(high)} (95 %)" if interval else UNKNOWN_SKILL
+    tried = f"tested together, the {len(found.candidates)} trained or sampled forecasters have {p_text(found.p_value)}"
     equals = len(found.confidence_set)
-    best = f"{equals} of {len(report.models)} forecasters may be the best of all"
+    best = f"{equals} of {len(report.models)} forecasters may be the best"
     best += ", persistence among them" if PERSISTENCE in found.confidence_set else ", and persistence is not"
     test = report.test_of(model, split=decisive(report))
     alone = test.p_value if test else 1.0
     if low > 0 and found.p_value <= LEVEL and alone <= LEVEL:
-        claim = f"The evidence allows one to say that {label} is better than repeating the last close: "
+        claim = f"The evidence shows that {label} is better than repeating the last close: "
     elif high < 0:
-        claim = f"The evidence allows one to say that {label} is worse than repeating the last close: "
+        claim = f"The evidence shows that {label} is worse than repeating the last close: "
     elif alone <= LEVEL:
         claim = (
-            f"The evidence speaks for {label} without settling it: tested by itself it is better than repeating the "
-            f"last close ({p_text(alone)}), but "
+            f"The evidence favours {label} but is not conclusive: tested alone it is better than repeating the last "
+            f"close ({p_text(alone)}), but "
         )
     else:
-        claim = f"The evidence does not tell {label} from repeating the last close: "
+        claim = f"The evidence does not show that {label} differs from repeating the last close: "
     return f"{claim}{known}, {tried}, and {best} (confidence set at {percent(found.confidence, decimals=0)})."
 
 
 def pooling(report: EvalReport) -> str:
-    """What training on all tickers together brought this one, and what its own training added; empty without a pool."""
+    """Say what training on all tickers gained for this one, and what its own training added; empty without a pool."""
     model = report.chosen
     if POOLED not in report.models or model is None:
         return ""
@@ -90,9 +100,8 @@ def pooling(report: EvalReport) -> str:
         pooled += " and " + _against(skill(errors[POOLED], errors[BASE]), "the base model's")
     added = _against(own, "the pooled adapter's")
     return (
-        f"What pooling bought: the pooled adapter, from which training started, has on "
-        f"{split_phrase(report, split)} a squared error {pooled} before any training on {report.ticker} alone; after "
-        f"it {model_label(model)}'s is {added}{chance}."
+        f"What pooling gained: on {split_phrase(report, split)} the pooled adapter, from which training started, has a "
+        f"squared error {pooled}. After training on {report.ticker} alone, {model_label(model)}'s is {added}{chance}."
     )
 
 
@@ -100,61 +109,104 @@ def _against(gain: float, whose: str) -> str:
     return f"equal to {whose}" if gain == 0 else f"{percent(abs(gain))} {'below' if gain > 0 else 'above'} {whose}"
 
 
-def split_words(report: EvalReport, split: Split) -> str:
-    """Which windows a split's figures rest on."""
+def split_words(report: EvalReport, split: ScoredSplit) -> str:
+    """Say which windows the figures of a split are from."""
     summary = report.summary(split)
     tickers = sum(row.split == split for row in report.tickers)
     thinned = "" if summary.windows == summary.available else f" of {summary.available}, evenly spaced"
     of = f" (tickers: {tickers})" if tickers else ""
-    together = "They overlap, and those of one date count as one: they" if tickers else "They overlap, and"
+    together = "They overlap, and windows of one date count as one: they" if tickers else "They overlap: they"
     mark = parity(report, split)
     return (
         f"{mark + ' ' if mark else ''}{summary.windows} windows{thinned}{of}, forecast from "
         f"{summary.first_origin:%-d %B %Y} to {summary.last_origin:%-d %B %Y}, the last target on "
-        f"{summary.last_target:%-d %B %Y}. {together} hold no more evidence than {summary.independent} separate ones."
+        f"{summary.last_target:%-d %B %Y}. {together} are worth {summary.independent} independent ones."
+    )
+
+
+def trading_rules(report: EvalReport) -> str:
+    """Say how the accounts of the table trade; empty without a backtest."""
+    found = report.backtest
+    if found is None:
+        return ""
+    mark = parity(report, found.split)
+    return (
+        f"{mark + ' ' if mark else ''}From {found.dates[0]:%-d %B %Y} to {found.dates[-1]:%-d %B %Y}. A position is "
+        f"opened at the open after a forecast's origin and held over the {found.hold} sessions that the forecast "
+        "covers; forecasts that are held at the same time share the capital. Every purchase and every sale costs "
+        f"{found.cost_bps:g} basis points. {model_label(PERSISTENCE)} forecasts no move and so never trades. Cash "
+        f"earns nothing, and borrowing shares costs nothing. Forecasters counted as tried: {found.variants}."
+    )
+
+
+def trading_finding(report: EvalReport) -> str:
+    """Say what trading on the chosen adapter returned, beside drift and holding; empty without adapter or backtest."""
+    own, held = _account(report), _held(report)
+    if own is None or held is None or report.backtest is None or report.chosen is None:
+        return ""
+    drift = report.backtest.of(own.rule, DRIFT)
+    write = ACCOUNT_COLUMNS["annual_return"].write
+    return (
+        f"{RULE_LABELS[own.rule]} by {model_label(report.chosen)} returned {write(own.annual_return)} per year after "
+        f"costs, by drift {write(drift.annual_return if drift else None)}, holding {write(held.annual_return)}; "
+        f"deflated Sharpe {ACCOUNT_COLUMNS['deflated_sharpe'].write(own.deflated_sharpe)}"
+    )
+
+
+def trading_by_ticker(report: EvalReport) -> str:
+    """Say on how many tickers of a pool trading on the chosen adapter beat holding; empty for one ticker."""
+    own, held = _account(report), _held(report)
+    if own is None or held is None or not held.sharpe_by_ticker:
+        return ""
+    both = sorted(set(own.sharpe_by_ticker) & set(held.sharpe_by_ticker))
+    better = sum(own.sharpe_by_ticker[ticker] > held.sharpe_by_ticker[ticker] for ticker in both)
+    middle = float(np.median([own.sharpe_by_ticker[ticker] for ticker in both])) if both else None
+    return (
+        f"Traded alone, long or short, {better} of {len(both)} tickers had a higher Sharpe ratio than when held; the "
+        f"median ticker's was {ACCOUNT_COLUMNS['sharpe'].write(middle)}."
     )
 
 
 def picture_words(report: EvalReport, *, model: str) -> dict[str, tuple[str, str]]:
-    """For each picture a heading that states its finding and a text that stands in for it."""
+    """Return for each picture a heading that states its finding, and a text that describes it."""
     label = model_label(model)
     return {
         "skill": (_skill_heading(report), _skill_text(report)),
         "forecasts": (
-            f"{_where(report)} windows one by one: {label} against what came",
-            f"{_where(report)} windows evenly spaced in time. Dots: the adjusted close before and after the origin. "
-            f"Coloured: the median forecast of {label} and the band that should hold "
+            f"{label} and the actual prices: single windows of {_where(report)}",
+            f"The windows are evenly spaced in time. Dots: the adjusted close before and after the origin. "
+            f"Coloured: the median forecast of {label} and the band that should contain "
             f"{percent(report.interval, decimals=0)} of the prices. Dashed: persistence.",
         ),
         "series": (
             _coverage_heading(report, model=model),
-            f"Above, the adjusted close with the train, validation and test splits. Below, the test split with every "
-            f"forecast of {label} that does not overlap the one before.",
+            f"Above: the adjusted close with the train, validation and test splits. Below: the test split with the "
+            f"forecasts of {label} that do not overlap.",
         ),
         "horizon": (
             _horizon_heading(report, model=model),
-            "Left: root mean squared error of the log return for each session ahead, in daily standard deviations; a "
-            "random walk's grows with the square root of the distance. Right: the skill against persistence at each "
-            "distance, shaded where it is known to 95 %; lines that leave the picture at the bottom are worse still.",
+            "Left: root mean squared error of the log return for each session ahead, in daily standard deviations; for "
+            "a random walk it grows with the square root of the distance. Right: the skill against persistence at each "
+            "distance; the shaded area is the 95 % interval. Lines that leave the picture at the bottom are worse.",
         ),
         "tickers": (
             _ticker_heading(report, model=model),
             f"The skill of {label} against persistence on each ticker's test windows, lowest first, with its 95 % "
-            "interval where so few windows allow one.",
+            "interval if there are enough windows for one.",
         ),
         "calibration": (
             _calibration_heading(report, model=model),
-            f"Left: how many of the test prices fell into each tenth of {label}'s predictive distribution; a valley is "
-            "too narrow, a hill too wide, a slope biased. Right: how much the 50 %, 80 % and 95 % bands of every "
-            "sampled forecaster held.",
+            f"Left: the share of test prices in each tenth of {label}'s predictive distribution. A valley means too "
+            "narrow, a hill too wide, a slope biased. Right: the share of prices inside the 50 %, 80 % and 95 % bands "
+            "of every sampled forecaster.",
         ),
         "trading": (
-            trading_finding(report) or "What became of the capital by each rule",
-            f"The capital of each rule by {label}, by drift and by persistence, which never trades, and of buying and "
-            "holding, at each session's open, costs paid; the start is 1.",
+            trading_finding(report) or "Capital over time by trading rule",
+            f"The capital of each trading rule at each session's open, after costs, starting at 1: driven by {label}, "
+            "by drift, and by persistence, which never trades; beside it, buying and holding.",
         ),
         "training": (
-            "What training did, step by step",
+            "Training, step by step",
             "Reward of each GRPO stage and loss of SFT by step, and the share of sampled answers that parse. Thin: as "
             "logged. Thick: a running mean.",
         ),
@@ -162,8 +214,8 @@ def picture_words(report: EvalReport, *, model: str) -> dict[str, tuple[str, str
 
 
 def _where(report: EvalReport) -> str:
-    where = split_phrase(report, decisive(report))
-    return f"{where[0].upper()}{where[1:]}" + (" (parity only)" if parity(report, decisive(report)) else "")
+    split = decisive(report)
+    return split_phrase(report, split) + (f" ({PARITY_ONLY})" if parity(report, split) else "")
 
 
 def _skill_heading(report: EvalReport) -> str:
@@ -191,7 +243,7 @@ def _coverage_heading(report: EvalReport, *, model: str) -> str:
     nominal = percent(report.interval, decimals=0)
     if inside is None:
         return "The series and its forecasts"
-    return f"{percent(inside)} of the test prices fall inside the {nominal} band"
+    return f"{percent(inside)} of the test prices are inside the {nominal} band"
 
 
 def _ticker_heading(report: EvalReport, *, model: str) -> str:
@@ -206,7 +258,7 @@ def _calibration_heading(report: EvalReport, *, model: str) -> str:
         return "Calibration of the predictive distribution"
     gap = held - 0.8
     kind = "about as wide as they should be" if abs(gap) <= CALIBRATED else "too narrow" if gap < 0 else "too wide"
-    return f"The bands are {kind}: the 80 % band held {percent(held)}"
+    return f"The bands are {kind}: the 80 % band contains {percent(held)} of the prices"
 
 
 def _metrics(report: EvalReport) -> set[str]:
@@ -217,3 +269,11 @@ def _horizon_heading(report: EvalReport, *, model: str) -> str:
     rows = [row for row in report.metrics if row.split == "test" and row.horizon is not None]
     better = sum((row.values[model] or 0.0) < (row.values[PERSISTENCE] or 0.0) for row in rows)
     return f"{model_label(model)} beats persistence at {better} of {len(rows)} distances"
+
+
+def _account(report: EvalReport) -> Account | None:
+    return report.backtest.of("long_short", report.chosen) if report.backtest and report.chosen else None
+
+
+def _held(report: EvalReport) -> Account | None:
+    return report.backtest.of("buy_and_hold") if report.backtest else None

@@ -36,10 +36,10 @@ _HEADERS = ("MSE", "median", "trimmed", "MAE", "median", "trimmed", "MSE / persi
 def comparison(report: "EvalReport", verdict: "Verdict") -> RenderableType:
     """Show the comparison on the split that decides, and the verdict in words."""
     from tickerforge.evaluation.comparison.contamination import cut_off, decisive, split_name
-    from tickerforge.evaluation.report.tables import COLUMNS, written_rows
-    from tickerforge.evaluation.report.trading import trading_finding
+    from tickerforge.evaluation.report.tables import METRIC_COLUMNS, written_rows
+    from tickerforge.evaluation.report.wording import trading_finding
 
-    shown = [place for place, column in enumerate(COLUMNS) if column in _SHOWN_METRICS]
+    shown = [place for place, column in enumerate(METRIC_COLUMNS) if column in _SHOWN_METRICS]
     split = decisive(report)
     summary = report.summary(split)
     sessions = f"{summary.first_origin} to {summary.last_target}"
@@ -47,7 +47,7 @@ def comparison(report: "EvalReport", verdict: "Verdict") -> RenderableType:
     table = Table(title=title, title_justify="left")
     table.add_column("Model")
     for place in shown:
-        table.add_column(METRICS[COLUMNS[place]].header, justify="right")
+        table.add_column(METRICS[METRIC_COLUMNS[place]].header, justify="right")
     for row in written_rows(report, split):
         cells = (Text(text, style="green" if best else "") for text, best in (row.cells[place] for place in shown))
         table.add_row(f"{row.label} (chosen)" if row.chosen else row.label, *cells, style="bold" if row.chosen else "")

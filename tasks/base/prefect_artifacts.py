@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a run: a table of the comparison and a link to the report."""
+"""The tables and links that the Prefect UI shows of a run."""
 
 import re
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 from tickerforge.evaluation.comparison.contamination import decisive, split_name
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
 from tickerforge.evaluation.core.labels import METRICS
-from tickerforge.evaluation.report.tables import COLUMNS, written_rows
+from tickerforge.evaluation.report.tables import METRIC_COLUMNS, written_rows
 from tickerforge.tasks.base.retries import patiently
 
 
 def artifact_key(*parts: str) -> str:
-    """A key that Prefect accepts: lower-case letters, digits and single dashes."""
+    """Join parts to a key that Prefect accepts: lower-case letters, digits and single dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def comparison_rows(report: EvalReport) -> list[dict[str, str]]:
-    """The deciding split's table as the UI shows it: one row a model, the chosen one marked, figures as text."""
+    """Return the table of the deciding split: one row per model, the chosen one marked, figures as text."""
     rows = []
     for row in written_rows(report, decisive(report)):
-        figures = {METRICS[column].header: text for column, (text, _) in zip(COLUMNS, row.cells, strict=True)}
+        figures = {METRICS[column].header: text for column, (text, _) in zip(METRIC_COLUMNS, row.cells, strict=True)}
         rows.append({"Model": f"{row.label} (chosen)" if row.chosen else row.label} | figures)
     return rows
 

@@ -11,7 +11,6 @@ from tickerforge.evaluation.baselines.simple import baseline_forecasts
 from tickerforge.evaluation.comparison.compare import compare, select_windows
 from tickerforge.evaluation.comparison.contamination import UNKNOWN_CUT_OFF
 from tickerforge.evaluation.comparison.gate import decide
-from tickerforge.evaluation.comparison.probe import probe_words, prompts_changed
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
 from tickerforge.evaluation.core.contracts import CHAMPION, EvalReport, Verdict
 from tickerforge.evaluation.core.forecasts import collect_forecasts
@@ -52,18 +51,18 @@ def forecast_model(
     seed: int,
     store: Store,
 ) -> ArtifactRef:
-    """Ask one model for the validation and test windows and store the answers as `forecasts.parquet`.
+    """Ask one model for the validation and test windows, and store its forecasts as `forecasts.parquet`.
 
     Args:
-        windows: Artifact of `build_windows`.
-        base_model: From `prepare_base_model`.
+        windows: Artifact of `store_windows`.
+        base_model: Result of `prepare_base_model`.
         model: Name in tables: `base`, `pooled`, `grpo_1st`, `sft`, `grpo_2nd` or `champion`.
-        adapter: The adapter to load, as in `train_grpo`; `None` asks the base model itself.
+        adapter: Adapter to load, as in `train_grpo`; `None` asks the base model.
         config: Backend and sampling.
         features: How windows become prompts.
-        evaluation: Which windows are asked.
+        evaluation: Selection of the windows.
         seed: Seed of the sampling.
-        store: Where the artifact goes.
+        store: Store of the artifact.
 
     Returns:
         Artifact of the stage `forecasts`; its meta holds `model`, `windows` and `valid_rate`.
@@ -126,19 +125,19 @@ def compare_models(
     """Score the models against the baselines, decide by the gate, and write the report.
 
     Args:
-        windows: Artifact of `build_windows`.
-        forecasts: Artifacts of `forecast_model`, one a model.
-        stages: Artifacts of the training stages by name; their `metrics.jsonl` give the report's curves.
-        bars: Artifacts of `fetch_bars` of all tickers of the windows, for the backtest, for what prompts give away and
-            for the quality of the prices; none of these is made without them.
-        champion: Forecasts of the current champion, whatever the name they go by; one of `forecasts` too where the
-            champion is one of those models.
-        features: What prompts show.
+        windows: Artifact of `store_windows`.
+        forecasts: Artifacts of `forecast_model`, one per model.
+        stages: Artifacts of the training stages by name; the report draws its curves from their `metrics.jsonl`.
+        bars: Artifacts of `fetch_bars` of all tickers of the windows, for the backtest and for the quality of the
+            prices; the report has neither without them.
+        champion: Forecasts of the current champion, under any model name; also one of `forecasts` if the champion is
+            one of those models.
+        features: Settings of windows and prompts.
         evaluation: How forecasts are compared.
         gate: When a challenger becomes champion.
-        store: Where the artifact goes.
-        quality: Whose sessions prices are held against in the report; `None` where they are nobody's.
-        command: What runs all this again, for the report.
+        store: Store of the artifact.
+        quality: Settings of the price check in the report; `None` for synthetic prices.
+        command: Command that repeats the run, for the report.
 
     Returns:
         Artifact of the stage `comparison` with `report.html`, `report.md`, `metrics.parquet`, figures, `report.json`,
@@ -159,9 +158,6 @@ def compare_models(
         notes = list(report.notes)
         if evaluation.test_after is None and _known_models(forecasts) - {"tiny"}:
             notes.insert(0, UNKNOWN_CUT_OFF)
-        if series:
-            tests = selected[selected["split"] == "test"]
-            notes.append(probe_words(prompts_changed(series, tests, features=features), windows=len(tests)))
         report = report.model_copy(update={"notes": tuple(notes)})
         verdict = decide(report, gate)
         write_report(
@@ -173,7 +169,7 @@ def compare_models(
             out_dir=folder,
             config=evaluation,
             provenance=_provenance(windows, forecasts, stages) | ({"Command": command} if command else {}),
-            quality=[with_history(read_quality(each), ref) for each, ref in zip(looked_over, bars, strict=False)],
+            quality=[with_history(read_quality(each), ref) for each, ref in zip(checked, bars, strict=False)],
         )
         (folder / REPORT_DATA_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
         (folder / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2), encoding="utf-8")
@@ -182,20 +178,20 @@ def compare_models(
             (folder / EXPECTED_ERROR_FILE).write_text(expected.model_dump_json(indent=2), encoding="utf-8")
         return {"chosen": report.chosen, "promoted": verdict.promoted, "headline": verdict.headline}
 
-    looked_over = _looked_over(bars, config=quality, store=store)
+    checked = _price_quality(bars, config=quality, store=store)
     inputs = {
         "windows": windows,
         "forecasts": {str(ref.meta["model"]): ref for ref in forecasts},
-        # Not their whole content: a stage that is made again has logged other seconds.
+        # Not the whole content: if a stage runs again, it logs other seconds.
         "stages": {stage: {"key": ref.key, "adapter": adapter_identity(ref)} for stage, ref in stages.items()},
         "bars": list(bars),
-        "quality": looked_over,
+        "quality": checked,
         "champion": champion,
         "features": features,
         "evaluation": evaluation,
         "gate": gate,
     }
-    libraries = ("pandas", "numpy", "scipy", "statsmodels", "arch", "scikit-learn", "skfolio", "matplotlib", "jinja2")
+    libraries = ("pandas", "numpy", "scipy", "statsmodels", "arch", "scikit-learn", "matplotlib", "jinja2")
     code = code_version(
         "tickerforge.evaluation", "tickerforge.features", "tickerforge.tasks.outputs.evaluate", libraries=libraries
     )
@@ -203,22 +199,22 @@ def compare_models(
 
 
 def read_report(comparison: ArtifactRef) -> EvalReport:
-    """The numbers of an artifact of `compare_models`."""
+    """Read the figures of an artifact of `compare_models`."""
     return EvalReport.model_validate_json((comparison.path / REPORT_DATA_FILE).read_bytes())
 
 
 def read_verdict(comparison: ArtifactRef) -> Verdict:
-    """The gate's verdict of an artifact of `compare_models`."""
+    """Read the verdict of an artifact of `compare_models`."""
     return Verdict.model_validate_json((comparison.path / VERDICT_FILE).read_bytes())
 
 
 def read_expected_error(comparison: ArtifactRef) -> ExpectedError:
-    """What the test split says of the chosen adapter's error live; there is none where nothing was chosen."""
+    """Read the error that the test split predicts for the chosen adapter live; only if an adapter was chosen."""
     return ExpectedError.model_validate_json((comparison.path / EXPECTED_ERROR_FILE).read_bytes())
 
 
 def named_scores(report: EvalReport) -> dict[str, dict[str, float]]:
-    """For each model its figures over the whole path and its Sharpe ratios, named `split/metric`, as logged."""
+    """Return each model's figures over the whole horizon and its Sharpe ratios, named `split/metric` as in MLflow."""
     named: dict[str, dict[str, float]] = {model: {} for model in report.models}
     for row in report.metrics:
         for model, value in row.values.items():
@@ -231,7 +227,7 @@ def named_scores(report: EvalReport) -> dict[str, dict[str, float]]:
 
 
 def training_curves(stages: Mapping[str, ArtifactRef]) -> pd.DataFrame:
-    """What the stages logged, in the order given: columns `stage step reward valid_rate loss`, some of them missing."""
+    """Return the logged steps of the stages: columns `stage step reward valid_rate loss`, NaN for missing ones."""
     rows = [
         {"stage": stage, "step": step, **metrics}
         for stage, ref in stages.items()
@@ -241,7 +237,7 @@ def training_curves(stages: Mapping[str, ArtifactRef]) -> pd.DataFrame:
 
 
 def _baselines(selected: pd.DataFrame, train: pd.DataFrame) -> list[pd.DataFrame]:
-    """Each ticker's baselines, fitted on its own train rows."""
+    """Return each ticker's baselines, fitted on its own train rows."""
     if "ticker" not in train:
         return [baseline_forecasts(selected, train=train)]
     rows = dict(list(train.groupby("ticker")))
@@ -249,13 +245,13 @@ def _baselines(selected: pd.DataFrame, train: pd.DataFrame) -> list[pd.DataFrame
 
 
 def _opens(bars: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
-    """Adjusted opens of all tickers, columns `ticker date open`; `None` without bars."""
+    """Return the adjusted opens of all tickers, columns `ticker date open`; `None` without bars."""
     frames = [adjust(each)[["date", "open"]].assign(ticker=ticker) for ticker, each in bars.items()]
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
-def _looked_over(bars: Sequence[ArtifactRef], *, config: QualityConfig | None, store: Store) -> list[ArtifactRef]:
-    """The quality of the prices, ticker by ticker."""
+def _price_quality(bars: Sequence[ArtifactRef], *, config: QualityConfig | None, store: Store) -> list[ArtifactRef]:
+    """Return the quality of the prices, one artifact per ticker."""
     if config is None:
         return []
     return [assess_bars(each, partial(_columns, each), config=config, store=store)[0] for each in bars]
@@ -272,7 +268,7 @@ def _known_models(forecasts: Sequence[ArtifactRef]) -> set[str]:
 def _provenance(
     windows: ArtifactRef, forecasts: Sequence[ArtifactRef], stages: Mapping[str, ArtifactRef]
 ) -> dict[str, str]:
-    """What the report says about its own making, by label."""
+    """Return the origin of a report, by label."""
     manifest = read_manifest(forecasts[0] if forecasts else windows)
     libraries = ("tickerforge", "torch", "transformers", "trl", "peft", "pandas")
     trained = [f"{stage} {ref.key[:12]} (seed {read_manifest(ref).seed})" for stage, ref in stages.items()]
@@ -291,5 +287,5 @@ def _provenance(
 def _provenance_of_pool(windows: ArtifactRef) -> dict[str, str]:
     if windows.meta.get("ticker") != POOL:
         return {}
-    told = {"Pooled": "pooled", "Left out": "left_out", "Common borders": "borders"}
-    return {label: str(windows.meta[name]) for label, name in told.items() if windows.meta[name]}
+    shown = {"Pooled": "pooled", "Left out": "left_out", "Common borders": "borders"}
+    return {label: str(windows.meta[name]) for label, name in shown.items() if windows.meta[name]}

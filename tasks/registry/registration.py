@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prefect import task
 
-from tickerforge.evaluation.core.contracts import SPLITS
+from tickerforge.evaluation.core.contracts import SCORED_SPLITS
 from tickerforge.features.config import FrozenModel
 from tickerforge.tasks.base.disk import check_replaceable, locked, replace_folder
 from tickerforge.tasks.base.errors import NotRegistered
@@ -205,7 +205,7 @@ def _tags(
 ) -> dict[str, str]:
     verdict = read_verdict(comparison)
     figures = named_scores(read_report(comparison)).get(card.stage, {})
-    wanted = {f"{split}/{metric}" for split in SPLITS for metric in TAGGED_METRICS}
+    wanted = {f"{split}/{metric}" for split in SCORED_SPLITS for metric in TAGGED_METRICS}
     tags = {
         "ticker": card.ticker,
         "stage": card.stage,

@@ -7,7 +7,18 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.report.theme import LIGHT, date_axis, dress, head, new_figure, price_axis
+from tickerforge.evaluation.report.theme import (
+    GRID,
+    INK,
+    MODEL_COLORS,
+    MUTED,
+    SPLIT_COLORS,
+    date_axis,
+    dress,
+    head,
+    new_figure,
+    price_axis,
+)
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.prices.quality import QualityReport
 from tickerforge.features.splits import SPLITS, split_borders
@@ -20,8 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-THEME = LIGHT
-LINES = {"train": THEME.muted, "validation": THEME.models["drift"], "test": THEME.models[GRPO_2ND.name]}
+LINES = {"train": MUTED, "validation": MODEL_COLORS["drift"], "test": MODEL_COLORS[GRPO_2ND.name]}
 
 
 def write_picture(
@@ -60,7 +70,7 @@ def picture(
     from matplotlib.patches import Patch
 
     table = quality.rows_of_table() if quality else []
-    figure = new_figure(10, 6.2 + 0.18 * len(table), theme=THEME)
+    figure = new_figure(10, 6.2 + 0.18 * len(table))
     price, spans, days = figure.subplots(3, 1, sharex=True, height_ratios=[3.2, 1.5, 0.8 + 0.24 * len(table)])
     dates = bars["date"].to_numpy()
     borders = split_borders(len(bars), config)
@@ -71,49 +81,49 @@ def picture(
     }
     for split, (first, end) in edges.items():
         given_up = 0 if split == "test" else config.embargo
-        price.axvspan(dates[first], dates[end - 1 - given_up], color=THEME.splits[split], linewidth=0)
+        price.axvspan(dates[first], dates[end - 1 - given_up], color=SPLIT_COLORS[split], linewidth=0)
         if given_up:
-            price.axvspan(dates[end - given_up], dates[end - 1], color=THEME.models[SFT.name], alpha=0.55, linewidth=0)
-    price.plot(dates, bars["adj_close"], color=THEME.ink, linewidth=0.9)
-    dress(price, theme=THEME, y_label="adjusted close, USD")
+            price.axvspan(dates[end - given_up], dates[end - 1], color=MODEL_COLORS[SFT.name], alpha=0.55, linewidth=0)
+    price.plot(dates, bars["adj_close"], color=INK, linewidth=0.9)
+    dress(price, y_label="adjusted close, USD")
     price_axis(price)
     for place, split in enumerate(reversed(SPLITS)):
         mine = windows[windows["split"] == split]
         origins = np.searchsorted(dates, mine["origin"].to_numpy())
         knows = dates[max(origins.min() - config.context + 1, 0)], dates[origins.max()]
         targets = dates[origins.min() + 1], dates[origins.max() + config.horizon]
-        spans.plot(knows, [place + 0.16] * 2, color=THEME.grid, linewidth=9, solid_capstyle="butt")
+        spans.plot(knows, [place + 0.16] * 2, color=GRID, linewidth=9, solid_capstyle="butt")
         spans.plot(targets, [place - 0.16] * 2, color=LINES[split], linewidth=9, solid_capstyle="butt")
     spans.set_yticks(
         range(len(SPLITS)), [f"{split}, {(windows['split'] == split).sum():,} windows" for split in reversed(SPLITS)]
     )
     spans.set_ylim(-0.6, len(SPLITS) - 0.4)
-    dress(spans, theme=THEME, title="histories (pale) and targets (dark) of the windows")
+    dress(spans, title="histories (pale) and targets (dark) of the windows")
     spans.grid(visible=False)
     _draw_quality(days, quality, table)
     date_axis(days)
-    handles: dict[str, Patch] = {str(split): Patch(color=THEME.splits[split]) for split in SPLITS}
-    handles[f"embargo, {config.embargo} sessions"] = Patch(color=THEME.models[SFT.name], alpha=0.55)
-    head(figure, f"{ticker}: windows, splits and embargo", theme=THEME, handles=handles)
+    handles: dict[str, Patch] = {str(split): Patch(color=SPLIT_COLORS[split]) for split in SPLITS}
+    handles[f"embargo, {config.embargo} sessions"] = Patch(color=MODEL_COLORS[SFT.name], alpha=0.55)
+    head(figure, f"{ticker}: windows, splits and embargo", handles=handles)
     return figure
 
 
 def _draw_quality(axes: "Axes", quality: QualityReport | None, table: list[dict[str, str]]) -> None:
-    dress(axes, theme=THEME, title="data quality")
+    dress(axes, title="data quality")
     axes.grid(visible=False)
     axes.set_ylim(-1 - len(table), 1)
     axes.set_yticks([])
     if quality is None:
-        axes.text(0.0, 0.5, "the synthetic market has no report", transform=axes.transAxes, color=THEME.muted)
+        axes.text(0.0, 0.5, "the synthetic market has no report", transform=axes.transAxes, color=MUTED)
         return
     for kind, which, color in (
-        ("missing", quality.missing, THEME.models[SFT.name]),
-        ("extra", quality.extra, THEME.models[GRPO_2ND.name]),
+        ("missing", quality.missing, MODEL_COLORS[SFT.name]),
+        ("extra", quality.extra, MODEL_COLORS[GRPO_2ND.name]),
     ):
         if which:
             axes.plot(pd.to_datetime(list(which)), [0.3] * len(which), "|", color=color, markersize=9, label=kind)
     if quality.missing or quality.extra:
-        axes.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=THEME.ink, ncols=2, borderaxespad=0)
+        axes.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=INK, ncols=2, borderaxespad=0)
     for line, row in enumerate(table):
         axes.text(
             0.005,
@@ -122,6 +132,6 @@ def _draw_quality(axes: "Axes", quality: QualityReport | None, table: list[dict[
             transform=axes.transAxes,
             fontsize=8,
             family="monospace",
-            color=THEME.ink,
+            color=INK,
             va="center",
         )

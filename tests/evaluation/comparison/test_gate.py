@@ -7,7 +7,7 @@ from evaluation_frames import forecasts_of, market_windows, noisy_forecasts
 from tickerforge.evaluation.comparison.compare import compare, select_windows
 from tickerforge.evaluation.comparison.gate import decide
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
-from tickerforge.evaluation.core.contracts import SPLITS, EvalReport, MetricRow, Split
+from tickerforge.evaluation.core.contracts import SCORED_SPLITS, EvalReport, MetricRow, ScoredSplit
 
 CONFIG = EvaluationConfig()
 
@@ -40,14 +40,14 @@ def test_an_adapter_that_beats_everything_is_promoted_with_every_reason_met(skil
     assert verdict.headline.startswith("SFT is promoted for DEMO: out of sample its squared error is")
     both = ("valid_rate", "persistence", "drift", "champion")
     expected = {"evidence", "significance_test", "coverage_test"} | {
-        f"{name}_{split}" for name in both for split in SPLITS
+        f"{name}_{split}" for name in both for split in SCORED_SPLITS
     }
     assert {reason.name for reason in verdict.reasons} == expected
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", SCORED_SPLITS)
 @pytest.mark.parametrize("reference", ["persistence", "drift", "champion"])
-def test_a_reference_with_a_smaller_error_refuses(skilled: EvalReport, split: Split, reference: str) -> None:
+def test_a_reference_with_a_smaller_error_refuses(skilled: EvalReport, split: ScoredSplit, reference: str) -> None:
     own = skilled.value("sft", split=split, metric="scaled_mse")
     assert own is not None
     better = changed(skilled, split=split, metric="scaled_mse", model=reference, value=own / 1.25)

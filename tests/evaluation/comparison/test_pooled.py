@@ -15,10 +15,9 @@ from tickerforge.evaluation.comparison.gate import decide
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
 from tickerforge.evaluation.core.contracts import EvalReport
 from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
-from tickerforge.evaluation.report.plots import forecast_panels
+from tickerforge.evaluation.report.forecast_plots import forecast_panels
 from tickerforge.evaluation.report.report import write_report
-from tickerforge.evaluation.report.spread_plots import ticker_skills
-from tickerforge.evaluation.report.tables import ticker_rows
+from tickerforge.evaluation.report.tables import ticker_rows, ticker_skills
 from tickerforge.evaluation.report.wording import pooling
 from tickerforge.features.pooling import pool_windows
 from tickerforge.features.prices.quality import QualityReport
@@ -135,8 +134,8 @@ def test_the_report_of_a_pool_shows_the_tickers_and_no_single_price_series(
     for text in (paths.markdown.read_text(), paths.html.read_text()):
         assert all(ticker in text for ticker in LIVES)
         assert "(tickers: 3)" in text
-        assert "those of one date count as one" in text
-        assert "What pooling bought" not in text
+        assert "windows of one date count as one" in text
+        assert "What pooling gained" not in text
         assert "Data quality: 1,500 sessions of prices, 3 missing sessions and 3 odd rows" in text
     assert "| LATE | 500 | 2015-01-02 | 2016-12-30 | 1 | 0 | 0 |" in paths.markdown.read_text()
 

@@ -8,7 +8,7 @@ from tickerforge.evaluation.comparison.compare import compare
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import EvalReport, Floats, Superiority
 from tickerforge.evaluation.evidence.superiority import superiority
-from tickerforge.evaluation.report.wording import allowed
+from tickerforge.evaluation.report.wording import allowed_claim
 
 SESSIONS = 240
 
@@ -95,12 +95,12 @@ def with_p_value(report: EvalReport, p_value: float) -> EvalReport:
 @pytest.mark.parametrize(
     ("interval", "p_value", "alone", "claim"),
     [
-        ((0.01, 0.05), 0.01, 0.02, "The evidence allows one to say that SFT is better than repeating the last close"),
-        ((0.01, 0.05), 0.01, 0.06, "The evidence does not tell SFT from repeating the last close"),
-        ((0.01, 0.05), 0.2, 0.1, "The evidence does not tell SFT from repeating the last close"),
-        ((-0.03, 0.05), 0.01, 0.06, "The evidence does not tell SFT from repeating the last close"),
-        ((-0.03, 0.05), 0.1, 0.04, "The evidence speaks for SFT without settling it: tested by itself it is better"),
-        ((-0.3, -0.05), 0.9, 0.99, "The evidence allows one to say that SFT is worse than repeating the last close"),
+        ((0.01, 0.05), 0.01, 0.02, "The evidence shows that SFT is better than repeating the last close"),
+        ((0.01, 0.05), 0.01, 0.06, "The evidence does not show that SFT differs from repeating the last close"),
+        ((0.01, 0.05), 0.2, 0.1, "The evidence does not show that SFT differs from repeating the last close"),
+        ((-0.03, 0.05), 0.01, 0.06, "The evidence does not show that SFT differs from repeating the last close"),
+        ((-0.03, 0.05), 0.1, 0.04, "The evidence favours SFT but is not conclusive: tested alone it is better"),
+        ((-0.3, -0.05), 0.9, 0.99, "The evidence shows that SFT is worse than repeating the last close"),
     ],
 )
 def test_the_sentence_claims_no_more_than_interval_and_test_carry(
@@ -108,17 +108,17 @@ def test_the_sentence_claims_no_more_than_interval_and_test_carry(
 ) -> None:
     assert report.superiority is not None
     found = report.superiority.model_copy(update={"skill_intervals": {"sft": interval}, "p_value": p_value})
-    text = allowed(with_p_value(report.model_copy(update={"superiority": found}), alone))
+    text = allowed_claim(with_p_value(report.model_copy(update={"superiority": found}), alone))
     assert text.startswith(claim)
-    assert "over the 2 trained or sampled forecasters" in text
-    assert allowed(report.model_copy(update={"superiority": None})) == ""
+    assert "the 2 trained or sampled forecasters have p" in text
+    assert allowed_claim(report.model_copy(update={"superiority": None})) == ""
 
 
 def test_a_skill_without_an_interval_is_said_to_be_unknown_and_no_figure_is_made_up(report: EvalReport) -> None:
     assert report.superiority is not None
     found = report.superiority.model_copy(update={"skill_intervals": {}, "p_value": 0.01})
-    text = allowed(with_p_value(report.model_copy(update={"superiority": found}), 0.2))
+    text = allowed_claim(with_p_value(report.model_copy(update={"superiority": found}), 0.2))
     assert text.startswith(
-        "The evidence does not tell SFT from repeating the last close: how large its skill is cannot"
+        "The evidence does not show that SFT differs from repeating the last close: the size of its skill is"
     )
     assert "95 %" not in text

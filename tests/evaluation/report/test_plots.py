@@ -1,18 +1,18 @@
-"""Pictures: they draw what they were given, in both themes, and read well at odd sizes."""
+"""Pictures: they draw their data, are readable on light and on dark paper, and cope with odd sizes."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
 from evaluation_frames import forecasts_of, market_windows
 from tickerforge.evaluation.comparison.compare import compare, select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import MODELS, EvalReport
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_calendar, truth_of
-from tickerforge.evaluation.report.curves import error_by_horizon, has_curves, learning_curves, skill_bars
-from tickerforge.evaluation.report.plots import bands, forecast_panels, price_series
-from tickerforge.evaluation.report.theme import DARK, LIGHT, Theme
+from tickerforge.evaluation.report.forecast_plots import bands, forecast_panels, price_series
+from tickerforge.evaluation.report.score_plots import error_by_horizon, has_curves, learning_curves, skill_bars
+from tickerforge.evaluation.report.theme import DARK_FILTER, GRID, INK, MODEL_COLORS, MUTED, PAPER
 
 CONFIG = EvaluationConfig(max_windows=40)
 Drawn = tuple[pd.DataFrame, EvalReport, Truth, Answers]
@@ -47,24 +47,43 @@ def test_the_drawn_band_is_ordered_and_finite(drawn: Drawn) -> None:
     assert np.isfinite(upper).all()
 
 
-@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
-def test_every_picture_is_drawn_on_the_paper_of_its_theme(drawn: Drawn, theme: Theme) -> None:
+def test_every_picture_is_drawn_on_the_paper(drawn: Drawn) -> None:
     windows, report, truth, answers = drawn
-    paper = to_rgb(theme.paper)
+    paper = to_rgb(PAPER)
     for figure in (
-        forecast_panels(windows, truth, answers, interval=0.8, count=1, theme=theme),
-        price_series(windows, truth, answers, interval=0.8, theme=theme),
-        error_by_horizon(report, theme=theme),
-        skill_bars(report, theme=theme),
+        forecast_panels(windows, truth, answers, interval=0.8, count=1),
+        price_series(windows, truth, answers, interval=0.8),
+        error_by_horizon(report),
+        skill_bars(report),
     ):
         assert figure.get_facecolor()[:3] == paper
         assert all(axes.get_facecolor()[:3] == paper for axes in figure.axes)
 
 
-def test_every_model_has_a_colour_of_its_own_in_both_themes() -> None:
-    for theme in (LIGHT, DARK):
-        assert set(theme.models) == set(MODELS)
-        assert len(set(theme.models.values())) == len(MODELS)
+def on_dark_paper(color: str) -> tuple[float, float, float]:
+    red, green, blue = np.clip(np.array(DARK_FILTER) @ [*to_rgb(color), 1.0], 0, 1)
+    return red, green, blue
+
+
+def contrast(color: tuple[float, float, float], paper: tuple[float, float, float]) -> float:
+    """Contrast ratio of two colours (WCAG 2.1): 1 is invisible, 21 is black on white."""
+    channels = np.array([color, paper])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    dark, light = sorted(linear @ [0.2126, 0.7152, 0.0722])
+    return float((light + 0.05) / (dark + 0.05))
+
+
+def test_every_model_has_its_own_readable_colour_on_light_and_on_dark_paper() -> None:
+    assert set(MODEL_COLORS) == set(MODELS)
+    dark = {model: on_dark_paper(color) for model, color in MODEL_COLORS.items()}
+    for colors in (MODEL_COLORS.values(), map(to_hex, dark.values())):
+        assert len(set(colors)) == len(MODELS)
+    assert to_hex(on_dark_paper(PAPER)) == "#161a22"
+    assert min(contrast(to_rgb(color), to_rgb(PAPER)) for color in MODEL_COLORS.values()) > 2.7
+    assert min(contrast(color, on_dark_paper(PAPER)) for color in dark.values()) > 4
+    for color, least in ((INK, 14), (MUTED, 4.5), (GRID, 1.15)):
+        assert contrast(to_rgb(color), to_rgb(PAPER)) > least
+        assert contrast(on_dark_paper(color), on_dark_paper(PAPER)) > least
 
 
 def test_error_by_horizon_draws_one_line_per_model(drawn: Drawn) -> None:

@@ -15,10 +15,15 @@ from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
 from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.evaluation.core.labels import METRICS
-from tickerforge.evaluation.report.data_quality import quality_heading
 from tickerforge.evaluation.report.report import ReportPaths, render_markdown, write_report
-from tickerforge.evaluation.report.tables import COLUMNS, best_models, comparison_table, written_rows
-from tickerforge.evaluation.report.trading import backtest_rows
+from tickerforge.evaluation.report.tables import (
+    METRIC_COLUMNS,
+    account_rows,
+    best_models,
+    comparison_table,
+    quality_heading,
+    written_rows,
+)
 from tickerforge.features.config import SyntheticConfig
 from tickerforge.features.prices.bars import adjust
 from tickerforge.features.prices.quality import assess
@@ -105,7 +110,7 @@ def test_the_page_says_the_refusal_first_and_every_reason(case: Case, written: R
 
 
 def test_the_forecasts_stand_next_to_the_verdict_and_the_prices_before_what_was_run(written: ReportPaths) -> None:
-    parts = ["Test windows one by one", "Test split", "Validation split", "tenth of", "What training did"]
+    parts = ["single windows of test", "Test split", "Validation split", "tenth of", "Training, step by step"]
     parts += ["How to read this", "What was run"]
     for text in (written.html.read_text(), written.markdown.read_text()):
         places = [text.index(part) for part in parts]
@@ -119,15 +124,15 @@ def test_what_there_is_to_say_about_the_prices_is_a_table_with_the_finding_as_it
     bars = market(SyntheticConfig(process="random_walk", sessions=600, seed=3))
     quality = assess(bars, ticker="DEMO", repairs={"blank_rows": 2}, note="no exchange is named")
     text = render_markdown(report, verdict, quality=[quality])
-    assert "## Data quality: 600 sessions of prices, what is missing not known and 2 repairs\n" in text
+    assert "## Data quality: 600 sessions of prices, missing sessions not known and 2 repairs\n" in text
     assert "| blank rows | 2 | " in text
     assert "| calendar | not compared | no exchange is named |" in text
     assert "Data quality" not in render_markdown(report, verdict)
     clean = assess(bars, ticker="DEMO", repairs={}, exchange="XNYS", sessions=bars["date"].to_numpy())
     assert quality_heading([clean]).endswith("none missing, nothing repaired and nothing odd")
     alone = quality.model_copy(update={"repairs": {}})
-    assert quality_heading([alone]).endswith("what is missing not known, nothing repaired and nothing odd")
-    assert "what is missing of some tickers not known" in quality_heading([clean, alone])
+    assert quality_heading([alone]).endswith("missing sessions not known, nothing repaired and nothing odd")
+    assert "missing sessions not known for some tickers" in quality_heading([clean, alone])
 
 
 def test_the_files_are_where_they_are_expected_and_nothing_is_left_over(written: ReportPaths) -> None:
@@ -151,7 +156,7 @@ def test_the_markdown_has_both_tables_and_links_existing_figures(case: Case, wri
     assert all((written.markdown.parent / link).exists() for link in links)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 * (1 + len(case[0].models))
-    assert {line.count("|") for line in rows} == {len(COLUMNS) + 2}
+    assert {line.count("|") for line in rows} == {len(METRIC_COLUMNS) + 2}
     assert sum("(chosen)" in line for line in rows) == 2
 
 
@@ -178,10 +183,12 @@ def test_a_backtest_is_a_table_and_a_picture_that_states_its_finding(case: Case,
     assert (
         "Every purchase and every sale costs 10 basis points. Persistence forecasts no move and so never trades" in text
     )
-    assert re.search(r"## Long or short by SFT returned [+−][\d.,]+ % a year after costs, by drift .*, holding ", text)
+    assert re.search(
+        r"## Long or short by SFT returned [+−][\d.,]+ % per year after costs, by drift .*, holding ", text
+    )
     assert (tmp_path / "figures" / "trading.png").stat().st_size > 10_000
     words = " ".join(_Page(paths.html.read_text()).words)
-    for row in backtest_rows(report):
+    for row in account_rows(report):
         assert row[0] in words
     assert len(_Page(paths.html.read_text()).alternatives) == 6
 
@@ -212,7 +219,7 @@ def test_without_training_there_are_no_curves_and_a_failed_rewrite_leaves_the_pa
 def test_the_comparison_table_is_in_display_order_with_persistence_and_drift_first(case: Case) -> None:
     table = comparison_table(case[0], "test")
     assert list(table.index) == ["persistence", "drift", "window_mean", "base", "grpo_1st", "sft", "grpo_2nd"]
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == METRIC_COLUMNS
     assert table.at["persistence", "skill"] == 0.0
     assert np.isnan(table.at["persistence", "p_value"])
 

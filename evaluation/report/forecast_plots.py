@@ -1,4 +1,4 @@
-"""Pictures of forecasts: window by window against the truth, and along the price series."""
+"""Pictures of forecasts: single windows with the prices that followed, and forecasts along the price series."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,29 +10,35 @@ from tickerforge.evaluation.core.labels import model_label
 from tickerforge.evaluation.core.panels import Answers, Truth, date_matrix, matrix, session_dates
 from tickerforge.evaluation.evidence.significance import independent_rows
 from tickerforge.evaluation.metrics.accuracy import band
-from tickerforge.evaluation.report.theme import LIGHT, Theme, date_axis, dress, head, new_figure, price_axis
+from tickerforge.evaluation.report.theme import (
+    INK,
+    MODEL_COLORS,
+    SPLIT_COLORS,
+    date_axis,
+    dress,
+    head,
+    new_figure,
+    price_axis,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def forecast_panels(
-    windows: pd.DataFrame, truth: Truth, answers: Answers, *, interval: float, count: int, theme: Theme = LIGHT
-) -> "Figure":
-    """Windows one by one: the closes before the origin, what came, the median forecast and its band.
+def forecast_panels(windows: pd.DataFrame, truth: Truth, answers: Answers, *, interval: float, count: int) -> "Figure":
+    """Draw single windows: the closes before and after the origin, the median forecast and its band.
 
     Args:
-        windows: Windows frame the histories are taken from.
-        truth: The split that is drawn.
-        answers: The model that is drawn.
+        windows: Windows frame with the histories.
+        truth: The split to draw.
+        answers: The model to draw.
         interval: Nominal coverage of the band.
-        count: How many windows, evenly spaced in time, and of a pool's tickers each in turn.
-        theme: Colours.
+        count: How many windows, evenly spaced in time; a pool's tickers take turns.
     """
     rows = _drawn_rows(truth, count=count)
     columns = min(3, len(rows))
     lines = -(-len(rows) // columns)
-    figure = new_figure(10, 0.9 + 2.4 * lines, theme=theme)
+    figure = new_figure(10, 0.9 + 2.4 * lines)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
     near = windows[np.isin(session_dates(windows["origin"]), truth.origins[rows])]
     keys = zip(near["ticker"], session_dates(near["origin"]), strict=True)
@@ -50,20 +56,19 @@ def forecast_panels(
         history = np.asarray(histories[ticker, origin], dtype=float)
         dress(
             axes,
-            theme=theme,
             title=f"{f'{ticker}, ' if several else ''}{pd.Timestamp(origin):%-d %b %Y}",
             x_label="sessions after the origin" if place + columns >= len(rows) else "",
             y_label="USD" if place % columns == 0 else "",
         )
         axes.set_xticks(np.arange(-(len(history) // 5) * 5, truth.horizon + 1, 5))
         axes.tick_params(labelbottom=place + columns >= len(rows))
-        color, start = theme.models[answers.model], history[-1:]
+        color, start = MODEL_COLORS[answers.model], history[-1:]
         known = np.concatenate([history, truth.target[row]])
         handles = {
             "Adj Close": axes.plot(
                 np.arange(1 - len(history), truth.horizon + 1),
                 known,
-                color=theme.ink,
+                color=INK,
                 linewidth=1.3,
                 marker="o",
                 markersize=2.4,
@@ -76,7 +81,7 @@ def forecast_panels(
                 steps, np.append(start, lower[row]), np.append(start, upper[row]), color=color, alpha=0.18, linewidth=0
             ),
             "Persistence": axes.plot(
-                steps, np.full(len(steps), start), color=theme.models[PERSISTENCE], linewidth=1.4, linestyle="--"
+                steps, np.full(len(steps), start), color=MODEL_COLORS[PERSISTENCE], linewidth=1.4, linestyle="--"
             )[0],
         }
     for axes in figure.axes:
@@ -84,8 +89,7 @@ def forecast_panels(
     split = "test" if truth.split == AFTER else truth.split
     head(
         figure,
-        f"{truth.ticker}: {len(rows)} {split} windows, forecast and what came (USD)",
-        theme=theme,
+        f"{truth.ticker}: {len(rows)} {split} windows, forecast and actual prices (USD)",
         handles=handles,
     )
     return figure
@@ -99,35 +103,33 @@ def _drawn_rows(truth: Truth, *, count: int) -> list[int]:
 
 
 def bands(answers: Answers, *, interval: float) -> tuple[Floats, Floats]:
-    """Lower and upper edge of the forecast band of every window, each (n, h) in USD."""
+    """Return the lower and upper edge of the forecast band of every window, each (n, h) in USD."""
     lower, upper = np.empty_like(answers.median), np.empty_like(answers.median)
     for rows, samples in answers.ensembles():
         lower[rows], upper[rows] = band(samples, interval=interval)
     return lower, upper
 
 
-def price_series(
-    windows: pd.DataFrame, truth: Truth, answers: Answers, *, interval: float, theme: Theme = LIGHT
-) -> "Figure":
-    """The whole series with its splits, and below it the test split with the forecasts that do not overlap."""
-    figure = new_figure(10, 6, theme=theme)
+def price_series(windows: pd.DataFrame, truth: Truth, answers: Answers, *, interval: float) -> "Figure":
+    """Draw the whole series with its splits, and below it the test split with forecasts that do not overlap."""
+    figure = new_figure(10, 6)
     whole, zoom = figure.subplots(2, 1, height_ratios=[1, 1.4])
     for axes, title in (
-        (whole, "All sessions; the gaps keep the splits from seeing each other's targets"),
+        (whole, "All sessions; the gaps keep the targets of one split out of the next"),
         (zoom, f"{truth.split.capitalize()} split, one forecast every {truth.horizon} sessions or more"),
     ):
-        dress(axes, theme=theme, y_label="Adj Close, USD", title=title)
+        dress(axes, y_label="Adj Close, USD", title=title)
         date_axis(axes)
     handles: dict[str, Any] = {}
-    for split, color in theme.splits.items():
+    for split, color in SPLIT_COLORS.items():
         rows = windows[windows["split"] == split]
         if len(rows):
             dates, prices = _known_prices(rows)
-            (handles["Adj Close"],) = whole.plot(dates, prices, color=theme.ink, linewidth=1.1)
+            (handles["Adj Close"],) = whole.plot(dates, prices, color=INK, linewidth=1.1)
             handles[split.capitalize()] = whole.axvspan(dates[0], dates[-1], color=color, zorder=0)
     dates, prices = _known_prices(windows[windows["split"] == truth.split])
-    zoom.plot(dates, prices, color=theme.ink, linewidth=1.1)
-    color = theme.models[answers.model]
+    zoom.plot(dates, prices, color=INK, linewidth=1.1)
+    color = MODEL_COLORS[answers.model]
     lower, upper = bands(answers, interval=interval)
     for row in independent_rows(truth.positions, horizon=truth.horizon):
         days = np.append(truth.origins[row], truth.target_dates[row])
@@ -138,12 +140,12 @@ def price_series(
     for axes in (whole, zoom):
         price_axis(axes)
     handles |= {f"{model_label(answers.model)}: median": line, f"{100 * interval:.0f} % band": cloud}
-    head(figure, f"{truth.ticker}: the series and its forecasts (adjusted close, USD)", theme=theme, handles=handles)
+    head(figure, f"{truth.ticker}: the series and its forecasts (adjusted close, USD)", handles=handles)
     return figure
 
 
 def _known_prices(windows: pd.DataFrame) -> tuple[Any, Floats]:
-    """Every session and adjusted close that the windows mention, in time order."""
+    """Return every session and adjusted close that the windows mention, in time order."""
     dates = np.concatenate([session_dates(windows["origin"]), date_matrix(windows["target_dates"]).ravel()])
     prices = np.concatenate([matrix(windows["history"])[:, -1], matrix(windows["target"]).ravel()])
     days, first = np.unique(dates, return_index=True)
