@@ -66,7 +66,7 @@ StageOutput = ArtifactRef | BaseModelRef
 
 
 class StageAnswer(FrozenModel):
-    """Outputs of heavy stages in the order of the requests, or the reason why one refuses its inputs (for good)."""
+    """Outputs of heavy stages in the order of the requests, or the reason why a stage refuses its inputs."""
 
     results: tuple[StageOutput, ...] = ()
     refusal: str = ""

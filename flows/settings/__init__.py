@@ -1,1 +1,1 @@
-"""The configuration of a run, from recipe, flags and overrides, and its explicit files."""
+"""The settings of a run: its configuration, the explicit files of a stage, and the scope of a scheduled run."""

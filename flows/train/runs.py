@@ -48,7 +48,7 @@ def new_run_folder(stock: str) -> RunFolder:
 
 @dataclass
 class Run:
-    """One run under way."""
+    """A run in progress."""
 
     config: PipelineConfig
     folder: RunFolder

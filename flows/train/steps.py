@@ -1,4 +1,4 @@
-"""The calls of all stages of one configuration; every flow makes them here, so that all find the same artifacts."""
+"""All stages of one configuration, called in this one place, so that every flow finds the same artifacts."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

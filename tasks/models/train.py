@@ -248,7 +248,7 @@ def train_sft(
 
 
 def base_model_for(card: AdapterCard, folder: Path, *, store: Store) -> str:
-    """Return the base model to load for an adapter in a folder; build the tiny one again if it is missing.
+    """Return the base model of an adapter: in its folder, or as recorded; build the tiny one again if it is missing.
 
     Raises:
         BaseModelError: If the recorded base model is missing, and this version would build another one.
