@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs once, on an empty database: a role of its own for each service, and databases that no other role may open.
+# Runs once, on an empty database: creates one role per service, and databases that no other role may open.
 set -eu
 psql --set=ON_ERROR_STOP=1 --username="$POSTGRES_USER" --dbname="$POSTGRES_DB" <<'SQL'
 \getenv prefect_password DB_PASSWORD_PREFECT

@@ -2,11 +2,12 @@
 
 import logging
 import time
-import urllib.error
-import urllib.request
+from http import HTTPStatus
 from pathlib import Path
+from urllib.error import URLError
 
 from tickerforge.deployments.service.processes import SERVERS, WORKERS, Program, programs
+from tickerforge.features.probe import probe
 from tickerforge.tasks.base.errors import ServiceError
 from tickerforge.tasks.base.service import POLL_SECONDS, Service
 
@@ -16,6 +17,7 @@ _HEALTH_SECONDS = 3.0
 _SERVERS_START_SECONDS = 240
 _LOG_EVERY_SECONDS = 10
 _LAST_LINES = 15
+_LOGIN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
 
 def health(service: Service) -> dict[str, str]:
@@ -75,10 +77,8 @@ def _tail(log: Path) -> str:
 
 def _fault(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=_HEALTH_SECONDS):
-            return ""
-    except urllib.error.HTTPError as error:
-        # A server that asks for a login answers, too.
-        return "" if error.code in {401, 403} else f"HTTP {error.code}"
-    except OSError as error:
-        return str(getattr(error, "reason", error))
+        status = probe(url, timeout=_HEALTH_SECONDS)
+    except URLError as error:
+        return str(error.reason)
+    # A server that asks for a login answers, too.
+    return "" if status < HTTPStatus.BAD_REQUEST or status in _LOGIN else f"HTTP {status}"

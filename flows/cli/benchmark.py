@@ -55,14 +55,14 @@ def markets(
             check_writable(output.parent, option="--output")
         set_environment()
         start_prefect()
+        from tickerforge.features.atomic import write_atomically
         from tickerforge.flows.bench.markets import benchmark_markets
-        from tickerforge.tasks.base.disk import replace_text
 
         wait_for_prefect()
         runs = benchmark_markets(config, tuple(market or ()), seeds, until)
         show(market_tables(runs))
         if output is not None:
-            replace_text(output, json.dumps([run.model_dump(mode="json") for run in runs], indent=2))
+            write_atomically(output, json.dumps([run.model_dump(mode="json") for run in runs], indent=2))
 
 
 @benchmark_app.command(
@@ -128,9 +128,9 @@ def stocknet_benchmark(
 
             start_prefect()
         from tickerforge.evaluation.bench.predictions import read_predictions
+        from tickerforge.features.atomic import write_atomically
         from tickerforge.flows.bench.stocknet import check_protocol, read_protocol, stage_forecasts, stand
         from tickerforge.flows.cli.screen import standings_tables
-        from tickerforge.tasks.base.disk import replace_text
 
         check_protocol(config)
         protocol, notes = read_protocol(data)
@@ -144,4 +144,4 @@ def stocknet_benchmark(
         found = stand(protocol, baselines=baseline or (), predictions=own, stages=stages, notes=notes)
         show(standings_tables(found))
         if output is not None:
-            replace_text(output, found.model_dump_json(indent=2))
+            write_atomically(output, found.model_dump_json(indent=2))

@@ -1,6 +1,5 @@
 """Checks of what is installed and what works on this machine; each failed check comes with its fix."""
 
-import http.client
 import importlib.metadata
 import os
 import platform
@@ -8,11 +7,12 @@ import shutil
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from urllib.error import URLError
 
 from tickerforge.features.config import FrozenModel, SyntheticConfig
+from tickerforge.features.probe import probe
 from tickerforge.flows.errors import PrefectUnavailable
 
 CPU_PACKAGES = (
@@ -165,16 +165,14 @@ def _reach(name: str, url: str, *, cure: str) -> Check:
     # Credentials are neither shown nor sent: urllib takes them for a part of the host's name.
     shown = without_credentials(url)
     try:
-        with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=TIMEOUT_SECONDS):
-            return Check(name=name, value=f"{shown} answers", ok=True)
-    except urllib.error.HTTPError as error:
-        # It answered: it only refuses its health page to a stranger.
-        if error.code in {401, 403}:
-            return Check(name=name, value=f"{shown} answers, and asks for authentication", ok=True)
-        return Check(name=name, value=f"{shown} answers with HTTP {error.code}", ok=False, cure=cure)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        return Check(name=name, value=f"{shown} does not answer ({reason})", ok=False, cure=cure)
+        status = probe(f"{shown.rstrip('/')}/health", timeout=TIMEOUT_SECONDS)
+    except URLError as error:
+        return Check(name=name, value=f"{shown} does not answer ({error.reason})", ok=False, cure=cure)
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return Check(name=name, value=f"{shown} answers, and asks for authentication", ok=True)
+    if status >= HTTPStatus.BAD_REQUEST:
+        return Check(name=name, value=f"{shown} answers with HTTP {status}", ok=False, cure=cure)
+    return Check(name=name, value=f"{shown} answers", ok=True)
 
 
 def _timed(name: str, words: str, work: Callable[[], object]) -> Check:

@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+from urllib.error import URLError
 
+from tickerforge.features.probe import probe
 from tickerforge.flows.errors import PrefectUnavailable
 from tickerforge.flows.server.logs import send_to_prefect
 from tickerforge.tasks.base.disk import os_errors_as_store_error
@@ -63,13 +63,14 @@ class EmbeddedServer:
         started = time.monotonic()
         try:
             # The socket listens already, so the request waits in its queue until the server is ready.
-            with urllib.request.urlopen(f"{self.url}/health", timeout=timeout):
-                logger.debug("the embedded Prefect answered after %.1f s more", time.monotonic() - started)
-        except OSError as error:
+            probe(f"{self.url}/health", timeout=timeout)
+            logger.debug("the embedded Prefect answered after %.1f s more", time.monotonic() - started)
+        except URLError as error:
             raise PrefectUnavailable(
-                f"the embedded Prefect server did not start ({self._last_error() or error}). Its log is {self._log}. "
-                f"Check the free disk space and your permissions there, wait longer with {_STARTUP_VARIABLE}=300, or "
-                f"run `prefect server start` and set {API_VARIABLE}=http://127.0.0.1:4200/api."
+                f"the embedded Prefect server did not start ({self._last_error() or error.reason}). Its log is "
+                f"{self._log}. Check the free disk space and your permissions there, wait longer with "
+                f"{_STARTUP_VARIABLE}=300, or run `prefect server start` and set "
+                f"{API_VARIABLE}=http://127.0.0.1:4200/api."
             ) from error
 
     def stop(self) -> None:
@@ -143,20 +144,17 @@ def _check_configured(url: str) -> None:
 
     shown = without_credentials(url)
     try:
-        with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=_CONFIGURED_SECONDS):
-            return
-    except urllib.error.HTTPError:
-        # It answers; Prefect itself will report a refusal.
-        return
-    except (OSError, ValueError) as error:
+        # Any status is an answer; Prefect itself will report a refusal.
+        probe(f"{shown.rstrip('/')}/health", timeout=_CONFIGURED_SECONDS)
+    except URLError as error:
         service = running_service(Workspace.current())
         if service is not None and service.prefect_api == url:
             raise PrefectUnavailable(
-                f"the service's Prefect does not answer at {shown} ({getattr(error, 'reason', error)}): it may be "
+                f"the service's Prefect does not answer at {shown} ({error.reason}): it may be "
                 "restarting; `tickerforge status` shows its state and its log"
             ) from error
         raise PrefectUnavailable(
-            f"Prefect does not answer at {API_VARIABLE}={shown} ({getattr(error, 'reason', error)}): start it with "
+            f"Prefect does not answer at {API_VARIABLE}={shown} ({error.reason}): start it with "
             f"`prefect server start`, or unset {API_VARIABLE} to use the embedded one"
         ) from error
 
