@@ -4,11 +4,13 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tracking_environment import forget_tracking
 
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from trained_pieces import Pieces
 
 HOME = Path(tempfile.mkdtemp(prefix="tickerforge-tests-"))
+# What the tiny pipeline makes, once for all processes: the first of them names the folder, the others inherit the name.
+STORE_VARIABLE = "TICKERFORGE_TESTS_STORE"
+OWNS_STORE = STORE_VARIABLE not in os.environ
+os.environ.setdefault(STORE_VARIABLE, tempfile.mkdtemp(prefix="tickerforge-tests-store-"))
 SERVERS = ("PREFECT_API_URL", "PREFECT_API_KEY", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 for _name in (*SERVERS, "TICKERFORGE_DEBUG", "TICKERFORGE_STORE", "CUDA_VISIBLE_DEVICES"):
@@ -39,11 +45,24 @@ def _set_defaults() -> None:
 
 
 _set_defaults()
+# The same examples on every run; HYPOTHESIS_PROFILE=default tries new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first, so that no worker is left alone with one at the end."""
+    cost: Counter[Path] = Counter()
+    for item in items:
+        cost[item.path] += 30 if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: -cost[item.path])
 
 
 def pytest_sessionfinish() -> None:
-    """Remove the tests' home."""
+    """Remove the tests' home, and the shared store where this process made it."""
     shutil.rmtree(HOME, ignore_errors=True)
+    if OWNS_STORE:
+        shutil.rmtree(os.environ[STORE_VARIABLE], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
 from tickerforge.training.config import GRPOStageConfig, TrainingConfig
 from tickerforge.training.contracts import Example, OnProgress, Progress
 from tickerforge.training.examples import build_examples
 from tickerforge.training.stages import run_grpo
-from trained_pieces import TRAINING
+from trained_pieces import FEATURES, SYNTHETIC, TICKER, TRAINING
 
-FEATURES = FeatureConfig()
 CONFIG = TRAINING.model_copy(
     update={
         "checkpoint_every": 2,
@@ -36,7 +34,7 @@ def stop_at(step: int) -> OnProgress:
 
 
 def train_examples(count: int = 40) -> list[Example]:
-    windows = build_windows(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=FEATURES)
+    windows = build_windows(market(SYNTHETIC), ticker=TICKER, config=FEATURES)
     return build_examples(windows[windows["split"] == "train"].iloc[:count], config=FEATURES)
 
 

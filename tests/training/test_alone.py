@@ -8,10 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
-from trained_pieces import pieces
+from trained_pieces import FEATURES, SYNTHETIC, TICKER, pieces
 
 WITHOUT = """
 import sys
@@ -42,10 +41,10 @@ from tickerforge.training.config import GRPOStageConfig, TrainingConfig
 from tickerforge.training.examples import build_examples
 from tickerforge.training.stages import run_grpo
 
-windows, base_model, out_dir = sys.argv[1:]
+windows, base_model, out_dir, features = sys.argv[1:]
 stage = GRPOStageConfig(steps=2, prompts_per_step=2, group_size=3)
 run_grpo(
-    build_examples(pd.read_parquet(windows), config=FeatureConfig()),
+    build_examples(pd.read_parquet(windows), config=FeatureConfig.model_validate_json(features)),
     stage="grpo_1st",
     base_model=base_model,
     adapter=None,
@@ -58,11 +57,19 @@ run_grpo(
 
 @pytest.mark.slow
 def test_a_stage_trains_without_prefect_and_mlflow(tmp_path: Path) -> None:
-    frame = build_windows(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=FeatureConfig())
+    frame = build_windows(market(SYNTHETIC), ticker=TICKER, config=FEATURES)
     windows, out = tmp_path / "windows.parquet", tmp_path / "out"
     pd.DataFrame(frame[frame["split"] == "train"].iloc[:8]).to_parquet(windows)
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, str(windows), pieces().base_model.location, str(out)],
+        [
+            sys.executable,
+            "-c",
+            WITHOUT,
+            str(windows),
+            pieces().base_model.location,
+            str(out),
+            FEATURES.model_dump_json(),
+        ],
         capture_output=True,
         text=True,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},

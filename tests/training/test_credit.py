@@ -8,16 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from tickerforge.features.config import FeatureConfig, SyntheticConfig
-from tickerforge.features.synthetic import market
-from tickerforge.features.windows import build_windows
-from tickerforge.training.backends.sampling import choose, in_halves
+from minute_training import train_examples
+from tickerforge.training.backends.sampling import draw_tokens, in_halves
 from tickerforge.training.config import GRPOStageConfig, RewardConfig
 from tickerforge.training.credit import DISCOUNT, advantages, half_of, tokens_of_values
-from tickerforge.training.examples import build_examples
 from tickerforge.training.rewards import invalid_score, session_distances, session_scores
 from tickerforge.training.stages import run_grpo
-from trained_pieces import TRAINING, pieces
+from trained_pieces import FEATURES, TRAINING, pieces
 
 HORIZON = 10
 
@@ -157,7 +154,7 @@ def test_evenly_drawn_halves_leave_the_gradient_as_it_is_and_take_most_of_its_no
     def gradients(draw: Callable[[], torch.Tensor]) -> torch.Tensor:
         found = []
         for _ in range(3000):
-            answers = choose(logits.float().expand(8, -1), draw()[:, 0], temperature=1.0, top_p=1.0)
+            answers = draw_tokens(logits.float().expand(8, -1), draw()[:, 0], temperature=1.0, top_p=1.0)
             # That of the sum of advantages times logarithms of shares.
             credit = crps_credit(answers.tolist())
             found.append((credit[:, None] * (torch.eye(3)[answers] - shares)).mean(0))
@@ -188,9 +185,7 @@ def base() -> str:
 
 
 def trained(tmp_path: Path, **reward: object) -> None:
-    features = FeatureConfig()
-    windows = build_windows(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=features)
-    examples = build_examples(windows[windows["split"] == "train"].iloc[:40], config=features)
+    examples = train_examples()
     config = TRAINING.model_copy(
         update={
             "grpo_1st": GRPOStageConfig(steps=2, prompts_per_step=2, group_size=4),
@@ -219,7 +214,7 @@ def test_a_trainer_credits_each_number_with_its_own_session(tmp_path: Path, monk
     for texts, found, mask in seen:
         assert found.shape == mask.shape
         for row, answer in enumerate(texts):
-            owners = tokens_of_values(answer, horizon=HORIZON)
+            owners = tokens_of_values(answer, horizon=FEATURES.horizon)
             others = [t for t in range(len(answer)) if not any(t in owner for owner in owners)]
             assert len(set(found[row, others].tolist())) == 1
             if owners:
@@ -240,7 +235,7 @@ def test_groups_whose_answers_all_score_alike_weigh_nothing(tmp_path: Path, monk
         ours(self, output)
         before = int(output["num_items_in_batch"])
         # What rounding leaves where seven scores that are all alike are compared with their mean.
-        scores = np.repeat(np.random.default_rng(0).normal(size=(1, 1, HORIZON)), 7, axis=1)
+        scores = np.repeat(np.random.default_rng(0).normal(size=(1, 1, FEATURES.horizon)), 7, axis=1)
         alike = advantages(scores, np.full((1, 7), 0.1), scale="batch")
         assert np.abs(alike).max() > 0
         output["advantages"][:4] = float(np.abs(alike).max())

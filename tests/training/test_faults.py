@@ -16,7 +16,7 @@ from tickerforge.training.config import GRPOStageConfig, GuardConfig, RewardConf
 from tickerforge.training.contracts import Example
 from tickerforge.training.errors import TrainingDiverged
 from tickerforge.training.stages import answer_generator, run_sft
-from trained_pieces import TRAINING, pieces, run_grpo
+from trained_pieces import FEATURES, TRAINING, pieces, run_grpo
 
 COLLAPSING = TRAINING.model_copy(
     update={
@@ -41,9 +41,9 @@ def examples() -> list[Example]:
 
 
 def valid_share(examples: list[Example], base: str, adapter: Path | None) -> float:
-    generate = answer_generator(base_model=base, adapter=adapter, config=TRAINING, horizon=10, seed=0)
+    generate = answer_generator(base_model=base, adapter=adapter, config=TRAINING, horizon=FEATURES.horizon, seed=0)
     texts = [text for texts in generate([example.prompt for example in examples[:16]], 4) for text in texts]
-    return sum(parse(text, horizon=10) is not None for text in texts) / len(texts)
+    return sum(parse(text, horizon=FEATURES.horizon) is not None for text in texts) / len(texts)
 
 
 def test_a_collapse_is_stopped_within_twenty_steps_and_the_last_good_adapter_stays_usable_in_the_store(
@@ -87,9 +87,9 @@ def test_an_adapter_that_holds_no_numbers_is_not_gone_on_from(
     examples: list[Example], base: str, tmp_path: Path
 ) -> None:
     adapter = spoilt(pieces().sft.path / "adapter", tmp_path / "spoilt", file="adapter_model.safetensors")
-    with pytest.raises(TrainingDiverged, match="sft cannot start: the adapter it goes on from"):
+    with pytest.raises(TrainingDiverged, match="sft cannot start: the adapter that it continues from"):
         tune(base, tmp_path / "sft", adapter=adapter)
-    with pytest.raises(TrainingDiverged, match="grpo_1st cannot start: the adapter it goes on from"):
+    with pytest.raises(TrainingDiverged, match="grpo_1st cannot start: the adapter that it continues from"):
         grpo(examples, base, tmp_path / "grpo", adapter=adapter)
     assert metrics(tmp_path / "sft") == metrics(tmp_path / "grpo") == []
 
@@ -98,9 +98,9 @@ def test_a_loss_that_is_no_number_stops_the_first_step_before_a_weight_changes(
     examples: list[Example], base: str, tmp_path: Path
 ) -> None:
     broken = str(spoilt(Path(base), tmp_path / "broken", file="model.safetensors"))
-    with pytest.raises(TrainingDiverged, match="sft stopped at step 1: the gradient is not finite"):
+    with pytest.raises(TrainingDiverged, match="sft stopped at step 1: the gradient is NaN or infinite"):
         tune(broken, tmp_path / "sft")
-    with pytest.raises(TrainingDiverged, match="grpo_1st stopped at step 1: the gradient is not finite"):
+    with pytest.raises(TrainingDiverged, match="grpo_1st stopped at step 1: the gradient is NaN or infinite"):
         grpo(examples, broken, tmp_path / "grpo")
     for stage in ("sft", "grpo"):
         assert metrics(tmp_path / stage) == []

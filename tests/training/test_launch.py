@@ -17,7 +17,6 @@ import pytest
 from pydantic import ValidationError
 
 from child_process import with_test_modules
-from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
 from tickerforge.flows.errors import ConfigError
@@ -28,12 +27,11 @@ from tickerforge.training.config import GRPOStageConfig, LaunchConfig, TrainingC
 from tickerforge.training.contracts import Example, Progress
 from tickerforge.training.errors import AdapterError, BackendUnavailable, TrainingDiverged, TrainingError
 from tickerforge.training.examples import build_examples
-from tickerforge.training.launch import _outcome, _read_job, _write_job, command
+from tickerforge.training.launch import _outcome, _read_job, _write_job, child_command
 from tickerforge.training.stages import run_grpo
-from trained_pieces import TRAINING, pieces
+from trained_pieces import FEATURES, SYNTHETIC, TICKER, TRAINING, pieces
 
 RECIPE = Path(__file__).parents[2] / "deployments" / "recipes" / "gpu.toml"
-FEATURES = FeatureConfig()
 CONFIG = TRAINING.model_copy(
     update={"checkpoint_every": 2, "grpo_1st": GRPOStageConfig(steps=12, prompts_per_step=2, group_size=4)}
 )
@@ -42,7 +40,7 @@ ISOLATED = CONFIG.model_copy(update={"launch": LaunchConfig(isolate=True)})
 
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
-    windows = build_windows(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=FEATURES)
+    windows = build_windows(market(SYNTHETIC), ticker=TICKER, config=FEATURES)
     return build_examples(windows[windows["split"] == "train"].iloc[:40], config=FEATURES)
 
 
@@ -100,7 +98,7 @@ def test_an_own_process_dies_when_its_parent_is_killed(examples: list[Example], 
     script = textwrap.dedent(
         f"""
         from test_launch import *
-        windows = build_windows(market(SyntheticConfig(sessions=400)), ticker="DEMO", config=FEATURES)
+        windows = build_windows(market(SYNTHETIC), ticker=TICKER, config=FEATURES)
         job = {{"stage": "grpo_1st", "adapter": None, "seed": 5}}
         run_grpo(build_examples(windows.iloc[:40], config=FEATURES), base_model={pieces().base_model.location!r},
                  config=ISOLATED, out_dir=Path({str(tmp_path)!r}), **job)
@@ -171,7 +169,7 @@ def test_a_process_that_ends_without_a_result_is_an_error_that_tells_why(tmp_pat
     with pytest.raises(TrainingError, match=r"exit code 1 .*: torch\.OutOfMemoryError: CUDA out of memory"):
         _outcome(tmp_path, stage="sft", code=1)
     (tmp_path / "output.txt").write_text("")
-    with pytest.raises(TrainingError, match="sft was killed by SIGKILL in its own process: it said nothing"):
+    with pytest.raises(TrainingError, match="sft was killed by SIGKILL in its own process: it printed no error"):
         _outcome(tmp_path, stage="sft", code=-signal.SIGKILL)
 
 
@@ -215,10 +213,10 @@ def test_gpus_are_those_that_cuda_visible_devices_shows(monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("two_gpus")
 def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "--num_processes" in command(LaunchConfig(processes=2), tmp_path)
+    assert "--num_processes" in child_command(LaunchConfig(processes=2), tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(BackendUnavailable, match="2 needs as many GPUs, and 1 can be seen"):
-        command(LaunchConfig(processes=2), tmp_path)
+        child_command(LaunchConfig(processes=2), tmp_path)
 
 
 def test_a_vllm_server_that_does_not_answer_is_refused_before_anything_is_loaded(

@@ -15,18 +15,21 @@ import pytest
 from safetensors.numpy import load_file
 
 from child_process import with_test_modules
-from minute_training import CONFIG, FEATURES, Interrupted, digest, grpo, metrics, stop_at, train_examples
+from minute_training import CONFIG, Interrupted, digest, grpo, metrics, stop_at, train_examples
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.prompts import parse, render_answer
+from tickerforge.features.synthetic import market
+from tickerforge.features.windows import build_windows
 from tickerforge.training.backends import gpu_name, select, why_not
 from tickerforge.training.backends.base import OneKept
 from tickerforge.training.config import TinyConfig, TrainingConfig
 from tickerforge.training.contracts import Example, Progress
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError, NoAcceptedAnswers
+from tickerforge.training.examples import build_examples
 from tickerforge.training.models import check_model
 from tickerforge.training.models.tiny import build_tiny
 from tickerforge.training.stages import answer_generator, run_rejection, run_sft
-from trained_pieces import Pieces
+from trained_pieces import FEATURES, SYNTHETIC, Pieces
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +229,7 @@ def test_sampling_and_fine_tuning_resume_to_the_same_result(
     accepted = sample("resumed")
     assert accepted.equals(sample("undisturbed"))
     assert set(accepted["window_id"]) <= {example.window_id for example in examples}
-    assert accepted["answer"].map(lambda text: parse(text, horizon=10)).notna().all()
+    assert accepted["answer"].map(lambda text: parse(text, horizon=FEATURES.horizon)).notna().all()
 
     def tune(name: str, **options: object) -> Path:
         data = tmp_path / "undisturbed" / "sft_data.parquet"
@@ -251,13 +254,14 @@ def test_the_tiny_model_builds_the_same_from_one_seed_and_after_an_interruption(
     assert build("interrupted") == build("undisturbed")
 
 
-def test_the_tiny_tokenizer_knows_every_word_of_a_prompt_and_gives_answers_back(examples: list[Example]) -> None:
+def test_the_tiny_tokenizer_knows_every_word_of_a_prompt_and_gives_answers_back() -> None:
     from tickerforge.training.backends.tiny_model import build_tokenizer
 
-    tokenizer = build_tokenizer()
-    text = tokenizer.apply_chat_template(examples[0].prompt, tokenize=False, add_generation_prompt=True)
+    tokenizer, features = build_tokenizer(), FeatureConfig()
+    (example,) = build_examples(build_windows(market(SYNTHETIC), ticker="DEMO", config=features)[:1], config=features)
+    text = tokenizer.apply_chat_template(example.prompt, tokenize=False, add_generation_prompt=True)
     assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
-    for values in ([-300, 300, 0, 1, -1, 12, -45, 299, -299, 7], examples[0].target):
+    for values in ([-300, 300, 0, 1, -1, 12, -45, 299, -299, 7], example.target):
         ids = tokenizer(render_answer(values))["input_ids"]
         assert parse(tokenizer.decode(ids, skip_special_tokens=True), horizon=10) == tuple(map(float, values))
 
@@ -266,7 +270,7 @@ def test_answers_repeat_by_seed_and_are_grouped_by_prompt(examples: list[Example
     prompts = [example.prompt for example in examples[:5]]
 
     def draw(seed: int) -> list[list[str]]:
-        generate = answer_generator(base_model=base, adapter=None, config=CONFIG, horizon=10, seed=seed)
+        generate = answer_generator(base_model=base, adapter=None, config=CONFIG, horizon=FEATURES.horizon, seed=seed)
         return generate(prompts, 3)
 
     first = draw(0)
@@ -280,7 +284,7 @@ def test_an_adapter_that_cannot_be_read_is_an_error_that_says_so(
 ) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
-    generate = answer_generator(base_model=base, adapter=broken, config=CONFIG, horizon=10, seed=0)
+    generate = answer_generator(base_model=base, adapter=broken, config=CONFIG, horizon=FEATURES.horizon, seed=0)
     with pytest.raises(AdapterError, match=r"adapter_config\.json is missing"):
         generate([examples[0].prompt], 1)
     for file in (undisturbed / "adapter").iterdir():
@@ -291,8 +295,8 @@ def test_an_adapter_that_cannot_be_read_is_an_error_that_says_so(
 
 
 def test_a_prompt_too_long_for_the_configuration_is_refused(examples: list[Example], base: str) -> None:
-    config = CONFIG.model_copy(update={"max_seq_length": 64})
-    generate = answer_generator(base_model=base, adapter=None, config=config, horizon=10, seed=0)
+    config = CONFIG.model_copy(update={"max_seq_length": 16})
+    generate = answer_generator(base_model=base, adapter=None, config=config, horizon=FEATURES.horizon, seed=0)
     with pytest.raises(BaseModelError, match="raise --max-seq-length"):
         generate([examples[0].prompt], 1)
 
@@ -300,7 +304,7 @@ def test_a_prompt_too_long_for_the_configuration_is_refused(examples: list[Examp
 def test_windows_and_answers_too_long_for_the_configuration_are_refused_before_training_cuts_them_off(
     examples: list[Example], base: str, tmp_path: Path
 ) -> None:
-    config = CONFIG.model_copy(update={"max_seq_length": 64})
+    config = CONFIG.model_copy(update={"max_seq_length": 16})
     with pytest.raises(BaseModelError, match="raise --max-seq-length"):
         grpo(examples, base, tmp_path / "grpo", config)
     row = {"prompt": json.dumps(examples[0].prompt), "answer": render_answer(examples[0].target)}

@@ -8,8 +8,8 @@ from safetensors.numpy import save_file
 
 from tickerforge.features.config import FeatureConfig
 from tickerforge.flows.train.steps import training_here
-from tickerforge.tasks.models.adapters import AdapterCard, base_model_identity, write_card
 from tickerforge.tasks.base.errors import PublishError
+from tickerforge.tasks.models.adapters import AdapterCard, base_model_identity, write_card
 from tickerforge.tasks.outputs.publish import publish_adapter
 from tickerforge.tasks.registry.pyfunc_model import TickerForecaster
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store

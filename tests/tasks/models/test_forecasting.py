@@ -3,12 +3,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from trained_pieces import FEATURES, TICKER, TRAINING, Pieces
 
 from tickerforge.features.errors import BarsError, InsufficientHistoryError
 from tickerforge.tasks.models.adapters import adapter_folder
 from tickerforge.tasks.models.forecasting import forecast_band, forecast_next, next_sessions
 from tickerforge.tasks.windows.preprocess import read_bars
+from trained_pieces import FEATURES, TICKER, TRAINING, Pieces
 
 
 def forecast(made: Pieces, bars: pd.DataFrame, *, seed: int = 3, adapter: bool = True) -> pd.DataFrame:

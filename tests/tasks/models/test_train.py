@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from trained_pieces import FEATURES, GRPO, TRAINING, BuiltAgain, FinishedOnly, Pieces, run_grpo
 
 from tickerforge.features.errors import PublishedLayoutError
 from tickerforge.tasks.models.adapters import adapter_folder, adapter_identity, base_model_identity
-from tickerforge.tasks.windows.preprocess import read_windows
 from tickerforge.tasks.models.sft_data import store_sft_data
-from tickerforge.tasks.store.artifacts import read_manifest
 from tickerforge.tasks.models.train import base_model_for, prepare_base_model, sample_answers, train_sft
+from tickerforge.tasks.store.artifacts import read_manifest
+from tickerforge.tasks.windows.preprocess import read_windows
 from tickerforge.training.errors import AdapterError, BaseModelError
+from trained_pieces import FEATURES, GRPO, TRAINING, BuiltAgain, FinishedOnly, Pieces, run_grpo
 
 
 def test_the_stages_leave_adapters_in_safetensors_and_their_metrics(made: Pieces) -> None:

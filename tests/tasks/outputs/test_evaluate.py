@@ -4,7 +4,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tickerforge.evaluation.core.config import GateConfig
 from tickerforge.tasks.base.disk import folder_sha256
 from tickerforge.tasks.base.errors import PublishError
 from tickerforge.tasks.base.paths import ModelFolder, RunFolder
@@ -16,15 +15,16 @@ from tickerforge.tasks.outputs.publish import (
     publish_sft_data,
     publish_stage,
 )
+from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.windows.preprocess import read_bars
-from trained_pieces import EVALUATION, FEATURES, BuiltAgain, FinishedOnly, Pieces, run_forecast
+from trained_pieces import EVALUATION, FEATURES, GATE, BuiltAgain, FinishedOnly, Pieces, run_forecast
 
 
 def test_every_model_is_asked_for_the_same_windows_of_both_splits(made: Pieces) -> None:
     frames = [pd.read_parquet(ref.path / "forecasts.parquet") for ref in made.forecasts]
     for frame, ref in zip(frames, made.forecasts, strict=True):
         assert set(frame["model"]) == {ref.meta["model"]}
-        assert dict(frame["split"].value_counts()) == {"validation": 12, "test": 12}
+        assert dict(frame["split"].value_counts()) == {"validation": 6, "test": 6}
         assert list(frame["origin"]) == list(frames[0]["origin"])
         assert 0 < float(ref.meta["valid_rate"]) <= 1
     assert [ref.meta["model"] for ref in made.forecasts] == ["base", "grpo_1st", "sft"]
@@ -62,18 +62,25 @@ def test_scores_are_named_split_and_metric(made: Pieces) -> None:
     assert {"validation/mse", "test/mse", "test/mae", "test/directional_accuracy"} <= set(scores["sft"])
 
 
-def test_a_comparison_with_bars_trades_at_their_adjusted_opens_and_logs_sharpe_ratios(made: Pieces) -> None:
-    comparison = compare_models.fn(
+@pytest.fixture(scope="module")
+def with_bars(made: Pieces) -> ArtifactRef:
+    """A comparison that has prices to trade at, and pictures."""
+    return compare_models.fn(
         made.windows,
         made.forecasts,
         stages={"grpo_1st": made.grpo_1st, "sft": made.sft},
         bars=[made.bars],
         features=FEATURES,
-        evaluation=EVALUATION,
-        gate=GateConfig(),
+        evaluation=EVALUATION.model_copy(update={"pictures": True}),
+        gate=GATE,
         store=made.store,
     )
-    report = read_report(comparison)
+
+
+def test_a_comparison_with_bars_trades_at_their_adjusted_opens_and_logs_sharpe_ratios(
+    made: Pieces, with_bars: ArtifactRef
+) -> None:
+    report = read_report(with_bars)
     assert report.backtest is not None
     held = report.backtest.of("buy_and_hold")
     assert held is not None
@@ -84,9 +91,7 @@ def test_a_comparison_with_bars_trades_at_their_adjusted_opens_and_logs_sharpe_r
     traded = {model for model, scores in named_scores(report).items() if "test/long_short_sharpe" in scores}
     assert "persistence" not in traded
     assert {"base", "sft"} <= traded
-    said = "Under another name, 364 days later and at 8 times the price 0, 0 and 0 of 12 test prompts read otherwise"
-    assert any(note.startswith(said) for note in report.notes)
-    assert (comparison.path / "figures" / "trading.png").is_file()
+    assert (with_bars.path / "figures" / "trading.png").is_file()
 
 
 def test_the_curves_hold_reward_by_step_in_the_order_of_the_stages(made: Pieces) -> None:
@@ -104,10 +109,10 @@ def test_a_stricter_gate_is_a_new_comparison_of_the_same_forecasts(made: Pieces)
         "evaluation": EVALUATION,
         "store": made.store,
     }
-    assert compare_models.fn(made.windows, made.forecasts, gate=GateConfig(), **arguments).cached
+    assert compare_models.fn(made.windows, made.forecasts, gate=GATE, **arguments).cached
     arguments["store"] = FinishedOnly(made.store.root)
     with pytest.raises(BuiltAgain):
-        compare_models.fn(made.windows, made.forecasts, gate=GateConfig(min_skill=0.99), **arguments)
+        compare_models.fn(made.windows, made.forecasts, gate=GATE.model_copy(update={"min_skill": 0.99}), **arguments)
 
 
 def test_a_stage_that_is_made_again_in_other_seconds_leaves_the_comparison_as_it_is(
@@ -124,7 +129,7 @@ def test_a_stage_that_is_made_again_in_other_seconds_leaves_the_comparison_as_it
         stages={"grpo_1st": made.grpo_1st, "sft": sft},
         features=FEATURES,
         evaluation=EVALUATION,
-        gate=GateConfig(),
+        gate=GATE,
         store=FinishedOnly(made.store.root),
     )
     assert comparison.key == made.comparison.key
@@ -139,7 +144,7 @@ def test_a_champion_stands_in_the_table_and_is_judged_against_but_never_chosen(m
         champion=grpo_1st,
         features=FEATURES,
         evaluation=EVALUATION,
-        gate=GateConfig(),
+        gate=GATE,
         store=made.store,
     )
     report, verdict = read_report(comparison), read_verdict(comparison)
@@ -168,11 +173,13 @@ def test_artifact_keys_are_lower_case_letters_digits_and_dashes(ticker: str, key
     assert artifact_key("report", ticker) == key
 
 
-def test_results_and_adapters_are_published_in_their_folders(made: Pieces, tmp_path: Path) -> None:
+def test_results_and_adapters_are_published_in_their_folders(
+    made: Pieces, with_bars: ArtifactRef, tmp_path: Path
+) -> None:
     run, models = RunFolder(tmp_path / "run"), ModelFolder(tmp_path / "models" / "tiny" / "DEMO")
     publish_stage(made.grpo_1st, run)
     csv = publish_sft_data(made.sft_data, run, stock="DEMO")
-    publish_comparison_folder(made.comparison, run)
+    publish_comparison_folder(with_bars, run)
     folder = publish_adapter(made.sft, models, card=made.card())
     assert {path.name for path in run.grpo_1st.iterdir()} == {"metrics.jsonl", "manifest.json"}
     assert csv == run.sft_data / "DEMO_sft_training_data.csv"
