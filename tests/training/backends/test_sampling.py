@@ -15,14 +15,32 @@ from tickerforge.features.windows import build_windows
 from tickerforge.training.backends import sampling
 from tickerforge.training.backends.grpo_trainer import GroupedGRPOTrainer, merged, pack
 from tickerforge.training.backends.loading import LORA_TARGETS, load_base, load_tokenizer
-from tickerforge.training.backends.sampling import choose, in_halves, sample, shares_prompts, stratified
+from tickerforge.training.backends.sampling import draw_tokens, in_halves, sample, shares_prompts, stratified
+from tickerforge.training.backends.tiny_model import build_model, build_tokenizer
+from tickerforge.training.config import TinyConfig
 from tickerforge.training.examples import build_examples
-from trained_pieces import pieces
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return load_tokenizer(pieces().base_model.location, trust_remote_code=False)
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model of random weights, large enough that every token depends on the ones before it."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    model = build_model(TinyConfig(hidden_size=64, layers=1), tokenizer)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Linear) and layer is not model.lm_head:
+                layer.weight *= 10
+        model.model.norm.weight *= 8
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base: str) -> Any:
+    return load_tokenizer(base, trust_remote_code=False)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +59,14 @@ def prompts(tokenizer: Any) -> list[list[int]]:
 
 
 @pytest.fixture
-def model() -> Any:
+def model(base: str) -> Any:
     """The base model under adapters that do something, in float64: there, rounding hardly decides anything."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    base = load_base(pieces().base_model.location, trust_remote_code=False, dtype="float64")
+    loaded = load_base(base, trust_remote_code=False, dtype="float64")
     lora = LoraConfig(r=4, lora_alpha=4, target_modules=LORA_TARGETS, task_type="CAUSAL_LM", init_lora_weights=False)
-    return get_peft_model(base, lora).double()
+    return get_peft_model(loaded, lora).double()
 
 
 @pytest.fixture(params=["shared", "a row an answer", "crowded"])
@@ -66,8 +84,8 @@ def test_every_sampled_token_is_the_one_that_a_plain_forward_gives_for_its_rando
 ) -> None:
     assert shares_prompts(model)
     uniforms = torch.rand(len(prompts), 5, 40, 2, generator=torch.Generator().manual_seed(1))
-    # Some integers end an answer too: answers then end at any step, and a few go on long after most have ended.
-    end = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([str(value) for value in range(-6, 7)])]
+    # One token in eight ends an answer: answers then end at any step, and a few go on long after most have ended.
+    end = list(range(0, len(tokenizer), 8))
     drawn = sample(model, prompts, uniforms, temperature=temperature, top_p=top_p, end=end, pad=tokenizer.pad_token_id)
     lengths = sorted(len(answer) for group in drawn for answer in group)
     assert lengths[len(lengths) * 3 // 4] < lengths[-1] - 2
@@ -75,7 +93,7 @@ def test_every_sampled_token_is_the_one_that_a_plain_forward_gives_for_its_rando
         for answer, numbers in zip(group, given, strict=True):
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-            expected = choose(logits, numbers[: len(answer)], temperature=temperature, top_p=top_p)
+            expected = draw_tokens(logits, numbers[: len(answer)], temperature=temperature, top_p=top_p)
             assert answer == expected.tolist()
             assert not set(end) & set(answer[:-1])
             assert answer[-1] in end or len(answer) == 40
@@ -85,7 +103,7 @@ def test_every_sampled_token_is_the_one_that_a_plain_forward_gives_for_its_rando
 def test_tokens_come_as_often_as_the_nucleus_says(top_p: float) -> None:
     logits = torch.randn(12, generator=torch.Generator().manual_seed(2)) * 1.5
     uniforms = torch.rand(40_000, 2, generator=torch.Generator().manual_seed(3))
-    tokens = choose(logits.expand(len(uniforms), -1), uniforms, temperature=0.7, top_p=top_p)
+    tokens = draw_tokens(logits.expand(len(uniforms), -1), uniforms, temperature=0.7, top_p=top_p)
     shares = (logits / 0.7).softmax(-1)
     order = shares.argsort(descending=True)
     nucleus = order[: int((shares[order].cumsum(-1) < top_p).sum()) + 1]
@@ -167,7 +185,7 @@ def test_rollouts_are_draws_from_the_policy_that_trains(
     uniforms = torch.stack([in_halves(4, 40) for _ in prompts])
     for prompt, answer, numbers in zip(asked, answers, uniforms.flatten(0, 1), strict=True):
         logits = trainer.model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-        assert answer == choose(logits, numbers[: len(answer)], temperature=1.2, top_p=1.0).tolist()
+        assert answer == draw_tokens(logits, numbers[: len(answer)], temperature=1.2, top_p=1.0).tolist()
 
 
 def test_prompts_that_nothing_shares_are_left_to_trl(prompts: list[list[int]], tokenizer: Any) -> None:
