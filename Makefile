@@ -1,4 +1,4 @@
-# One verb a target. Everything happens in .venv; `make setup` does nothing when that is up to date.
+# One verb per target. Everything happens in .venv; `make setup` does nothing when that is up to date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,10 +10,10 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check audit test chaos demo up down clean
+.PHONY: help setup check audit test test-fast test-all test-kernels test-gpu coverage chaos demo up down clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv from the pinned constraints
 
@@ -32,14 +32,43 @@ check: setup audit ## ruff, mypy, import-linter and the audit
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-audit: setup ## known vulnerabilities of the pinned dependencies; skipped where the database does not answer
+audit: setup ## look up known vulnerabilities of the pinned dependencies; skipped if the database does not answer
 	$(BIN)/python .ci/audit.py
 
-# Tests mostly wait for servers: two at a time, a file on one worker, so that what it starts is started once.
-test: setup ## run the tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+# Tests often wait for servers: two workers. Each file stays on one worker, so that it starts its servers once.
+# tests/conftest.py puts the longest files first.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# No training and no server.
+FAST_TESTS := tests/features tests/evaluation tests/tasks/base tests/tasks/store tests/tasks/prices tests/tasks/windows \
+	tests/flows/settings tests/flows/cli tests/training/test_guard.py \
+	tests/training/test_rejection.py tests/training/test_rewards.py
+# Tests that train, sample or sum floats: they must pass whatever kernels a processor chooses.
+KERNEL_TESTS := tests/training tests/tasks tests/flows/train tests/flows/prices tests/flows/bench tests/evaluation \
+	tests/features
+KERNELS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Haswell \
+	OMP_NUM_THREADS=1 OMP_NUM_THREADS=2
 
-chaos: setup ## kill, starve and confuse a running service in every stage; some hours
+test: setup ## run the everyday tests: real Prefect, MLflow and training, on tiny settings
+	$(PYTEST) -m 'not chaos and not gpu and not nightly'
+
+test-fast: setup ## run the tests that neither train nor start a server
+	$(PYTEST) -m 'not chaos and not gpu and not nightly and not slow' $(FAST_TESTS)
+
+test-all: setup ## run the tests and the nightly ones, with new random examples
+	HYPOTHESIS_PROFILE=default $(PYTEST) -m 'not chaos and not gpu'
+
+test-kernels: setup ## run the tests that compute with floats under each kernel in turn; an hour
+	@failed=; for kernel in $(KERNELS); do echo "$$kernel"; \
+	env $$kernel $(PYTEST) -m 'not chaos and not gpu' $(KERNEL_TESTS) || failed="$$failed $$kernel"; done; \
+	if test -n "$$failed"; then echo "failed under:$$failed" >&2; exit 1; fi
+
+test-gpu: setup ## run the tests that need a CUDA GPU, with unsloth and vllm (EXTRAS=dev,gpu)
+	$(BIN)/pytest -m gpu tests
+
+coverage: setup ## run the tests and show which lines they do not reach
+	$(PYTEST) -m 'not chaos and not gpu and not nightly' --cov --cov-report=term:skip-covered --cov-report=html
+
+chaos: setup ## kill, starve and confuse a running service in every stage; takes some hours
 	$(BIN)/pytest -m chaos
 
 demo: setup ## the whole pipeline on a synthetic market: base model, three stages, comparison, gate, registry
@@ -52,4 +81,4 @@ down: setup ## stop them
 	$(BIN)/tickerforge down
 
 clean: ## remove .venv and caches; never results, models or the store
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov
