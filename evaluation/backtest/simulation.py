@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.backtest.performance import (
-    SESSIONS_A_YEAR,
+    SESSIONS_PER_YEAR,
     annual_return,
     deflated_sharpe,
     max_drawdown,
@@ -127,7 +127,7 @@ def _account(
         sharpe=sharpe(net),
         sortino=sortino(net),
         max_drawdown=max_drawdown(net),
-        turnover=float(traded.sum() / len(net) * SESSIONS_A_YEAR),
+        turnover=float(traded.sum() / len(net) * SESSIONS_PER_YEAR),
         exposure=float(np.abs(weights).sum(axis=1).mean()),
         deflated_sharpe=None,
         equity=(1.0, *np.cumprod(1 + net).round(DECIMALS).tolist()),
