@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tickerforge.features.atomic import write_atomically
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.files import StageFiles, check_names_ticker, check_pairs
-from tickerforge.tasks.base.disk import os_errors_as_publish_error, replace_text
+from tickerforge.tasks.base.disk import os_errors_as_publish_error
 from tickerforge.tasks.base.paths import FORECASTS_FILE
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.windows.preprocess import import_published, read_windows
@@ -69,5 +70,5 @@ def write_full_forecasts(forecasts: ArtifactRef, windows: ArtifactRef, path: Pat
         }
     )
     with os_errors_as_publish_error(path.parent, doing=f"writing {path.name}"):
-        replace_text(path, table.to_csv(index=False, lineterminator="\n"))
+        write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
     return path

@@ -1,4 +1,4 @@
-"""Files and folders on disk: hashes, durable writes, whole-folder replacement, and errors that name the cure."""
+"""Files and folders on disk: hashes, locks, replacement of whole folders, and errors that name the cure."""
 
 import errno
 import fcntl
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tickerforge.tasks.base.errors import PublishError, StoreError, TasksError
+from tickerforge.features.atomic import flush_to_disk
+from tickerforge.tasks.base.errors import LockTimeout, PublishError, StoreError, TasksError
 from tickerforge.tasks.base.logs import run_logger
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -35,34 +36,34 @@ LOCK_POLL_SECONDS = 0.2
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of one file."""
+    """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tree_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by relative POSIX path, sorted."""
+    """Return the SHA-256 of every file below a folder, by relative POSIX path, sorted."""
     above = len(os.fspath(folder)) + 1
     files = sorted(Path(path[above:]) for path in _below(folder) if os.path.isfile(path))
     return {path.as_posix(): file_sha256(folder / path) for path in files}
 
 
 def combined_sha256(hashes: dict[str, str]) -> str:
-    """One hash for a set of named files: equal exactly when names and contents are equal."""
+    """Return one hash for a set of named files: two are equal exactly when all names and contents are equal."""
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def folder_sha256(folder: Path) -> str:
-    """One hash for everything below a folder."""
+    """Return one hash for everything below a folder."""
     return combined_sha256(tree_hashes(folder))
 
 
 def is_full_disk(error: BaseException, *, near: Path) -> bool:
-    """Whether an exception, or one that caused it, comes from a full disk or an exhausted quota.
+    """Return whether an exception, or one that caused it, comes from a full disk or an exhausted quota.
 
-    Writers outside Python report a full disk in their own words or as an unspecific failure, so the words of the
-    message and the space left around `near` are looked at too.
+    Libraries not written in Python report a full disk in their own words or as an unspecific failure. So the message
+    and the space left around `near` count too.
     """
     seen: BaseException | None = error
     while seen is not None:
@@ -76,7 +77,7 @@ def is_full_disk(error: BaseException, *, near: Path) -> bool:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes left for us on the file system that holds `path`, or its nearest existing parent."""
+    """Return the bytes left for us on the file system of `path`, or of its nearest existing parent."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free
@@ -84,7 +85,7 @@ def free_bytes(path: Path) -> int:
 
 @contextmanager
 def full_disk_as_store_error(folder: Path, *, doing: str) -> Iterator[None]:
-    """Turn the many faces of a full disk into one `StoreError`; every other exception passes unchanged."""
+    """Turn any error that a full disk causes into a `StoreError`; every other exception passes unchanged."""
     try:
         yield
     except Exception as error:
@@ -107,7 +108,7 @@ def os_errors_as_store_error(folder: Path, *, doing: str) -> Iterator[None]:
                 raise
             raise StoreError(
                 f"{doing} in {folder} failed: {error.strerror or error}. Check that the folder exists, that you may "
-                "write there, and that TICKERFORGE_HOME points where you mean it to."
+                "write there, and that TICKERFORGE_HOME names the folder that you want."
             ) from error
 
 
@@ -130,31 +131,39 @@ def _full(folder: Path, doing: str) -> str:
 
 
 @contextmanager
-def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
-    """Hold an exclusive lock among threads and processes; it dies with its holder, however that dies.
+def locked(path: Path, *, waiting_for: str, shared: bool = False, timeout: float | None = None) -> Iterator[int]:
+    """Hold a lock among threads and processes; the system releases it when its holder ends, also after `kill -9`.
 
     Args:
-        path: Lock file; created where missing, never removed.
-        waiting_for: What the log says is being waited for, once, where the lock is taken.
+        path: Lock file; created if missing, never removed.
+        waiting_for: What the log says is being waited for, once, if the lock is taken.
+        shared: Whether other holders of a shared lock may hold it at the same time.
+        timeout: Seconds to wait; without a limit by default.
+
+    Yields:
+        The file descriptor; a child process that inherits it holds the lock until it ends.
 
     Raises:
         StoreError: If the lock file cannot be created.
+        LockTimeout: If somebody else holds the lock longer than `timeout`.
     """
     with os_errors_as_store_error(path.parent, doing=f"locking {waiting_for}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    began, logged = time.monotonic(), False
     try:
-        told = False
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
-                if not told:
+            except BlockingIOError as error:
+                if timeout is not None and time.monotonic() - began >= timeout:
+                    raise LockTimeout(f"another process holds the lock {path} of {waiting_for}") from error
+                if timeout is None and not logged:
                     run_logger(__name__).info("another run is at %s: waiting for it", waiting_for)
-                    told = True
+                    logged = True
                 time.sleep(LOCK_POLL_SECONDS)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -162,50 +171,29 @@ def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
 def fsync_tree(folder: Path) -> None:
     """Flush every file and folder below `folder`, and the folder itself, to the disk."""
     for path in _below(folder):
-        _fsync(path)
-    _fsync(folder)
+        flush_to_disk(path)
+    flush_to_disk(folder)
 
 
 def _below(folder: Path) -> Iterator[str]:
-    """Every file and folder below one; thousands of artifacts are of a file or two, and pathlib takes its time."""
+    """Yield every file and folder below one; with thousands of artifacts, pathlib would be slow."""
     for above, folders, files in os.walk(folder):
         yield from (os.path.join(above, name) for name in (*folders, *files))
-
-
-def write_durably(path: Path, content: str) -> None:
-    """Write a text file and flush it."""
-    path.write_text(content, encoding="utf-8")
-    _fsync(path)
-
-
-def replace_text(path: Path, content: str) -> None:
-    """Write a text file that appears under its name, or takes the place of the one there, when it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    write_durably(partial, content)
-    rename_durably(partial, path)
 
 
 def rename_durably(source: Path, target: Path) -> None:
     """Give a finished file or folder its final name and flush the parent."""
     source.rename(target)
-    _fsync(target.parent)
-
-
-def _fsync(path: Path | str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_to_disk(target.parent)
 
 
 def replace_folder(target: Path, fill: Callable[[Path], None], *, marker: str) -> Path:
-    """Fill a new folder and put it in the place of `target` in one step, so that nobody sees a half-filled one.
+    """Fill a new folder and replace `target` by it in one step, so that nobody sees a half-filled one.
 
     Args:
-        target: New or empty folder, or one that was written like this before.
-        fill: Writes the content into the folder it is given.
-        marker: File by which a former content is known as ours; any other content is not touched.
+        target: New or empty folder, or one that this function wrote before.
+        fill: Writes the content into the folder that it is given.
+        marker: File that shows that TickerForge wrote the former content; any other content is not touched.
 
     Raises:
         PublishError: If the folder cannot be written or holds something else; `target` is then as it was.
@@ -245,7 +233,7 @@ def check_replaceable(target: Path, *, marker: str) -> None:
 
 
 def copy_tree(source: Path, target: Path, *, leave_out: frozenset[str] = frozenset()) -> None:
-    """Copy a folder's files into `target`; what stands at the top under a name in `leave_out` stays behind."""
+    """Copy a folder's files into `target`, except those at the top whose name is in `leave_out`."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.name in leave_out:

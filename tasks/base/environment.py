@@ -1,4 +1,4 @@
-"""The embedded defaults of Prefect and MLflow, and which code is running; to be called before either is imported."""
+"""The embedded defaults of Prefect and MLflow, and the version of the running code."""
 
 import os
 import subprocess
@@ -15,15 +15,15 @@ REVISION_VARIABLE = "TICKERFORGE_REVISION"
 
 
 def set_embedded_defaults(workspace: Workspace) -> None:
-    """Point Prefect and MLflow at the workspace, quietly, wherever the environment does not say otherwise.
+    """Set the environment variables with which Prefect and MLflow use the workspace and log little.
 
-    Existing variables win, so `PREFECT_API_URL` and `MLFLOW_TRACKING_URI` still select a server; where they are unset
-    and the service of this home runs (`tickerforge up`), they name its servers. Call it before Prefect or MLflow is
-    imported: both read their settings at import.
+    Variables that are set already win, so `PREFECT_API_URL` and `MLFLOW_TRACKING_URI` still select a server. If they
+    are unset and the service of this home runs (`tickerforge up`), they are set to its servers. Call this function
+    before Prefect or MLflow is imported: both read their settings at import.
 
     Raises:
-        StoreError: If the home cannot be made.
-        ServiceError: If the service was killed in part, so that its servers hold the databases.
+        StoreError: If the home cannot be created.
+        ServiceError: If the service was killed in part, so that its servers still hold the databases.
     """
     defaults: dict[str, object] = {
         "PREFECT_HOME": workspace.prefect_home,
@@ -36,10 +36,10 @@ def set_embedded_defaults(workspace: Workspace) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        # Threads that spin while they wait make training many times slower as soon as anything else needs a core.
+        # Threads that spin while they wait make training many times slower when another process needs a core.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    # Prefect makes its own folder only where the parent is there.
+    # Prefect creates its own folder only if the parent exists.
     with os_errors_as_store_error(workspace.root, doing="preparing the working folder of Prefect and MLflow"):
         workspace.root.mkdir(parents=True, exist_ok=True)
     if service := running_service(workspace):
@@ -52,9 +52,9 @@ def set_embedded_defaults(workspace: Workspace) -> None:
 
 @cache
 def git_revision() -> str:
-    """The commit of the running code with `-dirty` where files differ from it, or the installed version.
+    """Return the commit of the running code, with `-dirty` if files differ from it, or the installed version.
 
-    `TICKERFORGE_REVISION` says it where there is no checkout, as in a container.
+    `TICKERFORGE_REVISION` names the commit if there is no checkout, as in a container.
     """
     if stated := os.environ.get(REVISION_VARIABLE):
         return stated
@@ -70,7 +70,7 @@ def git_revision() -> str:
 
 
 def package_version() -> str:
-    """Version of the installed distribution, or `0+unknown` when running from a bare folder."""
+    """Return the version of the installed distribution, or `0+unknown` if none is installed."""
     try:
         return metadata.version("tickerforge")
     except metadata.PackageNotFoundError:

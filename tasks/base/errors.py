@@ -3,11 +3,13 @@
 TasksError (RuntimeError)
 ├── StoreError         the artifact store cannot be written or read: full disk, missing rights
 ├── StoreUnreachable   the shared store does not answer; worth another attempt
-├── MarketDataError    a market source holds no prices for the ticker asked for
+├── NotFinished        an artifact that may not be built now is not in the store
+├── LockTimeout        another process holds a lock for too long
+├── MarketDataError    a market source has no prices for the ticker
 ├── TrackingError      MLflow does not answer
-│   └── TrackingRefused  MLflow answers, and refuses what it was told: another attempt is no use
-├── ServiceError       the service of `tickerforge up` cannot be started, or is not as it should be
-├── NotRegistered      MLflow holds nothing under the name asked for
+│   └── TrackingRefused  MLflow answers and refuses the request; another attempt is useless
+├── ServiceError       the service of `tickerforge up` cannot be started, or runs only in part
+├── NotRegistered      MLflow has nothing under the name
 └── PublishError       a results, models or pull folder cannot be written or must not be replaced
 """
 
@@ -25,11 +27,15 @@ class StoreUnreachable(TasksError):
 
 
 class NotFinished(TasksError):
-    """An artifact was looked for that is not in the store, and may not be built."""
+    """An artifact that may not be built now is not in the store."""
+
+
+class LockTimeout(TasksError):
+    """Another process holds a lock for too long."""
 
 
 class MarketDataError(TasksError):
-    """A market source holds no prices for the ticker asked for."""
+    """A market source has no prices for the ticker."""
 
 
 class TrackingError(TasksError):
@@ -37,15 +43,15 @@ class TrackingError(TasksError):
 
 
 class TrackingRefused(TrackingError):
-    """MLflow answers, and refuses what it was told: another attempt is no use."""
+    """MLflow answers and refuses the request; another attempt is useless."""
 
 
 class ServiceError(TasksError):
-    """The service of `tickerforge up` cannot be started, or is not as it should be."""
+    """The service of `tickerforge up` cannot be started, or runs only in part."""
 
 
 class NotRegistered(TasksError):
-    """MLflow holds nothing under the name asked for."""
+    """MLflow has nothing under the name."""
 
 
 class PublishError(TasksError):

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from tickerforge.features.prices.bars import validate_ticker
 from tickerforge.features.stages import ADAPTERS, stage_named
+from tickerforge.training.contracts import METRICS_FILE as METRICS_FILE
 
 HOME_VARIABLE = "TICKERFORGE_HOME"
 BARS_FILE = "bars.parquet"
@@ -14,10 +15,8 @@ QUALITY_FILE = "quality.json"
 WINDOWS_FILE = "windows.parquet"
 TRAIN_ROWS_FILE = "train_rows.parquet"
 SESSIONS_FILE = "sessions.parquet"
-SETTLED_FILE = "settled.parquet"
 FORECASTS_FILE = "forecasts.parquet"
 SFT_DATA_FILE = "sft_data.parquet"
-METRICS_FILE = "metrics.jsonl"
 MANIFEST_FILE = "manifest.json"
 REPORT_DATA_FILE = "report.json"
 VERDICT_FILE = "verdict.json"
@@ -33,7 +32,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def home() -> Path:
-    """Folder of caches and databases: `TICKERFORGE_HOME`, by default `.tickerforge` in the working folder."""
+    """Return the folder of caches and databases: `TICKERFORGE_HOME`, or `.tickerforge` in the working folder."""
     return Path(os.environ.get(HOME_VARIABLE) or ".tickerforge").expanduser().resolve()
 
 
@@ -45,7 +44,7 @@ class Workspace:
 
     @classmethod
     def current(cls) -> "Workspace":
-        """The workspace of this process's environment."""
+        """Return the workspace that this process's environment names."""
         return cls(home())
 
     @property
@@ -65,12 +64,12 @@ class Workspace:
 
     @property
     def downloads(self) -> Path:
-        """Archives that price files came in."""
+        """Downloaded archives of price files."""
         return self.root / "downloads"
 
     @property
     def yahoo(self) -> Path:
-        """What yfinance remembers from call to call: time zones and a cookie."""
+        """Cache of yfinance: time zones and a cookie."""
         return self.root / "yahoo"
 
     @property
@@ -96,7 +95,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What one run leaves for people to read: `results/{STOCK}_{TIMESTAMP}`."""
+    """What a run leaves for people to read: `results/{STOCK}_{TIMESTAMP}`."""
 
     root: Path
 
@@ -106,7 +105,7 @@ class RunFolder:
         return self.root / "pipeline.log"
 
     def stage(self, name: str) -> Path:
-        """Folder of a stage's records.
+        """Return the folder of a stage's records.
 
         Raises:
             ValueError: If the stage leaves no records for people.
@@ -119,12 +118,12 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The adapters of one ticker over one base model: `models/{MODEL}/{STOCK}`."""
+    """The adapters of a ticker for a base model: `models/{MODEL}/{STOCK}`."""
 
     root: Path
 
     def adapter(self, stage: str) -> Path:
-        """PEFT folder of a stage that trains an adapter.
+        """Return the PEFT folder of a stage that trains an adapter.
 
         Raises:
             ValueError: If the stage trains none.
@@ -136,20 +135,20 @@ class ModelFolder:
 
 
 def run_folder(stock: str, timestamp: str, *, base: Path = Path("results")) -> RunFolder:
-    """Folder of one run, `{base}/{STOCK}_{TIMESTAMP}`; characters that do not belong in a file name become `-`."""
+    """Return the folder of a run, `{base}/{STOCK}_{TIMESTAMP}`; characters unfit for a file name become `-`."""
     return RunFolder(base / f"{validate_ticker(stock)}_{_UNSAFE.sub('-', timestamp)}")
 
 
 def model_folder(model: str, stock: str, *, base: Path = Path("models")) -> ModelFolder:
-    """Folder of one ticker's adapters, `{base}/{MODEL}/{STOCK}`."""
+    """Return the folder of a ticker's adapters, `{base}/{MODEL}/{STOCK}`."""
     return ModelFolder(base / model_subfolder(model) / validate_ticker(stock))
 
 
 def model_subfolder(model: str) -> PurePosixPath:
-    """The relative folder that stands for a base model.
+    """Return the relative folder that stands for a base model.
 
-    A Hugging Face name keeps its parts (`Qwen/Qwen2.5-7B-Instruct`); a path, that is anything absolute, beginning with
-    a dot or a tilde, or existing as a folder, becomes its last component.
+    A Hugging Face name keeps its parts (`Qwen/Qwen2.5-7B-Instruct`). A path becomes its last component; a path is
+    absolute, starts with a dot or a tilde, or exists as a folder.
 
     Raises:
         ValueError: If nothing usable remains of the name.

@@ -1,4 +1,4 @@
-"""How far a stage is: a log line every few seconds, and a live bar where somebody sits at a terminal."""
+"""Progress of a stage: a log line every few seconds, and a live bar on a terminal."""
 
 import logging
 import sys
@@ -10,13 +10,13 @@ from typing import Any
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.training.contracts import OnProgress, Progress
 
-LOG_SECONDS = 5.0
-TERMINAL_LOG_SECONDS = 30.0
-SHOWN_METRICS = (("reward", "reward {:.2f}"), ("valid_rate", "valid {:.0%}"), ("loss", "loss {:.3f}"))
+_LOG_SECONDS = 5.0
+_TERMINAL_LOG_SECONDS = 30.0
+_SHOWN_METRICS = (("reward", "reward {:.2f}"), ("valid_rate", "valid {:.0%}"), ("loss", "loss {:.3f}"))
 
 
 class Pace:
-    """Estimates the time left from the steps that this process has done; those found finished do not count."""
+    """Estimates the time left from the steps that this process has done; steps that were done before do not count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -24,7 +24,7 @@ class Pace:
         self._first = (0, 0.0)
 
     def seconds_left(self, event: Progress) -> float | None:
-        """Seconds until the stage ends, or `None` before the second event of a stage."""
+        """Return the seconds until the stage ends, or `None` before the second event of a stage."""
         now = self._clock()
         if event.stage != self._stage or event.step < self._first[0]:
             self._stage, self._first = event.stage, (event.step, now)
@@ -36,7 +36,7 @@ class Pace:
 
 
 def describe(event: Progress, seconds_left: float | None) -> str:
-    """One line such as `grpo_1st 40/100 | reward -0.42 | valid 99% | 0:35 left`."""
+    """Return one line such as `grpo_1st 40/100 | reward -0.42 | valid 99% | 0:35 left`."""
     parts = [f"{event.stage} {event.step}/{event.total}", *_metrics(event)]
     if seconds_left is not None:
         minutes, seconds = divmod(round(seconds_left), 60)
@@ -46,14 +46,14 @@ def describe(event: Progress, seconds_left: float | None) -> str:
 
 @contextmanager
 def progress_reporter(clock: Callable[[], float] = time.monotonic) -> Iterator[OnProgress]:
-    """Give a callback for the length of a `with` block to which a long operation reports where it stands.
+    """Yield a callback to which a long operation reports its progress.
 
-    It logs to Prefect's run logger where a run is under way, at most one line in five seconds and always the last step
-    of a stage. Where standard error is a terminal it also draws a live bar and logs less often.
+    It logs to Prefect's run logger inside a run, at most one line per five seconds and always the last step of a stage.
+    If standard error is a terminal, it also draws a live bar and logs less often.
     """
     log = run_logger(__name__)
     terminal = sys.stderr.isatty()
-    every = TERMINAL_LOG_SECONDS if terminal else LOG_SECONDS
+    every = _TERMINAL_LOG_SECONDS if terminal else _LOG_SECONDS
     pace = Pace(clock)
     last_logged: float | None = None
 
@@ -73,7 +73,7 @@ def progress_reporter(clock: Callable[[], float] = time.monotonic) -> Iterator[O
 
 
 def _metrics(event: Progress) -> list[str]:
-    return [form.format(event.metrics[name]) for name, form in SHOWN_METRICS if name in event.metrics]
+    return [form.format(event.metrics[name]) for name, form in _SHOWN_METRICS if name in event.metrics]
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def _live_bar() -> Iterator[Callable[[Progress], None]]:
 
 
 def _console() -> Any:
-    """The console that log lines go to, so that they and the bar do not overwrite each other."""
+    """Return the console of the log lines, so that they and the bar do not overwrite each other."""
     from rich.console import Console
 
     for name in ("prefect", None):

@@ -1,4 +1,4 @@
-"""Which failures are worth another attempt: transient ones of network, database and server, and no others."""
+"""Retries: only transient failures of network, database and server are worth another attempt."""
 
 import re
 import time
@@ -15,12 +15,12 @@ from tickerforge.tasks.base.logs import run_logger
 from tickerforge.training.errors import TrainingError
 
 RETRY_DELAYS_SECONDS = [2.0, 10.0]
-# Work that took hours waits so long for a Prefect server that is away.
-PATIENCE_SECONDS, PAUSE_SECONDS = 900.0, 5.0
+# Work that took hours waits so long for a Prefect server that does not answer.
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 900.0, 5.0
 
-Answer = TypeVar("Answer")
+Returned = TypeVar("Returned")
 
-FINAL = (FeaturesError, TrainingError, EvaluationError, StoreError, MarketDataError, PublishError)
+_FINAL = (FeaturesError, TrainingError, EvaluationError, StoreError, MarketDataError, PublishError)
 RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _HTTP_CLIENTS = ("requests", "urllib3", "httpx", "httpcore", "http.client")
 _HTTP_TRANSPORT = (
@@ -40,14 +40,14 @@ _SERVER_STATUS = re.compile(r"\b(?:error code|HTTP|status(?: code)?)[ :]*(408|42
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may well succeed in a moment.
+    """Return whether the same call may succeed in a moment.
 
-    True for refused, reset and timed-out connections, for HTTP 408, 429 and 5xx, and for a busy database; also where
-    one of these led to the error. False for everything else: a full disk, a missing file, bad data, bad configuration,
-    a diverged training.
+    True for refused, reset and timed-out connections, for HTTP 408, 429 and 5xx, and for a busy database; also if one
+    of these caused the error. False for everything else: a full disk, a missing file, bad data, bad configuration, a
+    diverged training.
     """
     seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, FINAL):
+    while seen is not None and not isinstance(seen, _FINAL):
         if _is_transient_itself(seen):
             return True
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
@@ -71,34 +71,34 @@ def _is_transient_itself(error: BaseException) -> bool:
 
 
 def retry_condition(task: Any, run: Any, state: Any) -> bool:
-    """Prefect's `retry_condition_fn`: whether the failure in `state` is transient."""
+    """Return whether the failure in `state` is transient; Prefect's `retry_condition_fn`."""
     failure = state.data
     if not isinstance(failure, BaseException):
         failure = state.result(raise_on_failure=False)
     return isinstance(failure, BaseException) and is_transient(failure)
 
 
-def patiently(call: Callable[[], Answer]) -> Answer:
-    """What a call to the Prefect server returns; a server that is away for some minutes is waited for.
+def patiently(call: Callable[[], Returned]) -> Returned:
+    """Call the Prefect server and return its answer; wait for some minutes if it does not answer.
 
     Args:
-        call: Must stand being called again.
+        call: May be called several times.
 
     Raises:
-        Exception: What `call` raises, at once where it is not transient.
+        Exception: Any error of `call` that is not transient, at once; a transient one after the wait.
     """
     began = time.monotonic()
     while True:
         try:
             return call()
         except Exception as error:
-            if not is_transient(error) or time.monotonic() - began > PATIENCE_SECONDS:
+            if not is_transient(error) or time.monotonic() - began > _PATIENCE_SECONDS:
                 raise
             run_logger(__name__).warning("Prefect does not answer: waiting (%s)", type(error).__name__)
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(_PAUSE_SECONDS)
 
 
-# What every task of this package passes to Prefect: the artifact store is the cache, and only transient faults retry.
+# Options of every Prefect task of this package: the artifact store is the cache, and only transient faults retry.
 TASK_OPTIONS: dict[str, Any] = {
     "persist_result": False,
     "cache_policy": NO_CACHE,

@@ -5,9 +5,10 @@ import zipfile
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 
+from tickerforge.features.atomic import write_atomically
 from tickerforge.features.errors import TickerNameError
 from tickerforge.features.prices.bars import validate_ticker
-from tickerforge.tasks.base.disk import file_sha256, os_errors_as_store_error, write_durably
+from tickerforge.tasks.base.disk import file_sha256, os_errors_as_store_error
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.prices.download import download, public
@@ -53,7 +54,7 @@ def unpacked(cache: Path, *, url: str = URL, sha256: str | None = None) -> Path:
         expected = found
     with os_errors_as_store_error(place, doing="unpacking the StockNet archive"):
         folder = _unpack(archive, place / PRICES_FOLDER, url=url)
-        write_durably(record, f"{expected}\n")
+        write_atomically(record, f"{expected}\n")
     return folder
 
 

@@ -1,9 +1,12 @@
-"""Content-addressed artifacts: built once, atomically, resumably, and verified at every use."""
+"""Content-addressed artifacts: built once, atomically and resumably, and verified at every use."""
 
+import ast
+import hashlib
+import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +14,8 @@ from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Self
+
+from pydantic import BaseModel
 
 from tickerforge.tasks.base.disk import (
     combined_sha256,
@@ -26,12 +31,12 @@ from tickerforge.tasks.base.environment import git_revision
 from tickerforge.tasks.base.errors import NotFinished, StoreError
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import MANIFEST_FILE, Workspace
-from tickerforge.tasks.store.keys import artifact_key, described
 from tickerforge.tasks.store.manifest import ArtifactRef, Manifest, Scalar, load_manifest, verified
 from tickerforge.tasks.store.remote_files import STORE_VARIABLE
 from tickerforge.tasks.store.shared_store import SharedStore
 
 Builder = Callable[[Path], Mapping[str, Scalar] | None]
+KEY_LENGTH = 32
 RECORDED_PACKAGES = (
     *("tickerforge", "numpy", "pandas", "pyarrow", "ta-lib", "torch", "transformers", "trl", "peft"),
     *("unsloth", "vllm", "mlflow", "prefect"),
@@ -40,9 +45,9 @@ RECORDED_PACKAGES = (
 
 @dataclass(frozen=True)
 class Store:
-    """Artifacts below one local folder, `{root}/{stage}/{key}`, and where other machines look for them.
+    """Artifacts below a local folder, `{root}/{stage}/{key}`, and the store that other machines share.
 
-    Unfinished ones lie under `{root}/partial`.
+    Unfinished artifacts are in `{root}/partial`.
     """
 
     root: Path
@@ -50,15 +55,15 @@ class Store:
 
     @classmethod
     def current(cls) -> Self:
-        """The store of this process's environment: below `TICKERFORGE_HOME`, shared where `TICKERFORGE_STORE` is set.
+        """Return the store in `TICKERFORGE_HOME`, with the shared one if `TICKERFORGE_STORE` is set.
 
         Raises:
-            StoreError: If `TICKERFORGE_STORE` names no place for a store.
+            StoreError: If `TICKERFORGE_STORE` is not a valid place for a store.
         """
         return cls(Workspace.current().store, SharedStore.current())
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where the artifact of a stage and key stands once finished."""
+        """Return the folder of a finished artifact."""
         return self.root / stage / key
 
     def build(
@@ -71,28 +76,28 @@ class Store:
         seed: int | None = None,
         resumable: bool = False,
     ) -> ArtifactRef:
-        """The artifact made from `inputs`: found finished here or in the shared store, else built now; always verified.
+        """Return the verified artifact made from `inputs`: found here or in the shared store, else built now.
 
         A finished artifact whose files do not match their hashes is rebuilt with a warning. The build holds a lock on
         the key, works in a folder of a stable name and renames it at the end, so that an artifact is whole or absent.
-        Then the shared store gets it too; where that fails, the artifact stays here, and the next call pushes it.
+        Then it is copied to the shared store. If that fails, the artifact stays here, and the next call copies it.
 
         Args:
             stage: Kind of artifact, also its folder's name.
             inputs: What the artifact depends on: artifact references (their content counts), configurations, plain
                 values, and mappings or sequences of these.
-            builder: Writes the files into the folder it is given; returns what `ArtifactRef.meta` shall hold.
+            builder: Writes the files into the folder that it is given; returns the content of `ArtifactRef.meta`.
             code: Version of the code that builds, see `code_version`.
             seed: Seed of the build; counts as an input.
-            resumable: Whether the builder can go on from what an interrupted build left in its folder. Where not,
-                such remains are removed before and after.
+            resumable: Whether the builder can continue from the files that an interrupted build left in its folder.
+                If not, such files are removed before and after.
 
         Raises:
             StoreError: If the disk is full or the store cannot be written; nothing appears under the final name.
             StoreUnreachable: If the shared store does not answer.
         """
-        plain = {name: described(value, name) for name, value in inputs.items()}
-        key = artifact_key(stage, plain, code=code, seed=seed)
+        plain = {name: _json_value(value, name) for name, value in inputs.items()}
+        key = _key(stage, plain, code=code, seed=seed)
         final = self.folder(stage, key)
         found, _ = self._find(final, stage, key)
         if found is None:
@@ -112,7 +117,7 @@ class Store:
         return found
 
     def here(self, ref: ArtifactRef) -> ArtifactRef:
-        """The same artifact at its place in this store, verified; fetched where it is not here, or damaged.
+        """Return the same artifact, verified, at its place in this store; fetch it if it is missing or damaged.
 
         Raises:
             StoreError: If neither this store nor the shared one holds it.
@@ -129,12 +134,12 @@ class Store:
             shared = f"the shared store {self.shared.url}" if self.shared else "a shared store, since none is set"
             raise StoreError(
                 f"the {ref.stage} artifact {ref.key} is neither in {self.root} nor in {shared}. Set {STORE_VARIABLE} "
-                "to one place that this machine and the one that made the artifact both reach, and run again."
+                "to a place that both this machine and the one that made the artifact can reach, and run again."
             )
         return ref.model_copy(update={"path": found.path})
 
     def latest(self, stage: str, name: str) -> tuple[Path, Manifest] | None:
-        """Folder and manifest of the artifact that was last noted by a name, files unverified; `None` without one."""
+        """Return folder and manifest of the artifact last noted by a name, not verified; `None` if there is none."""
         try:
             folder = self.folder(stage, str(self._note(stage, name).readlink()))
             manifest = load_manifest(folder)
@@ -143,9 +148,9 @@ class Store:
         return (folder, manifest) if manifest else None
 
     def note(self, ref: ArtifactRef, name: str) -> None:
-        """Note an artifact as the latest of its stage by a name, for the next one to go on from.
+        """Note an artifact by a name as the latest of its stage, for a comparison with the next one.
 
-        It is a symbolic link to a key, and no input of anything: without it, what is built is the same.
+        The note is a symbolic link to a key. It is not an input: without it, the same artifacts are built.
         """
         note = self._note(ref.stage, name)
         with os_errors_as_store_error(self.root, doing=f"noting {ref.stage}"):
@@ -161,17 +166,17 @@ class Store:
         return self.root / "latest" / f"{stage}-{name}"
 
     def _place(self, ref: ArtifactRef) -> Path:
-        """Where an artifact belongs here: beside the one of its key where that has another content."""
+        """Return an artifact's folder here: another one than the key's if that holds other content."""
         place = self.folder(ref.stage, ref.key)
         with os_errors_as_store_error(self.root, doing=f"reading {ref.stage}"):
             there = load_manifest(place)
         return place if there is None or there.sha256 == ref.sha256 else place.with_name(f"{ref.key}-{ref.sha256[:12]}")
 
-    def _locked(self, stage: str, key: str) -> AbstractContextManager[None]:
+    def _locked(self, stage: str, key: str) -> AbstractContextManager[int]:
         return locked(self.root / "locks" / f"{stage}-{key}.lock", waiting_for=stage)
 
     def _find(self, folder: Path, stage: str, key: str) -> tuple[ArtifactRef | None, str]:
-        """The verified artifact, or `None` and what is wrong with the one that is there ("" where none is)."""
+        """Return the verified artifact, or `None` and what is wrong with the one there ("" if there is none)."""
         with os_errors_as_store_error(self.root, doing=f"reading {stage}"):
             if not folder.exists():
                 return None, ""
@@ -186,7 +191,7 @@ class Store:
     def _fetch(
         self, final: Path, stage: str, key: str, *, damage: str, sha256: str | None = None
     ) -> ArtifactRef | None:
-        """The artifact from the shared store, now in `final`, or `None` where it is not there."""
+        """Copy the artifact from the shared store to `final`; return `None` if it is not there."""
         if self.shared is None:
             return None
         partial = self._partial(stage, f"{key}.fetched")
@@ -200,7 +205,7 @@ class Store:
                 _finish(partial, final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        # What an interrupted build left to go on from is of no more use.
+        # The files of an interrupted build are useless now.
         shutil.rmtree(self._partial(stage, key), ignore_errors=True)
         return manifest.reference(final, cached=True)
 
@@ -237,7 +242,7 @@ class FinishedOnly(Store):
     """A store that finds artifacts and builds none."""
 
     def _build(self, recipe: dict[str, Any], builder: Builder, *, resumable: bool) -> ArtifactRef:
-        """Refuse to build; what an interrupted build left in its folder stays there.
+        """Refuse to build; the files of an interrupted build stay in their folder.
 
         Raises:
             NotFinished: Always.
@@ -252,10 +257,10 @@ def _finish(partial: Path, final: Path) -> None:
 
 
 def read_manifest(ref: ArtifactRef) -> Manifest:
-    """The manifest of a finished artifact.
+    """Read the manifest of a finished artifact.
 
     Raises:
-        StoreError: If it has gone or cannot be read.
+        StoreError: If it is missing or cannot be read.
     """
     try:
         manifest = load_manifest(ref.path)
@@ -267,7 +272,7 @@ def read_manifest(ref: ArtifactRef) -> Manifest:
 
 
 def part_sha256(ref: ArtifactRef, part: str) -> str:
-    """Hash of one file or sub-folder of an artifact: what a later stage really depends on.
+    """Return the hash of a file or sub-folder of an artifact, on which a later stage really depends.
 
     Raises:
         StoreError: If the artifact holds nothing of that name.
@@ -283,11 +288,15 @@ def part_sha256(ref: ArtifactRef, part: str) -> str:
 
 @cache
 def code_version(*modules: str, libraries: tuple[str, ...] = ()) -> str:
-    """A version of the code that makes an artifact: the source files of packages or modules, and library versions.
+    """Return a version of the code that makes an artifact: it changes with the code, not with its prose or layout.
 
     Args:
-        modules: Importable names; a package counts with everything below it.
+        modules: Importable names; a package counts with everything below it. Of `.py` files the syntax tree counts,
+            of `.j2` templates the content.
         libraries: Distributions whose version changes the result; one that is not installed counts as absent.
+
+    Raises:
+        ValueError: If a module has no source.
     """
     sources: dict[str, str] = {}
     for module in modules:
@@ -296,12 +305,61 @@ def code_version(*modules: str, libraries: tuple[str, ...] = ()) -> str:
             raise ValueError(f"no source found for module {module!r}")
         origin = Path(spec.origin)
         if not spec.submodule_search_locations:
-            sources[module] = file_sha256(origin)
+            sources[module] = _code_sha256(origin)
             continue
         for path in origin.parent.rglob("*"):
             if path.suffix in {".py", ".j2"}:
-                sources[f"{module}/{path.relative_to(origin.parent).as_posix()}"] = file_sha256(path)
+                sources[f"{module}/{path.relative_to(origin.parent).as_posix()}"] = _code_sha256(path)
     return combined_sha256(sources | {f"{name}==": installed_version(name) for name in libraries})[:16]
+
+
+@cache
+def _code_sha256(path: Path) -> str:
+    if path.suffix != ".py":
+        return file_sha256(path)
+    return hashlib.sha256(_syntax(ast.parse(path.read_bytes())).encode()).hexdigest()
+
+
+def _syntax(node: object) -> str:
+    """Return a syntax tree as text, without docstrings, comments, positions and empty fields.
+
+    `ast.dump` does not serve: Python 3.12 added fields to functions and classes, and 3.13 leaves out empty ones.
+    """
+    if isinstance(node, ast.AST):
+        values = ((name, getattr(node, name, None)) for name in node._fields)
+        filled = [f"{name}={_syntax(value)}" for name, value in values if value is not None and value != []]
+        return f"{type(node).__name__}({', '.join(filled)})"
+    if isinstance(node, list):
+        return f"[{', '.join(_syntax(item) for item in node if not _is_prose(item))}]"
+    return repr(node)
+
+
+def _is_prose(node: object) -> bool:
+    """Return whether a statement is a text alone: a docstring of a module, class, function or constant."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _key(stage: str, inputs: Mapping[str, Any], *, code: str, seed: int | None) -> str:
+    """Return the key of what a stage makes from inputs that are JSON values: 32 hexadecimal digits."""
+    recipe = {"stage": stage, "inputs": dict(inputs), "code": code, "seed": seed}
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def _json_value(value: Any, name: str) -> Any:
+    """Return a JSON value that stands for an input; the content hash for an artifact."""
+    match value:
+        case ArtifactRef():
+            return {"sha256": value.sha256}
+        case BaseModel():
+            return value.model_dump(mode="json")
+        case None | str() | int() | float():
+            return value
+        case Mapping():
+            return {str(key): _json_value(item, f"{name}.{key}") for key, item in value.items()}
+        case Sequence():
+            return [_json_value(item, name) for item in value]
+    raise TypeError(f"input {name!r} of type {type(value).__name__} has no stable description for an artifact key")
 
 
 def _write_manifest(folder: Path, recipe: dict[str, Any], meta: dict[str, Scalar]) -> Manifest:
@@ -314,7 +372,7 @@ def _write_manifest(folder: Path, recipe: dict[str, Any], meta: dict[str, Scalar
         packages=_recorded_versions(),
         created=datetime.now(UTC),
     )
-    # Flushed with all the rest before the folder gets its name.
+    # It is flushed with all other files before the folder gets its name.
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     return manifest
 
@@ -327,7 +385,7 @@ def _recorded_versions() -> dict[str, str]:
 
 @cache
 def installed_version(name: str) -> str:
-    """Version of an installed distribution, or "" where it is not installed."""
+    """Return the version of an installed distribution, or "" if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

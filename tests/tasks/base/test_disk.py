@@ -15,7 +15,7 @@ from tickerforge.tasks.base.disk import (
     locked,
     replace_folder,
 )
-from tickerforge.tasks.base.errors import PublishError
+from tickerforge.tasks.base.errors import LockTimeout, PublishError
 
 
 def fill(folder: Path) -> None:
@@ -129,3 +129,15 @@ with locked(Path({str(tmp_path / "lock")!r}), waiting_for="it"):
     began = time.monotonic()
     with locked(tmp_path / "lock", waiting_for="it"):
         assert time.monotonic() - began < 2
+
+
+def test_a_shared_lock_keeps_out_only_who_wants_it_alone(tmp_path: Path) -> None:
+    def take(**how: bool) -> None:
+        with locked(tmp_path / "lock", waiting_for="it", timeout=0.1, **how):
+            pass
+
+    with locked(tmp_path / "lock", waiting_for="it", shared=True):
+        take(shared=True)
+        with pytest.raises(LockTimeout, match=r"holds the lock .*lock of it"):
+            take()
+    take()

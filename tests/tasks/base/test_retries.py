@@ -82,7 +82,7 @@ def test_prefect_asks_with_the_failed_state() -> None:
 def test_work_waits_for_a_server_that_is_away_but_not_for_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     from tickerforge.tasks.base import retries
 
-    monkeypatch.setattr(retries, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "_PAUSE_SECONDS", 0.0)
     faults: list[Exception] = [ConnectionRefusedError("away"), TimeoutError("away still")]
 
     def call() -> str:
@@ -94,7 +94,7 @@ def test_work_waits_for_a_server_that_is_away_but_not_for_one_that_refuses(monke
     faults.append(ValueError("wrong"))
     with pytest.raises(ValueError, match="wrong"):
         retries.patiently(call)
-    monkeypatch.setattr(retries, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(retries, "_PATIENCE_SECONDS", -1.0)
     faults.append(TimeoutError("away for too long"))
     with pytest.raises(TimeoutError, match="too long"):
         retries.patiently(call)

@@ -4,6 +4,7 @@ import logging
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -284,6 +285,80 @@ def test_the_code_version_follows_the_source_and_the_libraries(tmp_path: Path, m
     assert len(set(versions)) == 3
     with pytest.raises(ValueError, match="pack_three"):
         code_version("pack_three")
+
+
+CODE = """
+    \"\"\"Prices in logs.\"\"\"
+
+    from math import log
+
+    BASE = 10
+    \"\"\"Of the logs.\"\"\"
+
+    class Scale:
+        \"\"\"A scale.\"\"\"
+
+        def of(self, price: float) -> float:
+            \"\"\"The log of a price.\"\"\"
+            # Prices are positive.
+            return log(price, BASE)
+"""
+
+
+def version_of(name: str, content: str, folder: Path) -> str:
+    """The version of a package with this file, as a process sees it that has not seen another one."""
+    with pytest.MonkeyPatch.context() as patch:
+        package = Path(tempfile.mkdtemp(dir=folder)) / "pack"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        (package / name).write_text(textwrap.dedent(content))
+        patch.syspath_prepend(str(package.parent))
+        code_version.cache_clear()
+        return code_version("pack")
+
+
+@pytest.mark.parametrize(
+    ("former", "new"),
+    [
+        ("Prices in logs.", "Prices on a log scale.\n\n    Base ten."),
+        ("Of the logs.", "Base of the logarithms."),
+        ("A scale.", "Turns prices into logs."),
+        ("The log of a price.", "Return the logarithm of a price."),
+        ("# Prices are positive.\n", "\n"),
+        ("BASE = 10", "BASE = 10  # decimal"),
+        ("\n    BASE", "\n\n\n    BASE"),
+        ("log(price, BASE)", "log(\n                price,\n                BASE,\n            )"),
+    ],
+)
+def test_prose_and_layout_of_the_code_leave_its_version(former: str, new: str, tmp_path: Path) -> None:
+    assert former in CODE
+    changed = version_of("scale.py", CODE.replace(former, new, 1), tmp_path)
+    assert changed == version_of("scale.py", CODE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("former", "new"),
+    [
+        ("BASE = 10", "BASE = 11"),
+        ("BASE = 10", "BASE = 10.0"),
+        ("log(price, BASE)", "log(BASE, price)"),
+        ("log(price, BASE)", "+log(price, BASE)"),
+        ("return log", "yield log"),
+        ("price: float)", "price: float = 1.0)"),
+        ("class Scale", "class Scales"),
+        ("log(price, BASE)", "(log(price), BASE)"),
+    ],
+)
+def test_every_expression_of_the_code_changes_its_version(former: str, new: str, tmp_path: Path) -> None:
+    assert former in CODE
+    changed = version_of("scale.py", CODE.replace(former, new, 1), tmp_path)
+    assert changed != version_of("scale.py", CODE, tmp_path)
+
+
+def test_every_character_of_a_template_counts(tmp_path: Path) -> None:
+    comments = ("{# prose #}", "{# other prose #}", "{# prose #}")
+    one, other, same = (version_of("report.j2", comment, tmp_path) for comment in comments)
+    assert one == same != other
 
 
 def test_the_environment_names_home_and_shared_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
