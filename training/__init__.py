@@ -1,1 +1,1 @@
-"""Three training stages over one language model: GRPO, rejection sampling with SFT, GRPO again."""
+"""Training of one adapter over a language model: GRPO, rejection sampling and SFT, then GRPO again."""

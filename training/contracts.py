@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tickerforge.features.prompts import Chat
 
+METRICS_FILE = "metrics.jsonl"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -42,7 +44,7 @@ class StageResult:
     @property
     def metrics_path(self) -> Path:
         """One JSON object a line, one line a logged step."""
-        return self.out_dir / "metrics.jsonl"
+        return self.out_dir / METRICS_FILE
 
 
 @dataclass(frozen=True)

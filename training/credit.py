@@ -1,18 +1,18 @@
-"""Which token is credited with what: each value's own error on its own tokens, instead of one score on all of them.
+"""Credit assignment for GRPO: each value's error goes to the tokens of that value, instead of one score to all tokens.
 
-A GRPO answer is ten forecasts. One score for the whole answer tells no value from its neighbours: nine good ones pay
-for a bad one, and the noise of all ten lies on every token. Here a value is compared with the group's values of the
-same session and the difference is credited to the tokens that write it. The other tokens (tags, thoughts, commas) get
-the mean over the sessions, since they serve all of them.
+An answer is ten forecasts. One score for the whole answer does not distinguish a value from its neighbours: nine good
+values pay for a bad one, and every token gets the noise of all ten. Here a value is compared with the group's values
+for the same session, and the difference is credited to the tokens that write it. The other tokens (tags, thoughts,
+commas) get the mean over the sessions, because they serve all of them.
 
-The answers to a window come in two halves, each drawn as evenly as an answer distributed by the model allows
-(`training.backends.sampling.in_halves`). What an answer is compared with is the other half, on which it does not
-depend: the gradient is then that of the expected score, however even the draws within a half are, and their chance,
-which is most of the noise of a policy gradient, largely cancels.
+The answers to a window come in two halves, and the draws within a half are spread as evenly as possible
+(`training.backends.sampling.in_halves`). An answer is compared with the other half only, because it is independent of
+that. The gradient is then the gradient of the expected score, however even the draws are, and sampling noise, which is
+most of the noise of a policy gradient, largely cancels.
 
-A value also conditions the values after it. Each is therefore credited with the sessions that follow too, discounted
-by `DISCOUNT` a session: without that, a value is not told that it starts a path; with all of it, the noise of nine
-other errors lies on it again.
+A value also conditions the values after it. It is therefore also credited with the later sessions, discounted by
+`DISCOUNT` per session. Without them, a value does not learn that it starts a path; without the discount, it gets the
+noise of nine other errors again.
 """
 
 import re
@@ -21,35 +21,40 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
 SMALLEST_SPREAD = 1e-4
+"""Added to the spread that divides the advantages."""
 DISCOUNT = 0.5
 
 
-def advantages(scores: Floats, answer_scores: Floats, *, scale: str, apart: Floats | None = None) -> Floats:
-    """Advantages of values and of the tokens around them, each against the other half of the group.
+def advantages(
+    scores: NDArray[np.float64],
+    answer_scores: NDArray[np.float64],
+    *,
+    scale: str,
+    apart: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Compute the advantages of values, and of the tokens around them, against the other half of the group.
 
     Args:
-        scores: Score of each value, shape `(groups, answers, horizon)`; NaN throughout an invalid answer.
-        answer_scores: What an answer is worth as a whole (format, or the penalty of an invalid one), in the same scale,
+        scores: Score of each value, shape `(groups, answers, horizon)`; NaN in all sessions of an invalid answer.
+        answer_scores: Score of each answer as a whole (format, or the penalty of an invalid answer), on the same scale,
             shape `(groups, answers)`.
-        scale: What the advantages are divided by: `none`, `group` (the root mean square of the group's), or `batch` (of
-            all).
-        apart: Distances that the score rewards, shape `(groups, answers, answers, horizon)`, see
+        scale: What the advantages are divided by: `none`, `group` (root mean square over the group), or `batch` (over
+            all groups).
+        apart: Distances that the score rewards, shape `(groups, answers, answers, horizon)`; see
             `training.rewards.session_distances`.
 
     Returns:
-        Shape `(groups, answers, horizon + 1)`: the sessions', then that of all other tokens, which is the mean over
-        sessions. All tokens of an invalid answer get the whole answer's.
+        Shape `(groups, answers, horizon + 1)`: one per session, and last that of all other tokens, the mean over
+        sessions. All tokens of an invalid answer get that of the whole answer.
     """
     valid = np.isfinite(scores)
     halves = half_of(scores.shape[1])
     other = (halves[:, None] != halves[None, :])[None, :, :, None] & valid[:, None]
     compared = scores - _mean(scores[:, None], other)
     if apart is not None:
-        # Of the other half's answers among themselves: what one of them would have been worth.
+        # Mean distance within the other half: what an answer of that half would have earned.
         pairs = other[:, :, :, None] & other[:, :, None] & ~np.eye(len(halves), dtype=bool)[None, None, :, :, None]
         compared = compared + _mean(apart, other) - _mean(apart[:, None], pairs, axis=(2, 3))
     centred = _ahead(np.where(valid & other.any(axis=2), compared, 0.0))
@@ -64,12 +69,12 @@ def advantages(scores: Floats, answer_scores: Floats, *, scale: str, apart: Floa
 
 
 def half_of(answers: int) -> NDArray[np.int64]:
-    """Which half each of the answers to a window belongs to, 0 or 1; the second one is the larger of an odd number."""
+    """Return the half of each answer to a window, 0 or 1; with an odd number, the second half is larger."""
     return (np.arange(answers) >= answers // 2).astype(np.int64)
 
 
-def _ahead(centred: Floats) -> Floats:
-    """Means over each session and those after it, weighted by powers of `DISCOUNT`."""
+def _ahead(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average each session with those after it, weighted by powers of `DISCOUNT`."""
     found, total, weight = np.empty_like(centred), np.zeros(centred.shape[:2]), 0.0
     for session in reversed(range(centred.shape[2])):
         total, weight = centred[..., session] + DISCOUNT * total, 1.0 + DISCOUNT * weight
@@ -77,22 +82,24 @@ def _ahead(centred: Floats) -> Floats:
     return found
 
 
-def _mean(values: Floats, counted: NDArray[np.bool_], *, axis: int | tuple[int, ...] = 2) -> Floats:
-    """Mean of the values that count; 0 where none does."""
+def _mean(
+    values: NDArray[np.float64], counted: NDArray[np.bool_], *, axis: int | tuple[int, ...] = 2
+) -> NDArray[np.float64]:
+    """Average the values that count; 0 if none does."""
     total = np.where(counted, values, 0.0).sum(axis=axis)
     return np.asarray(total / np.maximum(counted.sum(axis=axis), 1))
 
 
 def tokens_of_values(pieces: Sequence[str], *, horizon: int) -> list[list[int]]:
-    """Which tokens write which value.
+    """Find the tokens that write each value.
 
     Args:
         pieces: The text of each token of a valid answer, in order.
-        horizon: Values in an answer.
+        horizon: Values per answer.
 
     Returns:
-        For each value the positions of the tokens that hold a part of its number; a token that holds parts of two
-        numbers counts for the first. Empty where the answer has no such list of numbers.
+        For each value, the positions of the tokens that contain part of its number; a token with parts of two numbers
+        belongs to the first. Empty if the answer has no such list of numbers.
     """
     ends = np.cumsum([len(piece) for piece in pieces])
     text = "".join(pieces)

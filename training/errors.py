@@ -1,24 +1,24 @@
 """Errors of the training package.
 
 TrainingError (RuntimeError)
-├── TrainingDiverged      a run whose valid rate or reward collapsed, or that came to no number, was stopped
-├── BackendUnavailable    the backend asked for cannot run on this machine; says what is missing
+├── TrainingDiverged      a run was stopped: its valid rate or reward collapsed, or a value was NaN or infinite
+├── BackendUnavailable    the requested backend cannot run on this machine; says what is missing
 ├── BaseModelError        the base model cannot be found, built or used as configured
-├── AdapterError          a folder that should hold a LoRA adapter cannot be read as one
-└── NoAcceptedAnswers     rejection sampling found no answer fit to train on
+├── AdapterError          a folder that should hold a LoRA adapter cannot be read
+└── NoAcceptedAnswers     rejection sampling accepted no answer
 """
 
 from pathlib import Path
 
 
 class TrainingError(RuntimeError):
-    """Any fault while training, sampling or loading a model."""
+    """Any error while training, sampling or loading a model."""
 
 
 class TrainingDiverged(TrainingError):
-    """A run stopped because it was getting worse; `last_good` is the newest checkpoint from before that.
+    """A run was stopped because it collapsed; `last_good` is the newest checkpoint from before that.
 
-    That folder is a PEFT adapter that later stages can start from; it stays where it is until the stage succeeds.
+    That folder is a PEFT adapter from which later stages can start. It is kept until the stage succeeds.
     """
 
     def __init__(self, message: str, *, last_good: Path | None) -> None:
@@ -34,7 +34,7 @@ def _rebuild_diverged(message: str, last_good: Path | None) -> TrainingDiverged:
 
 
 class BackendUnavailable(TrainingError):
-    """The backend asked for cannot run here."""
+    """The requested backend cannot run here."""
 
 
 class BaseModelError(TrainingError):
@@ -42,8 +42,8 @@ class BaseModelError(TrainingError):
 
 
 class AdapterError(TrainingError):
-    """A LoRA adapter that is missing, unreadable or made for another base model."""
+    """A LoRA adapter is missing, unreadable, or made for another base model."""
 
 
 class NoAcceptedAnswers(TrainingError):
-    """Rejection sampling accepted nothing: there is nothing to fine-tune on."""
+    """Rejection sampling accepted no answer, so there is nothing to fine-tune on."""

@@ -1,4 +1,4 @@
-"""Windows to training examples: the prompt a model sees and the target in the units it writes."""
+"""Training examples made from windows: the prompt, and the target in the units that the model writes."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -13,19 +13,19 @@ from tickerforge.training.contracts import Example
 
 
 def window_id(row: Mapping[str, Any]) -> str:
-    """A window's name: ticker and origin, as `AAPL:2016-03-01`."""
+    """Return a window's name: ticker and origin, for example `AAPL:2016-03-01`."""
     return f"{row['ticker']}:{pd.Timestamp(row['origin']).date()}"
 
 
 def build_examples(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Example]:
-    """Examples of the given windows, in the frame's order.
+    """Make one example per window, in the order of the frame.
 
     Args:
         windows: Rows of the windows frame, with targets in USD.
         config: Units and prompt style.
 
     Returns:
-        One example a row; targets in model units, or z-scores of the train split with `units="train_standard"`.
+        Examples with targets in model units, or with `units="train_standard"` in z-scores of the train split.
     """
     examples = []
     prompts = render_all(windows, config=config)
@@ -51,9 +51,9 @@ def build_examples(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Exam
 
 
 def unit_of_sigma(windows: pd.DataFrame, *, config: FeatureConfig) -> float:
-    """What one daily standard deviation measures in the units of the targets.
+    """Return the size of one daily standard deviation in the units of the targets.
 
-    10 in model units; with `units="train_standard"` the median over windows of ``σ · p_origin / train_std``.
+    This is 10 in model units; with `units="train_standard"`, the median of ``σ · p_origin / train_std`` over windows.
     """
     if config.units == "sigma":
         return UNITS_PER_SIGMA

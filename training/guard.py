@@ -1,4 +1,4 @@
-"""When a run counts as collapsed: the rule, apart from any trainer."""
+"""The rule that says when a training run has collapsed; it knows no trainer."""
 
 from collections import deque
 
@@ -6,12 +6,14 @@ from tickerforge.training.config import GuardConfig
 
 
 class CollapseGuard:
-    """Watches valid rate and reward step by step; deterministic, so that a resumed run decides as an undisturbed one.
+    """Watches valid rate and reward at every step; a resumed run decides the same as an uninterrupted one.
 
-    A run has collapsed when, over `patience` steps, the mean valid rate is below `min_valid_rate` after it had once
-    reached it (a model that does not know the format yet may still learn it), no answer at all is valid (so that all
-    score alike, and nothing can be learned), or the mean reward has fallen by more than `max_reward_drop` below the
-    best such mean seen so far.
+    A run has collapsed when one of these holds over `patience` steps:
+
+    * The mean valid rate is below `min_valid_rate` and was above it before. (A model that does not know the format yet
+      may still learn it.)
+    * No answer is valid. (All answers then score alike, and nothing can be learned.)
+    * The mean reward is more than `max_reward_drop` below the best such mean so far.
     """
 
     def __init__(self, config: GuardConfig) -> None:
@@ -23,14 +25,14 @@ class CollapseGuard:
 
     @property
     def bad_steps(self) -> int:
-        """Steps since the first of the last `patience` that was, alone, as bad as a collapse; itself included."""
+        """Number of steps from the first bad one (by itself as bad as a collapse) of the last `patience` until now."""
         for age, (reward, valid) in enumerate(zip(self._reward, self._valid, strict=True)):
             if self._is_bad(reward=reward, valid_rate=valid):
                 return len(self._reward) - age
         return 0
 
     def observe(self, *, reward: float, valid_rate: float) -> str | None:
-        """Take in one step; returns the reason in words once the run has collapsed, else `None`."""
+        """Add one step, and return the reason in words if the run has collapsed, else `None`."""
         self._reward.append(reward)
         self._valid.append(valid_rate)
         valid = sum(self._valid) / len(self._valid)
@@ -44,9 +46,9 @@ class CollapseGuard:
             return None
         if valid == 0 and not self._was_valid:
             return (
-                f"no answer was valid {over}, so that there is nothing to learn from; a base model that follows "
-                "instructions, a longer training.sampling.max_tokens or a stage before this one that keeps the format "
-                "may help"
+                f"no answer was valid {over}, so there is nothing to learn from; a base model that follows "
+                "instructions, a larger training.sampling.max_tokens, or an earlier stage that keeps the format may "
+                "help"
             )
         if self._was_valid and valid < self._config.min_valid_rate:
             return f"only {valid:.0%} of the answers were valid {over} (least: {self._config.min_valid_rate:.0%})"

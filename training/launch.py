@@ -27,7 +27,7 @@ from tickerforge.features.stages import SFT
 from tickerforge.training import errors
 from tickerforge.training.backends import Backend, gpu_names, named, release_models
 from tickerforge.training.backends.base import TrainingJob
-from tickerforge.training.backends.loading import check_adapter
+from tickerforge.training.backends.loading import check_adapter_files
 from tickerforge.training.config import LaunchConfig, TrainingConfig
 from tickerforge.training.contracts import Example, Progress
 from tickerforge.training.errors import BackendUnavailable, TrainingDiverged, TrainingError
@@ -64,7 +64,7 @@ def train(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: Trai
     release_models()
     if job.adapter is not None:
         # Before the trainers are imported, which takes many times as long.
-        check_adapter(job.adapter)
+        check_adapter_files(job.adapter)
     launch = job.config.launch
     if backend.name == "unsloth" or launch.isolate or launch.processes > 1:
         return _train_in_processes(backend.name, data, job=job)

@@ -1,15 +1,14 @@
-"""Choosing the answers worth fine-tuning on, by one of four rules.
+"""Selection of the answers to fine-tune on, by one of four rules.
 
-* ``best_of_n``: the best answers within a window, then windows by quota per stretch of time. Elicits answers that come
-  nearer to what happened than the model's usual ones, in every regime.
-* ``published``, for comparison: one answer a window, the first valid one; the windows are kept in the order of that
-  answer's mean squared error, the lowest first, until as many are kept as have an answer that beats persistence (or
-  reaches `min_skill`). Bins of equal width over the errors, kept bin by bin, come to the same. A window in which the
-  price hardly moves has a low error whatever is answered: this selects calm windows rather than good answers, and
-  elicits forecasts that hardly move.
-* ``none``, the control: the first valid answer of every window. Elicits what the model does already.
-* ``truth``, the other control: what really happened, and nothing is drawn. Supervised learning, which the stages before
-  and after must justify themselves against.
+* ``best_of_n``: the best answers of each window, then windows by a quota per time bucket. Teaches answers that are
+  closer to what happened than the model's usual ones, in every market regime.
+* ``published``, for comparison: the first valid answer of each window. Windows are kept in the order of that answer's
+  mean squared error, lowest first, until as many are kept as have an answer that beats persistence (or reaches
+  `min_skill`). Bins of equal width over the errors, kept bin by bin, give the same. If the price hardly moves, every
+  answer has a low error: this rule selects calm windows, not good answers, and teaches forecasts that hardly move.
+* ``none``, a control: the first valid answer of every window. Teaches what the model does already.
+* ``truth``, another control: the actual prices, with no sampling. This is supervised learning, the yardstick for the
+  stages before and after.
 """
 
 import json
@@ -23,24 +22,24 @@ from tickerforge.features.prompts import parse, render_answer
 from tickerforge.training.config import RejectionConfig
 from tickerforge.training.contracts import Example
 
-COLUMNS = ("window_id", "ticker", "origin", "prompt", "answer", "skill", "rank", "bucket")
+ACCEPTED_COLUMNS = ("window_id", "ticker", "origin", "prompt", "answer", "skill", "rank", "bucket")
 
 
 def spread_evenly(count: int, *, at_most: int) -> list[int]:
-    """At most `at_most` of the indices 0 ... count-1, evenly spread, first and last included."""
+    """Choose at most `at_most` of the indices 0 ... count-1, evenly spread, with the first and the last."""
     if count <= at_most:
         return list(range(count))
     return sorted({int(index) for index in np.linspace(0, count - 1, at_most).round()})
 
 
 def answer_skill(values: Sequence[float], target: Sequence[float], *, last_close: float = 0.0) -> float:
-    """Skill of one answer against persistence in its own window: ``1 - Σ eₕ²/h / Σ mₕ²/h``; at most 1.
+    """Compute the skill of one answer against persistence in its window: ``1 - (Σ eₕ²/h) / (Σ mₕ²/h)``; at most 1.
 
-    e is the error and m the move h sessions ahead, whose variance on a random walk grows with h: divided by it, the
-    later sessions do not drown the earlier ones. The best of N answers then lies nearer what happened at every session,
-    as though more had been drawn, and holds less of what the model believes already.
+    e is the error and m the move, h sessions ahead. On a random walk their variance grows with h; divided by h, the
+    later sessions do not outweigh the earlier ones. The best of N answers is then closer to the actual prices in every
+    session, as if more answers had been drawn, and repeats less of what the model believes already.
 
-    In a window whose price never moved the divisor is 0: the skill is then 1 for a perfect answer and -inf for any
+    If the price never moved in a window, the divisor is 0: the skill is then 1 for a perfect answer and -inf for any
     other.
     """
     naive = scaled_error([last_close] * len(target), target)
@@ -51,49 +50,49 @@ def answer_skill(values: Sequence[float], target: Sequence[float], *, last_close
 
 
 def scaled_error(values: Sequence[float], target: Sequence[float]) -> float:
-    """``Σ eₕ²/h``, e the error h sessions ahead."""
+    """Compute ``Σ eₕ²/h`` with e the error h sessions ahead (units of the target, squared)."""
     ahead = np.arange(1, len(target) + 1)
     return float(np.sum((np.asarray(values, float) - np.asarray(target, float)) ** 2 / ahead))
 
 
 def true_answers(examples: Sequence[Example], *, decimals: int = 0) -> list[list[str]]:
-    """For each window what really happened, as the one answer drawn."""
+    """Return the actual prices of each window, as its only answer."""
     return [[render_answer(example.target, decimals=decimals)] for example in examples]
 
 
 def select_answers(
     examples: Sequence[Example], answers: Sequence[Sequence[str]], *, config: RejectionConfig, decimals: int = 0
 ) -> pd.DataFrame:
-    """The accepted answers, in time order.
+    """Select the accepted answers, in order of time.
 
-    With ``best_of_n`` the valid answers of a window are ranked by skill against persistence and the best `config.keep`
-    stay, or where `config.min_skill` is given those of them that reach it. The windows are then cut into
-    `config.buckets` stretches of equal length in time, and each stretch may keep at most its quota of windows, the mean
-    number of accepted windows per stretch that has any, rounded up: the best first where a skill is asked for, else
-    some that are evenly spread, for no window may be preferred for what happened in it. So no regime crowds out the
-    others. The other rules, which know neither `keep` nor `min_skill`, are described at the top of this module.
+    With ``best_of_n``, the valid answers of a window are ranked by skill against persistence. The best `config.keep`
+    stay, if they reach `config.min_skill` (when it is set). Then the windows are cut into `config.buckets` time buckets
+    of equal length, and each keeps at most its quota of windows: the mean number of accepted windows per bucket that
+    has any, rounded up. If `min_skill` is set, these are the best windows. If not, they are evenly spread, because no
+    window may be preferred for what happened in it. So no market regime crowds out the others. The other rules, which
+    ignore `keep` and (but for ``published``) `min_skill`, are described at the top of this module.
 
     Args:
-        examples: Train windows; nothing of validation or test may be among them.
-        answers: For each example the texts drawn for it.
-        config: Rule, best of N, least skill, number of buckets.
+        examples: Train windows; windows of validation or test must not be among them.
+        answers: For each example, the texts sampled for it.
+        config: Rule, answers to keep, lowest skill, number of buckets.
         decimals: Decimals of a rewritten answer (0 in model units).
 
     Returns:
-        One row an accepted answer with the columns `COLUMNS`; `prompt` is JSON, `answer` is rewritten in the one
+        One row per accepted answer, with the columns `ACCEPTED_COLUMNS`: `prompt` is JSON, `answer` is rewritten in
         canonical form (values as parsed, `think` as written), `rank` is 0 for the best of its window, `bucket` is the
-        stretch of time.
+        number of the time bucket.
     """
     if config.rule == "best_of_n":
         best = _best_of_n(examples, answers, config=config, decimals=decimals)
-        return _within_quota(best, best_first=config.min_skill is not None)[list(COLUMNS)]
+        return _within_quota(best, best_first=config.min_skill is not None)[list(ACCEPTED_COLUMNS)]
     first = _first_valid(examples, answers, config=config, decimals=decimals)
     if config.rule == "published":
         asked = 0.0 if config.min_skill is None else config.min_skill
         best = _best_of_n(examples, answers, config=config, decimals=decimals)
         beating = best.loc[best["skill"] >= asked, "window_id"].nunique()
         first = first.sort_values(["error", "window_id"]).head(beating).sort_values("position", ignore_index=True)
-    return first[list(COLUMNS)]
+    return first[list(ACCEPTED_COLUMNS)]
 
 
 def _best_of_n(
@@ -102,7 +101,7 @@ def _best_of_n(
     rows = []
     for position, (example, texts) in enumerate(zip(examples, answers, strict=True)):
         scored: dict[tuple[float, ...], tuple[float, str]] = {}
-        # Sorted, so that of answers alike but for their thoughts the same one stays, whichever was drawn first.
+        # Sorted: of answers that differ only in their thoughts, the same one stays, whichever was drawn first.
         for text in sorted(texts):
             values = parse(text, horizon=len(example.target))
             if values is None or values in scored:
@@ -146,7 +145,7 @@ def _row(example: Example, text: str, values: Sequence[float], *, decimals: int)
 
 def _frame(rows: Sequence[dict[str, Any]], *, count: int, buckets: int) -> pd.DataFrame:
     if not rows:
-        return pd.DataFrame(columns=[*COLUMNS, "position", "error"])
+        return pd.DataFrame(columns=[*ACCEPTED_COLUMNS, "position", "error"])
     frame = pd.DataFrame(rows)
     frame["bucket"] = (frame["position"] * buckets // count).astype(int)
     return frame

@@ -1,12 +1,12 @@
-"""What GRPO rewards: accuracy, a small financial term, and a valid format.
+"""The rewards of GRPO: accuracy, a small financial term, and a valid format.
 
-Deviation from the textbook: GRPO centres rewards within each group of answers to one window, so anything constant
-within a window ("skill against persistence") would cancel; the accuracy term is therefore the loss itself. An invalid
-answer scores below every valid one, or a policy learns to answer nothing.
+GRPO centres rewards within each group of answers to one window, so anything constant within a window (such as the
+score of persistence in a skill) would cancel. The accuracy term is therefore the loss itself. An invalid answer scores
+below every valid one; otherwise a policy learns to give no answer.
 
-All losses are in multiples of what persistence expects on a random walk, so that rewards of different windows compare.
-With model units (10 = one daily standard deviation σ) the squared error expected of persistence at session h is 100·h;
-over a horizon of H sessions its mean is 50·(H + 1), which is 550 for H = 10.
+All losses are multiples of persistence's expected loss on a random walk, so rewards of different windows compare. In
+model units (10 = one daily standard deviation σ), persistence's expected squared error at session h is 100·h. Its mean
+over a horizon of H sessions is 50·(H + 1), which is 550 for H = 10.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,11 @@ Completion = str | list[dict[str, str]]
 INVALID_MARGIN = 1.0
 HUBER_DELTA = 1.0
 LARGEST_MOVE = 2.0
+"""Clip of the move in the financial term, in standard deviations of a move over the horizon."""
 
 
 class RewardTerm(Protocol):
-    """One term: a score per answer, called by TRL with the dataset's columns as keywords."""
+    """One term of the reward, which TRL calls with the dataset's columns as keywords."""
 
     def __call__(
         self,
@@ -37,41 +38,41 @@ class RewardTerm(Protocol):
         last_close: Sequence[float],
         **_: Any,
     ) -> list[float]:
-        """Score each completion against target and last close of its window."""
+        """Score each completion against the target and the last close of its window."""
         ...
 
 
 def completion_text(completion: Completion) -> str:
-    """The text of an answer, given as TRL gives it: a string, or a chat of one message."""
+    """Return the text of an answer from TRL, which is a string or a chat of one message."""
     return completion if isinstance(completion, str) else completion[0]["content"]
 
 
 def expected_square(horizon: int, *, unit: float = UNITS_PER_SIGMA) -> float:
-    """Mean squared error that persistence expects on a random walk: ``unit² · (horizon + 1) / 2`` (model units²)."""
+    """Return persistence's expected MSE on a random walk: ``unit² · (horizon + 1) / 2`` (model units²)."""
     return unit**2 * (horizon + 1) / 2
 
 
 def accuracy(
     forecast: NDArray[np.float64], target: NDArray[np.float64], *, kind: str, clip: float, unit: float
 ) -> float:
-    """Accuracy of one valid answer; higher is better, the greatest value is reached by a perfect forecast.
+    """Compute the accuracy of one valid answer; higher is better, and a perfect forecast gets the highest value.
 
-    * ``mse``: ``-min(MSE / E, clip)`` with E = `expected_square`; range [-clip, 0]. Elicits the conditional mean, but
-      for the clipped tail. Example: target all 10, forecast all 0, H = 10: -100/550 = -0.18.
-    * ``bounded_skill``: ``(MSE₀ - MSE) / (MSE₀ + MSE)``, MSE₀ that of persistence in this window; range [-1, 1]. Not a
-      proper score: its optimum lies nearer persistence than the conditional mean does.
+    * ``mse``: ``-min(MSE / E, clip)`` with E = `expected_square`; range [-clip, 0]. Elicits the conditional mean,
+      except for the clipped tail. Example: target all 10, forecast all 0, H = 10: -100/550 = -0.18.
+    * ``bounded_skill``: ``(MSE₀ - MSE) / (MSE₀ + MSE)`` with MSE₀ that of persistence in this window; range [-1, 1].
+      Not a proper score: its optimum is closer to persistence than the conditional mean is.
     * ``huber``: mean over sessions of ``-min(ρ(e / √E), clip)`` with ρ quadratic up to δ = 1, linear beyond;
       range [-clip, 0]. Elicits something between mean and median.
-    * ``crps``: ``-mean(min(|e| / (unit √h), clip))``, the part of the score that an answer has without its group, for
-      the log; what is trained on is `session_scores`.
-    * ``published``: ``5 / (1 + 10 · MSE / E)``; range (0, 5]. Elicits near-certain hits: flat where the error is large.
+    * ``crps``: ``-mean(min(|e| / (unit √h), clip))``, the part of the score that does not depend on the group. Only
+      for the log: training uses `session_scores`.
+    * ``published``: ``5 / (1 + 10 · MSE / E)``; range (0, 5]. Elicits near-certain hits: it is flat for large errors.
 
     Args:
-        forecast: Values written, less the last close, shape `(horizon,)`.
-        target: Values realised, less the last close, same units and shape.
-        kind: Which formula.
+        forecast: Forecast values minus the last close, shape `(horizon,)`.
+        target: Actual values minus the last close, same units and shape.
+        kind: The formula.
         clip: Largest loss.
-        unit: What one daily standard deviation measures in these units.
+        unit: Size of one daily standard deviation in these units.
     """
     error = forecast - target
     scale = expected_square(len(target), unit=unit)
@@ -94,23 +95,25 @@ def accuracy(
 def session_scores(
     values: NDArray[np.float64], targets: NDArray[np.float64], *, kind: str, clip: float, unit: float
 ) -> NDArray[np.float64]:
-    """Accuracy of each value of some answers by itself; higher is better.
+    """Compute the accuracy of each single value of some answers; higher is better.
 
-    Errors are in multiples of what persistence expects at that session, ``unit · √h``: every session teaches alike.
+    Errors e are divided by the standard deviation of the move at that session, ``unit · √h``, so that every session
+    counts the same.
 
-    * ``mse``: ``-min(e², clip)``. Elicits the conditional mean, written with certainty.
+    * ``mse``: ``-min(e², clip)``. Elicits the conditional mean in every answer, without spread.
     * ``huber``: ``-min(ρ(e), clip)`` as in `accuracy`.
-    * ``crps``: ``-min(|e|, clip)``; what the spread of the answers is worth comes from `session_distances`.
+    * ``crps``: ``-min(|e|, clip)``; the value of the answers' spread comes from `session_distances`.
 
     Args:
-        values: Forecasts less the last close, shape `(groups, answers, horizon)`; NaN throughout an invalid answer.
-        targets: Realised values less the last close, same units, shape `(groups, horizon)`.
-        kind: Which formula.
+        values: Forecasts minus the last close, shape `(groups, answers, horizon)`; NaN in all sessions of an invalid
+            answer.
+        targets: Actual values minus the last close, same units, shape `(groups, horizon)`.
+        kind: The formula.
         clip: Largest loss of one session.
-        unit: What one daily standard deviation measures in these units.
+        unit: Size of one daily standard deviation in these units.
 
     Returns:
-        Shape of `values`, NaN where they are.
+        Same shape as `values`, with NaN for NaN.
     """
     errors = np.abs(values - targets[:, None, :]) / _session_scale(values.shape[-1], unit=unit)
     match kind:
@@ -124,12 +127,12 @@ def session_scores(
 
 
 def session_distances(values: NDArray[np.float64], *, clip: float, unit: float) -> NDArray[np.float64]:
-    """How far apart the values of a group's answers are, ``min(|x - x'| / (unit √h), clip)``.
+    """Compute the distances between the values of a group's answers, ``min(|x - x'| / (unit √h), clip)``.
 
-    The continuous ranked probability score ``E|X - y| - ½ E|X - X'|`` is proper: it elicits the whole predictive
-    distribution, medians and bands, and answers that all agree are not rewarded for it. X' being drawn as X is, its
-    policy gradient is that of ``|x - y| - E|x - X'|`` with X' held fixed: an answer's error, less its mean distance
-    from answers that do not depend on it. (Gneiting and Raftery 2007, "Strictly Proper Scoring Rules, Prediction, and
+    The continuous ranked probability score (CRPS) ``E|X - y| - ½ E|X - X'|`` is proper: it elicits the whole predictive
+    distribution, medians and bands, and does not reward answers for agreeing. X and X' have the same distribution, so
+    its policy gradient is that of ``|x - y| - E|x - X'|`` with X' fixed: an answer's error minus its mean distance from
+    answers that are independent of it. (Gneiting and Raftery 2007, "Strictly Proper Scoring Rules, Prediction, and
     Estimation", eq. 21.)
 
     Args:
@@ -138,7 +141,7 @@ def session_distances(values: NDArray[np.float64], *, clip: float, unit: float) 
         unit: As in `session_scores`.
 
     Returns:
-        Shape `(groups, answers, answers, horizon)`, NaN where either answer is invalid.
+        Shape `(groups, answers, answers, horizon)`; NaN if either answer is invalid.
     """
     apart = np.abs(values[:, :, None, :] - values[:, None, :, :])
     return np.asarray(np.minimum(apart / _session_scale(values.shape[-1], unit=unit), clip))
@@ -153,18 +156,18 @@ def _huber(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def worst_accuracy(kind: str, *, clip: float) -> float:
-    """The lowest value that `accuracy` can take for a valid answer."""
+    """Return the lowest value that `accuracy` can give for a valid answer."""
     return {"mse": -clip, "huber": -clip, "crps": -clip, "bounded_skill": -1.0, "published": 0.0}[kind]
 
 
 def invalid_score(kind: str, *, clip: float) -> float:
-    """The accuracy of an invalid answer: one margin below the worst of a valid one."""
+    """Return the accuracy of an invalid answer: one margin below the worst of a valid one."""
     return worst_accuracy(kind, clip=clip) - INVALID_MARGIN
 
 
 @dataclass(frozen=True)
 class AccuracyReward:
-    """The accuracy of a valid answer; one margin below the worst valid score for an invalid one."""
+    """Accuracy of a valid answer; an invalid one gets one margin below the worst valid score."""
 
     kind: str
     clip: float
@@ -196,10 +199,10 @@ class AccuracyReward:
 
 @dataclass(frozen=True)
 class FinancialReward:
-    """``sign(forecast move) · realised move / (σ √H)``, clipped to ±2 and halved: range [-1, 1]; -1 if invalid.
+    """``sign(forecast move) · actual move / (σ √H)``, clipped to ±2 and halved: range [-1, 1]; -1 if invalid.
 
-    The move is that of the last session of the horizon. A flat forecast scores 0. Example: forecast up, price rises by
-    two standard deviations of an H-session move: +1.
+    The moves are those at the last session of the horizon. A flat forecast scores 0. Example: forecast up, and the
+    price rises by two standard deviations of an H-session move: +1.
     """
 
     horizon: int
@@ -213,7 +216,7 @@ class FinancialReward:
         last_close: Sequence[float],
         **_: Any,
     ) -> list[float]:
-        """Score each completion against the realised move."""
+        """Score each completion against the actual move."""
         scores = []
         for completion, truth, start in zip(completions, target, last_close, strict=True):
             values = parse(completion_text(completion), horizon=self.horizon)
@@ -228,24 +231,24 @@ class FinancialReward:
 
 @dataclass(frozen=True)
 class FormatReward:
-    """1 for an answer that parses, 0 for one that does not; its mean is the valid rate."""
+    """1 for a valid answer, 0 for an invalid one; its mean is the valid rate."""
 
     horizon: int
 
     def __call__(self, *, completions: Sequence[Completion], **_: Any) -> list[float]:
-        """Score each completion by whether it parses."""
+        """Score each completion by whether `parse` accepts it."""
         return [
             float(parse(completion_text(completion), horizon=self.horizon) is not None) for completion in completions
         ]
 
 
 def reward_terms(config: RewardConfig, *, horizon: int, unit: float) -> tuple[list[RewardTerm], list[float]]:
-    """The terms and their weights; the reward is the weighted sum.
+    """Return the terms of the reward and their weights; the reward is the weighted sum.
 
     Args:
         config: Kind, clip and weights.
-        horizon: Values in an answer.
-        unit: What one daily standard deviation measures in the units of answers and targets (10 in model units).
+        horizon: Values per answer.
+        unit: Size of one daily standard deviation in the units of answers and targets (10 in model units).
     """
     terms: list[RewardTerm] = [
         AccuracyReward(kind=config.kind, clip=config.clip, horizon=horizon, unit=unit),

@@ -15,7 +15,7 @@ from tickerforge.features.stages import AdapterStage
 from tickerforge.training.backends import Backend, sampler_for, select
 from tickerforge.training.backends.base import SamplingJob, TrainingJob
 from tickerforge.training.config import TrainingConfig
-from tickerforge.training.contracts import Example, OnProgress, Progress, StageResult
+from tickerforge.training.contracts import METRICS_FILE, Example, OnProgress, Progress, StageResult
 from tickerforge.training.errors import NoAcceptedAnswers, TrainingError
 from tickerforge.training.launch import train
 from tickerforge.training.rejection import select_answers, spread_evenly, true_answers
@@ -206,7 +206,7 @@ def _backend(config: TrainingConfig) -> Backend:
 
 
 def _result(job: TrainingJob, summary: dict[str, float], *, seconds: float) -> StageResult:
-    lines = (job.out_dir / "metrics.jsonl").read_text().splitlines()
+    lines = (job.out_dir / METRICS_FILE).read_text().splitlines()
     return StageResult(job.stage, job.out_dir, len(lines), seconds, summary)
 
 

@@ -1,12 +1,13 @@
-"""What makes training learn: one change a row, beside the defaults, on a known market or on real tickers.
+"""What makes training learn: one changed setting per row, compared with the defaults, on a known market or real prices.
 
     .venv/bin/python tests/benchmarks/ablations.py --stage grpo_1st --row defaults --row reward-mse
     .venv/bin/python tests/benchmarks/ablations.py --stage sft --data prices/ --row defaults --row rule-truth
 
-Each row is `tickerforge benchmark markets`, or `tickerforge benchmark stocknet` for a folder of price files, with some
-`--set`, until the stage that the row changes; `--list` prints them. What the same code has trained before comes from
-the store of TICKERFORGE_HOME, so that an interrupted table goes on. Prints a Markdown table: errors over persistence's,
-mean over seeds and deviation, and in how many seeds a row's last stage was better than the defaults'.
+Each row runs `tickerforge benchmark markets`, or `tickerforge benchmark stocknet` for a folder of price files, with
+some `--set`, until the stage that the row changes; `--list` prints the rows. Models that the same code trained before
+come from the store in TICKERFORGE_HOME, so an interrupted table continues. Prints a Markdown table: errors divided by
+persistence's (mean over seeds and standard deviation), and the number of seeds in which a row's last stage was better
+than that of the defaults.
 """
 
 import argparse
@@ -22,14 +23,14 @@ import numpy as np
 
 from tickerforge.evaluation.bench.standings import Standings
 from tickerforge.evaluation.core.contracts import BASE
+from tickerforge.features.stages import ADAPTERS, AdapterStage
 from tickerforge.flows.bench.known_markets import SETTINGS, TINY_SETTINGS
 from tickerforge.flows.bench.markets import MarketRun, mean_and_spread
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.train.steps import ADAPTER_STAGES, AdapterStage
 
 
 def default_of(name: str) -> object:
-    """What `tickerforge run` does where a setting, named by its path, is not given."""
+    """Return the default of `tickerforge run` for a setting, given by its path."""
     found: object = PipelineConfig()
     for part in name.split("."):
         found = getattr(found, part)
@@ -37,20 +38,20 @@ def default_of(name: str) -> object:
 
 
 PIPELINE = [f"{name}={default_of(name)}" for name in SETTINGS | TINY_SETTINGS]
-"""The defaults of `tickerforge run` in the place of the benchmark's own."""
+"""The defaults of `tickerforge run`, which replace those of the benchmark."""
 FOR_THE_GATE = ["evaluation.max_windows=20"]
-"""On a market the gate does not count: models are scored on fresh windows."""
+"""Few windows for the gate: on a market it does not count, because models are scored on fresh windows."""
 OF_EACH_SPLIT = ["evaluation.max_windows=400"]
-"""How many test windows of real tickers are scored."""
+"""Test windows of real prices that are scored."""
 
 
 def first(setting: str, value: object) -> list[str]:
-    """A setting of the first stage."""
+    """Return the assignment of a setting of the first stage."""
     return [f"training.grpo_1st.{setting}={value}"]
 
 
 def third(setting: str, value: object) -> list[str]:
-    """A setting of the third stage."""
+    """Return the assignment of a setting of the third stage."""
     return [f"training.grpo_2nd.{setting}={value}"]
 
 
@@ -99,11 +100,11 @@ ROWS: dict[AdapterStage, dict[str, list[str]]] = {
         "kl-0.1-lr-2e-3": third("learning_rate", 2e-3) + third("kl", 0.1),
     },
 }
-"""By the stage that they change and are shown until."""
+"""Rows by the stage that they change, which is also the last stage of their run."""
 
 
 def measured(*command: str, settings: list[str], output: Path) -> str:
-    """What a benchmark writes as JSON."""
+    """Run a benchmark and return the JSON that it writes."""
     overrides = [part for assignment in settings for part in ("--set", assignment)]
     whole = [
         sys.executable,
@@ -120,7 +121,7 @@ def measured(*command: str, settings: list[str], output: Path) -> str:
 
 
 def on_market(row: str, *, stage: AdapterStage, market: str, seeds: int, folder: Path) -> list[MarketRun]:
-    """What each seed attained."""
+    """Return the run of each seed on a market."""
     path = folder / f"{market}-{stage}-{row}-{seeds}.json"
     command = ("markets", "--market", market, "--seeds", str(seeds), "--until", stage)
     text = measured(*command, settings=PIPELINE + FOR_THE_GATE + ROWS[stage][row], output=path)
@@ -128,7 +129,7 @@ def on_market(row: str, *, stage: AdapterStage, market: str, seeds: int, folder:
 
 
 def market_cells(runs: Sequence[MarketRun], *, beside: Sequence[MarketRun]) -> list[str]:
-    """Error of each model; of the last: share captured, CRPS, coverage, wins; seconds of training."""
+    """Return the cells of a row: error of each model; share captured, CRPS, coverage, wins of the last; seconds."""
     last = [run.attained[-1] for run in runs]
     models = [each.model for each in runs[0].attained]
     errors = [mean_and_spread([run.of(model).mse for run in runs]) for model in models]
@@ -139,7 +140,7 @@ def market_cells(runs: Sequence[MarketRun], *, beside: Sequence[MarketRun]) -> l
 
 
 def on_prices(row: str, *, stage: AdapterStage, data: Path, seeds: int, folder: Path) -> list[Standings]:
-    """Errors by the published protocol of each seed's adapters, trained on all tickers."""
+    """Return the standings by the published protocol of each seed's adapters, trained on all tickers."""
     found = []
     for seed in range(seeds):
         path = folder / f"{data.name}-{stage}-{row}-{seed}.json"
@@ -150,31 +151,31 @@ def on_prices(row: str, *, stage: AdapterStage, data: Path, seeds: int, folder: 
 
 
 def price_cells(found: Sequence[Standings], *, stage: AdapterStage, beside: Sequence[Standings]) -> list[str]:
-    """Error of each model over persistence's on the same windows, and wins."""
+    """Return the cells of a row: error of each model divided by persistence's on the same windows, and wins."""
     errors = [[each.of(model).against_persistence for each in found] for model in models_until(stage)]
     won = wins(*(dict(enumerate(each.of(stage).against_persistence for each in some)) for some in (found, beside)))
     return [*(mean_and_spread(each) for each in errors), won]
 
 
 def models_until(stage: AdapterStage) -> list[str]:
-    """The models that a table shows."""
-    return [BASE, *ADAPTER_STAGES[: ADAPTER_STAGES.index(stage) + 1]]
+    """Return the models that a table shows."""
+    return [BASE, *ADAPTERS[: ADAPTERS.index(stage) + 1]]
 
 
 def wins(errors: Mapping[int, float], others: Mapping[int, float]) -> str:
-    """In how many of the seeds that both have an error is below the defaults'."""
+    """Count, among the seeds that both have, those with a lower error than the defaults."""
     both = errors.keys() & others.keys()
     return f"{sum(errors[seed] < others[seed] for seed in both)} of {len(both)}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", default="grpo_1st", choices=ADAPTER_STAGES, help="what the rows change")
+    parser.add_argument("--stage", default="grpo_1st", choices=ADAPTERS, help="the stage that the rows change")
     parser.add_argument("--market", default="mean-reverting-80")
-    parser.add_argument("--data", type=Path, help="folder of price files, in the place of a market")
+    parser.add_argument("--data", type=Path, help="folder of price files, instead of a market")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--row", action="append", help="repeatable, after the defaults; all without it")
-    parser.add_argument("--output", type=Path, default=Path("ablations"), help="folder of the figures")
+    parser.add_argument("--row", action="append", help="repeatable; the defaults are always first; default: all rows")
+    parser.add_argument("--output", type=Path, default=Path("ablations"), help="folder for the figures")
     parser.add_argument("--list", action="store_true", help="print the rows and what they change")
     chosen = parser.parse_args()
     rows = ROWS[chosen.stage]
@@ -201,7 +202,7 @@ def main() -> None:
         except subprocess.CalledProcessError:
             failed.append(row)
             continue
-        # A seed that the guard stopped is left out, and the log above says so.
+        # A seed that the guard stopped is missing; the log above reports it.
         seeds = "" if len(found) == chosen.seeds else f" ({len(found)} of {chosen.seeds} seeds)"
         print(f"| {row}{seeds} | {' | '.join(cells(found, beside=defaults))} |", flush=True)
     if failed:

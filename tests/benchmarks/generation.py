@@ -1,7 +1,7 @@
-"""Forecasts per CPU-second: ours, against plain `model.generate` on batches of 60 answers, the published manner.
+"""Forecasts per CPU-second of our sampling and of `model.generate` in batches of 60 answers, as published.
 
-Both load the same adapter on the same tiny model and answer the same prompts with as many samples; tokenising, decoding
-and parsing count. Variants take turns, so that what else the machine does hits both.
+Both use the same adapter on the same tiny model, the same prompts and the same number of samples. Tokenising, decoding
+and parsing count. The variants take turns, so other load on the machine affects both.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PUBLISHED_BATCH = 60
 def published(
     base: str, adapter: Path, asked: list[Example], n: int, sampling: SamplingConfig
 ) -> Callable[[], list[str]]:
-    """Every prompt n times, in batches of 60, padded on the left; the adapter is not merged."""
+    """Make a function that samples every prompt n times in batches of 60, padded on the left; no merged adapter."""
     tokenizer = load_tokenizer(base, trust_remote_code=False)
     model = load_base(base, trust_remote_code=False, dtype="float32")
     model = attach_adapter(model, adapter, trainable=False).eval()
@@ -61,7 +61,7 @@ def published(
 
 
 def ours(base: str, adapter: Path, asked: list[Example], n: int, config: TrainingConfig) -> Callable[[], list[str]]:
-    """`TransformersBackend.generate`, as forecasting calls it."""
+    """Make a function that calls `TransformersBackend.generate` as forecasting does."""
 
     def draw() -> list[str]:
         job = SamplingJob(base, adapter, config, answers=n, horizon=FEATURES.horizon, seed=0)
@@ -74,10 +74,10 @@ def ours(base: str, adapter: Path, asked: list[Example], n: int, config: Trainin
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base-model", help="folder of a tiny base model; built anew without it")
-    parser.add_argument("--windows", type=int, default=30, help="forecasts a round (30)")
-    parser.add_argument("--samples", type=int, default=16, help="answers to a forecast (16)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds, each variant once (5)")
+    parser.add_argument("--base-model", help="folder of a tiny base model; default: build one")
+    parser.add_argument("--windows", type=int, default=30, help="forecasts per round (30)")
+    parser.add_argument("--samples", type=int, default=16, help="answers per forecast (16)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds with one turn per variant (5)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

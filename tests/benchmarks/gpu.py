@@ -1,10 +1,10 @@
-"""Throughput of sampling and GRPO on randomly initialised models of real shapes, as rows of a Markdown table.
+"""Throughput of sampling and GRPO on randomly initialised models of real sizes, as rows of a Markdown table.
 
     python tests/benchmarks/gpu.py --shape 7B --backend unsloth            # on a GPU
-    python tests/benchmarks/gpu.py --shape 0.5B --device cpu --layers 2    # does it run at all
+    python tests/benchmarks/gpu.py --shape 0.5B --device cpu --layers 2    # a quick check without a GPU
 
-Weights do not change how long a step takes, so nothing is downloaded. An untrained model hardly ever ends an answer:
-each has `--tokens` tokens, and that is how tokens are counted.
+The values of the weights do not change the duration of a step, so nothing is downloaded. An untrained model hardly ever
+ends an answer: each answer is counted as `--tokens` tokens.
 """
 
 import json
@@ -52,7 +52,7 @@ SHAPES = {
 
 
 def save_model(folder: Path, shape: dict) -> int:
-    """Write a random model of that shape, in bfloat16, with the tiny model's tokenizer filled up to its vocabulary.
+    """Write a random model of a shape in bfloat16, with the tiny model's tokenizer extended to its vocabulary.
 
     Returns:
         Number of parameters.
@@ -77,7 +77,7 @@ def save_model(folder: Path, shape: dict) -> int:
 
 
 def memory_gib() -> float:
-    """Memory in use: of all GPUs that the driver lists, else the peak of this process."""
+    """Return the memory in use (GiB): of all GPUs that the driver lists, or without one the peak of this process."""
     if gpu_name() is None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
@@ -96,7 +96,7 @@ def main(
     micro: int = 8,
     four_bit: bool = True,
 ) -> None:
-    """Print a row; the first one with its table head."""
+    """Measure, and print the row below the head of the table."""
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif gpu_name() is None:

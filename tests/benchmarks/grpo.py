@@ -1,6 +1,6 @@
-"""CPU time of a GRPO step: ours, with its records and checks, against TRL's bare trainer with the same settings.
+"""CPU time per GRPO step: our trainer with its records and checks, and TRL's own trainer with the same settings.
 
-Both train the same model on the same prompts: 8 prompts with 8 answers each a step. They take turns of a few steps.
+Both train the same model on the same prompts, 8 prompts with 8 answers each per step. They take turns of a few steps.
 """
 
 import argparse
@@ -27,28 +27,28 @@ WARM_UP = 2
 
 
 class Clock(TrainerCallback):
-    """Takes down CPU time and time of day after every step."""
+    """Records CPU time and wall-clock time after every step."""
 
     def __init__(self) -> None:
         self.cpu: list[float] = []
         self.wall: list[float] = []
 
     def tick(self) -> None:
-        """A step is over."""
+        """Record the end of a step."""
         self.cpu.append(time.process_time())
         self.wall.append(time.perf_counter())
 
     def on_log(self, *_: Any, **__: Any) -> None:
-        """TRL's bare trainer logs once a step, as ours does."""
+        """Record a step: TRL's trainer logs once per step, as ours does."""
         self.tick()
 
     def steps(self, ticks: list[float]) -> list[float]:
-        """What each step took, without the first ones."""
+        """Return the duration of each step, without the warm-up steps."""
         return [after - before for before, after in zip(ticks[WARM_UP - 1 :], ticks[WARM_UP:], strict=False)]
 
 
 def bare(job: TrainingJob, asked: list[Example], clock: Clock) -> None:
-    """TRL as it comes."""
+    """Train with TRL's own trainer."""
     stage = job.config.grpo_1st
     terms, weights = reward_terms(job.config.reward, horizon=FEATURES.horizon, unit=job.unit)
     args = GRPOConfig(
@@ -88,16 +88,16 @@ def bare(job: TrainingJob, asked: list[Example], clock: Clock) -> None:
 
 
 def ours(job: TrainingJob, asked: list[Example]) -> None:
-    """The stage as `tickerforge run` trains it."""
+    """Train as `tickerforge run` does."""
     TransformersBackend().train_grpo(asked, job=job)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base-model", help="folder of a tiny base model; built anew without it")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of each trainer (4)")
-    parser.add_argument("--steps", type=int, default=5, help="measured steps a turn (5)")
+    parser.add_argument("--base-model", help="folder of a tiny base model; default: build one")
+    parser.add_argument("--rounds", type=int, default=4, help="turns per trainer (4)")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps per turn (5)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -122,7 +122,7 @@ def main() -> None:
             cpu[name] += clock.steps(clock.cpu)[: options.steps]
             wall[name] += clock.steps(clock.wall)[: options.steps]
     for name in cpu:
-        print(f"{name}: {len(cpu[name])} steps, CPU-seconds a step {spread(cpu[name])}, seconds {spread(wall[name])}")
+        print(f"{name}: {len(cpu[name])} steps, CPU-seconds per step {spread(cpu[name])}, seconds {spread(wall[name])}")
     for kind, taken in (("CPU time", cpu), ("time", wall)):
         ratio = statistics.median(taken["ours"]) / statistics.median(taken["TRL"])
         print(f"ours / TRL, {kind}, of medians: {ratio:.3f} (at most 1.05 wanted)")

@@ -1,4 +1,4 @@
-"""What both benchmarks need: a tiny base model, examples to ask it about, and CPU time."""
+"""Setup that the benchmarks of GRPO and of generation share: a tiny base model, examples, and a summary of figures."""
 
 import statistics
 import tempfile
@@ -17,22 +17,22 @@ FEATURES = FeatureConfig()
 
 
 def base_model(given: str | None) -> str:
-    """The folder given, or a tiny model built for some two minutes: as large as the default one, less well trained."""
+    """Return the given folder, or build a model of the default size with less training (about two minutes)."""
     if given:
         return given
     folder = Path(tempfile.mkdtemp(prefix="tickerforge-benchmark-")) / "base"
     folder.mkdir()
     build_tiny(folder, config=TinyConfig(steps=120, batch_size=24), features=FEATURES)
-    print(f"base model: {folder} (give it with --base-model to use it again)")
+    print(f"base model: {folder} (reuse it with --base-model)")
     return str(folder)
 
 
 def examples(count: int) -> list[Example]:
-    """Windows of a synthetic market."""
+    """Make examples from a synthetic market."""
     windows = build_windows(market(SyntheticConfig(sessions=600)), ticker="DEMO", config=FEATURES)
     return build_examples(windows.iloc[:count], config=FEATURES)
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median, and least and largest in brackets."""
+    """Format the median, with the smallest and the largest value in brackets."""
     return f"{statistics.median(values):.3f} [{min(values):.3f} to {max(values):.3f}]"

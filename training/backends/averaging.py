@@ -1,9 +1,8 @@
-"""The mean of the weights of a training's last steps, which is the adapter that it leaves.
+"""The mean of the weights over the last steps of a training, which becomes its adapter.
 
-A stage sees few windows a step, and what comes is mostly noise: near the end the weights wander around where the
-gradient would lead them, above all in the direction that all windows share. The mean over the last steps stands still
-there, as if those steps had been one with a batch of all their windows (Polyak and Juditsky 1992; over the tail only:
-Jain et al. 2018). It costs one copy of the adapter.
+A step sees few windows, so its gradient is mostly noise: near the end the weights wander around their goal, above all
+in the direction that all windows share. The mean over the last steps hardly moves, as if those steps had been one step
+on all their windows (Polyak and Juditsky 1992; over the tail only: Jain et al. 2018). It costs one copy of the adapter.
 """
 
 from typing import Any
@@ -19,10 +18,13 @@ AVERAGE_FILE = "tail_average.safetensors"
 
 
 class TailAverage(TrainerCallback):
-    """Keeps the mean of the trainable weights over the last steps, and puts it in their place at the end.
+    """Keeps the mean of the trainable weights over the last steps, and replaces the weights by it at the end.
 
-    Checkpoints hold the weights as they are, which the optimiser goes on from, and the mean in a file beside them. Put
-    it before the callback that marks checkpoints as complete.
+    Checkpoints hold the plain weights, from which the optimiser continues, and the mean in a file beside them. Add this
+    callback before the one that marks checkpoints as complete.
+
+    Args:
+        share: Share of the steps, the last ones, that count.
     """
 
     def __init__(self, share: float) -> None:
@@ -32,7 +34,7 @@ class TailAverage(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
     ) -> None:
-        """Go on from the mean that the checkpoint holds."""
+        """Continue from the mean that the checkpoint holds."""
         path = checkpoint_of(args.output_dir, state.global_step) / AVERAGE_FILE
         if path.exists():
             kept = load_file(path)
@@ -41,7 +43,7 @@ class TailAverage(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
     ) -> None:
-        """Count this step's weights in, if it is one of the last."""
+        """Add this step's weights to the mean, if it is one of the last steps."""
         count = state.global_step - self._first(state)
         if count < 1:
             return
@@ -52,24 +54,24 @@ class TailAverage(TrainerCallback):
                 self._mean[name].lerp_(weight.detach(), 1 / count)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Put the mean into the checkpoint."""
+        """Save the mean in the checkpoint."""
         if self._mean and PartialState().is_main_process:
             save_file(self._mean, checkpoint_of(args.output_dir, state.global_step) / AVERAGE_FILE)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
     ) -> None:
-        """Leave the mean in the model."""
+        """Put the mean into the model."""
         with torch.no_grad():
             for name, weight in _trainable(model).items():
                 if name in self._mean:
                     weight.copy_(self._mean[name])
 
     def _first(self, state: TrainerState) -> int:
-        """The step after which averaging begins; the last one always counts."""
+        """Return the step after which averaging begins; the last step always counts."""
         return min(round(state.max_steps * (1 - self._share)), state.max_steps - 1)
 
 
 def _trainable(model: Any) -> dict[str, torch.Tensor]:
-    """Weights that learn, by name."""
+    """Return the weights that learn, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

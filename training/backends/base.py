@@ -1,4 +1,4 @@
-"""The protocol that every backend follows, and what a training call is made of."""
+"""Protocols of samplers and backends, and the jobs that they take."""
 
 import gc
 import hashlib
@@ -23,9 +23,17 @@ Made = TypeVar("Made")
 class TrainingJob:
     """One training run of one stage.
 
-    `adapter` is the adapter to go on from, `None` for a fresh one. `out_dir` holds checkpoints while the job runs, is
-    where a killed job resumes, and ends with `adapter/` and `metrics.jsonl`. `unit` is what one daily standard
-    deviation measures in the units of the targets; `engine_arguments` are what a backend adds to TRL's configuration.
+    Attributes:
+        stage: The stage; selects its settings in `config`.
+        base_model: Hugging Face name or folder.
+        adapter: Adapter that the training continues from; `None` for a new one.
+        config: Settings of all stages.
+        out_dir: Holds checkpoints while the job runs, so that a killed job resumes there; at the end it holds
+            `adapter/` and `metrics.jsonl`.
+        seed: Seed of new weights, of the order of the data, and of sampling.
+        unit: Size of one daily standard deviation in the units of the targets.
+        engine_arguments: What a backend adds to TRL's configuration.
+        on_progress: Receives the metrics of each step.
     """
 
     stage: AdapterStage
@@ -40,7 +48,7 @@ class TrainingJob:
 
     @property
     def learning_rate(self) -> float:
-        """Its peak."""
+        """Peak learning rate."""
         return self.config.learning_rate(self.stage, warm=self.adapter is not None)
 
 
@@ -70,9 +78,9 @@ class SamplingJob:
 
 
 class OneKept(Generic[Arguments, Made]):
-    """A function whose last result is kept for the same arguments, and let go of before another is made.
+    """A function that keeps its last result for the same arguments, and drops it before it makes another.
 
-    `lru_cache(maxsize=1)` makes the new one first, and two models may not fit into memory.
+    `lru_cache(maxsize=1)` would make the new result first, and two models may not fit into memory.
     """
 
     def __init__(self, make: Callable[Arguments, Made]) -> None:
@@ -80,7 +88,7 @@ class OneKept(Generic[Arguments, Made]):
         self._kept: dict[object, Made] = {}
 
     def __call__(self, *args: Arguments.args, **options: Arguments.kwargs) -> Made:
-        """What is kept for these arguments, or made."""
+        """Return the kept result for these arguments, or make it."""
         key = (args, tuple(sorted(options.items())))
         if key not in self._kept:
             self.clear()
@@ -88,7 +96,7 @@ class OneKept(Generic[Arguments, Made]):
         return self._kept[key]
 
     def clear(self) -> None:
-        """Let go of what is kept."""
+        """Drop the kept result."""
         self._kept.clear()
         gc.collect()
 
@@ -110,28 +118,28 @@ class Backend(Sampler, Protocol):
     """Trains adapters and draws answers."""
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
-        """Run (or resume) GRPO; returns the last logged metrics.
+        """Train (or resume) by GRPO and return the last logged metrics.
 
         Raises:
-            TrainingDiverged: The run collapsed, or a step came to no number.
-            TrainingError: Memory runs out even at a micro-batch of 1.
+            TrainingDiverged: The run collapsed, or a step gave a value that is NaN or infinite.
+            TrainingError: Memory runs out even with one answer per forward pass.
         """
         ...
 
     def train_sft(self, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
-        """Run (or resume) supervised fine-tuning on accepted answers; returns the last logged metrics."""
+        """Fine-tune (or resume) on accepted answers and return the last logged metrics."""
         ...
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which backend runs, and why, in words."""
+    """Which backend runs, and the reason in words."""
 
     backend: Backend
     reason: str
 
 
 def prompt_seed(prompt: Chat, seed: int) -> int:
-    """The seed of one prompt's answers, below 2³¹: another one for every prompt and for every `seed`."""
+    """Return the seed of one prompt's answers, below 2³¹; it differs for every prompt and for every `seed`."""
     asked = json.dumps([seed, prompt], sort_keys=True)
     return int.from_bytes(hashlib.sha256(asked.encode()).digest()[:4], "big") >> 1

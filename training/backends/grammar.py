@@ -1,6 +1,6 @@
-"""Answers held to their format while they are drawn, by xgrammar; never in GRPO's rollouts.
+"""Answers that keep their format because xgrammar masks all other tokens; not used in GRPO's rollouts.
 
-In rollouts it would bias the importance ratio, because the policy's own probabilities know nothing of the grammar.
+In rollouts it would bias the importance ratio, because the policy's own probabilities do not include the grammar.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,24 +11,24 @@ import torch
 from tickerforge.features.prompts import SYSTEM_PROMPT, Chat, answer_pattern
 from tickerforge.training.errors import BackendUnavailable
 
-# Characters, and so at most tokens, of the tags and brackets, with the end of the answer; and of a value and its comma.
-FRAME, INTEGER, DECIMALS = len("<think></think><answer>[]</answer>") + 1, len("-300, "), 4
+# Lengths in characters, which limit the lengths in tokens: tags, brackets and end of an answer; a value with its comma.
+_FRAME, _INTEGER, _DECIMALS = len("<think></think><answer>[]</answer>") + 1, len("-300, "), 4
 
 
 def pattern_for(prompts: Sequence[Chat], *, horizon: int, max_tokens: int) -> str:
-    """Regular expression of the valid answers to these prompts, integers or decimals as their system message asks.
+    """Return the regular expression of valid answers to these prompts: integers or decimals, as the system prompt asks.
 
-    What may be thought is so short that the answer fits into `max_tokens`, whatever the tokenizer; where that leaves
-    nothing, thinking is left out.
+    The text inside `<think>` is limited so that the answer fits into `max_tokens` with any tokenizer; if there is no
+    room for it, it is left out.
     """
-    decimals = 0 if prompts[0][0]["content"] == SYSTEM_PROMPT else DECIMALS
-    value = INTEGER + (decimals + 1 if decimals else 0)
-    room = max(0, max_tokens - FRAME - value * horizon)
+    decimals = 0 if prompts[0][0]["content"] == SYSTEM_PROMPT else _DECIMALS
+    value = _INTEGER + (decimals + 1 if decimals else 0)
+    room = max(0, max_tokens - _FRAME - value * horizon)
     return answer_pattern(horizon, decimals=decimals, longest_think=room)
 
 
 class Grammar:
-    """Which tokens may follow, for each of the answers being drawn.
+    """The tokens that may follow in each of the answers being drawn.
 
     Raises:
         BackendUnavailable: xgrammar is not installed.
@@ -49,11 +49,11 @@ class Grammar:
         self._vocabulary = vocabulary
 
     def begin(self, answers: int) -> list[Any]:
-        """The state of as many answers, before their first token."""
+        """Return the states of new answers, before their first token."""
         return [self._xgrammar.GrammarMatcher(self._compiled) for _ in range(answers)]
 
     def mask(self, logits: torch.Tensor, states: list[Any]) -> torch.Tensor:
-        """The logits, shape (answers, vocabulary), with minus infinity where a token may not follow."""
+        """Set the logits of tokens that may not follow to minus infinity; shape (answers, vocabulary)."""
         bits = self._xgrammar.allocate_token_bitmask(len(states), self._vocabulary)
         going = [index for index, state in enumerate(states) if not state.is_terminated()]
         self._batch.batch_fill_next_token_bitmask([states[index] for index in going], bits, going)
@@ -62,7 +62,7 @@ class Grammar:
         return masked
 
     def accept(self, states: list[Any], tokens: torch.Tensor) -> None:
-        """Move each answer that has not ended on by the token drawn; `tokens` has shape (answers,)."""
+        """Add the drawn token to each answer that has not ended; `tokens` has shape (answers,)."""
         going = [
             (state, token) for state, token in zip(states, tokens.tolist(), strict=True) if not state.is_terminated()
         ]

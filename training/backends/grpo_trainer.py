@@ -1,4 +1,4 @@
-"""TRL's GRPO trainer, with each prompt of a step read once instead of once an answer: in rollouts and in training."""
+"""TRL's GRPO trainer, changed to read each prompt of a step once instead of once per answer."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,31 +16,32 @@ from tickerforge.training.backends.memory import MEMORY_CURE, with_smaller_batch
 from tickerforge.training.backends.sampling import in_halves, sample, shares_prompts
 
 MOST_ATTENTION = 4
+"""Most attention (tokens squared) that packing may cost, as a multiple of that of unpacked answers."""
 REFERENCE = "ref"
-"""TRL's name for the adapter that a stage begins with, which it keeps beside the one that learns."""
+"""TRL's name for the adapter that a stage starts from, which it keeps beside the adapter that learns."""
 
 
 class ResumableSampler(RepeatSampler):
-    """TRL's sampler with an order of its own for each pass over the prompts, whichever passes went before.
+    """TRL's sampler, but the order of each pass over the prompts does not depend on the passes before it.
 
-    TRL's goes on from the generator's state after the passes before, which a resumed process has not made.
+    TRL's own continues from the generator's state after the earlier passes, which a resumed process does not have.
     """
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the order of a pass; the trainer calls it before each."""
+        """Seed the order of a pass; the trainer calls this before each pass."""
         self.generator.manual_seed(self.seed + epoch)
 
 
 class GroupedGRPOTrainer(GRPOTrainer):
-    """Samples and trains on what TRL's trainer does, but for rounding; leaves all to it where vLLM draws the rollouts.
+    """Samples and learns the same as TRL's trainer, except for rounding, but faster. Unchanged when vLLM samples.
 
-    A step of 8 prompts with 8 answers each reads 8 prompts and 64 answers, where TRL reads 64 of both.
+    A step of 8 prompts with 8 answers each reads 8 prompts and 64 answers; TRL reads 64 prompts and 64 answers.
     """
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save without TRL's copy of the first adapter, the reference of the divergence: it is made anew at each start.
+        """Save without TRL's copy of the first adapter (the reference of the KL term), which each start makes again.
 
-        Where a checkpoint holds a second adapter, transformers resumes from that alone and trains on from the start.
+        If a checkpoint held two adapters, transformers would resume only the second and train the first from the start.
         """
         super()._save(output_dir, state_dict)
         shutil.rmtree(Path(output_dir or self.args.output_dir) / REFERENCE, ignore_errors=True)
@@ -57,7 +58,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         grouped = prompt_ids == [prompt for prompt in groups for _ in range(num_generations)]
         if self.use_vllm or not grouped:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **options)
-        # From torch's own generator, whose state is in each checkpoint: a resumed run draws what it would have drawn.
+        # From torch's global generator, whose state is in each checkpoint, so a resumed run draws the same numbers.
         uniforms = torch.stack([in_halves(num_generations, self.max_completion_length) for _ in groups])
         answers: list[list[list[int]]] = []
 
@@ -93,13 +94,13 @@ class GroupedGRPOTrainer(GRPOTrainer):
         compute_entropy: bool = False,
         **options: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Log-probability and entropy of each token of the answers, shape (answers, tokens).
+        """Return log-probability and entropy of each token of the answers, shape (answers, tokens).
 
-        The answers to one prompt stand behind it in one row, under a mask that hides them from each other.
+        The answers to one prompt follow it in one row, under a mask that hides them from each other.
         """
         plain = not any(value is not None and value is not False for value in options.values())
         if plain and batch_size is not None and len(input_ids) > batch_size:
-            # Without a gradient, as for the reference: the step's answers come all at once.
+            # Calls without a gradient (for the reference) pass all answers of the step at once.
             parts = [
                 self._full_logits_logps(model, ids, seen, logits_to_keep, None, compute_entropy)
                 for ids, seen in zip(input_ids.split(batch_size), attention_mask.split(batch_size), strict=True)
@@ -124,18 +125,18 @@ class GroupedGRPOTrainer(GRPOTrainer):
 def pack(
     ids: torch.Tensor, seen: torch.Tensor, *, answer_length: int, pad: int
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor, torch.Tensor] | None:
-    """Put answers to the same prompt into one row, behind the prompt.
+    """Put the answers to the same prompt into one row, after the prompt.
 
     Args:
         ids: Prompts, padded on the left, and answers, padded on the right; shape (answers, prompt + answer).
         seen: Their attention mask, same shape.
-        answer_length: Tokens of an answer, with padding.
-        pad: Token id that fills up where a prompt has fewer answers than another.
+        answer_length: Tokens per answer, with padding.
+        pad: Token id that fills a row whose prompt has fewer answers than another.
 
     Returns:
-        Where each answer is among the packed ones, what the model is to be called with (its logits are then those of
-        the packed answers' tokens), the packed answers and their mask, each of shape (packed answers, answer_length);
-        `None` where there is nothing to gain.
+        The position of each answer among the packed ones; the arguments to call the model with (its logits are then
+        those of the packed answers' tokens); the packed answers and their mask, each of shape (packed answers,
+        answer_length). `None` if packing would not be faster.
     """
     count, length = ids.shape
     start = length - answer_length
@@ -144,7 +145,7 @@ def pack(
     slot = (row[:, None] == row[None]).tril(-1).sum(-1)
     rows, width = len(distinct), int(slot.max()) + 1
     packed = start + width * answer_length
-    # Attention grows with the square of a row: long answers to short prompts are better off in rows of their own.
+    # Attention grows with the square of a row's length: long answers to short prompts are faster in separate rows.
     if rows * packed >= count * length or rows * packed**2 > MOST_ATTENTION * count * length**2:
         return None
     place = row * width + slot
@@ -162,9 +163,9 @@ def pack(
     owner = torch.cat([owner.new_full((start,), -1), owner])
     visible = ((owner[None] == -1) | (owner[:, None] == owner[None])).tril()
     keys = torch.cat([prompt_seen, answers_seen.view(rows, -1).bool()], -1)
-    # Padding sees itself, so that no row of the softmax is empty.
+    # Padding sees itself, so no row of the softmax is empty.
     itself = torch.eye(len(owner), dtype=torch.bool, device=ids.device)
-    # What foretells an answer's first token is the prompt's last; what foretells any other, the one before.
+    # The prompt's last token predicts an answer's first token; each other token is predicted by the one before it.
     before = start + answer_length * torch.arange(width, device=ids.device)[:, None] + own[None] - 1
     before[:, 0] = start - 1
     inputs = {
@@ -178,11 +179,11 @@ def pack(
 
 @contextmanager
 def merged(model: Any) -> Iterator[None]:
-    """A small float32 model with its LoRA merged into the weights, which are the very same afterwards.
+    """Merge the LoRA of a small float32 model into its weights for a while, and restore the exact weights afterwards.
 
-    Unmerging subtracts what merging added and leaves a rounding error in the weights: they are therefore put back.
-    Larger models stay as they are: they would need memory for a second copy. Not for bfloat16, where the merged policy
-    is another one than the one that trains.
+    Unmerging subtracts what merging added, which leaves a rounding error, so the weights are copied and put back. A
+    larger model is not merged, because the copy needs memory. A bfloat16 model is not merged either, because rounding
+    would make the merged policy differ from the policy that is trained.
     """
     adapted = {name: weight for name, weight in model.named_parameters() if name.endswith("base_layer.weight")}
     if model.num_parameters() >= SMALL_MODEL or any(w.dtype != torch.float32 for w in adapted.values()):

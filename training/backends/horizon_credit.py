@@ -1,4 +1,4 @@
-"""The GRPO trainer with each value's own error credited to its own tokens."""
+"""The GRPO trainer that credits each value's error to the tokens of that value; see `training.credit`."""
 
 import sys
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from tickerforge.training.config import RewardConfig
 from tickerforge.training.credit import advantages, tokens_of_values
 from tickerforge.training.rewards import FinancialReward, invalid_score, session_distances, session_scores
 
-ROUNDING = 1e-5
-"""Advantages below it are what rounding leaves of none."""
+_ROUNDING = 1e-5
+"""Advantages below this are zero except for rounding."""
 
 
 class HorizonCreditTrainer(GroupedGRPOTrainer):
-    """Advantages of values in the place of those of whole answers, where the reward has them; the loss is TRL's."""
+    """Replaces the advantages of whole answers by those of single values, if the reward has them. The loss is TRL's."""
 
     def __init__(self, *args: Any, reward: RewardConfig, unit: float, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -33,21 +33,21 @@ class HorizonCreditTrainer(GroupedGRPOTrainer):
         return output
 
     def _leave_out_flat_groups(self, output: dict[str, Any]) -> None:
-        """Answers that all score alike teach nothing: without their tokens in the normaliser they weigh nothing either.
+        """Leave out of the loss's normaliser the tokens of groups whose answers all score alike: they teach nothing.
 
-        TRL logs their share as `frac_reward_zero_std`.
+        TRL logs the share of such groups as `frac_reward_zero_std`.
         """
         advantages, tokens = output["advantages"], output["completion_mask"].sum(dim=1)
         teaches = (
-            (advantages.reshape(len(tokens), -1).abs() > ROUNDING).any(dim=1).view(-1, self.num_generations).any(dim=1)
+            (advantages.reshape(len(tokens), -1).abs() > _ROUNDING).any(dim=1).view(-1, self.num_generations).any(dim=1)
         )
         counted = (tokens.view(-1, self.num_generations).sum(dim=1) * teaches).sum()
         output["num_items_in_batch"] = self.accelerator.gather(counted).sum()
 
     def _advantages(self, inputs: Sequence[dict[str, Any]], output: dict[str, Any]) -> torch.Tensor:
-        """Values' advantages on the tokens that write them, shape `(answers, tokens)`, or whole answers', `(answers,)`.
+        """Return advantages per token, shape `(answers, tokens)`, or per answer, shape `(answers,)`.
 
-        Unsloth scores other tokens than TRL does where prompts differ in length, so that there whole answers count.
+        With unsloth they are per answer: if prompts differ in length, it scores other tokens than TRL does.
         """
         ids, mask = output["completion_ids"], output["completion_mask"].bool()
         pieces = [self._pieces(row[kept]) for row, kept in zip(ids, mask, strict=True)]
@@ -62,11 +62,11 @@ class HorizonCreditTrainer(GroupedGRPOTrainer):
         return torch.as_tensor(by_token, dtype=torch.float32, device=ids.device)
 
     def _pieces(self, ids: torch.Tensor) -> list[str]:
-        """The text of each token; the end token has none."""
+        """Return the text of each token; that of the end token is empty."""
         return self._tokenizer.batch_decode(ids[:, None], skip_special_tokens=True)
 
     def _value_advantages(self, inputs: Sequence[dict[str, Any]], pieces: Sequence[Sequence[str]]) -> np.ndarray:
-        """Shape `(answers, horizon + 1)`, see `training.credit.advantages`."""
+        """Return what `training.credit.advantages` gives, with shape `(answers, horizon + 1)`."""
         reward, group = self._reward, self.num_generations
         targets = np.array([each["target"] for each in inputs])
         start = np.array([each["last_close"] for each in inputs])[:, None]

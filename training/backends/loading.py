@@ -114,7 +114,7 @@ def attach_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    check_adapter(adapter)
+    check_adapter_files(adapter)
     try:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -124,7 +124,7 @@ def attach_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
         ) from error
 
 
-def check_adapter(adapter: Path) -> None:
+def check_adapter_files(adapter: Path) -> None:
     """Check that a folder holds `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
@@ -139,7 +139,7 @@ def check_adapter(adapter: Path) -> None:
 
 
 def rank_of(adapter: Path) -> int:
-    """Return the LoRA rank of an adapter that passed `check_adapter`."""
+    """Return the LoRA rank of an adapter that passed `check_adapter_files`."""
     return int(json.loads((adapter / ADAPTER_SETTINGS).read_text())["r"])
 
 

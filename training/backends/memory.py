@@ -1,4 +1,4 @@
-"""Going on with smaller batches where memory runs out."""
+"""Smaller batches when memory runs out."""
 
 import gc
 import logging
@@ -12,7 +12,7 @@ from tickerforge.training.errors import TrainingError
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-# What torch says where the memory of a CPU runs out, or a GPU's outside torch's own allocator, which has an exception.
+# Messages of torch when CPU memory runs out, or GPU memory outside torch's own allocator (which has its own exception).
 OUT_OF_MEMORY = (
     "not enough memory",
     "DefaultCPUAllocator",
@@ -27,7 +27,7 @@ MEMORY_CURE = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the memory of GPU or CPU ran out, and nobody has gone on with less already."""
+    """Return whether an exception says that GPU or CPU memory ran out (but not that smaller batches failed already)."""
     if isinstance(error, TrainingError):
         return False
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -36,14 +36,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def with_smaller_batches(run: Callable[[int], Result], *, batch: int, what: str, cure: str) -> Result:
-    """What `run(batch)` returns; where memory runs out it is called again with half the batch, down to 1.
+    """Return `run(batch)`; whenever memory runs out, try again with half the batch, down to 1.
 
     Args:
-        run: Does the work in batches of the size it is given. It is called again after a failure and must then go on
-            from what it has, or start over.
+        run: Does the work in batches of the given size. When it is called again after a failure, it must continue from
+            what it has, or start over.
         batch: Largest batch, in the unit that `run` takes.
-        what: What is being done, for log and error.
-        cure: What to do where a batch of 1 does not fit.
+        what: Name of the work, for log and error.
+        cure: Advice for the case that a batch of 1 does not fit.
 
     Raises:
         TrainingError: A batch of 1 does not fit into memory.
@@ -57,23 +57,23 @@ def with_smaller_batches(run: Callable[[int], Result], *, batch: int, what: str,
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             if batch == 1:
                 raise TrainingError(f"{what}: memory runs out even at a batch of 1 ({reason}). {cure}") from error
-        # Only here, where the exception is gone, does nothing hold the tensors of the failed attempt.
+        # Not inside `except`: the exception holds the tensors of the failed attempt.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         logger.warning(
-            "%s: out of memory at a batch of %d (%s): going on with %d", what, batch, reason[:200], batch // 2
+            "%s: out of memory at a batch of %d (%s): continuing with %d", what, batch, reason[:200], batch // 2
         )
         batch //= 2
 
 
 def largest_divisor(number: int, *, at_most: int) -> int:
-    """The largest divisor of a number that does not exceed a limit."""
+    """Return the largest divisor of a number that does not exceed a limit."""
     return max(divisor for divisor in range(1, min(number, at_most) + 1) if number % divisor == 0)
 
 
 class TrainableWeights:
-    """A copy of a model's trainable weights, to start over from."""
+    """A copy of a model's trainable weights, from which a training can start over."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -84,7 +84,7 @@ class TrainableWeights:
         }
 
     def restore(self) -> None:
-        """Put the weights back as they were, and let go of gradients."""
+        """Put the weights back as they were, and drop the gradients."""
         self._model.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, weight in self._model.named_parameters():

@@ -1,4 +1,4 @@
-"""What is done at every step of a training: record it, and stop a run that collapses or is no longer a number."""
+"""The callback of every training step: writes metrics, and stops a run that collapses or is NaN or infinite."""
 
 import json
 import math
@@ -13,18 +13,16 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tickerforge.training.backends.checkpoints import (
-    METRICS_FILE,
     checkpoint_of,
     complete_checkpoints,
     mark_complete,
-    read_metrics,
     step_of,
 )
-from tickerforge.training.contracts import OnProgress, Progress
+from tickerforge.training.contracts import METRICS_FILE, OnProgress, Progress
 from tickerforge.training.errors import TrainingDiverged
 from tickerforge.training.guard import CollapseGuard
 
-METRICS = {
+_METRICS = {
     "loss": "loss",
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
@@ -39,8 +37,8 @@ METRICS = {
     "kl": "kl",
     "mean_token_accuracy": "token_accuracy",
 }
-# What torch says when it is asked to draw from probabilities that are no numbers: on a CPU, on a GPU.
-NOT_A_NUMBER = ("probability tensor contains", "device-side assert")
+# Messages of torch when it draws from probabilities that are NaN or infinite: on a CPU, on a GPU.
+NOT_FINITE = ("probability tensor contains", "device-side assert")
 
 
 class StepRecorder(TrainerCallback):
@@ -64,7 +62,7 @@ class StepRecorder(TrainerCallback):
         self._spent = 0.0
         self._step = resumed_at
         self.last: dict[str, float] = {}
-        rows = [row for row in read_metrics(self._path) if row["step"] <= resumed_at]
+        rows = [row for row in _read_rows(self._path) if row["step"] <= resumed_at]
         for row in rows:
             self._ask_guard(row, row["step"])
             self._spent = row["seconds"]
@@ -78,30 +76,30 @@ class StepRecorder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
     ) -> None:
-        """Refuse weights that are no numbers before anything is made of them."""
+        """Refuse to start from weights that are NaN or infinite."""
         if not all_finite(weight for weight in model.parameters() if weight.requires_grad):
             raise TrainingDiverged(
-                f"{self._stage} cannot start: the adapter it goes on from holds values that are not finite. "
-                "Go on from another adapter, or train that one again.",
+                f"{self._stage} cannot start: the adapter that it continues from contains NaN or infinite values. "
+                "Start from another adapter, or train that one again.",
                 last_good=None,
             )
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
     ) -> None:
-        """Stop before a gradient that is no number reaches the weights."""
+        """Stop before a gradient that is NaN or infinite reaches the weights."""
         if not all_finite(weight.grad for weight in model.parameters() if weight.grad is not None):
-            raise self.not_a_number("the gradient is not finite")
+            raise self.not_finite("the gradient is NaN or infinite")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
     ) -> None:
-        """Stop before weights that are no numbers are saved, and save no checkpoint of the last step.
+        """Stop before weights that are NaN or infinite are saved, and save no checkpoint of the last step.
 
-        The adapter itself is saved then; a trainer that resumes from the last step's checkpoint takes one step more.
+        The adapter itself is saved at the last step, and a trainer that resumed there would do one step too many.
         """
         if not all_finite(weight for weight in model.parameters() if weight.requires_grad):
-            raise self.not_a_number("a weight is not finite")
+            raise self.not_finite("a weight is NaN or infinite")
         if state.global_step >= state.max_steps:
             control.should_save = False
 
@@ -116,10 +114,10 @@ class StepRecorder(TrainerCallback):
         """Record one step."""
         if not logs or "loss" not in logs:
             return
-        metrics = {ours: float(logs[theirs]) for theirs, ours in METRICS.items() if theirs in logs}
+        metrics = {ours: float(logs[theirs]) for theirs, ours in _METRICS.items() if theirs in logs}
         for name in ("loss", "grad_norm"):
             if not math.isfinite(metrics.get(name, 0.0)):
-                raise self.not_a_number(f"the {name} is {metrics[name]}")
+                raise self.not_finite(f"the {name} is {metrics[name]}")
         self._step = state.global_step
         seconds = round(self._spent + time.monotonic() - self._began, 3)
         row = {"stage": self._stage, "step": state.global_step, "total": state.max_steps, **metrics, "seconds": seconds}
@@ -132,15 +130,15 @@ class StepRecorder(TrainerCallback):
         self._ask_guard(row, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the checkpoint just written as complete, once every process has written its part."""
+        """Mark the new checkpoint as complete, after every process has written its part."""
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             mark_complete(checkpoint_of(self._out_dir, state.global_step))
 
-    def not_a_number(self, reason: str) -> TrainingDiverged:
-        """The error for a step that came to no number.
+    def not_finite(self, reason: str) -> TrainingDiverged:
+        """Return the error for a step that gave NaN or an infinite value.
 
-        The weights of the newest checkpoint may be what it came from: only an older one has been seen to work.
+        The newest checkpoint's weights may be the cause; only an older checkpoint is known to work.
         """
         return self._diverged(reason, step=self._step + 1, good_until=self._step - 1)
 
@@ -149,16 +147,16 @@ class StepRecorder(TrainerCallback):
             return
         reason = self._guard.observe(reward=row["reward"], valid_rate=row["valid_rate"])
         if reason is not None:
-            # The answers of a step come from the weights of the step before.
+            # The answers of a step were drawn with the weights of the step before.
             raise self._diverged(reason, step=step, good_until=step - self._guard.bad_steps - 1)
 
     def _diverged(self, reason: str, *, step: int, good_until: int) -> TrainingDiverged:
         good = [checkpoint for checkpoint in complete_checkpoints(self._out_dir) if step_of(checkpoint) <= good_until]
         last_good = good[-1] if good else None
         where = (
-            f"The last good adapter, of step {step_of(last_good)}, is kept in {last_good}; later stages can use it."
+            f"The last good adapter, of step {step_of(last_good)}, is in {last_good}; later stages can use it."
             if last_good
-            else "There is no checkpoint from before that."
+            else "There is no earlier checkpoint."
         )
         scale = "" if self._guard is None else f" or use {self._stage}.scale_rewards = 'batch' or 'group',"
         return TrainingDiverged(
@@ -169,9 +167,20 @@ class StepRecorder(TrainerCallback):
 
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether every value of all floating-point tensors is a finite number."""
+    """Return whether all values of all floating-point tensors are finite."""
     values = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
     return not values or bool(torch.stack([value.isfinite().all() for value in values]).all())
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a `metrics.jsonl`, without a last line that a kill cut off."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:

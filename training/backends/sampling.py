@@ -1,7 +1,7 @@
-"""Drawing tokens: a prompt is read once, and kept once, for all the answers to it.
+"""Token sampling that reads and stores each prompt once for all its answers.
 
-`model.generate` reads and keeps a copy of the prompt for every answer. Here the answers to one prompt are one row of
-the batch: at each step its tokens stand side by side, and a mask lets each see the prompt and its own answer only.
+`model.generate` reads and stores one copy of the prompt per answer. Here the answers to one prompt are one row of the
+batch: at each step their tokens stand side by side, and a mask lets each see only the prompt and its own answer.
 """
 
 import inspect
@@ -14,14 +14,14 @@ import torch
 from tickerforge.training.backends.grammar import Grammar
 from tickerforge.training.credit import half_of
 
-# Answers get a row each once so few of them go on, or once so many tokens of other answers lie masked in a row: passing
-# over those then costs more than a copy of the prompt.
+# Each answer gets its own row when only this share of the answers is still running, or when a row holds this many
+# tokens of answers: skipping the masked tokens of other answers then costs more than a copy of the prompt.
 STRAGGLERS = 0.25
 CROWDED = 1024
 
 
 def shares_prompts(model: Any) -> bool:
-    """Whether answers to one prompt can stand in one row: every layer attends to all that a mask shows it, by SDPA."""
+    """Return whether answers to one prompt can share a row: every layer must use SDPA with a full attention mask."""
     config = model.config.get_text_config()
     layers = getattr(config, "layer_types", None) or ["full_attention"]
     windowed = getattr(config, "sliding_window", None) is not None and not hasattr(config, "layer_types")
@@ -48,21 +48,21 @@ def sample(
 ) -> list[list[list[int]]]:
     """Draw answers to each prompt, all prompts in one batch.
 
-    Which numbers are behind an answer depends on its prompt alone, and so does the answer, as far as the model computes
-    the same in every batch.
+    An answer depends only on its prompt and its random numbers, if the model computes the same numbers in every batch.
 
     Args:
         model: A causal language model, with or without adapters.
         prompts: Token ids of each prompt.
-        uniforms: Shape (prompts, answers to each, most tokens in an answer, 2), within [0, 1): see `choose`.
+        uniforms: Random numbers, shape (prompts, answers per prompt, most tokens per answer, 2), in [0, 1); see
+            `draw_tokens`.
         temperature: Divides the logits.
         end: Token ids that end an answer.
-        pad: Token id that fills rows up.
-        top_p: Nucleus; 1 leaves the model's own distribution.
-        grammar: Holds the answers to their format.
+        pad: Token id that fills rows.
+        top_p: Nucleus; 1 keeps the model's own distribution.
+        grammar: Keeps the answers in their format.
 
     Returns:
-        Token ids of the answers to each prompt; an answer that ended keeps the token that ended it.
+        Token ids of the answers to each prompt, with the token that ended an answer.
     """
     n, longest = uniforms.shape[1:3]
     uniforms = uniforms.flatten(0, 1).to(model.device)
@@ -74,7 +74,7 @@ def sample(
     states = grammar.begin(len(uniforms)) if grammar else []
     for step in range(longest):
         logits = grammar.mask(batch.logits, states) if grammar else batch.logits
-        token = choose(logits, uniforms[which, step], temperature=temperature, top_p=top_p)
+        token = draw_tokens(logits, uniforms[which, step], temperature=temperature, top_p=top_p)
         token = token.where(running, pad)
         if grammar:
             grammar.accept(states, token)
@@ -93,34 +93,37 @@ def sample(
 
 
 def in_halves(answers: int, tokens: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Random numbers behind the answers to one prompt in two halves, independent of each other, each `stratified`.
+    """Draw the random numbers of the answers to one prompt in two independent halves, each `stratified`.
 
-    Shape (answers, tokens, 2). Halves as in `training.credit.half_of`, which needs what is compared to be independent.
+    The halves are those of `training.credit.half_of`, which compares answers with independent ones.
+
+    Returns:
+        Shape (answers, tokens, 2).
     """
     sizes = np.bincount(half_of(answers), minlength=2).tolist()
     return torch.cat([stratified(size, tokens, generator=generator) for size in sizes])
 
 
 def stratified(answers: int, tokens: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Random numbers behind the answers to one prompt, evenly spread over the answers at each token, and in pairs.
+    """Draw the random numbers of the answers to one prompt: evenly spread over the answers at each token, and in pairs.
 
-    A Latin hypercube (McKay, Beckman and Conover 1979, Technometrics 21): at each token the answers' numbers lie one in
-    each n-th of the unit interval, in an order drawn anew. The second half of the answers mirrors the first, 1 - u for
-    u throughout (antithetic variates, Hammersley and Morton 1956, Math. Proc. Camb. Phil. Soc. 52): where ups and
-    downs are alike, the median of the answers is then that of the model, whatever numbers were drawn. Every single
-    answer is distributed as ever. The last of an odd number of answers is independent of the others.
+    A Latin hypercube (McKay, Beckman and Conover 1979, Technometrics 21): at each token, each n-th of the unit interval
+    contains the number of one answer, in a new random order. The second half of the answers mirrors the first, 1 - u
+    for u (antithetic variates, Hammersley and Morton 1956, Math. Proc. Camb. Phil. Soc. 52). So if the model's
+    distribution is symmetric, the median of the answers is the model's median, whichever numbers were drawn. The
+    distribution of each single answer does not change. With an odd number of answers, the last one is independent.
 
     Args:
-        answers: How many, n.
-        tokens: Most tokens in an answer.
-        generator: Source of the numbers; torch's own without one.
+        answers: Number of answers, n.
+        tokens: Most tokens per answer.
+        generator: Source of the numbers; default: torch's global generator.
 
     Returns:
-        Shape (answers, tokens, 2), as `sample` takes them, in double precision: rounded, the last one could be 1. The
-        second numbers are mirrored alike, and else independent.
+        Shape (answers, tokens, 2), for `sample`, in double precision (in single precision, rounding could give 1). The
+        second numbers are mirrored in the same way, but otherwise independent.
     """
     pairs = answers // 2
-    # Away from 0, whose mirror image is 1.
+    # Above 0, because its mirror image is 1.
     drawn = torch.rand(answers, tokens, 4, generator=generator).double().clamp(min=2.0**-25)
     first, alone = drawn[:pairs], drawn[2 * pairs :, :, :2]
     place = first[..., 2].argsort(dim=0)
@@ -133,21 +136,22 @@ def _cut(ids: list[int], *, ending: set[int]) -> list[int]:
     return next((ids[: i + 1] for i, token in enumerate(ids) if token in ending), ids)
 
 
-def choose(logits: torch.Tensor, uniforms: torch.Tensor, *, temperature: float, top_p: float) -> torch.Tensor:
-    """Nucleus sampling by given random numbers: one token a row, from the inverse of its distribution function.
+def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, *, temperature: float, top_p: float) -> torch.Tensor:
+    """Draw one token per row by nucleus sampling with given random numbers (inverse of the distribution function).
 
-    The tokens stand on the unit interval in the vocabulary's order, so that a rounding difference hardly ever changes
-    the choice. A token is drawn from the whole distribution, and once more only where it lies outside the nucleus: one
-    row in fifty at 0.98, which spares the others a sort of the vocabulary.
+    The tokens stand on the unit interval in the order of the vocabulary, so a rounding difference hardly ever changes
+    the choice. A token is drawn from the whole distribution, and a second time only if it lies outside the nucleus
+    (one row in fifty at `top_p` 0.98). The other rows need no sort of the vocabulary.
 
     Args:
         logits: Shape (rows, vocabulary).
-        uniforms: Shape (rows, 2), within [0, 1): the first draws, the second draws again.
+        uniforms: Shape (rows, 2), in [0, 1): for the first and for the second draw.
         temperature: Divides the logits.
-        top_p: The nucleus is the fewest likeliest tokens with this share together, and those as likely as its last.
+        top_p: The nucleus is the smallest set of the most likely tokens with this total probability, plus the tokens
+            that are as likely as its last one.
 
     Returns:
-        Shape (rows,).
+        Token ids, shape (rows,).
     """
     shares = (logits.float() / temperature).softmax(-1)
     token = _invert(shares, uniforms[:, 0])
@@ -169,10 +173,10 @@ def _invert(shares: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 
 
 class _Batch:
-    """What a model has read of some prompts and of the answers begun, and its logits for the next token of each answer.
+    """The prompts and started answers that a model has read (its cache), and its logits for the next tokens.
 
     Attributes:
-        logits: Shape (answers in the batch, vocabulary); answers to one prompt stand together.
+        logits: Shape (answers in the batch, vocabulary); answers to the same prompt are adjacent.
     """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], *, answers: int, pad: int) -> None:
@@ -200,11 +204,11 @@ class _Batch:
 
     @property
     def crowded(self) -> bool:
-        """Whether rows hold so much of other answers that answers are better off alone."""
+        """Whether rows hold so many tokens of other answers that a row per answer is faster."""
         return self._width > 1 and self._width * self._steps >= CROWDED
 
     def advance(self, token: torch.Tensor) -> None:
-        """Read one token more of each answer; shape (answers,)."""
+        """Read the next token of each answer; shape (answers,)."""
         if self._width == 1:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(token), 1)], -1)
         else:
@@ -222,7 +226,7 @@ class _Batch:
         self._steps += 1
 
     def keep(self, chosen: torch.Tensor) -> None:
-        """Go on with some answers only, each in a row of its own from now on; `chosen` has shape (answers,)."""
+        """Continue with some of the answers, each in its own row; `chosen` has shape (answers,)."""
         which = chosen.nonzero()[:, 0]
         if self._width == 1:
             self._cache.batch_select_indices(which)

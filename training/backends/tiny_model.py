@@ -1,4 +1,4 @@
-"""The tiny base model: a Qwen3 of a few million parameters with one token per integer, trained on synthetic windows."""
+"""The tiny base model's torch part: a Qwen3 of a few million parameters, one token per integer, and its training."""
 
 import math
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ FREQUENCIES = 24
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with one token per integer -300 ... 300, per word of the prompt, and one for the system prompt.
+    """Make a tokenizer: one token per integer -300 ... 300, one per word of the prompt, one for the system prompt.
 
-    White space separates tokens and is not kept; an answer is therefore written `[1,2]`, which parses like `[1, 2]`.
+    White space separates tokens and is dropped, so answers look like `[1,2]`, which parses like `[1, 2]`.
     """
     labels = [label for label, _, _ in FULL_LINES]
     words = ["system", "user", "assistant", "prices", "forecast", *labels, "[", "]", ","]
@@ -51,7 +51,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """An untrained model; embeddings of integers start as smooth functions of their value, so that neighbours agree."""
+    """Make an untrained model whose embeddings of integers are smooth functions of their value."""
     heads = config.hidden_size // 32
     model = Qwen3ForCausalLM(
         Qwen3Config(
@@ -81,7 +81,11 @@ def build_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3
 
 
 def integer_features(values: torch.Tensor, *, width: int) -> torch.Tensor:
-    """Sines and cosines of integers at wavelengths from 4 to 2,400, mixed at random to `width`; unit variance."""
+    """Mix sines and cosines of integers (wavelengths from 4 to 2,400) at random into unit-variance features.
+
+    Returns:
+        Shape (values, width).
+    """
     wavelengths = torch.logspace(math.log10(4.0), math.log10(8.0 * CLIP), FREQUENCIES)
     angles = 2 * math.pi * values[:, None] / wavelengths
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -125,10 +129,10 @@ def build(
 
     Args:
         chats: Prompts of synthetic windows.
-        answers: What followed, as answers.
+        answers: The true answer to each prompt.
         config: Size, steps and seed.
-        out_dir: Where the model ends up; holds checkpoints meanwhile.
-        on_progress: Told of each step.
+        out_dir: Folder of the model; holds checkpoints until it is finished.
+        on_progress: Receives the metrics of each step.
 
     Returns:
         The metrics of the last step.

@@ -1,4 +1,4 @@
-"""The backend that runs everywhere: transformers, PEFT and TRL."""
+"""The backend that runs on every machine: transformers, PEFT and TRL."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from tickerforge.training.backends.base import OneKept, SamplingJob, TrainingJob
 from tickerforge.training.backends.loading import (
     ADAPTER_WEIGHTS,
     attach_adapter,
-    check_adapter,
+    check_adapter_files,
     check_length,
     gpu_dtype,
     load_base,
@@ -36,22 +36,23 @@ def _ends(model: Any, tokenizer: Any) -> set[int]:
 
 
 class TransformersBackend:
-    """Generation by `training.backends.sampling`, training by TRL."""
+    """Samples with `backends.sampling` and trains with TRL."""
 
     name = "transformers"
 
     def generate(self, prompts: Sequence[Chat], *, job: SamplingJob) -> list[list[str]]:
         """Draw answers to each prompt; the adapter is merged into the weights.
 
-        The random numbers of a prompt follow from seed and prompt alone. Its answers are then the same, whatever else
-        is asked, as far as the model computes the same: in float32, on a CPU, always but for a rounding difference at
-        the border between two tokens; in bfloat16, on a GPU, rounding differs with the batch and changes some answers.
+        The random numbers of a prompt depend only on the seed and the prompt. Its answers therefore do not depend on
+        the other prompts, if the model computes the same numbers in every batch. In float32 on a CPU it does, except
+        for a rounding difference at the border between two tokens. In bfloat16 on a GPU rounding depends on the batch
+        and changes some answers.
 
         Raises:
             AdapterError: The adapter cannot be read.
-            TrainingError: Not even one prompt's answers fit into memory.
+            TrainingError: The answers of a single prompt do not fit into memory.
             BackendUnavailable: `sampling.constrained` is set and xgrammar is not installed.
-            BaseModelError: The base model cannot be read, or a prompt is longer than the configuration allows.
+            BaseModelError: The base model cannot be read, or a prompt is longer than configured.
         """
         import torch
 
@@ -62,7 +63,7 @@ class TransformersBackend:
         config, sampling, adapter = job.config, job.config.sampling, job.adapter
         tokenizer = _tokenizer(job)
         if adapter is not None:
-            check_adapter(adapter)
+            check_adapter_files(adapter)
         stamp = (adapter / ADAPTER_WEIGHTS).stat().st_mtime_ns if adapter else 0
         model = _sampling_model(job.base_model, str(adapter) if adapter else None, stamp, config.trust_remote_code)
         texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
@@ -73,7 +74,7 @@ class TransformersBackend:
         if sampling.constrained and prompts:
             pattern = pattern_for(prompts, horizon=job.horizon, max_tokens=sampling.max_tokens)
             grammar = Grammar(pattern, tokenizer, vocabulary=model.get_output_embeddings().weight.shape[0], end=end)
-        # Prompts of one length need no padding.
+        # Prompts of the same length in one batch need no padding.
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         answers: list[list[str]] = [[] for _ in encoded]
         done = 0

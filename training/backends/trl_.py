@@ -1,4 +1,4 @@
-"""GRPO and SFT by TRL, with checkpoints, resume, collapse guard and metrics; for any model that PEFT has wrapped."""
+"""GRPO and SFT with TRL for any PEFT model, with checkpoints, resume, collapse guard and metrics."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ from tickerforge.training.backends.memory import (
     largest_divisor,
     with_smaller_batches,
 )
-from tickerforge.training.backends.recorder import NOT_A_NUMBER, StepRecorder
+from tickerforge.training.backends.recorder import NOT_FINITE, StepRecorder
 from tickerforge.training.config import GRPOStageConfig
 from tickerforge.training.contracts import Example, OnProgress
 from tickerforge.training.errors import TrainingError
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
-    """Train by group-relative policy optimisation; see `Backend.train_grpo`."""
+    """Train by group-relative policy optimisation (GRPO); see `Backend.train_grpo`."""
     from datasets import Dataset
 
     stage: GRPOStageConfig = getattr(job.config, job.stage)
@@ -54,7 +54,7 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
     def train(batch: int) -> dict[str, float]:
         micro = largest_divisor(answers, at_most=batch)
         if REFERENCE in model.peft_config:
-            # Of an attempt that ran out of memory; the trainer makes its own.
+            # Left by an attempt that ran out of memory; the trainer makes its own.
             model.delete_adapter(REFERENCE)
         args = GRPOConfig(
             **_common_arguments(job, max_steps=stage.steps),
@@ -84,7 +84,7 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
 
 
 def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
-    """Fine-tune on accepted answers, with loss on the answers only; see `Backend.train_sft`."""
+    """Fine-tune on accepted answers, with a loss on the answers only; see `Backend.train_sft`."""
     from datasets import Dataset
 
     stage = job.config.sft
@@ -121,11 +121,11 @@ def _characters(prompt: Chat) -> int:
 def _within_memory(
     train: Callable[[int], dict[str, float]], model: Any, *, batch: int, job: TrainingJob
 ) -> dict[str, float]:
-    """Train with the largest part of a step's batch that is configured and fits into memory.
+    """Train with the configured part of a step's batch per forward pass, or with less if memory runs out.
 
-    Gradients accumulate over the parts, so that every step learns from the whole batch. An attempt that runs out of
-    memory is resumed from its last checkpoint, or started over from the weights it began with. Processes that share a
-    step would have to halve together: there the error ends the run, and says which setting to halve.
+    Gradients accumulate over the parts, so every step learns from the whole batch. After an attempt that ran out of
+    memory, training resumes from the last checkpoint, or starts over with the first weights. Several processes would
+    have to halve their batches together: with them, the error ends the run and names the setting to halve.
 
     Raises:
         TrainingError: Memory runs out at a batch of 1, or with several processes.
@@ -167,21 +167,21 @@ def _common_arguments(job: TrainingJob, *, max_steps: int) -> dict[str, Any]:
 
 
 def _kept_checkpoints(job: TrainingJob) -> int:
-    """Enough that one from before the guard's patience is still there when it speaks."""
+    """Return how many checkpoints to keep, so one is older than the guard's patience when it stops a run."""
     return job.config.guard.patience // job.config.checkpoint_every + 2
 
 
 def trainer_arguments(*, save_steps: int, kept: int = 2) -> dict[str, Any]:
-    """Arguments that every trainer here shares: log each step, save every `save_steps`, report to nobody.
+    """Return the arguments that all trainers share: log each step, save every `save_steps`, report to no service.
 
-    bfloat16 on a GPU that has it, float32 on a CPU: many CPUs emulate bfloat16, at a third of the speed.
+    Training uses bfloat16 on a GPU that has it and float32 on a CPU: many CPUs emulate bfloat16, three times slower.
     """
     return {
         "bf16": gpu_dtype() == "bfloat16",
         "use_cpu": not torch.cuda.is_available(),
         "logging_steps": 1,
         "logging_first_step": True,
-        # Else a loss that is no number is logged as the mean of the losses before it.
+        # Otherwise a loss that is NaN or infinite is logged as the mean of the losses before it.
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": save_steps,
@@ -194,28 +194,28 @@ def trainer_arguments(*, save_steps: int, kept: int = 2) -> dict[str, Any]:
 
 
 def on_one_gpu(args: Any) -> Any:
-    """The arguments, for a process that trains on one GPU: transformers would use all that it sees, a part on each."""
+    """Limit a process's arguments to one GPU; otherwise transformers splits each batch over all visible GPUs."""
     args._n_gpu = min(args.n_gpu, 1)
     return args
 
 
 def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | None) -> dict[str, float]:
-    """Train from the last complete checkpoint in the job's folder, if any, to the end; leave the adapter there.
+    """Train to the end, from the last complete checkpoint in the job's folder if there is one; save the adapter there.
 
-    The adapter is the mean of those of the last steps, see `TailAverage`.
+    The adapter is the mean of the last steps' weights, see `TailAverage`.
 
     Returns:
         The metrics of the last step.
 
     Raises:
-        TrainingDiverged: The run collapsed or came to no number; names the newest checkpoint from before that.
+        TrainingDiverged: The run collapsed, or a value became NaN or infinite; names the newest checkpoint before that.
     """
     share = getattr(job.config, job.stage).tail_average
     trainer.add_callback(TailAverage(share))
     last = train_resumably(trainer, out_dir=job.out_dir, stage=job.stage, guard=guard, on_progress=job.on_progress)
     if PartialState().is_main_process:
         for settings in trainer.model.peft_config.values():
-            # Every process writes a set in another order, and the same adapter would have another identity.
+            # Each process would write a set in a different order, and equal adapters would get different hashes.
             if isinstance(settings.target_modules, set):
                 settings.target_modules = sorted(settings.target_modules)
         trainer.model.save_pretrained(
@@ -229,7 +229,7 @@ def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | No
 def train_resumably(
     trainer: Trainer, *, out_dir: Path, stage: str, guard: CollapseGuard | None, on_progress: OnProgress | None
 ) -> dict[str, float]:
-    """Train to the end, from the last complete checkpoint if there is one; the same result either way."""
+    """Train to the end, from the last complete checkpoint if there is one; the result is the same either way."""
     with PartialState().main_process_first():
         checkpoint = last_complete_checkpoint(out_dir)
     recorder = StepRecorder(
@@ -242,10 +242,10 @@ def train_resumably(
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except RuntimeError as error:
-        if not any(words in str(error) for words in NOT_A_NUMBER):
+        if not any(words in str(error) for words in NOT_FINITE):
             raise
-        raise recorder.not_a_number(
-            f"the probabilities of the next token are not finite, as it seems ({str(error).strip().splitlines()[0]})"
+        raise recorder.not_finite(
+            f"the probabilities of the next token seem to be NaN or infinite ({str(error).strip().splitlines()[0]})"
         ) from error
     return recorder.last
 

@@ -1,4 +1,4 @@
-"""Training on a GPU by Unsloth: quantised base model, fused kernels, vLLM rollouts; TRL's trainers on top."""
+"""The backend for one GPU: Unsloth (quantised base model, fused kernels), vLLM for sampling, TRL's trainers."""
 
 import sys
 from collections.abc import Sequence
@@ -10,33 +10,33 @@ import pandas as pd
 
 from tickerforge.features.prompts import Chat
 from tickerforge.training.backends.base import SamplingJob, TrainingJob
-from tickerforge.training.backends.loading import ADAPTER_WEIGHTS, LORA_TARGETS, check_adapter, rank_of
+from tickerforge.training.backends.loading import ADAPTER_WEIGHTS, LORA_TARGETS, check_adapter_files, rank_of
 from tickerforge.training.contracts import Example
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
 
 class UnslothBackend:
-    """Same recipes as the transformers backend, on a model that Unsloth has loaded and patched."""
+    """Trains with the same settings as the transformers backend, on a model that Unsloth loads and patches."""
 
     name = "unsloth"
 
     def generate(self, prompts: Sequence[Chat], *, job: SamplingJob) -> list[list[str]]:
-        """Draw answers by vLLM; see `Sampler.generate`."""
+        """Draw answers with vLLM; see `Sampler.generate`."""
         from tickerforge.training.backends.vllm_ import VLLMSampler
 
         return VLLMSampler().generate(prompts, job=job)
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
-        """GRPO with rollouts by the vLLM engine that shares the model's weights; see `Backend.train_grpo`."""
+        """Train by GRPO; a vLLM engine that shares the model's weights draws the answers. See `Backend.train_grpo`."""
         model, tokenizer = _load(job, fast_inference=True)
         from tickerforge.training.backends import trl_
 
-        # Unsloth gives up on vLLM by itself where it does not fit the GPU, and says so; TRL must then generate.
+        # Unsloth does without vLLM, with a message, if it does not fit on the GPU. TRL must generate then.
         engine = {"use_vllm": True, "vllm_mode": "colocate"} if hasattr(model, "vllm_engine") else {}
         return trl_.grpo(model, tokenizer, examples, job=replace(job, engine_arguments=engine))
 
     def train_sft(self, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
-        """Supervised fine-tuning; see `Backend.train_sft`."""
+        """Fine-tune on accepted answers; see `Backend.train_sft`."""
         model, tokenizer = _load(job, fast_inference=False)
         from tickerforge.training.backends import trl_
 
@@ -48,7 +48,7 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
     if early and "unsloth" not in sys.modules:
         raise BackendUnavailable(
             f"unsloth must be imported before {', '.join(sorted(early))}, which this process has imported already: "
-            "train by tickerforge.training.stages, which starts a process of its own for it"
+            "use tickerforge.training.stages, which trains in a separate process"
         )
     from unsloth import FastLanguageModel
 
@@ -58,7 +58,7 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
             model_name=job.base_model,
             max_seq_length=config.max_seq_length,
             load_in_4bit=config.load_in_4bit,
-            # Or it would take a quantised copy of another repository, which the adapter would then name as its base.
+            # Otherwise Unsloth loads a quantised copy from another repository, and the adapter names that as its base.
             use_exact_model_name=True,
             fast_inference=fast_inference,
             max_lora_rank=config.lora_rank,
@@ -79,11 +79,11 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
         random_state=job.seed,
     )
     if job.adapter is not None:
-        check_adapter(job.adapter)
+        check_adapter_files(job.adapter)
         if (rank := rank_of(job.adapter)) != config.lora_rank:
             raise AdapterError(
                 f"the adapter in {job.adapter} has the LoRA rank {rank}, and training.lora_rank is {config.lora_rank}: "
-                "set it to the adapter's, or start from another"
+                "set it to the adapter's rank, or start from another adapter"
             )
         _load_weights(model, job.adapter)
     return model, tokenizer
@@ -96,6 +96,6 @@ def _load_weights(model: Any, adapter: Path) -> None:
     outcome = set_peft_model_state_dict(model, load_file(adapter / ADAPTER_WEIGHTS))
     if outcome.unexpected_keys:
         raise AdapterError(
-            f"the adapter in {adapter} does not fit this base model: it holds {outcome.unexpected_keys[0]}, which the "
-            "model has not"
+            f"the adapter in {adapter} does not fit this base model: it holds {outcome.unexpected_keys[0]}, which is "
+            "not in the model"
         )

@@ -1,4 +1,4 @@
-"""Drawing answers on a GPU by vLLM, with adapters applied on the fly and answers held to their format."""
+"""vLLM: answers drawn on a GPU, by an engine in this process or (for GRPO) by a server on other GPUs."""
 
 import urllib.error
 import urllib.request
@@ -12,7 +12,7 @@ from tickerforge.training.backends.base import OneKept, SamplingJob, prompt_seed
 from tickerforge.training.backends.grammar import pattern_for
 from tickerforge.training.backends.loading import (
     ADAPTER_WEIGHTS,
-    check_adapter,
+    check_adapter_files,
     check_length,
     load_tokenizer,
     rank_of,
@@ -23,8 +23,8 @@ from tickerforge.training.contracts import Progress
 from tickerforge.training.errors import BackendUnavailable
 
 CHUNK_PROMPTS = 512
-HEALTH_SECONDS = 10.0
-# vLLM takes no other ranks as the largest; one in between is served by the next.
+_HEALTH_SECONDS = 10.0
+# The values that vLLM accepts as the largest rank; an adapter of a rank between two of them needs the larger one.
 LORA_RANKS = (8, 16, 32, 64, 128, 256)
 
 
@@ -46,9 +46,10 @@ def _engine(
 
 
 class VLLMSampler:
-    """Draws answers for rejection sampling, comparison and forecasting; never for GRPO's rollouts.
+    """Draws answers for rejection sampling, comparison and forecasting, but not for GRPO.
 
-    A regular expression holds the answers to their format, at no cost in speed, unless `sampling.constrained` is off.
+    Adapters are applied without merging. A regular expression keeps the answers in their format, at no cost in speed,
+    unless `sampling.constrained` is off.
     """
 
     name = "vllm"
@@ -58,8 +59,8 @@ class VLLMSampler:
 
         Raises:
             BackendUnavailable: vLLM or a GPU is missing.
-            AdapterError: The adapter's folder is not one.
-            BaseModelError: A prompt is longer than the configuration allows.
+            AdapterError: The folder is not a LoRA adapter.
+            BaseModelError: A prompt is longer than configured.
         """
         obstacle = why_not("vllm")
         if obstacle is not None:
@@ -71,7 +72,7 @@ class VLLMSampler:
         config, sampling, adapter = job.config, job.config.sampling, job.adapter
         rank = config.lora_rank
         if adapter is not None:
-            check_adapter(adapter)
+            check_adapter_files(adapter)
             rank = max(rank, rank_of(adapter))
         if prompts:
             tokenizer = load_tokenizer(job.base_model, trust_remote_code=config.trust_remote_code)
@@ -86,7 +87,7 @@ class VLLMSampler:
         )
         request = None
         if adapter is not None:
-            # vLLM caches adapters by number: derive it from the weights, so that another adapter gets another number.
+            # vLLM caches adapters by number. Derive it from the weights, so that each adapter has its own.
             number = zlib.crc32((adapter / ADAPTER_WEIGHTS).read_bytes()) % (2**31 - 1) + 1
             request = LoRARequest(adapter.name, number, str(adapter))
         pattern = None
@@ -119,7 +120,9 @@ class VLLMSampler:
 
 
 def rollout_arguments(config: TrainingConfig) -> dict[str, Any]:
-    """What TRL's `GRPOConfig` must be told so that the configured server draws the answers; empty without one.
+    """Return the arguments of TRL's `GRPOConfig` for the configured vLLM server; empty if none is configured.
+
+    The server draws GRPO's answers on its own GPUs. TRL sends it the weights after every step.
 
     Raises:
         BackendUnavailable: vLLM is missing here, or no vLLM server answers at that address.
@@ -131,7 +134,7 @@ def rollout_arguments(config: TrainingConfig) -> dict[str, Any]:
     if obstacle is not None:
         raise BackendUnavailable(f"launch.vllm_server cannot be used: {obstacle}, without launch.vllm_server")
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=HEALTH_SECONDS):
+        with urllib.request.urlopen(f"{url}/health", timeout=_HEALTH_SECONDS):
             pass
     except (urllib.error.URLError, TimeoutError) as error:
         raise BackendUnavailable(

@@ -99,7 +99,7 @@ def test_a_batch_is_halved_until_it_fits_and_the_work_is_not_done_twice(caplog: 
     with caplog.at_level(logging.WARNING):
         assert with_smaller_batches(run, batch=12, what="sampling", cure="-") == "in batches of 3"
     assert done == list(range(10))
-    assert ["12" in caplog.text, "going on with 6" in caplog.text, "going on with 3" in caplog.text] == [True] * 3
+    assert ["12" in caplog.text, "continuing with 6" in caplog.text, "continuing with 3" in caplog.text] == [True] * 3
 
 
 def test_where_not_even_a_batch_of_one_fits_the_error_names_the_cure() -> None:
@@ -159,7 +159,7 @@ def test_grpo_that_runs_out_of_memory_goes_on_as_if_a_smaller_part_had_been_aske
     with room_for(2, training=True), caplog.at_level(logging.WARNING):
         grpo(examples, base, tmp_path, in_parts_of(64))
     assert "grpo_1st: out of memory at a batch of 8" in caplog.text
-    assert "going on with 2" in caplog.text
+    assert "continuing with 2" in caplog.text
     assert digest(tmp_path) == digest(by_twos)
 
 
