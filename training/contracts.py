@@ -1,4 +1,4 @@
-"""What passes between the stages: examples in, results out, progress on the way."""
+"""Data that passes between the stages and their callers: examples, results, progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,14 +8,17 @@ from pathlib import Path
 from tickerforge.features.prompts import Chat
 
 METRICS_FILE = "metrics.jsonl"
+ADAPTER_FOLDER = "adapter"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One train window as a trainer sees it.
+    """One train window, as trainers use it.
 
-    `target` is in the units the model writes: model units, or z-scores with `units="train_standard"`. `last_close` is
-    the price at the origin in the same units, which is what persistence forecasts: 0 in model units.
+    `target` is in the units that the model writes: model units, or z-scores with `units="train_standard"`.
+    `last_close` is the price at the origin in the same units, the forecast of persistence: 0 in model units.
     """
 
     window_id: str
@@ -28,7 +31,7 @@ class Example:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What one stage leaves in its folder."""
+    """The results of one stage in its folder."""
 
     stage: str
     out_dir: Path
@@ -39,17 +42,17 @@ class StageResult:
     @property
     def adapter_dir(self) -> Path:
         """PEFT folder with `adapter_config.json` and `adapter_model.safetensors`."""
-        return self.out_dir / "adapter"
+        return self.out_dir / ADAPTER_FOLDER
 
     @property
     def metrics_path(self) -> Path:
-        """One JSON object a line, one line a logged step."""
+        """File with one line per logged step, each a JSON object."""
         return self.out_dir / METRICS_FILE
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a long operation stands; `metrics` holds what is known at this step (reward, valid_rate, loss, ...)."""
+    """The progress of a long operation; `metrics` holds the figures of this step (reward, valid_rate, loss, ...)."""
 
     stage: str
     step: int

@@ -1,9 +1,9 @@
-"""Training in a process of its own, or in several: how they are started, followed and ended.
+"""Training in this process, or in child processes: how they start, report and end.
 
-Unsloth patches trl, transformers and peft when it is imported, for the whole process and for good, and several GPUs
-need one process each. Either way the trainers run in `python -m tickerforge.training FOLDER`, by itself or under
-`accelerate launch`; the folder holds the job, and takes in progress, outcome and output. A child whose parent dies ends
-at once: its standard input is a pipe that the parent holds open.
+An import of Unsloth patches trl, transformers and peft permanently for the whole process, and several GPUs need one
+process each. In both cases the trainers run in `python -m tickerforge.training FOLDER`, directly or under `accelerate
+launch`. The folder holds the job, its progress, its outcome and its output. A child whose parent dies ends at once: its
+standard input is a pipe that the parent holds open.
 """
 
 import json
@@ -34,10 +34,10 @@ from tickerforge.training.errors import BackendUnavailable, TrainingDiverged, Tr
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.1
-GRACE_SECONDS = 10.0
-SHOWN_LINES = 40
-JOB, EXAMPLES, ACCEPTED, PROGRESS, OUTPUT = (
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 10.0
+_SHOWN_LINES = 40
+_JOB, _EXAMPLES, _ACCEPTED, _PROGRESS, _OUTPUT = (
     "job.json",
     "examples.json",
     "accepted.parquet",
@@ -47,23 +47,23 @@ JOB, EXAMPLES, ACCEPTED, PROGRESS, OUTPUT = (
 _RAISED = re.compile(r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
 
 
-def train(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
-    """Train here or in processes of their own, as backend and `job.config.launch` demand.
+def launch_training(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
+    """Train in this process or in child processes, depending on the backend and `job.config.launch`.
 
     Args:
-        backend: Who trains.
+        backend: Backend that trains.
         data: Train windows, or the accepted answers of the stage `sft`.
-        job: What to train.
+        job: Stage, models, settings and folder.
 
     Returns:
         The metrics of the last step.
 
     Raises:
-        TrainingError: As the trainer raises it in whichever process, or the process ended without a result.
+        TrainingError: If the trainer raises it in any process, or a process ends without a result.
     """
     release_models()
     if job.adapter is not None:
-        # Before the trainers are imported, which takes many times as long.
+        # Before the import of the trainers, which takes much longer.
         check_adapter_files(job.adapter)
     launch = job.config.launch
     if backend.name == "unsloth" or launch.isolate or launch.processes > 1:
@@ -72,7 +72,7 @@ def train(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: Trai
 
 
 def work(folder: Path) -> None:
-    """Do the job that `_train_in_processes` wrote into a folder; the body of each child process."""
+    """Do the job that `_train_in_processes` wrote into a folder; each child process runs this."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     rank = int(os.environ.get("RANK", "0"))
     name, data, job = _read_job(folder, reports=rank == 0)
@@ -84,15 +84,15 @@ def work(folder: Path) -> None:
             outcome["last_good"] = str(error.last_good) if error.last_good else None
     _write(folder / f"outcome-{rank}.json", json.dumps(outcome))
     if "error" in outcome:
-        # Else the launcher takes this process for done, and the others wait for it.
+        # Otherwise the launcher regards this process as finished, and the others wait for it.
         raise SystemExit(1)
 
 
-def command(launch: LaunchConfig, folder: Path) -> list[str]:
-    """The command line of the child; several processes are started by accelerate, which chooses a free port.
+def child_command(launch: LaunchConfig, folder: Path) -> list[str]:
+    """Return the command line of the child; accelerate starts several processes and chooses a free port.
 
     Raises:
-        BackendUnavailable: Fewer GPUs can be seen than processes are asked for.
+        BackendUnavailable: If fewer GPUs are visible than `launch.processes`.
     """
     job = ["-m", "tickerforge.training", str(folder)]
     if launch.processes == 1:
@@ -100,10 +100,10 @@ def command(launch: LaunchConfig, folder: Path) -> list[str]:
     gpus = len(gpu_names())
     if 0 < gpus < launch.processes:
         raise BackendUnavailable(
-            f"launch.processes = {launch.processes} needs as many GPUs, and {gpus} can be seen: lower it, or show more "
-            "of them by --cuda-devices"
+            f"launch.processes = {launch.processes} needs as many GPUs, and {gpus} can be seen: lower it, or make more "
+            "GPUs visible by --cuda-devices"
         )
-    # `--multi_gpu` stands for a process each on one machine; on a CPU they talk by gloo.
+    # `--multi_gpu` means one process per GPU on one machine; on a CPU the processes communicate by gloo.
     options = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     options += ["--num_processes", str(launch.processes), "--main_process_port", "0"]
     return [sys.executable, "-m", "accelerate.commands.launch", *options, *job]
@@ -117,9 +117,9 @@ def _train_in_processes(backend: str, data: Sequence[Example] | pd.DataFrame, *,
     with tempfile.TemporaryDirectory(prefix="tickerforge-") as name:
         folder = Path(name)
         _write_job(folder, backend, data, job=job)
-        with (folder / OUTPUT).open("wb") as output:
+        with (folder / _OUTPUT).open("wb") as output:
             process = subprocess.Popen(
-                command(job.config.launch, folder),
+                child_command(job.config.launch, folder),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -127,7 +127,7 @@ def _train_in_processes(backend: str, data: Sequence[Example] | pd.DataFrame, *,
                 start_new_session=True,
             )
         try:
-            _follow(process, folder / PROGRESS, job=job)
+            _follow(process, folder / _PROGRESS, job=job)
         finally:
             _end(process)
         return _outcome(folder, stage=job.stage, code=process.returncode)
@@ -138,13 +138,13 @@ def _environment() -> dict[str, str]:
 
 
 def _follow(process: subprocess.Popen[bytes], path: Path, *, job: TrainingJob) -> None:
-    """Pass on each step that the child reports, until it ends."""
+    """Forward each step that the child reports, until it ends."""
     path.touch()
     with path.open() as file:
         running = True
         while running:
             try:
-                process.wait(POLL_SECONDS)
+                process.wait(_POLL_SECONDS)
                 running = False
             except subprocess.TimeoutExpired:
                 pass
@@ -165,11 +165,11 @@ def _events(file: IO[str]) -> list[Progress]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the child and what it started: closing its standard input tells each of its processes to go."""
+    """End the child and its processes: each of them ends when its standard input is closed."""
     assert process.stdin is not None
     process.stdin.close()
     try:
-        process.wait(GRACE_SECONDS)
+        process.wait(_GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -182,10 +182,10 @@ def _end_with_parent() -> None:
 
 
 def _outcome(folder: Path, *, stage: str, code: int) -> dict[str, float]:
-    """The summary that the first process left, or the error of whichever process failed.
+    """Return the summary of the first process, or raise the error of the process that failed.
 
     Raises:
-        TrainingError: Of the same class as in the child; or the child ended without a word.
+        TrainingError: Of the same class as in the child; also if the child ended without a result.
     """
     outcomes = [json.loads(path.read_text()) for path in sorted(folder.glob("outcome-*.json"))]
     for failed in (outcome for outcome in outcomes if "error" in outcome):
@@ -195,20 +195,20 @@ def _outcome(folder: Path, *, stage: str, code: int) -> dict[str, float]:
         raise getattr(errors, failed["error"])(failed["message"])
     if code == 0 and outcomes:
         return dict(outcomes[0]["summary"])
-    lines = (folder / OUTPUT).read_text(errors="replace").splitlines()
-    logger.error("%s: the last lines of its own process:\n%s", stage, "\n".join(lines[-SHOWN_LINES:]))
+    lines = (folder / _OUTPUT).read_text(errors="replace").splitlines()
+    logger.error("%s: the last lines of its process:\n%s", stage, "\n".join(lines[-_SHOWN_LINES:]))
     raised = [found[1] for line in lines if (found := _RAISED.match(line))]
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    cause = raised[0] if raised else "it said nothing; when memory runs out, the system kills without a word"
+    cause = raised[0] if raised else "it printed no error; if memory ran out, the system killed it without a message"
     raise TrainingError(f"{stage} {how} in its own process: {cause}. The log holds the last lines of its output.")
 
 
 def _write_job(folder: Path, backend: str, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> None:
     if isinstance(data, pd.DataFrame):
-        data.to_parquet(folder / ACCEPTED, index=False)
+        data.to_parquet(folder / _ACCEPTED, index=False)
     else:
         rows = [asdict(example) | {"origin": example.origin.isoformat()} for example in data]
-        _write(folder / EXAMPLES, json.dumps(rows))
+        _write(folder / _EXAMPLES, json.dumps(rows))
     order = {
         "backend": backend,
         "stage": job.stage,
@@ -219,22 +219,22 @@ def _write_job(folder: Path, backend: str, data: Sequence[Example] | pd.DataFram
         "seed": job.seed,
         "unit": job.unit,
     }
-    _write(folder / JOB, json.dumps(order))
+    _write(folder / _JOB, json.dumps(order))
 
 
 def _read_job(folder: Path, *, reports: bool) -> tuple[str, Sequence[Example] | pd.DataFrame, TrainingJob]:
-    order = json.loads((folder / JOB).read_text())
+    order = json.loads((folder / _JOB).read_text())
     data: Sequence[Example] | pd.DataFrame
     if order["stage"] == SFT.name:
-        data = pd.read_parquet(folder / ACCEPTED)
+        data = pd.read_parquet(folder / _ACCEPTED)
     else:
         data = [
             Example(**row | {"origin": date.fromisoformat(row["origin"]), "target": tuple(row["target"])})
-            for row in json.loads((folder / EXAMPLES).read_text())
+            for row in json.loads((folder / _EXAMPLES).read_text())
         ]
 
     def report(event: Progress) -> None:
-        with (folder / PROGRESS).open("a") as file:
+        with (folder / _PROGRESS).open("a") as file:
             file.write(json.dumps(asdict(event)) + "\n")
 
     job = TrainingJob(

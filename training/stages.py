@@ -1,4 +1,7 @@
-"""The stages: GRPO, rejection sampling, SFT; each resumes in its folder and ends with the same result."""
+"""The training stages: GRPO, rejection sampling and SFT.
+
+Each stage works in one folder. If it is killed, it resumes there and ends with the same result.
+"""
 
 import json
 import logging
@@ -11,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.features.prompts import Chat
-from tickerforge.features.stages import AdapterStage
+from tickerforge.features.stages import GRPO_1ST, AdapterStage
 from tickerforge.training.backends import Backend, sampler_for, select
 from tickerforge.training.backends.base import SamplingJob, TrainingJob
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import METRICS_FILE, Example, OnProgress, Progress, StageResult
 from tickerforge.training.errors import NoAcceptedAnswers, TrainingError
-from tickerforge.training.launch import train
+from tickerforge.training.launch import launch_training
 from tickerforge.training.rejection import select_answers, spread_evenly, true_answers
 
 logger = logging.getLogger(__name__)
@@ -42,26 +45,28 @@ def run_grpo(
 
     Args:
         examples: Train windows.
-        stage: Which of the two GRPO stages; selects its settings.
+        stage: One of the two GRPO stages; selects its settings.
         base_model: Hugging Face name or folder.
-        adapter: Adapter to go on from; `None` starts a fresh one.
+        adapter: Adapter to continue from; `None` starts a fresh one.
         config: Settings of all stages.
-        out_dir: Where checkpoints and result go; a killed run resumes there.
+        out_dir: Folder of the checkpoints and the result; a killed run resumes there.
         seed: Seed of weights, order and sampling.
-        unit: What one daily standard deviation measures in the units of the targets.
-        on_progress: Told of each step.
+        unit: Size of one daily standard deviation in the units of the targets.
+        on_progress: Called after each step.
 
     Raises:
-        TrainingDiverged: The run collapsed, or a step came to no number; names the last good adapter.
-        BackendUnavailable: The backend asked for cannot run here.
-        AdapterError: `adapter` cannot be read.
+        TrainingDiverged: If the run collapsed, or a step was NaN or infinite; names the last good adapter.
+        BackendUnavailable: If the configured backend cannot run here.
+        AdapterError: If `adapter` cannot be read.
     """
     if not examples:
-        raise TrainingError(f"{stage}: there is no train window to learn from")
+        raise TrainingError(f"{stage}: there are no train windows to learn from")
     backend = _backend(config)
-    job = TrainingJob(stage, base_model, adapter, config, _made(out_dir), seed, unit=unit, on_progress=on_progress)
+    job = TrainingJob(
+        stage, base_model, adapter, config, _make_folder(out_dir), seed, unit=unit, on_progress=on_progress
+    )
     began = time.monotonic()
-    return _result(job, train(backend, examples, job=job), seconds=time.monotonic() - began)
+    return _result(job, launch_training(backend, examples, job=job), seconds=time.monotonic() - began)
 
 
 def run_sft(
@@ -79,9 +84,9 @@ def run_sft(
     if accepted.empty:
         raise NoAcceptedAnswers(f"{sft_data} holds no answers to fine-tune on")
     backend = _backend(config)
-    job = TrainingJob("sft", base_model, adapter, config, _made(out_dir), seed, on_progress=on_progress)
+    job = TrainingJob("sft", base_model, adapter, config, _make_folder(out_dir), seed, on_progress=on_progress)
     began = time.monotonic()
-    return _result(job, train(backend, accepted, job=job), seconds=time.monotonic() - began)
+    return _result(job, launch_training(backend, accepted, job=job), seconds=time.monotonic() - began)
 
 
 def run_rejection(
@@ -95,21 +100,22 @@ def run_rejection(
     decimals: int = 0,
     on_progress: OnProgress | None = None,
 ) -> StageResult:
-    """Draw N answers per train window and keep some by the configured rule; leaves `sft_data.parquet`.
+    """Draw N answers per train window and keep the best by the configured rule, as `sft_data.parquet`.
 
-    Drawn chunk by chunk, each kept as soon as it is drawn, so that a killed run resumes at the next chunk.
+    Each chunk of windows is saved as soon as it is drawn, so that a killed run resumes at the next chunk. Arguments and
+    errors as in `run_grpo`; `decimals` is the number of decimals of an answer's values.
 
     Raises:
-        NoAcceptedAnswers: No answer passed.
+        NoAcceptedAnswers: If the rule accepts no answer.
     """
     rejection = config.rejection
     chosen = [examples[i] for i in spread_evenly(len(examples), at_most=rejection.max_windows)]
     began = time.monotonic()
-    chunks = _made(out_dir / "chunks")
+    chunks = _make_folder(out_dir / "chunks")
     if rejection.rule == "truth":
         answers = true_answers(chosen, decimals=decimals)
     else:
-        answers = _drawn(
+        answers = _draw_answers(
             chosen,
             chunks=chunks,
             base_model=base_model,
@@ -120,11 +126,12 @@ def run_rejection(
         )
     accepted = select_answers(chosen, answers, config=rejection, decimals=decimals)
     if accepted.empty:
-        skilled = f" and reached a skill of {rejection.min_skill}: lower rejection.min_skill,"
-        skilled = ":" if rejection.min_skill is None or rejection.rule in ("none", "truth") else skilled
+        required, cure = "valid", ""
+        if rejection.min_skill is not None and rejection.rule not in ("none", "truth"):
+            required, cure = f"valid and reached a skill of {rejection.min_skill}", "lower rejection.min_skill, "
         raise NoAcceptedAnswers(
-            f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was valid{skilled} draw more "
-            "answers, or train grpo_1st longer"
+            f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was {required}: {cure}draw "
+            f"more answers, or train {GRPO_1ST.name} longer"
         )
     temporary = out_dir / f"{ACCEPTED_FILE}.tmp"
     accepted.to_parquet(temporary, index=False)
@@ -136,13 +143,13 @@ def run_rejection(
         "windows": float(len(chosen)),
         "answers": float(sum(map(len, answers))),
         "accepted": float(len(accepted)),
-        # A window that never moved has no skill but that of the perfect answer.
+        # A window whose prices never moved has a skill only for the perfect answer.
         "mean_skill": float(accepted["skill"].replace(-np.inf, np.nan).mean()),
     }
     return StageResult("rejection", out_dir, len(chosen), time.monotonic() - began, summary)
 
 
-def _drawn(
+def _draw_answers(
     chosen: Sequence[Example],
     *,
     chunks: Path,
@@ -152,7 +159,7 @@ def _drawn(
     seed: int,
     on_progress: OnProgress | None,
 ) -> list[list[str]]:
-    """N answers to each window, chunk by chunk; chunks that are there already are not drawn again."""
+    """Draw N answers to each window, chunk by chunk; read the chunks that an earlier run has saved."""
     sampler = sampler_for(_backend(config), config=config)
     answers: list[list[str]] = []
     for start in range(0, len(chosen), CHUNK_WINDOWS):
@@ -187,7 +194,7 @@ def answer_generator(
     stage: str = "forecast",
     on_progress: OnProgress | None = None,
 ) -> Callable[[Sequence[Chat], int], list[list[str]]]:
-    """A function that draws n answers to each prompt, for evaluation and forecasting."""
+    """Return a function that draws n answers to each prompt, for evaluation and forecasts."""
 
     def generate(prompts: Sequence[Chat], n: int) -> list[list[str]]:
         sampler = sampler_for(_backend(config), config=config)
@@ -210,13 +217,13 @@ def _result(job: TrainingJob, summary: dict[str, float], *, seconds: float) -> S
     return StageResult(job.stage, job.out_dir, len(lines), seconds, summary)
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _read_chunk(path: Path, *, windows: int) -> list[list[str]] | None:
-    """The answers of a chunk drawn earlier; `None` where it was not, or not written to the end."""
+    """Read the answers of a saved chunk; `None` if there is none, or if it is incomplete."""
     try:
         drawn: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tickerforge.training.config import LaunchConfig
-from tickerforge.training.launch import command
+from tickerforge.training.launch import child_command
 
 BACKENDS = Path(__file__).parents[3] / "training" / "backends"
 
@@ -191,7 +191,7 @@ def test_trl_starts_a_vllm_server_by_the_options_of_the_recipe() -> None:
 def test_accelerate_understands_the_command_that_starts_several_processes(tmp_path: Path) -> None:
     from accelerate.commands.launch import launch_command_parser
 
-    line = command(LaunchConfig(processes=2), tmp_path)
+    line = child_command(LaunchConfig(processes=2), tmp_path)
     parsed = launch_command_parser().parse_args(line[line.index("accelerate.commands.launch") + 1 :])
     assert (parsed.num_processes, parsed.multi_gpu, parsed.module) == (2, True, True)
     assert (parsed.training_script, parsed.training_script_args) == ("tickerforge.training", [str(tmp_path)])
