@@ -20,7 +20,7 @@ from tickerforge.evaluation.core.config import BacktestConfig
 from tickerforge.evaluation.core.contracts import Account, Backtest, Floats, TradingRule
 from tickerforge.evaluation.core.panels import Answers, Truth
 
-DECIMALS = 6
+_DECIMALS = 6
 
 
 def backtest(
@@ -130,7 +130,7 @@ def _account(
         turnover=float(traded.sum() / len(net) * SESSIONS_PER_YEAR),
         exposure=float(np.abs(weights).sum(axis=1).mean()),
         deflated_sharpe=None,
-        equity=(1.0, *np.cumprod(1 + net).round(DECIMALS).tolist()),
+        equity=(1.0, *np.cumprod(1 + net).round(_DECIMALS).tolist()),
         sharpe_by_ticker=alone,
     )
     return account, net

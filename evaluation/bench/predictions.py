@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.bench.standings import Entry
+from tickerforge.evaluation.bench.standings import ProtocolForecast
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.errors import PredictionsError
 from tickerforge.evaluation.core.panels import matrix
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol
 
-PRICE_COLUMNS = tuple(f"h{ahead}" for ahead in range(1, HORIZON + 1))
-REQUIRED_COLUMNS = ("ticker", "origin", *PRICE_COLUMNS)
-NAMED = 5
+HORIZON_COLUMNS = tuple(f"h{ahead}" for ahead in range(1, HORIZON + 1))
+REQUIRED_COLUMNS = ("ticker", "origin", *HORIZON_COLUMNS)
+_NAMED = 5
 
 
-def read_predictions(path: Path, protocol: Protocol) -> list[Entry]:
+def read_predictions(path: Path, protocol: Protocol) -> list[ProtocolForecast]:
     """The forecasts in a file, one entry for each model in it.
 
     One row a window: `ticker`; `origin`, the last session the forecast knew (YYYY-MM-DD), which must be the origin of a
@@ -38,7 +38,7 @@ def read_predictions(path: Path, protocol: Protocol) -> list[Entry]:
     if missing := [column for column in REQUIRED_COLUMNS if column not in table]:
         raise PredictionsError(
             f"{path} lacks the columns {', '.join(missing)}: a row has ticker, origin (the last session known) and the "
-            f"prices {PRICE_COLUMNS[0]} to {PRICE_COLUMNS[-1]} in USD"
+            f"prices {HORIZON_COLUMNS[0]} to {HORIZON_COLUMNS[-1]} in USD"
         )
     if table.empty:
         raise PredictionsError(f"{path} holds no row: give one for each test window")
@@ -55,11 +55,13 @@ def read_predictions(path: Path, protocol: Protocol) -> list[Entry]:
         whole = rows[np.isfinite(prices[rows]).all(axis=1)]
         forecast[windows[whole]] = prices[whole]
         everything = np.ones(len(forecast), dtype=bool)
-        entries.append(Entry(str(name), forecast, asked=everything, unanswered=len(forecast) - len(whole)))
+        entries.append(ProtocolForecast(str(name), forecast, asked=everything, unanswered=len(forecast) - len(whole)))
     return entries
 
 
-def sampled_entry(forecasts: pd.DataFrame, protocol: Protocol, *, name: str, is_chosen: bool = False) -> Entry:
+def sampled_entry(
+    forecasts: pd.DataFrame, protocol: Protocol, *, name: str, is_chosen: bool = False
+) -> ProtocolForecast:
     """One of our own models' answers to test windows: all of them, or those that it was asked for.
 
     Args:
@@ -81,7 +83,7 @@ def sampled_entry(forecasts: pd.DataFrame, protocol: Protocol, *, name: str, is_
     asked = np.zeros(len(forecast), dtype=bool)
     asked[windows] = True
     unanswered = int((rows["n_valid"] == 0).sum())
-    return Entry(name, forecast, asked=asked, unanswered=unanswered, is_chosen=is_chosen)
+    return ProtocolForecast(name, forecast, asked=asked, unanswered=unanswered, is_chosen=is_chosen)
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -112,7 +114,7 @@ def _origins(column: pd.Series, path: Path) -> pd.Series:
 
 def _prices(table: pd.DataFrame, path: Path) -> Floats:
     columns = []
-    for name in PRICE_COLUMNS:
+    for name in HORIZON_COLUMNS:
         written = table[name].replace("", np.nan)
         numbers = pd.to_numeric(written, errors="coerce").to_numpy(float)
         wrong = np.flatnonzero((np.isnan(numbers) & written.notna().to_numpy()) | (numbers <= 0) | np.isinf(numbers))
@@ -130,7 +132,7 @@ def _windows(table: pd.DataFrame, protocol: Protocol, path: Path) -> np.ndarray:
     """Number of the window that each row is about."""
     if unknown := sorted(set(table["ticker"]) - set(protocol.tickers)):
         raise PredictionsError(
-            f"{path} forecasts {', '.join(unknown[:NAMED])}{' and others' if len(unknown) > NAMED else ''}, of which "
+            f"{path} forecasts {', '.join(unknown[:_NAMED])}{' and others' if len(unknown) > _NAMED else ''}, of which "
             "there are no prices: give the folder that holds them, or leave these rows out"
         )
     windows = protocol.places_of(table)

@@ -18,7 +18,7 @@ TRIMMED = 0.1
 
 
 @dataclass(frozen=True)
-class Entry:
+class ProtocolForecast:
     """One forecaster: prices (n, HORIZON) in USD for the windows where `asked` (n,) is true.
 
     `unanswered` of those it did not answer; they hold persistence. `is_chosen` where validation chose it among ours.
@@ -103,7 +103,7 @@ PUBLISHED = (
 )
 
 
-def standings_of(protocol: Protocol, entries: Sequence[Entry], *, notes: Sequence[str] = ()) -> Standings:
+def standings_of(protocol: Protocol, entries: Sequence[ProtocolForecast], *, notes: Sequence[str] = ()) -> Standings:
     """Score forecasters on the test windows.
 
     Args:
@@ -151,7 +151,7 @@ def session_losses(protocol: Protocol, losses: Floats, *, rows: Ints) -> tuple[F
     return by_session(losses[rows] * weights, positions=positions), np.unique(positions)
 
 
-def _standing(protocol: Protocol, entry: Entry, *, reference: Floats) -> Standing:
+def _standing(protocol: Protocol, entry: ProtocolForecast, *, reference: Floats) -> Standing:
     rows = np.flatnonzero(entry.asked)
     if not len(rows):
         raise EvaluationError(f"{entry.name} was asked for no window")

@@ -56,7 +56,7 @@ def select_windows(windows: pd.DataFrame, *, config: EvaluationConfig) -> pd.Dat
     return pd.concat(chosen, ignore_index=True)
 
 
-def choose(losses: Mapping[str, float]) -> str | None:
+def choose_adapter(losses: Mapping[str, float]) -> str | None:
     """The adapter with the smallest validation loss; the earlier stage where two are equal; `None` without any."""
     adapters = [model for model in ADAPTERS if model in losses]
     return min(adapters, key=lambda model: losses[model]) if adapters else None
@@ -118,7 +118,7 @@ def compare(
         answers = [answers_of(forecasts, model=model, truth=truth) for model in models]
         parts.append(scored(truth, answers, int((windows["split"] == split).sum())))
         if split == "validation":
-            chosen = choose({model: float(loss.mean()) for model, loss in parts[0].losses.items()})
+            chosen = choose_adapter({model: float(loss.mean()) for model, loss in parts[0].losses.items()})
     truth, answers = judged_part(truth, answers, cut_off=cut_off)
     if truth.split == AFTER:
         kept = (windows["split"] == "test") & (session_dates(windows["origin"]) >= np.datetime64(cut_off))

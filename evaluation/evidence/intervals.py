@@ -13,8 +13,8 @@ from tickerforge.evaluation.metrics.accuracy import scaled_errors
 
 SIGNIFICANCE = 0.05
 MIN_BLOCK = 10
-REPLICATIONS = 400
-SEED = 0
+_REPLICATIONS = 400
+_SEED = 0
 
 
 def detailed_intervals(
@@ -52,7 +52,7 @@ def _ends(truth: Truth, losses: Floats, reference: Floats, *, rows: NDArray[np.b
 
 @lru_cache(maxsize=8)
 def _kept_rows(rows: int, block: int) -> NDArray[np.int64]:
-    return stationary_rows(rows, block=block, replications=REPLICATIONS, seed=SEED)
+    return stationary_rows(rows, block=block, replications=_REPLICATIONS, seed=_SEED)
 
 
 def skill_interval(losses: Floats, reference: Floats, *, positions: Ints, horizon: int, draws: Ints) -> Floats | None:

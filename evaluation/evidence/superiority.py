@@ -8,9 +8,9 @@ from tickerforge.evaluation.core.contracts import Floats, Ints, Superiority
 from tickerforge.evaluation.evidence.intervals import block_length, skill_interval, stationary_rows
 from tickerforge.evaluation.evidence.significance import too_few
 
-REPLICATIONS = 1000
+_REPLICATIONS = 1000
 CONFIDENCE = 0.9
-SEED = 0
+_SEED = 0
 
 
 def superiority(
@@ -20,7 +20,7 @@ def superiority(
     candidates: tuple[str, ...],
     positions: Ints,
     horizon: int,
-    replications: int = REPLICATIONS,
+    replications: int = _REPLICATIONS,
 ) -> Superiority:
     """Test of superior predictive ability, model confidence set, and intervals on the skill, by stationary bootstrap.
 
@@ -66,7 +66,7 @@ def superiority(
     from arch.bootstrap import MCS, SPA
 
     models = np.stack([losses[name] for name in tested], axis=1)
-    ability = SPA(losses[reference], models, block_size=block, reps=replications, seed=SEED)
+    ability = SPA(losses[reference], models, block_size=block, reps=replications, seed=_SEED)
     ability.compute()
     everything = [reference, *differing]
     distinct = _distinct(losses, everything)
@@ -75,12 +75,12 @@ def superiority(
         size=1 - CONFIDENCE,
         reps=replications,
         block_size=block,
-        seed=SEED,
+        seed=_SEED,
     )
     best.compute()
     kept = {distinct[int(place)] for place in best.included}
     kept |= {name for name in losses for other in tuple(kept) if np.array_equal(losses[name], losses[other])}
-    rows = stationary_rows(len(positions), block=block, replications=replications, seed=SEED)
+    rows = stationary_rows(len(positions), block=block, replications=replications, seed=_SEED)
     intervals = {
         name: skill_interval(losses[name], losses[reference], positions=positions, horizon=horizon, draws=rows)
         for name in differing

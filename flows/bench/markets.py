@@ -9,8 +9,7 @@ import numpy as np
 from prefect import flow
 from pydantic import Field
 
-from tickerforge.evaluation.bench.attained import Attained, captured_share
-from tickerforge.evaluation.bench.optima import process_optimum
+from tickerforge.evaluation.bench.known_markets import Attained, captured_share, process_optimum
 from tickerforge.evaluation.core.contracts import BASE
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import LAST_STAGE, AdapterStage

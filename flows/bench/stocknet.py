@@ -9,11 +9,9 @@ import pandas as pd
 from prefect import flow
 from pydantic import Field
 
-from tickerforge.evaluation.baselines.classical import classical
-from tickerforge.evaluation.baselines.naive import common_drift, drift, persistence
-from tickerforge.evaluation.baselines.ridge import ridge
+from tickerforge.evaluation.baselines.rivals import classical, common_drift, drift, persistence, ridge
 from tickerforge.evaluation.bench.predictions import sampled_entry
-from tickerforge.evaluation.bench.standings import Entry, Standings, standings_of
+from tickerforge.evaluation.bench.standings import ProtocolForecast, Standings, standings_of
 from tickerforge.evaluation.core.contracts import BASE, DRIFT, PERSISTENCE, Floats
 from tickerforge.evaluation.core.errors import EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, protocol_of, series_of
@@ -86,7 +84,7 @@ def stand(
     protocol: Protocol,
     *,
     baselines: Sequence[str] = (),
-    predictions: Sequence[Entry] = (),
+    predictions: Sequence[ProtocolForecast] = (),
     stages: StageForecasts | None = None,
     notes: Sequence[str] = (),
 ) -> Standings:
@@ -94,7 +92,7 @@ def stand(
 
     Args:
         protocol: The test windows.
-        baselines: Names from `evaluation.baselines.classical.CLASSICAL`.
+        baselines: Names from `evaluation.baselines.rivals.CLASSICAL`.
         predictions: From `evaluation.bench.predictions.read_predictions`.
         stages: From `stage_forecasts`.
         notes: Remarks for the reader.
@@ -116,8 +114,8 @@ def stand(
     return standings_of(protocol, [*entries, *predictions], notes=remarks)
 
 
-def _whole(name: str, forecast: Floats) -> Entry:
-    return Entry(name, forecast, asked=np.ones(len(forecast), dtype=bool))
+def _whole(name: str, forecast: Floats) -> ProtocolForecast:
+    return ProtocolForecast(name, forecast, asked=np.ones(len(forecast), dtype=bool))
 
 
 @flow(name="benchmark-stocknet", persist_result=False)

@@ -107,7 +107,7 @@ def stocknet_benchmark(
     the store.
     """
     with terminal_session(debug=debug):
-        from tickerforge.evaluation.baselines.classical import CLASSICAL, check_classical
+        from tickerforge.evaluation.baselines.rivals import CLASSICAL, check_classical
         from tickerforge.flows.cli.preflight import check_run, check_writable
         from tickerforge.flows.errors import ConfigError
         from tickerforge.flows.settings.config import build_config

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.bench.attained import Attained, attained
-from tickerforge.evaluation.bench.optima import Sample, prompt_optimum
+from tickerforge.evaluation.bench.known_markets import Attained, Sample, attained, prompt_optimum
 from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import Floats
@@ -77,7 +76,7 @@ def attainable(
         build,
         code=code_version(
             "tickerforge.features",
-            "tickerforge.evaluation.bench.optima",
+            "tickerforge.evaluation.bench.known_markets",
             "tickerforge.evaluation.comparison.compare",
             "tickerforge.tasks.outputs.benchmark",
             libraries=("scikit-learn",),

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from protocol_series import three
-from tickerforge.evaluation.baselines.naive import drift, persistence
-from tickerforge.evaluation.bench.predictions import PRICE_COLUMNS, read_predictions
-from tickerforge.evaluation.bench.standings import Entry, standings_of
+from tickerforge.evaluation.baselines.rivals import drift, persistence
+from tickerforge.evaluation.bench.predictions import HORIZON_COLUMNS, read_predictions
+from tickerforge.evaluation.bench.standings import ProtocolForecast, standings_of
 from tickerforge.evaluation.core.errors import PredictionsError
 
 PROTOCOL = three()
@@ -19,7 +19,7 @@ def table() -> pd.DataFrame:
     """Drift for every test window, in the documented columns."""
     names = np.array(PROTOCOL.tickers, dtype=object)[PROTOCOL.place]
     frame = pd.DataFrame({"ticker": names, "origin": PROTOCOL.origins.astype(str)})
-    return frame.join(pd.DataFrame(drift(PROTOCOL), columns=list(PRICE_COLUMNS)))
+    return frame.join(pd.DataFrame(drift(PROTOCOL), columns=list(HORIZON_COLUMNS)))
 
 
 def written(frame: pd.DataFrame, folder: Path, suffix: str = ".csv") -> Path:
@@ -53,7 +53,7 @@ def test_windows_left_out_and_empty_prices_count_as_persistence_and_are_counted(
     assert entry.unanswered == 6
     np.testing.assert_array_equal(entry.forecast[[0, 4, 8]], persistence(PROTOCOL)[[0, 4, 8]])
     everything = np.ones(len(entry.forecast), dtype=bool)
-    found = standings_of(PROTOCOL, [Entry("persistence", persistence(PROTOCOL), asked=everything), entry])
+    found = standings_of(PROTOCOL, [ProtocolForecast("persistence", persistence(PROTOCOL), asked=everything), entry])
     assert (found.of("mine").unanswered, found.of("mine").is_complete) == (6, True)
 
 

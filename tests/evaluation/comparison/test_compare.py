@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from evaluation_frames import forecasts_of, market_windows, noisy_forecasts
-from tickerforge.evaluation.comparison.compare import choose, compare, select_windows
+from tickerforge.evaluation.comparison.compare import choose_adapter, compare, select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import FORECAST_COLUMNS, EvalReport
 from tickerforge.evaluation.core.errors import EvaluationError, ForecastsError
@@ -153,8 +153,8 @@ def test_the_choice_sees_validation_only(frames: Frames) -> None:
 
 
 def test_the_earlier_stage_wins_a_tie_and_base_is_no_candidate() -> None:
-    assert choose({"base": 0.1, "sft": 0.5, "grpo_1st": 0.5, "champion": 0.2}) == "grpo_1st"
-    assert choose({"base": 0.1, "persistence": 1.0}) is None
+    assert choose_adapter({"base": 0.1, "sft": 0.5, "grpo_1st": 0.5, "champion": 0.2}) == "grpo_1st"
+    assert choose_adapter({"base": 0.1, "persistence": 1.0}) is None
 
 
 def test_a_model_that_never_answers_scores_as_persistence_and_is_reported(frames: Frames) -> None:

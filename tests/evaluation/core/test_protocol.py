@@ -10,10 +10,8 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 from sklearn.preprocessing import StandardScaler
 
 from protocol_series import three, walk
-from tickerforge.evaluation.baselines.classical import CLASSICAL, classical
-from tickerforge.evaluation.baselines.naive import common_drift, drift, persistence
-from tickerforge.evaluation.baselines.ridge import ridge
-from tickerforge.evaluation.bench.standings import Entry, standings_of
+from tickerforge.evaluation.baselines.rivals import CLASSICAL, classical, common_drift, drift, persistence, ridge
+from tickerforge.evaluation.bench.standings import ProtocolForecast, standings_of
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.errors import EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, common_border, protocol_of, series_of
@@ -22,8 +20,8 @@ from tickerforge.features.prices.bars import read_csv
 RIVALS = (persistence, drift, common_drift, ridge)
 
 
-def entry(name: str, forecast: Floats) -> Entry:
-    return Entry(name, forecast, asked=np.ones(len(forecast), dtype=bool))
+def entry(name: str, forecast: Floats) -> ProtocolForecast:
+    return ProtocolForecast(name, forecast, asked=np.ones(len(forecast), dtype=bool))
 
 
 def test_on_the_shared_stocknet_prices_persistence_and_drift_have_the_known_errors(stocknet: Path) -> None:
@@ -170,7 +168,9 @@ def test_a_better_forecaster_has_a_small_p_value_and_is_compared_on_its_own_wind
     forecast = naive + 0.5 * (protocol.target - naive)
     asked = np.arange(len(forecast)) % 3 == 0
     forecast[~asked] = np.nan
-    found = standings_of(protocol, [entry("persistence", naive), Entry("mine", forecast, asked=asked)]).of("mine")
+    found = standings_of(protocol, [entry("persistence", naive), ProtocolForecast("mine", forecast, asked=asked)]).of(
+        "mine"
+    )
     assert found.against_persistence == pytest.approx(0.25)
     assert found.p_value < 0.01
     assert (found.windows, found.is_complete) == (int(asked.sum()), False)

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from tickerforge.evaluation.bench.attained import attained, captured_share
-from tickerforge.evaluation.bench.optima import Sample, expected_gains, process_optimum, prompt_optimum
+from tickerforge.evaluation.bench.known_markets import (
+    Sample,
+    attained,
+    captured_share,
+    expected_gains,
+    process_optimum,
+    prompt_optimum,
+)
 from tickerforge.evaluation.core.forecasts import collect_forecasts
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.prompts import render_answer

@@ -1,0 +1,200 @@
+"""Markets whose answer is known: the best attainable error, and how near a forecaster comes to it."""
+
+from typing import NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+
+from tickerforge.evaluation.core.contracts import Floats, ScoredSplit
+from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_calendar, truth_of
+from tickerforge.evaluation.metrics.accuracy import crps, scaled_errors
+from tickerforge.evaluation.metrics.scores import score
+from tickerforge.features.config import FrozenModel
+from tickerforge.features.synthetic import STAY, returns_ahead
+
+_ONE_SPLIT: ScoredSplit = "test"
+RIDGE = 10.0
+BOOSTED_ITERATIONS = 150
+
+
+class Sample(NamedTuple):
+    """Windows of a known market; n windows, h sessions ahead.
+
+    `shown` (n, k) are all numbers of a prompt; `targets` (n, h) are the actual moves, and `expected` (n, h) the
+    expected ones given the process, both in model units.
+    """
+
+    shown: Floats
+    targets: Floats
+    expected: Floats
+
+
+def process_optimum(process: str, *, phi: float, horizon: int) -> float:
+    """Return the least mean squared error over persistence's if the process, its history and its regime are known.
+
+    The conditional mean is the best forecast. With x the log price, r = x_t - x_{t-1} and shocks of variance 1, the
+    mean squared error of persistence at session h less that of the conditional mean is the variance of the latter:
+
+    * mean-reverting, x_t = φ x_{t-1} + ε: ``(1 - φ^h)² / (1 - φ²)`` of ``2 (1 - φ^h) / (1 - φ²)``.
+    * momentum, r_t = φ r_{t-1} + ε: ``(φ (1 - φ^h) / (1 - φ))² / (1 - φ²)`` of ``Σ_jk φ^|j-k| / (1 - φ²)``.
+    * regime switch: the same with products of coefficients along the Markov chain instead of powers of φ.
+    * random walk: nothing can be forecast, 1.
+
+    Args:
+        process: As in `features.synthetic.log_prices`.
+        phi: Coefficient of the process.
+        horizon: Sessions ahead; errors are averaged over 1 ... horizon.
+
+    Returns:
+        A ratio; 1 if nothing can be forecast.
+
+    Raises:
+        ValueError: No optimum is known for the process.
+    """
+    if process == "random_walk":
+        return 1.0
+    ahead = np.arange(1, horizon + 1)
+    if process == "mean_reverting":
+        naive, known = 2 * (1 - phi**ahead), (1 - phi**ahead) ** 2
+        return float(1 - known.sum() / naive.sum())
+    if process not in ("momentum", "regime_switch"):
+        raise ValueError(f"no optimum is known for the process {process!r}")
+    stay = STAY if process == "regime_switch" else 1.0
+    chain = np.array([[stay, 1 - stay], [1 - stay, stay]])
+    coefficients = np.array([phi, 0.0])
+    start = np.array([0.5, 0.5]) if process == "regime_switch" else np.array([1.0, 0.0])
+    # E[r² | regime] solves v = 1 + φ² · (v of the session before, weighted by the chain, which is symmetric).
+    variance = np.linalg.solve(np.eye(2) - (coefficients**2)[:, None] * chain, np.ones(2))
+    expected = returns_ahead(phi, stay=stay, horizon=horizon)
+    covariance = expected @ (start * variance)
+    apart = np.abs(np.subtract.outer(ahead, ahead))
+    naive = np.array([covariance[apart[:h, :h]].sum() for h in ahead])
+    known = np.array([(expected[1 : h + 1].sum(axis=0) ** 2) @ (start * variance) for h in ahead])
+    return float(1 - known.sum() / naive.sum())
+
+
+def expected_gains(forecast: Floats, *, expected: Floats) -> Floats:
+    """Return the expected squared error of a forecast minus that of forecasting no move, given the process.
+
+    With y the move, m its expectation given everything known at the origin, and f a forecast:
+    ``E[(y - f)² - y²] = (m - f)² - m²`` (Rao-Blackwell). This removes the chance in y, which is most of the variance of
+    a squared error.
+
+    Args:
+        forecast: Moves, shape `(n, h)`.
+        expected: m, shape `(n, h)`, in the same unit.
+
+    Returns:
+        Shape `(n, h)`; negative is better than no move.
+    """
+    return np.asarray((expected - forecast) ** 2 - expected**2)
+
+
+def prompt_optimum(fitted: Sample, *scored: Sample) -> tuple[list[float], str]:
+    """Return the least mean squared error over persistence's that can be reached from the prompt's numbers: MSE*.
+
+    A ridge regression, and gradient-boosted trees on its residuals (scikit-learn), are fitted on one sample of windows.
+    The predictor that is better on the first of the other samples counts.
+
+    Args:
+        fitted: Windows to fit on.
+        scored: Samples of other windows; their errors are taken in expectation (`expected_gains`).
+
+    Returns:
+        The ratio of each sample, and the name of the predictor.
+    """
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    shown, targets, _ = fitted
+    linear = make_pipeline(StandardScaler(), Ridge(RIDGE)).fit(shown, targets)
+    ridge = [linear.predict(each) for each, _, _ in scored]
+    rest = targets - linear.predict(shown)
+    trees = [np.empty_like(each) for each in ridge]
+    for session in range(targets.shape[1]):
+        boosted = HistGradientBoostingRegressor(max_iter=BOOSTED_ITERATIONS, learning_rate=0.05, random_state=0)
+        boosted.fit(shown, rest[:, session])
+        for found, (each, _, _) in zip(trees, scored, strict=True):
+            found[:, session] = boosted.predict(each)
+    candidates = {"ridge": ridge, "ridge and trees": [a + b for a, b in zip(ridge, trees, strict=True)]}
+    ratios = {
+        name: [
+            1 + float(expected_gains(forecast, expected=each.expected).mean() / np.mean(each.targets**2))
+            for forecast, each in zip(forecasts, scored, strict=True)
+        ]
+        for name, forecasts in candidates.items()
+    }
+    best = min(ratios, key=lambda name: ratios[name][0])
+    return ratios[best], best
+
+
+class Attained(FrozenModel):
+    """One model on one market; errors are ratios to persistence's on the same windows, 1 is doing nothing.
+
+    `mse` is the expected mean squared error of the medians, in log returns over σ (`expected_gains`); `mse_error` its
+    standard error over windows that do not overlap; `realised` the error against the actual moves; `single` that of
+    single answers; `crps` the continuous ranked probability score; `coverage` that of the 80 % band; `valid_rate` the
+    share of answers that parse.
+    """
+
+    model: str
+    windows: int
+    mse: float
+    mse_error: float
+    realised: float
+    single: float
+    crps: float
+    coverage: float
+    valid_rate: float
+
+
+def attained(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, expected: Floats) -> Attained:
+    """Score one model on fresh windows of a market.
+
+    Args:
+        windows: Windows frame of one ticker in time order; origins are at least a horizon apart, so that targets do not
+            overlap.
+        forecasts: Forecasts frame with the model's answers to all of them.
+        model: Name of the model in `forecasts`.
+        expected: Expected log returns from the origins given the process, shape `(n_windows, horizon)`.
+    """
+    rows = windows.assign(split=_ONE_SPLIT)
+    truth = truth_of(rows, split=_ONE_SPLIT, calendar=session_calendar(rows))
+    answers = answers_of(forecasts.assign(split=_ONE_SPLIT), model=model, truth=truth)
+    naive = np.repeat(truth.origin_price[:, None], truth.horizon, axis=1)
+    losses = scaled_errors(truth.target, answers.median, sigma=truth.sigma).mean(axis=1)
+    reference = scaled_errors(truth.target, naive, sigma=truth.sigma).mean(axis=1)
+    unit = truth.sigma[:, None]
+    forecast = np.log(answers.median / truth.origin_price[:, None]) / unit
+    gains = expected_gains(forecast, expected=expected / unit).mean(axis=1)
+    figures, _ = score(truth, answers, interval=0.8)
+    moved = np.log(truth.target / naive) / unit
+    return Attained(
+        model=model,
+        windows=len(losses),
+        mse=float(1 + gains.mean() / reference.mean()),
+        mse_error=float(np.std(gains, ddof=1) / np.sqrt(len(gains)) / reference.mean()),
+        realised=float(losses.mean() / reference.mean()),
+        single=_single(truth, answers) / float(reference.mean()),
+        crps=float(cast(float, figures["crps"]) / crps(np.zeros_like(moved)[:, None], moved).mean()),
+        coverage=float(figures["coverage"] or 0.0),
+        valid_rate=float(figures["valid_rate"] or 0.0),
+    )
+
+
+def _single(truth: Truth, answers: Answers) -> float:
+    """Return the mean scaled squared error of single answers; a window without a valid one counts as persistence."""
+    losses: Floats = np.empty(len(truth.target))
+    for rows, samples in answers.ensembles():
+        for place in range(samples.shape[1]):
+            errors = scaled_errors(truth.target[rows], samples[:, place], sigma=truth.sigma[rows]).mean(axis=1)
+            losses[rows] = errors if place == 0 else losses[rows] + errors
+        losses[rows] /= samples.shape[1]
+    return float(losses.mean())
+
+
+def captured_share(mse: float, *, optimum: float) -> float:
+    """Return ``(MSE₀ - MSE) / (MSE₀ - MSE*)`` from ratios to persistence's MSE₀; NaN if nothing can be captured."""
+    return (1 - mse) / (1 - optimum) if optimum < 1 else float("nan")
