@@ -130,8 +130,10 @@ def test_grpo_with_a_divergence_to_pay_for_trains_another_adapter_and_resumes_to
     whole = grpo(examples, base, tmp_path / "whole", held_back)
     assert digest(whole) != digest(undisturbed)
     first, *later = [row["kl"] for row in metrics(whole)]
-    assert first == pytest.approx(0.0, abs=1e-9)
-    assert min(later) >= 0 < later[-1]
+    # Rounding leaves less than 1e-7 of a divergence that is zero; the last one is about 5e-6.
+    assert first == pytest.approx(0.0, abs=1e-7)
+    assert min(later) >= -1e-7
+    assert later[-1] > 1e-6
     assert {path.name for path in (whole / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     with pytest.raises(Interrupted):
         grpo(examples, base, tmp_path / "resumed", held_back, on_progress=stop_at(4))

@@ -54,9 +54,9 @@ def test_whatever_changes_a_stages_result_changes_its_key(made: Pieces, change: 
     changes: dict = {
         "seed": {"seed": 1},
         "adapter": {"adapter": made.sft},
-        "steps": {"config": TRAINING.model_copy(update={"grpo_1st": GRPO.model_copy(update={"steps": 3})})},
+        "steps": {"config": TRAINING.model_copy(update={"grpo_1st": GRPO.model_copy(update={"steps": 5})})},
         "rank": {"config": TRAINING.model_copy(update={"lora_rank": 8})},
-        "prompt": {"features": FEATURES.model_copy(update={"prompt_style": "prices"})},
+        "prompt": {"features": FEATURES.model_copy(update={"prompt_style": "full"})},
         "stage": {"stage": "grpo_2nd"},
         "base model": {},
     }[change]

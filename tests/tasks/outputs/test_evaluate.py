@@ -181,8 +181,8 @@ def test_results_and_adapters_are_published_in_their_folders(
     csv = publish_sft_data(made.sft_data, run, stock="DEMO")
     publish_comparison_folder(with_bars, run)
     folder = publish_adapter(made.sft, models, card=made.card())
-    assert {path.name for path in run.grpo_1st.iterdir()} == {"metrics.jsonl", "manifest.json"}
-    assert csv == run.sft_data / "DEMO_sft_training_data.csv"
+    assert {path.name for path in run.stage("grpo_1st").iterdir()} == {"metrics.jsonl", "manifest.json"}
+    assert csv == run.stage("sft_data") / "DEMO_sft_training_data.csv"
     assert len(pd.read_csv(csv)) == made.sft_data.meta["accepted"]
     assert (run.stage("comparison") / "figures").is_dir()
     assert folder == models.root / "sft_lora"

@@ -98,10 +98,11 @@ def test_a_stage_is_a_nested_run_with_every_logged_step_at_its_time(
     history = client_of(run.tracking).get_metric_history(stage.info.run_id, "reward")
     logged = read_metrics(made.grpo_1st.path / "metrics.jsonl")
     assert [(point.step, point.value) for point in history] == [(step, row["reward"]) for step, row in logged]
-    assert len(history) == 2
+    assert len(history) == 3
     created = read_manifest(made.grpo_1st).created.timestamp() * 1000
-    apart = (logged[1][1]["seconds"] - logged[0][1]["seconds"]) * 1000
-    assert [point.timestamp for point in history] == pytest.approx([created - apart, created], abs=1)
+    before_the_end = [logged[-1][1]["seconds"] - row["seconds"] for _, row in logged]
+    times = [created - seconds * 1000 for seconds in before_the_end]
+    assert [point.timestamp for point in history] == pytest.approx(times, abs=1)
     assert stage.info.start_time <= history[0].timestamp
     assert stage.info.end_time == pytest.approx(created, abs=1)
 

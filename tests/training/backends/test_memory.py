@@ -180,7 +180,7 @@ def test_a_step_learns_from_the_same_answers_in_however_many_parts(
 ) -> None:
     whole = metrics(grpo(examples, base, tmp_path, in_parts_of(8)))
     parts = metrics(by_twos)
-    assert whole[0]["reward"] == parts[0]["reward"]
+    assert whole[0]["reward"] == pytest.approx(parts[0]["reward"], rel=1e-6)
     assert len(whole) == len(parts) == 6
     for name in ("reward", "loss", "grad_norm"):
         assert np.allclose([row[name] for row in whole[:2]], [row[name] for row in parts[:2]], rtol=1e-3, atol=1e-5)
@@ -221,9 +221,9 @@ def test_fine_tuning_that_runs_out_of_memory_goes_on_likewise_and_at_one_answer_
         out = tmp_path / name
         return run_sft(data, base_model=base, adapter=None, config=in_parts_of(size), out_dir=out, seed=1).out_dir
 
-    with room_for(2, training=True):
+    with room_for(1, training=True):
         halved = tune("halved", 64)
-    # Six answers a step: halved to three, then to one.
+    # Four answers per step: halved to two, then to one.
     assert digest(halved) == digest(tune("asked for", 1))
     with room_for(0, training=True), pytest.raises(TrainingError, match="sft: memory runs out even at a batch of 1"):
         tune("hopeless", 2)
