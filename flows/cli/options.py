@@ -29,9 +29,7 @@ GpuMemoryUtilization = Annotated[
     float | None, typer.Option(help="Share of GPU memory that vLLM may take.", show_default="0.4", metavar="SHARE")
 ]
 CudaDevices = Annotated[str | None, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES.", metavar="0,1,...")]
-BackendName = Annotated[
-    BackendChoice | None, typer.Option(help="Library that trains.", show_default="auto")
-]
+BackendName = Annotated[BackendChoice | None, typer.Option(help="Library that trains.", show_default="auto")]
 SelectionRule = Annotated[
     RejectionRule | None,
     typer.Option("--rule", help="Which answers sft-data keeps for sft to learn from.", show_default="best_of_n"),

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("features", "training", "evaluation", "tasks", "flows", "deployments")
 
@@ -58,6 +56,7 @@ def test_the_wheel_holds_one_package_with_every_module_and_data_file(source: Pat
     } <= ours
 
 
+@pytest.mark.nightly
 def test_the_installed_wheel_passes_its_own_diagnosis_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     environment, empty = tmp_path / "environment", tmp_path / "empty"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
