@@ -1,4 +1,4 @@
-"""What must be true when a disturbance is over, whatever it was."""
+"""What must be true after every disturbance."""
 
 import math
 from pathlib import Path
@@ -17,19 +17,19 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def weights(work: Path) -> dict[str, str]:
-    """Hashes of the weights of a working folder's published adapters, by folder."""
+    """Hash the weights of a working folder's published adapters, by folder."""
     found = (work / "models").rglob(WEIGHTS)
     return {path.parent.relative_to(work / "models").as_posix(): file_sha256(path) for path in found}
 
 
 def nothing_is_lost(operations: Operations, reference: dict[str, str]) -> None:
-    """The adapters are those of a run that nobody disturbed, byte by byte, and no half artifact lies about."""
+    """Check that the adapters equal those of an undisturbed run byte by byte, and no partial artifact is left."""
     assert weights(operations.work) == reference
     assert list(operations.store.glob("partial/*")) == []
 
 
 def nothing_is_half_registered(operations: Operations) -> None:
-    """There is a version, every version has all its tags and forecasts, and every alias points to one."""
+    """Check that there is a version, every version has all its tags and forecasts, and every alias points to one."""
     import mlflow
     from mlflow import MlflowClient
 
@@ -56,9 +56,9 @@ def nothing_is_half_registered(operations: Operations) -> None:
 
 
 def mlflow_has_every_metric(operations: Operations) -> None:
-    """The last run is told whole: each stage has every step of its `metrics.jsonl`; and no run is left open.
+    """Check that MLflow has every step of every stage's `metrics.jsonl` in the last run, and no open run.
 
-    It registers nothing where one before it has registered the same.
+    The last run registers nothing if an earlier one has registered the same.
     """
     from mlflow import MlflowClient
 
@@ -96,7 +96,7 @@ def _by_name(rows: Any) -> dict[str, dict[int, float]]:
 
 
 def all_is_well(operations: Operations, reference: dict[str, str]) -> float:
-    """All of the above, and nothing is held; returns the seconds until all slots and locks were free."""
+    """Check all of the above, and that nothing is held; returns the seconds until all slots and locks were free."""
     seconds = operations.lets_go()
     nothing_is_lost(operations, reference)
     with patience_with_mlflow():

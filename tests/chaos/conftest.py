@@ -1,4 +1,4 @@
-"""The undisturbed run that all cases are held against, and a service for each file of cases."""
+"""The undisturbed run with which all cases are compared, and one service per file of cases."""
 
 from collections.abc import Iterator
 
@@ -13,13 +13,13 @@ from tiny_pipeline import tiny_config
 
 @pytest.fixture(scope="session")
 def config() -> PipelineConfig:
-    """The tiny pipeline, with some more steps a stage to be disturbed in."""
+    """The tiny pipeline, with more steps per stage, in which to disturb it."""
     return with_overrides(tiny_config(), [f"{key}={value}" for key, value in STEPS.items()])
 
 
 @pytest.fixture(scope="session")
 def reference(config: PipelineConfig, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The weights that a run without any disturbance ends with."""
+    """The weights of an undisturbed run."""
     from tickerforge.flows.train.pipeline import train_ticker
 
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -36,14 +36,14 @@ def reference(config: PipelineConfig, prefect_server: None, tmp_path_factory: py
 
 @pytest.fixture(scope="module")
 def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
-    """A service of this file's own; a variable SERVICE in the file holds environment variables for it."""
+    """The service of this file; a variable SERVICE in the file holds environment variables for it."""
     with lasting(tmp_path_factory.mktemp("chaos"), getattr(request.module, "SERVICE", {})) as made:
         yield made
 
 
 @pytest.fixture
 def operations(started: Operations) -> Operations:
-    """That service, well, and without anything of earlier cases."""
+    """The same service, healthy and without remains of earlier cases."""
     assert wait_until(started.is_well), started.logs()[-4000:]
     started.lets_go()
     started.forget()

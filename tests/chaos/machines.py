@@ -1,4 +1,4 @@
-"""Machines that share no folder: workers with a home of their own, the servers between them, and an object store."""
+"""Machines that share no folder: workers with their own homes, the servers between them, and an object store."""
 
 import json
 import os
@@ -29,7 +29,7 @@ DEPLOY = (
 
 @dataclass
 class Machine:
-    """A home and a working folder that no other machine looks into."""
+    """A home and a working folder that no other machine uses."""
 
     root: Path
     shared: Mapping[str, str]
@@ -52,7 +52,7 @@ class Machine:
 
 @dataclass
 class Cluster:
-    """Servers and workers, and how a test talks to them."""
+    """Servers and workers, with the requests of the tests."""
 
     base: Path
     shared: dict[str, str] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Cluster:
             )
 
     def stop(self) -> None:
-        """End every process that was started, and whatever it started."""
+        """Kill every started process and its children."""
         for process in reversed(self.processes):
             family = [process.pid]
             if psutil.pid_exists(process.pid):
@@ -117,7 +117,7 @@ class Cluster:
         return list(self.api("/flow_runs/filter", body))
 
     def spans(self, run: str) -> list[tuple[datetime, datetime]]:
-        """When the tasks of a run began and ended."""
+        """Return when the tasks of a run began and ended."""
         tasks = self.api("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
         return [
             (datetime.fromisoformat(each["start_time"]), datetime.fromisoformat(each["end_time"]))
@@ -126,7 +126,7 @@ class Cluster:
         ]
 
     def process_of(self, run: str) -> psutil.Process:
-        """The process in which a run is executed."""
+        """Return the process that executes a run."""
         found: list[psutil.Process] = []
 
         def look() -> bool:
@@ -154,7 +154,7 @@ class Cluster:
 
 @contextmanager
 def cluster(base: Path) -> Iterator[Cluster]:
-    """PostgreSQL, Prefect, MLflow with proxied artifacts and an S3 server; the workers are the test's to start."""
+    """PostgreSQL, Prefect, MLflow with proxied artifacts and an S3 server; the test starts the workers."""
     import boto3
 
     made = Cluster(base)

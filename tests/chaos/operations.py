@@ -1,4 +1,4 @@
-"""A running service with its real deployments, and the ways to stop, kill and question what runs in it."""
+"""A running service with its real deployments, and the ways to stop, kill and inspect its runs."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from tickerforge.tasks.registry.registration import MADE
 TRAIN, NIGHT = "train-ticker/manual", "nightly/all"
 TRAINED = ("base_model", "grpo_1st", "sft_data", "sft", "grpo_2nd")
 STAGES = (*TRAINED, "forecasts", "comparison")
-# Steps after which a stage is disturbed: later than its first checkpoint, so that there is something to resume.
+# Steps after which a stage is disturbed: later than its first checkpoint, so that it can resume.
 ROWS = {"base_model": 20, "grpo_1st": 3, "sft": 3, "grpo_2nd": 3}
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 RUN_SECONDS = 420
@@ -57,7 +57,7 @@ class Operations(Home):
         return self.start(deployment, config=config.model_dump(mode="json"), **parameters)
 
     def run(self, run: str) -> Any:
-        """What Prefect knows of a run; waits for a server that is away."""
+        """Return Prefect's record of a run; waits for a server that is down."""
         deadline = time.monotonic() + RUN_SECONDS
         while True:
             try:
@@ -71,7 +71,7 @@ class Operations(Home):
         return str(self.run(run)["state"]["type"])
 
     def outcome(self, run: str, *, seconds: float = RUN_SECONDS) -> str:
-        """The state in which a run ends."""
+        """Wait for a run and return its final state."""
         assert wait_until(lambda: self.state(run) in FINAL, seconds=seconds), self.told(run)
         return self.state(run)
 
@@ -79,7 +79,7 @@ class Operations(Home):
         assert self.outcome(run) == "COMPLETED", self.told(run)
 
     def told(self, run: str) -> str:
-        """All that is known of a run, for a failure's message."""
+        """Collect all logs of a run, for a failure's message."""
         tails = [
             f"--- {path.name}\n{path.read_text(errors='replace')[-6000:]}"
             for path in [*(self.root / "service" / "logs").glob("*worker.log"), *self.work.glob("results/*/*.log")]
@@ -87,18 +87,18 @@ class Operations(Home):
         return "\n".join([str(self.run(run)["state"]), *tails])
 
     def cancel(self, run: str) -> None:
-        """What the button `Cancel` of the UI does."""
+        """Cancel a run as the button in the UI does."""
         state = {"type": "CANCELLING", "name": "Cancelling"}
         assert self.api(f"/flow_runs/{run}/set_state", {"state": state})["status"] == "ACCEPT"
 
     def children(self, run: str) -> list[Any]:
-        """Runs on the GPU pool that a run has asked for, newest last."""
+        """List the runs on the GPU pool that a run has started, newest last."""
         body = {"sort": "EXPECTED_START_TIME_ASC", "flow_runs": {"parent_task_run_id": {"is_null_": False}}}
         tasks = {each["id"] for each in self.api("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})}
         return [each for each in self.api("/flow_runs/filter", body) if each["parent_task_run_id"] in tasks]
 
     def process_of(self, run: str) -> psutil.Process:
-        """The process in which a run is executed."""
+        """Return the process that executes a run."""
         found: list[psutil.Process] = []
 
         def look() -> bool:
@@ -114,7 +114,7 @@ class Operations(Home):
 
     @contextmanager
     def held_in(self, stage: str, *, seconds: float = RUN_SECONDS) -> Iterator[psutil.Process]:
-        """The process that is in the middle of a stage, stopped there; it goes on afterwards if it still lives."""
+        """Stop the process that is in the middle of a stage; afterwards it continues if it still lives."""
         process = _caught(lambda: self._at_work(stage), seconds=seconds, what=stage)
         try:
             yield process
@@ -124,7 +124,7 @@ class Operations(Home):
 
     @contextmanager
     def held_while_registering(self, run: str) -> Iterator[psutil.Process]:
-        """The process of a run, stopped while it uploads the adapter to the registry, before there is a version."""
+        """Stop the process of a run while it uploads the adapter to the registry, before there is a version."""
         process = self.process_of(run)
         models = self.workspace.mlflow_artifacts
 
@@ -149,12 +149,12 @@ class Operations(Home):
         return None
 
     def limits(self) -> dict[str, int]:
-        """How many slots of each limit are taken."""
+        """Return how many slots of each limit are taken."""
         found = self.api("/v2/concurrency_limits/filter", {"offset": 0, "limit": 200})
         return {each["name"]: each["active_slots"] for each in found}
 
     def lets_go(self, *, seconds: float = FREE_SECONDS) -> float:
-        """Wait until nobody holds a slot or a lock of the store; returns how long that took."""
+        """Wait until nobody holds a slot or a lock of the store; returns the seconds that took."""
         began = time.monotonic()
         locks = self.store / "locks"
 
@@ -171,7 +171,7 @@ class Operations(Home):
             return list(MlflowClient(self.service.mlflow).search_model_versions())
 
     def forget(self) -> None:
-        """Start the next case from nothing: no artifact, no registered model, no results."""
+        """Delete all artifacts, registered models and results before the next case."""
         from mlflow import MlflowClient
 
         client = MlflowClient(self.service.mlflow)
@@ -183,7 +183,7 @@ class Operations(Home):
 
 @contextmanager
 def patience_with_mlflow() -> Iterator[None]:
-    """Ask again where nobody answers: a run may end while a server that was killed is still being started again."""
+    """Repeat requests without an answer: a run may end while a killed server is still restarting."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
         yield
@@ -191,7 +191,7 @@ def patience_with_mlflow() -> Iterator[None]:
 
 @contextmanager
 def lasting(base: Path, environment: Mapping[str, str]) -> Iterator[Operations]:
-    """A service in a home of its own below `base`; nothing of it is left afterwards, whatever happened."""
+    """Run a service in its own home below `base`, and remove everything afterwards, whatever happened."""
     made = Operations(base / "home", base / "work", dict(environment))
     try:
         done = made.up()
@@ -204,7 +204,7 @@ def lasting(base: Path, environment: Mapping[str, str]) -> Iterator[Operations]:
 
 
 def holder_of(lock: Path) -> int | None:
-    """The process that holds the lock on a file."""
+    """Return the process that holds the lock on a file."""
     try:
         inode = lock.stat().st_ino
     except FileNotFoundError:
@@ -217,7 +217,7 @@ def holder_of(lock: Path) -> int | None:
 
 
 def _caught(find: Callable[[], int | None], *, seconds: float, what: str) -> psutil.Process:
-    """Stop the process that `find` names, provided that it is still true once the process stands still."""
+    """Stop the process that `find` returns, if `find` still returns it once the process is stopped."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         pid = find()

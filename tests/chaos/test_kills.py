@@ -17,7 +17,7 @@ pytestmark = [
 
 
 def started_again(operations: Operations, config: PipelineConfig, **parameters: str) -> None:
-    """The same run once more, as its user or the next night would start it."""
+    """Start the same run again, as its user or the next night would."""
     operations.completes(operations.train(config, **parameters))
 
 

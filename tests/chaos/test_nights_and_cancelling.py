@@ -1,4 +1,4 @@
-"""Runs that meet, and runs that somebody cancels in the UI."""
+"""Runs that compete, and runs that somebody cancels in the UI."""
 
 import shutil
 import time

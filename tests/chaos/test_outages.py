@@ -1,4 +1,4 @@
-"""MLflow away for a whole training, Prefect away for a minute; all of it in another time zone than the exchange's."""
+"""MLflow down for a whole training, Prefect down for a minute; all in another time zone than the exchange's."""
 
 import time
 

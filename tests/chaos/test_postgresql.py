@@ -1,4 +1,4 @@
-"""kill -9 of PostgreSQL, on which both servers keep what they know, in the middle of each stage."""
+"""kill -9 of PostgreSQL, which holds the databases of both servers, in the middle of each stage."""
 
 import os
 import subprocess

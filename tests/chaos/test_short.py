@@ -1,4 +1,4 @@
-"""What breaks most often, on one service: to be run first, `pytest -m chaos tests/chaos/test_short.py`."""
+"""The most frequent faults, on one service. Run it first: `pytest -m chaos tests/chaos/test_short.py`."""
 
 import time
 

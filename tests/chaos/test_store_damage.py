@@ -1,4 +1,4 @@
-"""A full disk, and artifacts that are damaged or deleted behind the back of the runs that use them."""
+"""A full disk, and artifacts that are damaged or deleted while runs use them."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.fixture
 def small_disk(operations: Operations) -> Iterator[Path]:
-    """A file system of 100 MB in the place of the store."""
+    """A file system of 100 MB mounted over the store."""
     operations.store.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=100m", "tickerforge-chaos", str(operations.store)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:

@@ -1,4 +1,4 @@
-"""A CPU machine and two GPU machines that share no folder: what one makes the others find in the object store."""
+"""A CPU machine and two GPU machines that share no folder, only an object store."""
 
 import json
 import signal

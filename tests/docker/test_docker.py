@@ -1,4 +1,4 @@
-"""What the container files say, held against the project that they run: nobody starts an engine for these tests."""
+"""The container files, compared with the project that they run; no test starts an engine."""
 
 import importlib.metadata
 import importlib.util

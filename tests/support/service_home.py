@@ -80,7 +80,7 @@ class Home:
         return found
 
     def variables(self) -> dict[str, str]:
-        """Nothing of what the tests share, so that the service has settings of its own."""
+        """Return the environment without the settings that the tests share."""
         shared = ("PREFECT_", "MLFLOW_", "HF_HUB_CACHE")
         own = {name: value for name, value in os.environ.items() if not name.startswith(shared)}
         return {**own, "TICKERFORGE_HOME": str(self.root), **self.environment}
@@ -114,14 +114,14 @@ class Home:
         return not health(service) and all(found.state == "RUNNING" for found in programs(service))
 
     def listening(self) -> set[str]:
-        """Addresses at which its processes listen."""
+        """Return the addresses at which its processes listen."""
         found = [each for process in self.processes() for each in process.net_connections("inet")]
         return {f"{each.laddr.ip}:{each.laddr.port}" for each in found if each.status == psutil.CONN_LISTEN}
 
     def api(self, path: str, body: Any = None) -> Any:
-        """What Prefect's API answers to a GET, or to a POST where there is a body.
+        """Return the answer of Prefect's API to a GET, or to a POST if there is a body.
 
-        A server that says that it is busy is asked again, as Prefect's own clients do.
+        If the server is busy, the request is repeated, as in Prefect's own clients.
         """
         data = None if body is None else json.dumps(body).encode()
         url = f"http://127.0.0.1:{self.prefect_port}/api{path}"
@@ -149,5 +149,5 @@ class Home:
         return run
 
     def logs(self) -> str:
-        """Everything that the service and its runs wrote."""
+        """Return all log lines of the service and its runs."""
         return "\n".join(path.read_text(errors="replace") for path in (self.root / "service" / "logs").iterdir())

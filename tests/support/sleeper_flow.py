@@ -1,4 +1,4 @@
-"""A flow that does nothing but notice what happens to it."""
+"""A flow that only records what happens to it."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from prefect import flow
 
 @flow
 def sleeper(secret: str) -> None:
-    """Write down in the working folder where it runs and what its environment gives away, and sleep until stopped."""
+    """Record in the working folder its process and whether the environment holds the secret; sleep until stopped."""
     known = "yes" if any(secret in value for value in os.environ.values()) else "no"
     Path("sleeper.started").write_text(f"pid {os.getpid()}, knows the secret: {known}")
     try:

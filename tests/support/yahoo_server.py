@@ -1,4 +1,4 @@
-"""A server on this machine that answers yfinance as Yahoo's chart interface does, with numbers of our own."""
+"""A server on this machine that answers yfinance like Yahoo's chart interface, with our own numbers."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ COLUMNS = {"open": "open", "high": "high", "low": "low", "close": "close", "volu
 
 @dataclass
 class Yahoo:
-    """What the server tells: bars by ticker, and an answer for a ticker that is told instead."""
+    """The answers of the server: bars by ticker, and other answers that come instead."""
 
     bars: dict[str, pd.DataFrame]
     instead: dict[str, list[Reply]] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Yahoo:
     web: Web | None = None
 
     def answer(self, path: str, headers: Mapping[str, str]) -> Reply:
-        """Cookies and crumbs are refused, as they may be; charts are told."""
+        """Refuse cookies and crumbs, as Yahoo may, and answer charts."""
         parts = urlsplit(path)
         if not parts.path.startswith("/v8/finance/chart/"):
             return Reply(status=404)
@@ -47,7 +47,7 @@ class Yahoo:
         return Reply(json.dumps(self.chart(stock, query)).encode())
 
     def chart(self, stock: str, query: Mapping[str, str]) -> dict[str, Any]:
-        """The answer's structure as yfinance 1.7 reads it."""
+        """Build the answer as yfinance 1.7 reads it."""
         bars = self.bars[stock]
         opens = (bars["date"] + pd.Timedelta(hours=9, minutes=30)).dt.tz_localize(ZONE)
         seconds = opens.map(lambda each: int(each.timestamp()))
@@ -89,13 +89,13 @@ class Yahoo:
 
 
 def up_to(bars: pd.DataFrame, *, last: str) -> pd.DataFrame:
-    """The same bars on business days up to one."""
+    """Move the bars to the business days up to a day."""
     return bars.assign(date=pd.bdate_range(end=last, periods=len(bars)).astype("datetime64[s]"))
 
 
 @contextmanager
 def yahoo_server(monkeypatch: pytest.MonkeyPatch, bars: dict[str, pd.DataFrame]) -> Iterator[Yahoo]:
-    """Run the server, and have every request to Yahoo go there."""
+    """Run the server, and redirect every request for Yahoo to it."""
     from curl_cffi.requests import Session
     from yfinance.data import YfData
 
