@@ -1,1 +1,1 @@
-"""The flows as deployments of a running Prefect server, and recipes for them."""
+"""The command `tickerforge`, the service on one machine, and the deployments on a Prefect server."""

@@ -50,11 +50,11 @@ def up(
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Start Prefect, MLflow and the workers on this machine, with all deployments.
+    """Start Prefect, MLflow and the workers on this machine.
 
-    The command returns when everything answers. Runs write results and models to the current folder. Other commands
-    use the running service. The databases are SQLite files in TICKERFORGE_HOME, or on the PostgreSQL server in
-    TICKERFORGE_DATABASE=postgresql://user:password@host/.
+    The command also creates all deployments, and returns when everything answers. Runs write results and models to
+    the current folder. Other commands use the running service. The databases are SQLite files in TICKERFORGE_HOME, or
+    on the PostgreSQL server in TICKERFORGE_DATABASE=postgresql://user:password@host/.
     """
     with terminal_session(debug=debug):
         from tickerforge.deployments.service.service import Listening, start

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The commands of the pipeline; `deployments.cli` is the entry point."""

@@ -14,7 +14,7 @@ _Until = Annotated[AdapterStage, typer.Option(help="Last stage to train; the tab
 _Output = Annotated[Path | None, typer.Option(help="Also write all figures to this JSON file.", metavar="FILE")]
 
 benchmark_app = typer.Typer(
-    help="Compare the pipeline with known optima, and with published results.",
+    help="Compare the pipeline with known optima and published results.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -99,12 +99,12 @@ def stocknet_benchmark(
     seed: options.Seed = None,
     debug: options.Debug = False,
 ) -> None:
-    """Score forecasters by the published protocol, on all tickers of a folder.
+    """Score forecasters by the published protocol.
 
-    The rows of each ticker are split 70/10/20 in time, and the adjusted close is standardised by the train rows. Every
-    ten days predict the next ten. The error is the mean squared error per ticker, averaged over tickers. Without
-    --baselines-only the table also shows our stages, trained on all tickers together; finished training is taken from
-    the store.
+    The protocol covers all tickers of a folder. The rows of each ticker are split 70/10/20 in time, and the adjusted
+    close is standardised by the train rows. Every ten days predict the next ten. The error is the mean squared error
+    per ticker, averaged over tickers. Without --baselines-only the table also shows our stages, trained on all
+    tickers together; finished training is taken from the store.
     """
     with terminal_session(debug=debug):
         from tickerforge.evaluation.baselines.rivals import CLASSICAL, check_classical

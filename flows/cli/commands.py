@@ -272,7 +272,7 @@ def nightly_command(
     set_: options.Assignments = None,
     debug: options.Debug = False,
 ) -> None:
-    """Retrain, judge, forecast and watch all stocks of a folder, one after the other.
+    """Retrain, judge, forecast and watch all stocks of a folder.
 
     Training starts from a stock's champion if there is one. If a stock fails, the night continues with the others,
     reports which stocks failed and why, and ends with exit code 1. What has not changed is taken from the store.

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from tickerforge.tasks.registry.promotion import VersionRecord
     from tickerforge.tasks.tracking.client import Tracking
 
-registry_app = typer.Typer(
-    help="History of a stock's registered adapters, and rollback of its champion.", no_args_is_help=True
-)
+registry_app = typer.Typer(help="History and rollback of a stock's registered adapters.", no_args_is_help=True)
 
 _SHOWN_DIGITS = 12
 
@@ -36,7 +34,7 @@ def pull(
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="New or empty folder, or one from an earlier pull.")],
     debug: options.Debug = False,
 ) -> None:
-    """Fetch a registered adapter into a folder that PEFT and vLLM can load."""
+    """Fetch a registered adapter, ready for PEFT and vLLM."""
     with terminal_session(debug=debug):
         tracking = _registry_of(model.split("@", 1)[0])
         from tickerforge.flows.cli import screen
