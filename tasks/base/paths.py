@@ -7,6 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from tickerforge.features.prices.bars import validate_ticker
 from tickerforge.features.stages import ADAPTERS, stage_named
+from tickerforge.training.contracts import ADAPTER_CONFIG_FILE as ADAPTER_CONFIG_FILE
+from tickerforge.training.contracts import ADAPTER_FOLDER as ADAPTER_FOLDER
+from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE as ADAPTER_WEIGHTS_FILE
 from tickerforge.training.contracts import METRICS_FILE as METRICS_FILE
 
 HOME_VARIABLE = "TICKERFORGE_HOME"
@@ -21,9 +24,6 @@ MANIFEST_FILE = "manifest.json"
 REPORT_DATA_FILE = "report.json"
 VERDICT_FILE = "verdict.json"
 EXPECTED_ERROR_FILE = "expected_error.json"
-ADAPTER_FOLDER = "adapter"
-ADAPTER_CONFIG_FILE = "adapter_config.json"
-ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 CARD_FILE = "tickerforge.json"
 MODEL_CARD_FILE = "README.md"
 BASE_MODEL_FOLDER = "base_model"

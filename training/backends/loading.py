@@ -7,13 +7,13 @@ from typing import Any
 
 from tickerforge.features.prompts import Chat
 from tickerforge.training.backends.base import TrainingJob
+from tickerforge.training.contracts import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from tickerforge.training.errors import AdapterError, BaseModelError
 
 SMALL_MODEL = 50_000_000
 """Parameters below which a model is computed with few threads and merged with its adapter for rollouts."""
 SMALL_MODEL_THREADS = 2
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-ADAPTER_SETTINGS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def quieten() -> None:
@@ -130,7 +130,7 @@ def check_adapter_files(adapter: Path) -> None:
     Raises:
         AdapterError: One of them is missing.
     """
-    for name in (ADAPTER_SETTINGS, ADAPTER_WEIGHTS):
+    for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
         if not (adapter / name).is_file():
             raise AdapterError(
                 f"no LoRA adapter in {adapter}: {name} is missing. "
@@ -140,7 +140,7 @@ def check_adapter_files(adapter: Path) -> None:
 
 def rank_of(adapter: Path) -> int:
     """Return the LoRA rank of an adapter that passed `check_adapter_files`."""
-    return int(json.loads((adapter / ADAPTER_SETTINGS).read_text())["r"])
+    return int(json.loads((adapter / ADAPTER_CONFIG_FILE).read_text())["r"])
 
 
 def token_count(prompt: Chat, tokenizer: Any) -> int:

@@ -35,7 +35,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def with_smaller_batches(run: Callable[[int], Result], *, batch: int, what: str, cure: str) -> Result:
+def with_smaller_batches(
+    run: Callable[[int], Result],
+    *,
+    batch: int,
+    what: str,
+    cure: str,
+    reset: Callable[[], None] = lambda: None,
+    processes: int = 1,
+) -> Result:
     """Return `run(batch)`; whenever memory runs out, try again with half the batch, down to 1.
 
     Args:
@@ -44,9 +52,12 @@ def with_smaller_batches(run: Callable[[int], Result], *, batch: int, what: str,
         batch: Largest batch, in the unit that `run` takes.
         what: Name of the work, for log and error.
         cure: Advice for the case that a batch of 1 does not fit.
+        reset: Called before each further attempt.
+        processes: Processes that share the work. Several would have to halve their batches together: with them, the
+            first failure ends the run and names the setting to halve.
 
     Raises:
-        TrainingError: A batch of 1 does not fit into memory.
+        TrainingError: A batch of 1 does not fit into memory, or any batch with several processes.
     """
     while True:
         try:
@@ -55,6 +66,11 @@ def with_smaller_batches(run: Callable[[int], Result], *, batch: int, what: str,
             if not is_out_of_memory(error):
                 raise
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            if processes > 1:
+                raise TrainingError(
+                    f"{what}: memory runs out at {batch} answers at a time in each of {processes} processes: set "
+                    f"training.micro_batch_size = {max(1, batch // 2)}. {cure}"
+                ) from error
             if batch == 1:
                 raise TrainingError(f"{what}: memory runs out even at a batch of 1 ({reason}). {cure}") from error
         # Not inside `except`: the exception holds the tensors of the failed attempt.
@@ -65,6 +81,7 @@ def with_smaller_batches(run: Callable[[int], Result], *, batch: int, what: str,
             "%s: out of memory at a batch of %d (%s): continuing with %d", what, batch, reason[:200], batch // 2
         )
         batch //= 2
+        reset()
 
 
 def largest_divisor(number: int, *, at_most: int) -> int:

@@ -10,7 +10,6 @@ import pandas as pd
 from tickerforge.features.prompts import Chat
 from tickerforge.training.backends.base import OneKept, SamplingJob, TrainingJob, prompt_seed
 from tickerforge.training.backends.loading import (
-    ADAPTER_WEIGHTS,
     attach_adapter,
     check_adapter_files,
     check_length,
@@ -19,7 +18,7 @@ from tickerforge.training.backends.loading import (
     load_tokenizer,
     load_trainable,
 )
-from tickerforge.training.contracts import Example, Progress
+from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE, Example, Progress
 
 
 @OneKept
@@ -64,7 +63,7 @@ class TransformersBackend:
         tokenizer = _tokenizer(job)
         if adapter is not None:
             check_adapter_files(adapter)
-        stamp = (adapter / ADAPTER_WEIGHTS).stat().st_mtime_ns if adapter else 0
+        stamp = (adapter / ADAPTER_WEIGHTS_FILE).stat().st_mtime_ns if adapter else 0
         model = _sampling_model(job.base_model, str(adapter) if adapter else None, stamp, config.trust_remote_code)
         texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

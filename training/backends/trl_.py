@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,12 @@ from tickerforge.training.backends.loading import check_length, gpu_dtype, token
 from tickerforge.training.backends.memory import (
     MEMORY_CURE,
     TrainableWeights,
-    is_out_of_memory,
     largest_divisor,
     with_smaller_batches,
 )
 from tickerforge.training.backends.recorder import NOT_FINITE, StepRecorder
 from tickerforge.training.config import GRPOStageConfig
-from tickerforge.training.contracts import Example, OnProgress
-from tickerforge.training.errors import TrainingError
+from tickerforge.training.contracts import ADAPTER_FOLDER, Example, OnProgress
 from tickerforge.training.guard import CollapseGuard
 from tickerforge.training.rewards import reward_terms
 
@@ -78,9 +76,25 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
             reward=job.config.reward,
             unit=job.unit,
         )
-        return run_trainer(trainer, job=job, guard=CollapseGuard(job.config.guard))
+        trainer.add_callback(TailAverage(stage.tail_average))
+        last = train_resumably(
+            trainer,
+            out_dir=job.out_dir,
+            stage=job.stage,
+            guard=CollapseGuard(job.config.guard),
+            on_progress=job.on_progress,
+        )
+        save_adapter(trainer, job=job)
+        return last
 
-    return _within_memory(train, model, batch=answers, job=job)
+    return with_smaller_batches(
+        train,
+        batch=min(job.config.micro_batch_size, answers),
+        what=job.stage,
+        cure=MEMORY_CURE,
+        reset=TrainableWeights(model).restore,
+        processes=job.config.launch.processes,
+    )
 
 
 def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
@@ -109,45 +123,23 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
             dataset_num_proc=None,
         )
         trainer = SFTTrainer(model=model, args=on_one_gpu(args), train_dataset=dataset, processing_class=tokenizer)
-        return run_trainer(trainer, job=job, guard=None)
+        trainer.add_callback(TailAverage(stage.tail_average))
+        last = train_resumably(trainer, out_dir=job.out_dir, stage=job.stage, guard=None, on_progress=job.on_progress)
+        save_adapter(trainer, job=job)
+        return last
 
-    return _within_memory(train, model, batch=answers, job=job)
+    return with_smaller_batches(
+        train,
+        batch=min(job.config.micro_batch_size, answers),
+        what=job.stage,
+        cure=MEMORY_CURE,
+        reset=TrainableWeights(model).restore,
+        processes=job.config.launch.processes,
+    )
 
 
 def _characters(prompt: Chat) -> int:
     return sum(len(message["content"]) for message in prompt)
-
-
-def _within_memory(
-    train: Callable[[int], dict[str, float]], model: Any, *, batch: int, job: TrainingJob
-) -> dict[str, float]:
-    """Train with the configured part of a step's batch per forward pass, or with less if memory runs out.
-
-    Gradients accumulate over the parts, so every step learns from the whole batch. After an attempt that ran out of
-    memory, training resumes from the last checkpoint, or starts over with the first weights. Several processes would
-    have to halve their batches together: with them, the error ends the run and names the setting to halve.
-
-    Raises:
-        TrainingError: Memory runs out at a batch of 1, or with several processes.
-    """
-    batch = min(job.config.micro_batch_size, batch)
-    if job.config.launch.processes > 1:
-        try:
-            return train(batch)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise TrainingError(
-                f"{job.stage}: memory runs out at {batch} answers at a time in each of {job.config.launch.processes} "
-                f"processes: set training.micro_batch_size = {max(1, batch // 2)}. {MEMORY_CURE}"
-            ) from error
-    start = TrainableWeights(model)
-
-    def attempt(size: int) -> dict[str, float]:
-        start.restore()
-        return train(size)
-
-    return with_smaller_batches(attempt, batch=batch, what=job.stage, cure=MEMORY_CURE)
 
 
 def _common_arguments(job: TrainingJob, *, max_steps: int) -> dict[str, Any]:
@@ -199,10 +191,25 @@ def on_one_gpu(args: Any) -> Any:
     return args
 
 
-def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | None) -> dict[str, float]:
-    """Train to the end, from the last complete checkpoint in the job's folder if there is one; save the adapter there.
+def save_adapter(trainer: Trainer, *, job: TrainingJob) -> None:
+    """Save the trained adapter in the job's folder and remove the checkpoints; several processes save it once."""
+    if not PartialState().is_main_process:
+        return
+    for settings in trainer.model.peft_config.values():
+        # Each process would write a set in a different order, and equal adapters would get different hashes.
+        if isinstance(settings.target_modules, set):
+            settings.target_modules = sorted(settings.target_modules)
+    trainer.model.save_pretrained(
+        str(job.out_dir / ADAPTER_FOLDER), safe_serialization=True, selected_adapters=["default"]
+    )
+    (job.out_dir / ADAPTER_FOLDER / "README.md").unlink(missing_ok=True)
+    remove_checkpoints(job.out_dir)
 
-    The adapter is the mean of the last steps' weights, see `TailAverage`.
+
+def train_resumably(
+    trainer: Trainer, *, out_dir: Path, stage: str, guard: CollapseGuard | None, on_progress: OnProgress | None
+) -> dict[str, float]:
+    """Train to the end, from the last complete checkpoint if there is one; the result is the same either way.
 
     Returns:
         The metrics of the last step.
@@ -210,26 +217,6 @@ def run_trainer(trainer: Trainer, *, job: TrainingJob, guard: CollapseGuard | No
     Raises:
         TrainingDiverged: The run collapsed, or a value became NaN or infinite; names the newest checkpoint before that.
     """
-    share = getattr(job.config, job.stage).tail_average
-    trainer.add_callback(TailAverage(share))
-    last = train_resumably(trainer, out_dir=job.out_dir, stage=job.stage, guard=guard, on_progress=job.on_progress)
-    if PartialState().is_main_process:
-        for settings in trainer.model.peft_config.values():
-            # Each process would write a set in a different order, and equal adapters would get different hashes.
-            if isinstance(settings.target_modules, set):
-                settings.target_modules = sorted(settings.target_modules)
-        trainer.model.save_pretrained(
-            str(job.out_dir / "adapter"), safe_serialization=True, selected_adapters=["default"]
-        )
-        (job.out_dir / "adapter" / "README.md").unlink(missing_ok=True)
-        remove_checkpoints(job.out_dir)
-    return last
-
-
-def train_resumably(
-    trainer: Trainer, *, out_dir: Path, stage: str, guard: CollapseGuard | None, on_progress: OnProgress | None
-) -> dict[str, float]:
-    """Train to the end, from the last complete checkpoint if there is one; the result is the same either way."""
     with PartialState().main_process_first():
         checkpoint = last_complete_checkpoint(out_dir)
     recorder = StepRecorder(

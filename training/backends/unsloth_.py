@@ -10,8 +10,8 @@ import pandas as pd
 
 from tickerforge.features.prompts import Chat
 from tickerforge.training.backends.base import SamplingJob, TrainingJob
-from tickerforge.training.backends.loading import ADAPTER_WEIGHTS, LORA_TARGETS, check_adapter_files, rank_of
-from tickerforge.training.contracts import Example
+from tickerforge.training.backends.loading import LORA_TARGETS, check_adapter_files, rank_of
+from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE, Example
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
 
@@ -93,7 +93,7 @@ def _load_weights(model: Any, adapter: Path) -> None:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    outcome = set_peft_model_state_dict(model, load_file(adapter / ADAPTER_WEIGHTS))
+    outcome = set_peft_model_state_dict(model, load_file(adapter / ADAPTER_WEIGHTS_FILE))
     if outcome.unexpected_keys:
         raise AdapterError(
             f"the adapter in {adapter} does not fit this base model: it holds {outcome.unexpected_keys[0]}, which is "

@@ -11,7 +11,6 @@ from tickerforge.training.backends.availability import why_not
 from tickerforge.training.backends.base import OneKept, SamplingJob, prompt_seed
 from tickerforge.training.backends.grammar import pattern_for
 from tickerforge.training.backends.loading import (
-    ADAPTER_WEIGHTS,
     check_adapter_files,
     check_length,
     load_tokenizer,
@@ -19,7 +18,7 @@ from tickerforge.training.backends.loading import (
     token_count,
 )
 from tickerforge.training.config import TrainingConfig
-from tickerforge.training.contracts import Progress
+from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE, Progress
 from tickerforge.training.errors import BackendUnavailable
 
 CHUNK_PROMPTS = 512
@@ -88,7 +87,7 @@ class VLLMSampler:
         request = None
         if adapter is not None:
             # vLLM caches adapters by number. Derive it from the weights, so that each adapter has its own.
-            number = zlib.crc32((adapter / ADAPTER_WEIGHTS).read_bytes()) % (2**31 - 1) + 1
+            number = zlib.crc32((adapter / ADAPTER_WEIGHTS_FILE).read_bytes()) % (2**31 - 1) + 1
             request = LoRARequest(adapter.name, number, str(adapter))
         pattern = None
         if prompts and sampling.constrained is not False:
