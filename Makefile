@@ -46,7 +46,8 @@ FAST_TESTS := tests/features tests/evaluation tests/tasks/base tests/tasks/store
 KERNEL_TESTS := tests/training tests/tasks tests/flows/train tests/flows/prices tests/flows/bench tests/evaluation \
 	tests/features
 KERNELS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Haswell \
-	OMP_NUM_THREADS=1 OMP_NUM_THREADS=2
+	OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 \
+	NPY_DISABLE_CPU_FEATURES=AVX2,FMA3,AVX512F,AVX512CD,AVX512_SKX,AVX512_CLX,AVX512_CNL,AVX512_ICL,AVX512_SPR
 
 test: setup ## run the everyday tests: real Prefect, MLflow and training, on tiny settings
 	$(PYTEST) -m 'not chaos and not gpu and not nightly'

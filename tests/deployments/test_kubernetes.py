@@ -10,6 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
+pytestmark = pytest.mark.nightly
+
 FOLDER = Path(__file__).parents[2] / "deployments" / "kubernetes"
 POOLS = ("cpu-pool", "gpu-pool")
 SUFFIXES = {"": 1, "m": Decimal("0.001"), "Mi": 2**20, "Gi": 2**30}

@@ -13,6 +13,8 @@ import pytest
 from tickerforge.training.config import LaunchConfig
 from tickerforge.training.launch import child_command
 
+pytestmark = pytest.mark.nightly
+
 BACKENDS = Path(__file__).parents[3] / "training" / "backends"
 
 
