@@ -13,8 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
-from tickerforge.features.config import FeatureConfig, SyntheticConfig
+from tickerforge.features.config import FeatureConfig, SyntheticConfig, UpdateSource
 from tickerforge.features.export import published_tables, write_published
+from tickerforge.features.stages import AdapterStage
 from tickerforge.features.synthetic import market
 from tickerforge.flows.cli import options
 from tickerforge.flows.cli.commands import app
@@ -22,7 +23,7 @@ from tickerforge.flows.cli.preflight import check_stage
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig, build_config
 from tickerforge.flows.settings.files import StageFiles
-from tickerforge.training.config import RejectionConfig
+from tickerforge.training.config import BackendChoice, RejectionConfig, RejectionRule
 
 HEADER = "Date,Open,High,Low,Close,Adj Close,Volume"
 COMMANDS = ("run", "preprocess", "stage", "forecast", "pull", "doctor")
@@ -185,6 +186,24 @@ def test_an_unknown_stage_is_refused_with_the_choices(cli: Cli) -> None:
     assert_refused(cli("stage", "grpo9"), "'grpo9'", "'grpo1', 'sft-data', 'sft', 'grpo2', 'compare'")
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "choices"),
+    [
+        (["run"], "--backend", BackendChoice),
+        (["stage", "sft-data"], "--rule", RejectionRule),
+        (["nightly"], "--update", UpdateSource),
+        (["preprocess", "--root-path", "."], "--layout", options.Layout),
+        (["benchmark", "markets"], "--until", AdapterStage),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_help_and_refusal_name_the_choices_of_the_setting(
+    cli: Cli, command: list[str], option: str, choices: object
+) -> None:
+    assert f"{option} <{'|'.join(get_args(choices))}>" in cli(*command, "--help").stdout
+    assert_refused(cli(*command, option, "nonsense"), "'nonsense'", ", ".join(map(repr, get_args(choices))))
+
+
 def test_an_unknown_rule_of_selection_is_refused_with_the_choices_that_the_setting_has(cli: Cli) -> None:
     choices = get_args(RejectionConfig.model_fields["rule"].annotation)
     assert_refused(cli("stage", "sft-data", "--rule", "calmest"), "'calmest'", *map(repr, choices))
@@ -245,7 +264,7 @@ def test_a_folder_that_is_no_adapter_is_refused(cli: Cli, left_out: str) -> None
 
 
 BROKEN_ADAPTERS = {
-    "no object": ("[]", None, ["adapter_config.json", "no JSON object"]),
+    "no object": ("[]", None, ["adapter_config.json", "it is not a JSON object"]),
     "no JSON": ("{", None, ["adapter_config.json", "cannot be read"]),
     "no header": ("{}", b"nonsense", ["adapter_model.safetensors", "cannot be read as weights"]),
     "empty weights": ("{}", b"", ["adapter_model.safetensors", "cannot be read as weights"]),
