@@ -1,11 +1,10 @@
-"""Positions that follow from median forecasts, each decided the evening before its session.
+"""Positions that follow from median forecasts; each is known on the evening before its session.
 
-The rule. The forecast of origin t is held over the sessions that it is about: entered at the open of the first, closed
-at the open after the last. Where origins follow each other session by session, h forecasts are under way at a time, and
-the position is their mean, as if a part of 1/h of the capital followed each (Jegadeesh and Titman 1993, JF 48).
-Rebalancing every h sessions instead would use one forecast in h, and its result would hang on which day was the first.
-Where only a selection of the windows was asked for, the mean is over those under way, and where there is none,
-nothing is held.
+The forecast of origin t is held over the sessions that it covers: it is entered at the open of the first and closed at
+the open after the last. With an origin every session, h forecasts are held at a time. The position is their mean, as if
+each had 1/h of the capital (Jegadeesh and Titman 1993, JF 48). Rebalancing every h sessions instead would use one
+forecast in h, and the result would depend on the first day. If only some windows were forecast, the mean is over the
+forecasts that are held; if there are none, the position is zero.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +26,11 @@ REFIT_SESSIONS = 10
 
 @dataclass(frozen=True)
 class Market:
-    """What could be traded: T sessions of K tickers, more of them before the backtest than in it.
+    """The prices that could be traded: T sessions of K tickers, including those before the backtest.
 
-    `opens` (T, K) are adjusted opens in USD, the last known one where a ticker has no session, and `traded` (T, K) says
-    where it has one. Positions are taken from row `first` on; at the open of row `last` everything is sold. `held`
-    (n, h) are the rows that a window's forecast is held over, and `places` (n,) the column of its ticker.
+    `opens` (T, K) are adjusted opens in USD; without a session of a ticker it is its last known open. `traded` (T, K)
+    is true if the ticker has a session. Positions begin in row `first`; at the open of row `last` everything is sold.
+    `held` (n, h) are the rows over which a window's forecast is held, and `places` (n,) the column of its ticker.
     """
 
     sessions: Dates
@@ -51,10 +50,10 @@ class Market:
 
 
 def market_of(truth: Truth, *, opens: pd.DataFrame) -> Market:
-    """Line the opens up with the windows.
+    """Align the opens with the windows.
 
     Raises:
-        EvaluationError: A forecast is about a session of which no open is known.
+        EvaluationError: A forecast covers a session without a known open.
     """
     tickers, places = np.unique(truth.tickers.astype(str), return_inverse=True)
     mine = opens[opens["ticker"].isin(set(tickers))]
@@ -70,8 +69,8 @@ def market_of(truth: Truth, *, opens: pd.DataFrame) -> Market:
     if not found.all():
         row, step = np.argwhere(~found)[0]
         raise EvaluationError(
-            f"{truth.tickers[row]}: no open of {truth.target_dates[row, step]} is known, which a forecast is about: "
-            "the prices are not those that the windows were cut from"
+            f"{truth.tickers[row]}: a forecast covers {truth.target_dates[row, step]}, but the prices have no open of "
+            "that day: they are not the prices from which the windows were built"
         )
     return Market(
         sessions=sessions,
@@ -88,12 +87,12 @@ def market_of(truth: Truth, *, opens: pd.DataFrame) -> Market:
 def positions(
     truth: Truth, answers: Sequence[Answers], *, market: Market, config: BacktestConfig
 ) -> dict[TradingRule, dict[str, Floats]]:
-    """What each rule holds from each open to the next, as shares of the capital, negative for short.
+    """Compute what each rule holds from each open to the next, as shares of the capital, negative for short.
 
-    Nothing in the row of a session depends on that session's open or on anything after it.
+    The row of a session does not depend on the open of that session or on anything after it.
 
     Returns:
-        By rule and model (sessions, tickers); a single ticker's rules only where there is one.
+        Positions (sessions, tickers) by rule and model; for a single ticker only `TICKER_RULES`.
     """
     count = _under_way(np.ones(len(truth.origins)), market)
     share = 1 / np.maximum(count, 1)
@@ -121,20 +120,21 @@ def positions(
 def mean_variance(
     expected: Mapping[str, Floats], *, market: Market, under_way: NDArray[np.bool_], history: int
 ) -> dict[str, Floats]:
-    """Markowitz's tangency portfolio ``w ∝ Σ⁻¹ μ``, long plus short being the capital (Markowitz 1952, JF 7).
+    """Compute the tangency portfolio ``w ∝ Σ⁻¹ μ`` whose long plus short is the capital (Markowitz 1952, JF 7).
 
-    μ is the mean forecast log return a session. Σ is the covariance of the log returns from open to open, shrunk by
-    Ledoit and Wolf's rule (2004, JMVA 88; scikit-learn's), over the `history` sessions before the day, and made anew
-    every `REFIT_SESSIONS`, as it changes slowly. Held are tickers with a forecast under way and a whole history.
+    μ is the mean forecast log return per session. Σ is the covariance of the log returns from open to open over the
+    `history` sessions before the day, shrunk by Ledoit and Wolf's rule (2004, JMVA 88; scikit-learn's). It changes
+    slowly, so it is estimated again only every `REFIT_SESSIONS`. The portfolio holds tickers with a current forecast
+    and a complete history.
 
     Args:
-        expected: By model (sessions, tickers), log returns.
+        expected: Log returns (sessions, tickers) by model.
         market: The opens.
-        under_way: Where a forecast is held, (sessions, tickers).
-        history: Sessions.
+        under_way: True if a forecast is held, (sessions, tickers).
+        history: Number of sessions.
 
     Returns:
-        By model (sessions, tickers); nothing where no move is forecast or fewer than two returns are known.
+        Weights (sessions, tickers) by model; zero if no move is forecast or fewer than two returns are known.
     """
     from sklearn.covariance import LedoitWolf
 
@@ -160,14 +160,14 @@ def mean_variance(
 
 
 def bought_and_held(market: Market) -> Floats:
-    """Weights (sessions, tickers) of equal parts that are bought once: they grow with their prices."""
+    """Return the weights (sessions, tickers) of equal parts that are bought once and grow with their prices."""
     growth = np.cumprod(1 + market.returns, axis=0)
     value = np.concatenate([np.ones_like(growth[:1]), growth[:-1]])
     return value / value.sum(axis=1, keepdims=True)
 
 
 def _under_way(values: Floats, market: Market) -> Floats:
-    """Sum of the values (n,) of the windows whose forecasts are held, (sessions, tickers)."""
+    """Sum the values (n,) of the windows whose forecasts are held, (sessions, tickers)."""
     shape = (market.last - market.first, len(market.tickers))
     row = market.held - market.first
     inside = row < shape[0]
@@ -177,7 +177,7 @@ def _under_way(values: Floats, market: Market) -> Floats:
 
 
 def _as_traded(weights: Floats, market: Market) -> Floats:
-    """Positions can only be changed in tickers that have a session; one that is listed no more is held no more."""
+    """Keep the position of a ticker without a session; after the last session of a ticker its position is zero."""
     traded = market.traded[market.first : market.last]
     if traded.all():
         return weights

@@ -1,4 +1,4 @@
-"""Trading on median forecasts: entered at the next open, with costs, beside buying and holding; see `positions`."""
+"""Trading on median forecasts with costs, beside buying and holding; `positions` has the rules of entry and exit."""
 
 from collections.abc import Sequence
 
@@ -32,28 +32,28 @@ def backtest(
     tried: tuple[str, ...],
     variants: int | None = None,
 ) -> Backtest:
-    """Trade on every model's forecasts by every rule, and hold the tickers beside it.
+    """Trade on every model's forecasts by every rule, and buy and hold the tickers for comparison.
 
-    * `long_flat`: the capital in the ticker while the price at the horizon is forecast above the last close, else cash.
-    * `long_short`: the same, and sold short while it is forecast below. A forecast of no move holds nothing.
-    * `equal_risk`, of a pool: long or short as forecast, each ticker in inverse proportion to its daily volatility at
-      the origin; long plus short is the capital where all forecasts under way of each ticker agree, else less.
-    * `mean_variance`, of a pool: as `evaluation.backtest.positions.mean_variance` weighs.
-    * `buy_and_hold`: equal parts bought at the first open and sold at the last.
+    * `long_flat`: hold the ticker while the price at the horizon is forecast above the last close, else cash.
+    * `long_short`: the same, and sell short while it is forecast below. A forecast of no move holds nothing.
+    * `equal_risk`, only for a pool: long or short as forecast, each ticker in inverse proportion to its daily
+      volatility at the origin. Long plus short is the capital if all current forecasts of each ticker agree, else less.
+    * `mean_variance`, only for a pool: the weights of `evaluation.backtest.positions.mean_variance`.
+    * `buy_and_hold`: buy equal parts at the first open and sell them at the last.
 
-    In a pool the first two hold an equal part of the capital in every ticker. Weights are restored at every open. All
-    positions are taken as sold at the last open that is known.
+    In a pool the first two rules give every ticker an equal part of the capital. Weights are restored at every open.
+    All positions are sold at the last known open.
 
     Args:
         truth: The windows.
         answers: Every model's forecasts of them.
-        opens: Columns `ticker date open`: adjusted opens in USD of at least the sessions that the targets lie on.
-        config: Costs, and the history of the covariances.
-        tried: The models among which a lucky one could be picked.
-        variants: How many were tried in all, where they are more than these.
+        opens: Columns `ticker date open`: adjusted opens in USD, at least of the sessions of the targets.
+        config: Costs, and the number of sessions for the covariances.
+        tried: The models from which the best could have been chosen by luck.
+        variants: Number of all variants tried, if more than these.
 
     Raises:
-        EvaluationError: A forecast is about a session of which no open is known.
+        EvaluationError: A forecast covers a session without a known open.
     """
     market = market_of(truth, opens=opens)
     cost, counted = config.cost_bps / 1e4, max(len(tried), variants or 0, 1)
@@ -77,14 +77,14 @@ def backtest(
 
 
 def settle(weights: Floats, returns: Floats, *, cost: float) -> tuple[Floats, Floats]:
-    """What an account earns from open to open, and what it trades at each open.
+    """Compute what an account earns from open to open, and what it trades at each open.
 
-    At the open of a session its positions are brought from what prices have made of them to `weights`; `cost` times the
-    value traded, bought or sold, is paid from the capital; then they earn until the next open. At the last open all is
-    sold, for which the last session pays. An account that loses everything holds nothing from then on.
+    At the open of a session, trading restores the positions to `weights`, and the capital pays `cost` times the value
+    bought or sold. Then the positions earn until the next open. At the last open everything is sold; the last session
+    pays for it. An account that loses everything holds nothing from then on.
 
     Args:
-        weights: Positions as shares of the capital, (n, ..., K); accounts may lie between.
+        weights: Positions as shares of the capital, (n, ..., K); the dimensions between are accounts.
         returns: Simple returns from open to open, of the same shape.
         cost: Share of the value traded.
 
@@ -106,10 +106,10 @@ def settle(weights: Floats, returns: Floats, *, cost: float) -> tuple[Floats, Fl
 def _account(
     weights: Floats, market: Market, *, rule: TradingRule, cost: float, model: str = ""
 ) -> tuple[Account, Floats]:
-    """Settle one account, and in a pool every ticker's own as well where the rule treats each alone.
+    """Settle one account, and for a pool also each ticker's own if the rule treats tickers separately.
 
     Returns:
-        The account, its Sharpe ratio not deflated yet, and its net returns.
+        The account without its deflated Sharpe ratio, and its net returns.
     """
     net, traded = settle(weights, market.returns, cost=cost)
     alone: dict[str, float] = {}

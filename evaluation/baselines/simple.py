@@ -1,4 +1,4 @@
-"""Forecasts that cost nothing: last value, drift and mean of the window, fitted on the train rows only."""
+"""Free forecasts of windows: last value, drift and mean of the window, fitted on the train rows only."""
 
 import numpy as np
 import pandas as pd
@@ -19,14 +19,14 @@ def baseline_forecasts(windows: pd.DataFrame, *, train: pd.DataFrame) -> pd.Data
     * window_mean: the mean of the window's closes, repeated.
 
     Args:
-        windows: Windows frame of one ticker, without the train split as a rule.
+        windows: Windows frame of one ticker, usually without the train split.
         train: The bars of exactly the train split: `date`, and `adj_close` or an adjusted `close` in USD.
 
     Returns:
         Forecasts frame, three rows per window; baselines have no samples.
 
     Raises:
-        TrainRowsError: `train` is not the train split that the windows were standardised with.
+        TrainRowsError: `train` is not the train split of the windows.
     """
     history = np.stack([np.asarray(row, float) for row in windows["history"]])
     horizon = len(windows["target"].iloc[0])
@@ -59,7 +59,7 @@ def _daily_drift(windows: pd.DataFrame, train: pd.DataFrame) -> float:
     expected = float(windows["train_mean"].iloc[0])
     if not np.isclose(prices.mean(), expected, rtol=_TOLERANCE, atol=0):
         raise TrainRowsError(
-            f"{ticker}: the {len(train)} rows offered as train have a mean {column} of {prices.mean():.6f}, but the "
+            f"{ticker}: the {len(train)} rows given as train have a mean {column} of {prices.mean():.6f}, but the "
             f"windows were standardised with {expected:.6f}: pass exactly the rows of the train split"
         )
     return float((prices[-1] - prices[0]) / (len(prices) - 1))

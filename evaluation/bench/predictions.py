@@ -1,4 +1,4 @@
-"""Reads anybody's own forecasts of the protocol's test windows from a CSV or Parquet file."""
+"""Forecasts of the protocol's test windows from a user's CSV or Parquet file, or from our own models."""
 
 from pathlib import Path
 
@@ -17,22 +17,22 @@ _NAMED = 5
 
 
 def read_predictions(path: Path, protocol: Protocol) -> list[ProtocolForecast]:
-    """The forecasts in a file, one entry for each model in it.
+    """Read the forecasts in a file, one entry per model in it.
 
-    One row a window: `ticker`; `origin`, the last session the forecast knew (YYYY-MM-DD), which must be the origin of a
-    test window; `h1` to `h10`, the adjusted closes expected 1 to 10 sessions later in USD, as in the ticker's own price
-    file; and `model`, its name, where the file holds several. Other columns are ignored.
+    The file has one row per window: `ticker`; `origin`, the last session that the forecast knew (YYYY-MM-DD), which
+    must be the origin of a test window; `h1` to `h10`, the adjusted closes expected 1 to 10 sessions later in USD, as
+    in the ticker's own price file; and `model`, its name, if the file has several models. Other columns are ignored.
 
-    A test window without a row, and a row with an empty price, are forecast as persistence and counted as unanswered:
-    who leaves out the hard windows gains nothing.
+    A test window without a row, or with an empty price, is forecast as persistence and counted as unanswered, so
+    leaving out hard windows gains nothing.
 
     Args:
         path: A `.csv` or `.parquet` file.
         protocol: The test windows.
 
     Raises:
-        PredictionsError: The file cannot be read, lacks a column, or holds a row that is about no test window, a second
-            one for the same window, or a price that is no positive number; names file, row and value.
+        PredictionsError: The file cannot be read or lacks a column; or a row is not about a test window, repeats a
+            window, or has a price that is not a positive number. The message names file, row and value.
     """
     table = _table(path)
     if missing := [column for column in REQUIRED_COLUMNS if column not in table]:
@@ -41,7 +41,7 @@ def read_predictions(path: Path, protocol: Protocol) -> list[ProtocolForecast]:
             f"prices {HORIZON_COLUMNS[0]} to {HORIZON_COLUMNS[-1]} in USD"
         )
     if table.empty:
-        raise PredictionsError(f"{path} holds no row: give one for each test window")
+        raise PredictionsError(f"{path} has no rows: give one for each test window")
     table["ticker"] = table["ticker"].astype(str)
     table["origin"] = _origins(table["origin"], path)
     prices = _prices(table, path)
@@ -62,22 +62,24 @@ def read_predictions(path: Path, protocol: Protocol) -> list[ProtocolForecast]:
 def sampled_entry(
     forecasts: pd.DataFrame, protocol: Protocol, *, name: str, is_chosen: bool = False
 ) -> ProtocolForecast:
-    """One of our own models' answers to test windows: all of them, or those that it was asked for.
+    """Read one of our own models' answers to test windows: to all of them, or to those it was asked for.
 
     Args:
-        forecasts: Forecasts frame of one model; other splits than test are left out.
+        forecasts: Forecasts frame of one model; splits other than test are ignored.
         protocol: The test windows.
-        name: The name it goes by in the table.
+        name: Its name in the table.
         is_chosen: Whether validation chose it.
 
     Raises:
-        PredictionsError: A test window in `forecasts` is none of the protocol's.
+        PredictionsError: A test window in `forecasts` is not in the protocol.
     """
     rows = forecasts[forecasts["split"] == "test"]
     windows = protocol.places_of(rows)
     if (windows < 0).any():
         row = rows.iloc[int(np.flatnonzero(windows < 0)[0])]
-        raise PredictionsError(f"{name}: {row['ticker']} at {row['origin']:%Y-%m-%d} is no test window of the protocol")
+        raise PredictionsError(
+            f"{name}: {row['ticker']} at {row['origin']:%Y-%m-%d} is not a test window of the protocol"
+        )
     forecast = np.full((len(protocol.place), HORIZON), np.nan)
     forecast[windows] = matrix(rows["median"])
     asked = np.zeros(len(forecast), dtype=bool)
@@ -95,12 +97,12 @@ def _table(path: Path) -> pd.DataFrame:
     except OSError as error:
         raise PredictionsError(f"cannot read {path}: {error.strerror or error}. Check the path.") from error
     except ValueError as error:
-        # pandas' and pyarrow's own errors for malformed files are ValueErrors, too.
-        raise PredictionsError(f"{path} is neither a CSV nor, by its name, a Parquet file: {error}") from error
+        # pandas and pyarrow raise ValueErrors for malformed files.
+        raise PredictionsError(f"{path} is neither a CSV file nor a .parquet file: {error}") from error
 
 
 def _place(row: int, path: Path) -> str:
-    """A row as a text editor numbers the lines of a CSV file."""
+    """Name a row; in a CSV file as a text editor numbers its lines."""
     return f"{path}, row {row + 2 if path.suffix.lower() != '.parquet' else row}"
 
 
@@ -108,7 +110,9 @@ def _origins(column: pd.Series, path: Path) -> pd.Series:
     dates = pd.to_datetime(column, errors="coerce", format=None if column.dtype != object else "%Y-%m-%d")
     if dates.isna().any():
         row = int(np.flatnonzero(dates.isna())[0])
-        raise PredictionsError(f"{_place(row, path)}, column origin: {column.iloc[row]!r} is no date like 2016-09-01")
+        raise PredictionsError(
+            f"{_place(row, path)}, column origin: {column.iloc[row]!r} is not a date like 2016-09-01"
+        )
     return dates
 
 
@@ -121,19 +125,19 @@ def _prices(table: pd.DataFrame, path: Path) -> Floats:
         if len(wrong):
             row = int(wrong[0])
             raise PredictionsError(
-                f"{_place(row, path)}, column {name}: {table[name].iloc[row]!r} is no positive price in USD; leave the "
-                "field empty where there is no forecast"
+                f"{_place(row, path)}, column {name}: {table[name].iloc[row]!r} is not a positive price in USD; leave "
+                "the field empty if there is no forecast"
             )
         columns.append(numbers)
     return np.stack(columns, axis=1)
 
 
 def _windows(table: pd.DataFrame, protocol: Protocol, path: Path) -> np.ndarray:
-    """Number of the window that each row is about."""
+    """Return the number of each row's window."""
     if unknown := sorted(set(table["ticker"]) - set(protocol.tickers)):
         raise PredictionsError(
-            f"{path} forecasts {', '.join(unknown[:_NAMED])}{' and others' if len(unknown) > _NAMED else ''}, of which "
-            "there are no prices: give the folder that holds them, or leave these rows out"
+            f"{path} forecasts {', '.join(unknown[:_NAMED])}{' and others' if len(unknown) > _NAMED else ''}, but "
+            "there are no prices of these tickers: give a folder that has them, or remove these rows"
         )
     windows = protocol.places_of(table)
     if (windows < 0).any():
@@ -141,8 +145,8 @@ def _windows(table: pd.DataFrame, protocol: Protocol, path: Path) -> np.ndarray:
         ticker, origin = table["ticker"].iloc[row], table["origin"].iloc[row]
         mine = protocol.origins[protocol.place == protocol.tickers.index(ticker)]
         raise PredictionsError(
-            f"{_place(row, path)}: {origin:%Y-%m-%d} is no origin of a test window of {ticker}; they are its sessions "
-            f"from {mine[0]} to {mine[-1]}"
+            f"{_place(row, path)}: {origin:%Y-%m-%d} is not the origin of a test window of {ticker}; its origins are "
+            f"the sessions from {mine[0]} to {mine[-1]}"
         )
     return windows
 

@@ -1,4 +1,4 @@
-"""The standings of the published protocol: every forecaster's errors per ticker, and what they come to over all."""
+"""The standings of the published protocol: every forecaster's errors per ticker and over all tickers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,15 @@ from tickerforge.evaluation.evidence.significance import by_session, diebold_mar
 from tickerforge.features.config import FrozenModel
 
 TRIMMED = 0.1
-"""Share of the tickers that the trimmed mean leaves out at either end."""
+"""Share of the tickers that the trimmed mean leaves out at each end."""
 
 
 @dataclass(frozen=True)
 class ProtocolForecast:
-    """One forecaster: prices (n, HORIZON) in USD for the windows where `asked` (n,) is true.
+    """One forecaster: prices (n, HORIZON) in USD for the windows whose `asked` (n,) is true.
 
-    `unanswered` of those it did not answer; they hold persistence. `is_chosen` where validation chose it among ours.
+    `unanswered` is the number of these windows without an answer; they have persistence's forecast. `is_chosen` is true
+    if validation chose it among our models.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Errors(FrozenModel):
 
 
 class Published(FrozenModel):
-    """A figure that was published for this protocol, on `tickers` tickers."""
+    """A figure that others published for this protocol, on `tickers` tickers."""
 
     name: str
     mse: float
@@ -50,11 +51,11 @@ class Published(FrozenModel):
 
 
 class Standing(FrozenModel):
-    """One forecaster: errors of each ticker, and over the tickers their mean, median and trimmed mean.
+    """One forecaster: errors of each ticker, and their mean, median and trimmed mean over the tickers.
 
-    `against_persistence` is its mean MSE over that of persistence on the same windows, `p_value` the chance of such an
-    advantage if there were none (`evidence.significance`), 1 with the reason in `note` where it cannot be told.
-    `is_complete` where it was asked for every test window.
+    `against_persistence` is its mean MSE over that of persistence on the same windows. `p_value` is the probability of
+    such an advantage if there were none (`evidence.significance`); if no test is possible it is 1, and `note` has the
+    reason. `is_complete` is true if it was asked for every test window.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Standing(FrozenModel):
 
 
 class Standings(FrozenModel):
-    """All forecasters on the test windows of some tickers, beside what others published."""
+    """All forecasters on the test windows of some tickers, beside published figures."""
 
     tickers: int
     windows: int
@@ -86,7 +87,7 @@ class Standings(FrozenModel):
     notes: tuple[str, ...] = ()
 
     def of(self, name: str) -> Standing:
-        """One forecaster's row."""
+        """Return one forecaster's row."""
         return next(each for each in self.standings if each.name == name)
 
 
@@ -109,14 +110,14 @@ def standings_of(protocol: Protocol, entries: Sequence[ProtocolForecast], *, not
     Args:
         protocol: The windows.
         entries: The forecasters, persistence among them, in the order of the table.
-        notes: What a reader should know.
+        notes: Remarks for the reader.
 
     Raises:
-        EvaluationError: Persistence is missing, a name stands twice, or a forecast is not finite.
+        EvaluationError: Persistence is missing, a name occurs twice, or a forecast is NaN or infinite.
     """
     names = [entry.name for entry in entries]
     if PERSISTENCE not in names or len(set(names)) < len(names):
-        raise EvaluationError(f"the table needs persistence, and every name once; there are {', '.join(names)}")
+        raise EvaluationError(f"the table needs persistence, and every name only once; given: {', '.join(names)}")
     reference = np.square(protocol.errors(entries[names.index(PERSISTENCE)].forecast)).mean(axis=1)
     return Standings(
         tickers=len(protocol.series),
@@ -130,10 +131,10 @@ def standings_of(protocol: Protocol, entries: Sequence[ProtocolForecast], *, not
 
 
 def session_losses(protocol: Protocol, losses: Floats, *, rows: Ints) -> tuple[Floats, Ints]:
-    """One loss a session, whose mean is what the protocol reports: the mean over tickers of each one's mean.
+    """Return one loss per session; their mean is the protocol's figure, the mean over tickers of each one's mean.
 
-    The windows of a ticker with few of them weigh more, as they do in the protocol; those of one date are one
-    observation (`evaluation.evidence.significance.by_session`).
+    The windows of a ticker with few windows weigh more, as in the protocol. The windows of one date are one observation
+    (`evaluation.evidence.significance.by_session`).
 
     Args:
         protocol: The windows.
@@ -154,9 +155,9 @@ def session_losses(protocol: Protocol, losses: Floats, *, rows: Ints) -> tuple[F
 def _standing(protocol: Protocol, entry: ProtocolForecast, *, reference: Floats) -> Standing:
     rows = np.flatnonzero(entry.asked)
     if not len(rows):
-        raise EvaluationError(f"{entry.name} was asked for no window")
+        raise EvaluationError(f"{entry.name} was not asked for any window")
     if not np.isfinite(entry.forecast[rows]).all():
-        raise EvaluationError(f"{entry.name}: a forecast is not finite")
+        raise EvaluationError(f"{entry.name}: a forecast is NaN or infinite")
     errors = protocol.errors(entry.forecast)
     squared, absolute = np.square(errors).mean(axis=1), np.abs(errors).mean(axis=1)
     mse, mae, naive = (by_ticker(protocol, values, answered=rows) for values in (squared, absolute, reference))

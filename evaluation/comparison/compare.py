@@ -1,4 +1,4 @@
-"""Scores all models on the same windows, and chooses the adapter on validation alone."""
+"""The comparison: all models scored on the same windows, and the adapter chosen on validation alone."""
 
 from collections.abc import Mapping, Sequence
 
@@ -43,13 +43,13 @@ POOL_WINDOWS = 1000
 
 
 def select_windows(windows: pd.DataFrame, *, config: EvaluationConfig) -> pd.DataFrame:
-    """The validation and test windows that are scored: all, or `max_windows` per split evenly spaced in time.
+    """Select the validation and test windows to score: all, or `max_windows` per split evenly spaced in time.
 
-    Of the windows of several tickers `POOL_WINDOWS` per split are scored where `max_windows` does not say otherwise, so
-    that a pool costs no more than some tickers do; they are spread evenly over the tickers, too.
+    For several tickers the default is `POOL_WINDOWS` per split, spread evenly over the tickers, so that a pool costs no
+    more than a few tickers.
 
     Returns:
-        Rows of `windows`, sorted by origin within each split; selecting from the result again changes nothing.
+        Rows of `windows`, sorted by origin within each split. Selecting from the result again changes nothing.
     """
     limit = config.max_windows or (POOL_WINDOWS if windows["ticker"].nunique() > 1 else len(windows))
     chosen = [spread(windows[windows["split"] == split], at_most=limit) for split in SCORED_SPLITS]
@@ -57,7 +57,7 @@ def select_windows(windows: pd.DataFrame, *, config: EvaluationConfig) -> pd.Dat
 
 
 def choose_adapter(losses: Mapping[str, float]) -> str | None:
-    """The adapter with the smallest validation loss; the earlier stage where two are equal; `None` without any."""
+    """Return the adapter with the smallest validation loss; in a tie the earlier stage; `None` without adapters."""
     adapters = [model for model in ADAPTERS if model in losses]
     return min(adapters, key=lambda model: losses[model]) if adapters else None
 
@@ -73,23 +73,23 @@ def compare(
 ) -> EvalReport:
     """Score every model on the same validation and test windows, and choose an adapter on validation alone.
 
-    Where `config.test_after` lies within the test split, the windows after it are scored as a split of their own, and
-    what is said of all forecasters at once, and the backtest, are about that.
+    If `config.test_after` lies within the test split, the windows after it are also scored as a split of their own. The
+    test of all forecasters together and the backtest then use only that split.
 
     Args:
-        windows: Windows frame of one ticker, or of the tickers of a pool; the train split may be in it and is not
+        windows: Windows frame of one ticker, or of the tickers of a pool; it may contain the train split, which is not
             scored.
-        forecasts: Forecasts frame with persistence, drift and any of the other models; every model must answer every
-            selected window of both splits.
-        config: Which windows are selected, and the band.
-        n_candidates: Variants among which the choice was made, where they are more than the adapters in `forecasts`.
-        pool: Name of the pool that the windows are of. Every window then counts once, but MSE and MAE of the published
-            protocol, which are means over tickers; the tests are made on the series of `significance.by_session`.
-        opens: Columns `ticker date open`, adjusted opens in USD, for a backtest on the test split; none without them.
+        forecasts: Forecasts frame with persistence, drift and any of the other models; every model must have forecast
+            every selected window of both splits.
+        config: The selection of windows, the band, the backtest.
+        n_candidates: Number of variants in the choice, if more than the adapters in `forecasts`.
+        pool: Name of the pool of the windows. Every window then counts once, except in MSE and MAE of the published
+            protocol, which are means over tickers. The tests use the series of `significance.by_session`.
+        opens: Columns `ticker date open`, adjusted opens in USD, for a backtest on the test split; `None`: no backtest.
 
     Raises:
         EvaluationError: More than one ticker and no pool, a split without windows, or a session without an open.
-        ForecastsError: A model is unknown, a baseline is missing, or forecasts do not fit the windows.
+        ForecastsError: A model is unknown, a baseline is missing, or forecasts do not match the windows.
     """
     ticker = pool or _only_ticker(windows)
     models = _models(forecasts, ticker=ticker)
@@ -124,7 +124,7 @@ def compare(
         kept = (windows["split"] == "test") & (session_dates(windows["origin"]) >= np.datetime64(cut_off))
         parts.append(scored(truth, answers, int(kept.sum())))
     tried = tuple(model for model in models if model not in (*BASELINES, CHAMPION))
-    # An account of a single date says nothing, and may have no session to earn anything in.
+    # An account of a single date says nothing, and may not have a session in which to earn.
     tradable = opens is not None and len(np.unique(truth.origins)) > 1
     return EvalReport(
         ticker=ticker,
@@ -162,14 +162,14 @@ def _models(forecasts: pd.DataFrame, *, ticker: str) -> tuple[str, ...]:
     if unknown := found - set(MODELS):
         raise ForecastsError(f"{ticker}: unknown models {sorted(unknown)}; known are {', '.join(MODELS)}")
     if missing := {PERSISTENCE, DRIFT} - found:
-        raise ForecastsError(f"{ticker}: every comparison holds persistence and drift; {sorted(missing)} is missing")
+        raise ForecastsError(f"{ticker}: every comparison needs persistence and drift; {sorted(missing)} is missing")
     return in_display_order(found)
 
 
 def _intervals(
     truth: Truth, answers: Sequence[Answers], *, model: str | None, by_ticker: bool
 ) -> tuple[SkillInterval, ...]:
-    """How far the chosen adapter's skill is known, in detail."""
+    """Compute the intervals of the chosen adapter's skill."""
     by_model = {each.model: each for each in answers}
     if model is None:
         return ()
@@ -177,7 +177,7 @@ def _intervals(
 
 
 def _together(truth: Truth, losses: Mapping[str, Floats], *, candidates: tuple[str, ...]) -> Superiority:
-    """All forecasters at once against persistence."""
+    """Test all forecasters together against persistence."""
     return superiority(
         {model: by_session(loss, positions=truth.positions) for model, loss in losses.items()},
         reference=PERSISTENCE,

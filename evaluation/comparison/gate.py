@@ -1,4 +1,4 @@
-"""The promotion rule: the adapter chosen on validation becomes champion only where the evidence carries it."""
+"""The promotion rule: the adapter chosen on validation becomes champion only if the evidence supports it."""
 
 from tickerforge.evaluation.comparison.contamination import day, decisive, split_phrase
 from tickerforge.evaluation.core.config import GateConfig
@@ -22,17 +22,20 @@ _NAMES = {PERSISTENCE: "persistence", DRIFT: "drift", CHAMPION: "the current cha
 def decide(report: EvalReport, config: GateConfig) -> Verdict:
     """Judge the adapter that was chosen on validation.
 
-    It is promoted only if its scaled squared error lies below persistence's and drift's by more than `min_skill` on
-    validation and on test, is no larger than the current champion's where there is one, the one-sided Diebold-Mariano
-    p-value against persistence on test is at most `max_p_value`, at least `min_valid_rate` of its answers parse on each
-    split, the share of test prices inside its band lies within `max_coverage_gap` of the nominal one, and the test
-    split holds at least `min_windows` independent windows.
+    It is promoted only if all conditions are met:
 
-    Where the base model may have been trained on part of the test split, only the windows after that count as test;
-    where none are left, there is no other condition on test, and this one is not met.
+    * its scaled squared error is below persistence's and drift's by more than `min_skill` on validation and on test;
+    * its error is not above the current champion's, if there is one, on either split;
+    * its one-sided Diebold-Mariano p-value against persistence on test is at most `max_p_value`;
+    * at least `min_valid_rate` of its answers parse on each split;
+    * the share of test prices inside its band differs from the nominal one by at most `max_coverage_gap`;
+    * the test split has at least `min_windows` independent windows.
+
+    If the base model may have been trained on part of the test split, only the windows after that count as test. If
+    none are left, the last condition is the only one on test, and it is not met.
 
     Returns:
-        The verdict with one reason per condition, met or not, in words with its figure.
+        The verdict, with one reason per condition, met or not, as a sentence with its figure.
     """
     model = report.chosen
     if model is None:
@@ -86,16 +89,16 @@ def _headline(report: EvalReport, *, model: str, failed: list[Reason]) -> str:
 def _evidence(report: EvalReport, config: GateConfig) -> Reason:
     summary = None if report.judged is None else report.summary(report.judged)
     independent, windows = (summary.independent, summary.windows) if summary else (0, 0)
-    where = "The test split holds"
+    where = "The test split has"
     if report.test_after is not None and report.summary("test").before:
-        where = f"After {day(report.test_after)}, until when the base model may have been trained, the test split holds"
+        where = f"After {day(report.test_after)}, the last day that the base model may have seen, the test split has"
     passed = independent >= config.min_windows
     text = f"{where} {independent} independent windows ({windows} overlapping ones); at least {config.min_windows} are "
     return Reason(name="evidence", passed=passed, text=f"{text}needed" + ("." if passed else ": too little evidence."))
 
 
 def _name(condition: str, split: ScoredSplit) -> str:
-    """The windows after a cut-off stand for the test split."""
+    """Name a condition; the windows after a cut-off count as the test split."""
     return f"{condition}_{'test' if split == AFTER else split}"
 
 
@@ -155,7 +158,7 @@ def _covers(report: EvalReport, config: GateConfig, *, model: str, split: Scored
     return Reason(
         name="coverage_test",
         passed=abs(inside - report.interval) <= config.max_coverage_gap,
-        text=f"On {where} {percent(inside)} of the prices fall inside its {nominal} band; {allowed}.",
+        text=f"On {where} {percent(inside)} of the prices are inside its {nominal} band; {allowed}.",
     )
 
 
@@ -167,8 +170,8 @@ def _significant(report: EvalReport, config: GateConfig, *, model: str, split: S
         name="significance_test",
         passed=p_value <= config.max_p_value,
         text=(
-            "If it were no better than persistence, chance alone would show such an advantage on "
-            f"{split_phrase(report, split)} with probability "
-            f"{p_text(p_value, against=config.max_p_value)}{why}; at most {config.max_p_value:g} is allowed."
+            f"If it were no better than persistence, such an advantage on {split_phrase(report, split)} would have "
+            f"probability {p_text(p_value, against=config.max_p_value)}{why}; at most {config.max_p_value:g} is "
+            "allowed."
         ),
     )

@@ -1,4 +1,4 @@
-"""Everything that a report says about one split: figures, tests, calibration, tickers, notes."""
+"""The part of a report about one split: figures, tests, calibration, tickers, notes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +30,7 @@ from tickerforge.features.stages import ADAPTERS
 
 @dataclass(frozen=True)
 class SplitScores:
-    """What a report holds of one split; `losses` are the scaled squared errors of every model by window (n,)."""
+    """The figures of one split; `losses` are the scaled squared errors of every model by window (n,)."""
 
     summary: SplitSummary
     metrics: list[MetricRow]
@@ -54,12 +54,12 @@ def score_split(
     """Score every model on one split.
 
     Args:
-        truth: What came.
+        truth: The actual prices.
         answers: Every model's forecasts.
-        available: How many windows there were before a selection was made.
+        available: Number of windows before the selection.
         interval: Nominal coverage of the band.
         naive: From `evaluation.metrics.scores.naive_errors`.
-        by_ticker: Whether every ticker's share is reported, too.
+        by_ticker: Whether to report every ticker's share.
         cut_off: Last day that the base model may have been trained on.
     """
     models = [each.model for each in answers]
@@ -83,7 +83,7 @@ def score_split(
         tests=tests,
         calibration=calibration,
         tickers=_by_ticker(truth, losses) if by_ticker else [],
-        # The windows after a cut-off are test windows, of which all is said already.
+        # The windows after a cut-off are test windows, so the notes on test already cover them.
         notes=[] if truth.split == AFTER else notes,
         losses=losses,
     )
@@ -145,7 +145,7 @@ def _by_ticker(truth: Truth, losses: Mapping[str, Floats]) -> list[TickerScore]:
 
 
 def _untested(split: ScoredSplit, tests: Sequence[Significance]) -> list[str]:
-    """Why some models have no significance test."""
+    """Say why some models have no significance test."""
     models: dict[str, list[str]] = {}
     for test in tests:
         if test.split == split and test.against == PERSISTENCE and test.note:
@@ -154,16 +154,16 @@ def _untested(split: ScoredSplit, tests: Sequence[Significance]) -> list[str]:
 
 
 def _tails(found: Calibration) -> str:
-    """What the ends of the probability integral transform say of the bands."""
+    """Say what the ends of the probability integral transform show about the bands."""
     lowest, highest = found.shares[0], found.shares[-1]
     return (
-        f"Of the {found.split} prices {percent(lowest)} fell into the lowest tenth of {model_label(found.model)}'s "
-        f"distribution and {percent(highest)} into the highest; 10.0 % each is calibrated, more is too narrow."
+        f"Of the {found.split} prices, {percent(lowest)} were in the lowest tenth of {model_label(found.model)}'s "
+        f"distribution and {percent(highest)} in the highest; 10.0 % each is calibrated, more means too narrow."
     )
 
 
 def _silence(truth: Truth, answers: Sequence[Answers]) -> list[str]:
-    """What a reader should know about windows that a model left unanswered."""
+    """Say how many windows a model left unanswered."""
     notes = []
     for each in answers:
         silent = int(np.sum((each.n_samples > 0) & (each.n_valid == 0)))

@@ -1,1 +1,1 @@
-"""What all of evaluation shares: configuration, contracts, errors, labels, panels and forecasts."""
+"""The shared parts of evaluation: configuration, contracts, errors, labels, panels, forecasts, protocol."""

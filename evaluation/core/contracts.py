@@ -1,4 +1,4 @@
-"""What the comparison hands on: names of forecasters, the report and the verdict."""
+"""The results of the comparison: names of forecasters, the report and the verdict."""
 
 from collections.abc import Iterable
 from datetime import date
@@ -19,7 +19,7 @@ TradingRule = Literal["buy_and_hold", "long_flat", "long_short", "equal_risk", "
 
 SCORED_SPLITS: tuple[ScoredSplit, ...] = ("validation", "test")
 AFTER: ScoredSplit = "after"
-"""Those windows of the test split that lie after a cut-off which falls into it."""
+"""The windows of the test split after a cut-off that lies within it."""
 PERSISTENCE, DRIFT, WINDOW_MEAN = "persistence", "drift", "window_mean"
 BASELINES = (PERSISTENCE, DRIFT, WINDOW_MEAN)
 BASE, POOLED = "base", "pooled"
@@ -31,9 +31,9 @@ DECIDING_METRIC = "scaled_mse"
 
 
 class SplitSummary(FrozenModel):
-    """Which windows of a split were scored; dates are sessions.
+    """The windows of a split that were scored; dates are sessions.
 
-    `before` counts those about sessions that the base model may have been trained on.
+    `before` counts the windows about sessions that the base model may have been trained on.
     """
 
     split: ScoredSplit
@@ -47,7 +47,7 @@ class SplitSummary(FrozenModel):
 
 
 class MetricRow(FrozenModel):
-    """One metric of every model; `horizon` is the session ahead, or none for the whole path."""
+    """One metric of every model; `horizon` is the session ahead, or `None` for the whole path."""
 
     split: ScoredSplit
     metric: str
@@ -65,7 +65,7 @@ class TickerScore(FrozenModel):
 
 
 class Calibration(FrozenModel):
-    """The share of the prices that fell into each tenth of a model's predictive distribution; a tenth each is best."""
+    """The share of the prices in each tenth of a model's predictive distribution; one tenth each is best."""
 
     split: ScoredSplit
     model: str
@@ -75,7 +75,7 @@ class Calibration(FrozenModel):
 class Significance(FrozenModel):
     """One Diebold-Mariano test; see `evaluation.evidence.significance`.
 
-    `mean_difference` is the model's mean scaled loss minus the reference's (daily variances): negative is better. Of a
+    `mean_difference` is the model's mean scaled loss minus the reference's (daily variances): negative is better. For a
     pool `windows` and `lag` count sessions.
     """
 
@@ -92,11 +92,11 @@ class Significance(FrozenModel):
 
 
 class Superiority(FrozenModel):
-    """All forecasters of the test split at once; see `evaluation.evidence.superiority`.
+    """All forecasters of the test split tested together; see `evaluation.evidence.superiority`.
 
-    `p_value` is that of the best of `candidates` against the reference, `confidence_set` holds those that may be the
-    best of all at `confidence`, `skill_intervals` are 95 % intervals by model, and `block` is the bootstrap's mean
-    block in rows. `note` says why nothing could be tested, or is empty.
+    `p_value` is that of the best of `candidates` against the reference, `confidence_set` has the models that may be the
+    best at `confidence`, `skill_intervals` are 95 % intervals by model, and `block` is the mean block of the bootstrap
+    in rows. `note` says why no test was possible, or is empty.
     """
 
     reference: str
@@ -110,9 +110,9 @@ class Superiority(FrozenModel):
 
 
 class SkillInterval(FrozenModel):
-    """The central 95 % of a model's skill against persistence on the split that decides; see `evidence.intervals`.
+    """The 95 % interval of a model's skill against persistence on the split that decides; see `evidence.intervals`.
 
-    Of one session ahead, or over all sessions of one of a pool's tickers.
+    It is for one session ahead, or for all sessions of one ticker of a pool.
     """
 
     model: str
@@ -123,12 +123,12 @@ class SkillInterval(FrozenModel):
 
 
 class Account(FrozenModel):
-    """What one trading rule, driven by one forecaster, made of a capital of 1, costs paid; riskless rate 0.
+    """The result of one trading rule, driven by one forecaster, from a capital of 1, after costs; riskless rate 0.
 
-    Returns, `volatility` and `turnover` (bought plus sold, in multiples of the capital) are yearly but for
-    `total_return`; all are shares, not percent. `exposure` is the mean of what was held, long plus short. Ratios are
-    missing where nothing was held, and `deflated_sharpe` of forecasters that were not tried here. `equity` is the
-    capital at each of the backtest's `dates`. `sharpe_by_ticker` holds a pool's tickers traded alone by this rule.
+    Returns, `volatility` and `turnover` (bought plus sold, in multiples of the capital) are yearly, except
+    `total_return`; all are shares, not percent. `exposure` is the mean position, long plus short. Ratios are missing if
+    nothing was held, and `deflated_sharpe` is missing for forecasters that were not tried here. `equity` is the capital
+    at each of the backtest's `dates`. `sharpe_by_ticker` has a pool's tickers traded alone by this rule.
     """
 
     rule: TradingRule
@@ -149,8 +149,8 @@ class Account(FrozenModel):
 class Backtest(FrozenModel):
     """Trading on the forecasts of a split; see `evaluation.backtest.simulation`.
 
-    `dates` are the sessions at whose opens the capital is known, the last one that at which all is sold. `variants` are
-    the forecasters counted as tried.
+    `dates` are the sessions at whose opens the capital is known; everything is sold at the last one. `variants` is the
+    number of forecasters counted as tried.
     """
 
     split: ScoredSplit
@@ -162,15 +162,15 @@ class Backtest(FrozenModel):
     accounts: tuple[Account, ...]
 
     def of(self, rule: TradingRule, model: str = "") -> Account | None:
-        """The account of a rule and a forecaster, `None` where there is none; buy-and-hold has no forecaster."""
+        """Return the account of a rule and a forecaster, or `None`; buy-and-hold has no forecaster."""
         return next((each for each in self.accounts if (each.rule, each.model) == (rule, model)), None)
 
 
 class EvalReport(FrozenModel):
-    """All that is known about the forecasters of one ticker, as plain numbers that survive JSON.
+    """All results about the forecasters of one ticker, as plain numbers for JSON.
 
-    What older reports lack has a default. A pool's report goes by the pool's name and has a row a ticker and split in
-    `tickers`.
+    Fields that older reports lack have a default. A pool's report has the pool's name, and one row per ticker and split
+    in `tickers`.
     """
 
     ticker: str
@@ -192,16 +192,16 @@ class EvalReport(FrozenModel):
 
     @property
     def judged(self) -> ScoredSplit | None:
-        """The split that decides: test, or what lies after a cut-off within it; `None` where nothing lies after."""
+        """The split that decides: test, or the windows after a cut-off within it; `None` if there are none after."""
         if not self.summary("test").before:
             return "test"
         return next((summary.split for summary in self.splits if summary.split == AFTER), None)
 
     def value(self, model: str, *, split: ScoredSplit, metric: str) -> float | None:
-        """One model's figure over the whole path, or `None` where the metric does not apply to it.
+        """Return one model's figure over the whole path, or `None` if the metric does not apply to it.
 
         Raises:
-            KeyError: The report holds no such metric.
+            KeyError: The report has no such metric.
         """
         for row in self.metrics:
             if row.split == split and row.metric == metric and row.horizon is None:
@@ -209,16 +209,16 @@ class EvalReport(FrozenModel):
         raise KeyError(f"the report of {self.ticker} has no {metric!r} on {split}")
 
     def summary(self, split: ScoredSplit) -> SplitSummary:
-        """The windows behind the figures of a split."""
+        """Return the summary of a split's windows."""
         return next(summary for summary in self.splits if summary.split == split)
 
     def test_of(self, model: str, *, split: ScoredSplit, against: str = PERSISTENCE) -> Significance | None:
-        """The model's test against persistence or another reference, or `None` where none was made."""
+        """Return the model's test against persistence or another reference, or `None` without a test."""
         wanted = (model, split, against)
         return next((test for test in self.significance if (test.model, test.split, test.against) == wanted), None)
 
     def metrics_frame(self) -> pd.DataFrame:
-        """The long table: one row per (ticker, split, metric, horizon), one column per model; a pool's tickers last.
+        """Return the long table: one row per (ticker, split, metric, horizon), one column per model; pool tickers last.
 
         Returns:
             Columns `ticker split metric horizon` (nullable integer, missing for the whole path), then the models.
@@ -236,7 +236,7 @@ class EvalReport(FrozenModel):
 
 
 class Reason(FrozenModel):
-    """One condition of the gate, in words with its figure."""
+    """One condition of the gate as a sentence with its figure."""
 
     name: str
     passed: bool

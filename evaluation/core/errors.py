@@ -2,14 +2,14 @@
 
 EvaluationError (ValueError)
 ├── BaselineUnavailable a baseline whose library is not installed
-├── ForecastsError      forecasts that do not fit the windows they answer: missing, doubled, misshapen or not finite
-├── PredictionsError    a file of somebody's own forecasts that cannot be read or is about other windows
-└── TrainRowsError      rows offered for fitting a baseline that are not the train split
+├── ForecastsError      forecasts that do not match their windows: missing, repeated, of wrong shape, NaN or infinite
+├── PredictionsError    a file of a user's forecasts that cannot be read or is about other windows
+└── TrainRowsError      rows given for fitting a baseline that are not the train split
 """
 
 
 class EvaluationError(ValueError):
-    """Any fault in what the evaluation package was given."""
+    """Any fault in the inputs of the evaluation package."""
 
 
 class BaselineUnavailable(EvaluationError):
@@ -17,7 +17,7 @@ class BaselineUnavailable(EvaluationError):
 
 
 class ForecastsError(EvaluationError):
-    """Forecasts that do not fit the windows they answer."""
+    """Forecasts that do not match their windows."""
 
 
 class PredictionsError(EvaluationError):
@@ -25,4 +25,4 @@ class PredictionsError(EvaluationError):
 
 
 class TrainRowsError(EvaluationError):
-    """Rows offered for fitting a baseline that are not exactly the train split."""
+    """Rows given for fitting a baseline that are not exactly the train split."""

@@ -1,4 +1,4 @@
-"""Collects forecasts: asks a model for every window and reads its answers as prices."""
+"""Forecasts of a model: prompts for every window, and its answers as prices."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,14 +20,14 @@ def collect_forecasts(
 ) -> pd.DataFrame:
     """Ask a model for every window and read its answers as prices.
 
-    The forecast is the median of the valid answers, taken in the units the model writes, so that answers which cancel
-    give exactly no move. Values beyond ±300 model units are cut to that, as in prompts. A window without a valid answer
-    gets persistence and `n_valid = 0`.
+    The forecast is the median of the valid answers. It is taken in the units that the model writes, so that answers
+    that cancel give exactly no move. Values beyond ±300 model units are clipped, as in prompts. A window without a
+    valid answer gets persistence and `n_valid = 0`.
 
     Args:
-        windows: Windows frame, or the one row of `latest_window`; its `split` is carried over where there is one.
+        windows: Windows frame, or the one row of `latest_window`; its `split` is kept if it has one.
         generate: Takes the prompts and how many answers each should get; returns that many texts per prompt.
-        model: The name the forecasts go by.
+        model: Name of the model in the result.
         config: Units, prompt style and horizon.
         n_samples: Answers per window.
 
@@ -53,7 +53,7 @@ def collect_forecasts(
 
 
 def _read(record: Mapping[str, Any], answers: Sequence[str], *, config: FeatureConfig) -> tuple[Floats, Floats]:
-    """Median (h,) and valid samples (m, h) of one window, in USD."""
+    """Return median (h,) and valid samples (m, h) of one window, in USD."""
     parsed = [values for text in answers if (values := parse(text, horizon=config.horizon)) is not None]
     written = np.array(parsed, dtype=float).reshape(-1, config.horizon)
     origin_price = float(record["history"][-1])

@@ -1,4 +1,4 @@
-"""Names, definitions and number formats of forecasters and metrics, as every table and picture shows them."""
+"""Names, definitions and number formats of forecasters and metrics in tables and pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MODEL_LABELS: dict[str, str] = {
 }
 
 MODEL_DEFINITIONS: dict[str, str] = {
-    "persistence": "the last close, repeated: what a random walk would have you say",
+    "persistence": "the last close, repeated: the best forecast of a random walk",
     "drift": "the last close plus the mean daily change over the train rows, in USD",
     "window_mean": "the mean of the closes in the window, repeated",
     "base": "the language model before any training here",
@@ -31,7 +31,7 @@ MODEL_DEFINITIONS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown; `best` names the better direction, or nothing where no row is marked."""
+    """The format of a metric; `best` is the better direction, or empty if no row is marked."""
 
     label: str
     unit: str
@@ -47,7 +47,7 @@ class Metric:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def write(self, value: float | None) -> str:
-        """The figure as text; an en dash where there is none."""
+        """Write the figure as text; an en dash for a missing one."""
         if value is None or value != value:
             return "–"
         if self.label == "p" and value < 10**-self.decimals:
@@ -63,7 +63,7 @@ METRICS: dict[str, Metric] = {
         "Skill",
         "",
         "high",
-        "1 − scaled MSE / persistence's scaled MSE. Above zero is better than doing nothing. It decides.",
+        "1 − scaled MSE / persistence's scaled MSE. Above zero is better than doing nothing. This figure decides.",
         percent=True,
         decimals=1,
         signed=True,
@@ -72,16 +72,16 @@ METRICS: dict[str, Metric] = {
         "p",
         "",
         "",
-        "chance of such an advantage over persistence if there were none: Diebold-Mariano test, one-sided, "
-        "for overlapping windows.",
+        "probability of such an advantage over persistence if there were none: one-sided Diebold-Mariano test for "
+        "overlapping windows.",
         decimals=3,
     ),
     "scaled_mse": Metric(
         "Scaled MSE",
         "daily variances",
         "low",
-        "mean of (ln(price / forecast) / σ)², σ being the standard deviation of daily log returns over the 60 sessions "
-        "before the forecast; the verdict calls it the squared error.",
+        "mean of (ln(price / forecast) / σ)², where σ is the standard deviation of daily log returns over the 60 "
+        "sessions before the forecast; the verdict calls it the squared error.",
         decimals=3,
     ),
     "mse": Metric(
@@ -101,7 +101,7 @@ METRICS: dict[str, Metric] = {
         "Direction",
         "",
         "high",
-        "share of windows whose move to the last session had the forecast sign; no move counts one half.",
+        "share of windows whose move to the last session has the forecast sign; no move counts one half.",
         percent=True,
         decimals=1,
     ),
@@ -116,8 +116,8 @@ METRICS: dict[str, Metric] = {
         "MCC",
         "",
         "high",
-        "Matthews correlation of the forecast and the realised sign of the move to the last session: 0 is a coin toss, "
-        "and so is always saying up.",
+        "Matthews correlation of the forecast and the actual sign of the move to the last session: 0 is a coin toss, "
+        "and so is always forecasting up.",
         decimals=3,
         signed=True,
     ),
@@ -125,7 +125,7 @@ METRICS: dict[str, Metric] = {
         "Rank IC",
         "",
         "high",
-        "Spearman rank correlation of the forecast and the realised move to the last session, in σ.",
+        "Spearman rank correlation of the forecast and the actual move to the last session, in σ.",
         decimals=3,
         signed=True,
     ),
@@ -142,7 +142,7 @@ METRICS: dict[str, Metric] = {
         "In 95 %",
         "",
         "",
-        "share of prices inside the 95 % band; with fewer than 39 samples it is their range, which holds less.",
+        "share of prices inside the 95 % band; with fewer than 39 samples the band is their range, which is narrower.",
         percent=True,
         decimals=1,
     ),
@@ -151,7 +151,7 @@ METRICS: dict[str, Metric] = {
         "In band",
         "",
         "",
-        "share of prices inside the forecast band; good is near the band's nominal share.",
+        "share of prices inside the forecast band; best near the band's nominal share.",
         percent=True,
         decimals=1,
     ),
@@ -167,7 +167,7 @@ METRICS: dict[str, Metric] = {
         "Valid",
         "",
         "",
-        "share of sampled answers that parse; a window without any is scored as persistence.",
+        "share of sampled answers that parse; a window without one is scored as persistence.",
         percent=True,
         decimals=1,
     ),
@@ -178,12 +178,12 @@ METRICS: dict[str, Metric] = {
 
 
 def model_label(model: str) -> str:
-    """The name a reader sees."""
+    """Return the name of a model in reports."""
     return MODEL_LABELS.get(model, model)
 
 
 def percent(value: float, *, decimals: int = 1, against: float | None = None) -> str:
-    """A share as text, without a sign; with more decimals where it would otherwise look equal to `against`."""
+    """Write a share as text, without a sign; with more decimals if it would otherwise look equal to `against`."""
     if against is not None and value != against:
         limit = decimals + 3
         while decimals < limit and f"{100 * value:.{decimals}f}" == f"{100 * against:.{decimals}f}":
@@ -192,12 +192,12 @@ def percent(value: float, *, decimals: int = 1, against: float | None = None) ->
 
 
 def listed(parts: Sequence[str]) -> str:
-    """Some words as in a sentence: `a, b and c`."""
+    """Join words as in a sentence: `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def p_text(value: float, *, against: float | None = None) -> str:
-    """A p-value as readers write it; with more decimals where it would otherwise look equal to `against`."""
+    """Write a p-value; with more decimals if it would otherwise look equal to `against`."""
     written = METRICS["p_value"].write(value)
     if written.startswith("<"):
         return f"p {written}"

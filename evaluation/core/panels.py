@@ -1,4 +1,4 @@
-"""Lines the windows and forecasts frames up as arrays, and refuses forecasts that do not fit."""
+"""Windows and forecasts frames as aligned arrays; forecasts that do not match the windows are refused."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ Dates = NDArray[np.datetime64]
 class Truth:
     """What happened after the origins of one split; n windows, h sessions ahead.
 
-    `ticker` is the name in messages, that of the pool where the windows are of several `tickers` (n,). `target` (n, h),
+    `ticker` is the name in messages: that of the pool if the windows are of several `tickers` (n,). `target` (n, h),
     `origin_price`, `train_mean` and `train_std` (n,) in USD; `sigma` (n,) is the standard deviation of daily log
     returns; `positions` (n,) are the session numbers of the origins.
     """
@@ -57,7 +57,7 @@ class Answers:
     n_valid: Ints
 
     def ensembles(self) -> Iterator[tuple[Ints, Floats]]:
-        """Windows grouped by their number m of valid samples: row numbers (k,) and samples (k, m, h) in USD.
+        """Group windows by their number m of valid samples: row numbers (k,) and samples (k, m, h) in USD.
 
         A window without a sample is its own point forecast: m = 1 and the sample is the median.
         """
@@ -71,27 +71,27 @@ class Answers:
 
 
 def session_dates(values: pd.Series) -> Dates:
-    """A date column as days, whatever its resolution."""
+    """Convert a date column of any resolution to days."""
     return np.asarray(values.to_numpy(dtype="datetime64[s]").astype("datetime64[D]"))
 
 
 def matrix(values: pd.Series) -> Floats:
-    """A column of equally long lists as one array (n, k)."""
+    """Convert a column of equally long lists to one array (n, k)."""
     return np.stack([np.asarray(value, dtype=float) for value in values])
 
 
 def date_matrix(values: pd.Series) -> Dates:
-    """A column of lists of dates as one array of days (n, k)."""
+    """Convert a column of lists of dates to one array of days (n, k)."""
     return np.stack([np.asarray(value, dtype="datetime64[D]") for value in values])
 
 
 def session_calendar(windows: pd.DataFrame) -> Dates:
-    """Every session that the windows mention as origin or target, ascending."""
+    """Return every session that is an origin or a target of the windows, ascending."""
     return np.unique(np.concatenate([session_dates(windows["origin"]), date_matrix(windows["target_dates"]).ravel()]))
 
 
 def truth_of(windows: pd.DataFrame, *, split: ScoredSplit, calendar: Dates) -> Truth:
-    """The truth of one split, sorted by origin, then ticker; `calendar` numbers the sessions."""
+    """Return the truth of one split, sorted by origin, then ticker; `calendar` numbers the sessions."""
     rows = windows[windows["split"] == split].sort_values(["origin", "ticker"])
     origins = session_dates(rows["origin"])
     tickers = rows["ticker"].to_numpy(object)
@@ -111,14 +111,14 @@ def truth_of(windows: pd.DataFrame, *, split: ScoredSplit, calendar: Dates) -> T
 
 
 def part_of_truth(truth: Truth, kept: NDArray[np.bool_], *, split: ScoredSplit) -> Truth:
-    """Some windows (n,) of a split as a split of another name."""
+    """Return some windows (n,) of a split under another split name."""
     columns = ("tickers", "origins", "positions", "target", "target_dates", "origin_price", "sigma")
     fitted = ("train_mean", "train_std")
     return replace(truth, split=split, **{name: getattr(truth, name)[kept] for name in (*columns, *fitted)})
 
 
 def part_of_answers(answers: Answers, kept: NDArray[np.bool_]) -> Answers:
-    """A model's forecasts of some windows (n,)."""
+    """Return a model's forecasts of some windows (n,)."""
     return replace(
         answers,
         median=answers.median[kept],
@@ -129,7 +129,7 @@ def part_of_answers(answers: Answers, kept: NDArray[np.bool_]) -> Answers:
 
 
 def judged_part(truth: Truth, answers: Sequence[Answers], *, cut_off: date | None) -> tuple[Truth, list[Answers]]:
-    """The windows that decide: those after a cut-off which falls into the split, as the split `after`; else all."""
+    """Return the windows that decide: those after a cut-off within the split, as the split `after`; else all."""
     late = np.ones(len(truth.origins), dtype=bool) if cut_off is None else truth.origins >= np.datetime64(cut_off)
     if late.all() or not late.any():
         return truth, list(answers)
@@ -137,10 +137,10 @@ def judged_part(truth: Truth, answers: Sequence[Answers], *, cut_off: date | Non
 
 
 def answers_of(forecasts: pd.DataFrame, *, model: str, truth: Truth) -> Answers:
-    """One model's forecasts in the order of `truth`; forecasts of other windows are left out.
+    """Return one model's forecasts in the order of `truth`, without those of other windows.
 
     Raises:
-        ForecastsError: A window has no forecast or two, or a forecast has the wrong length or is no positive price.
+        ForecastsError: A window has no forecast or two, or a forecast has the wrong length or is not a positive price.
     """
     missing = [column for column in FORECAST_COLUMNS if column not in forecasts]
     if missing:

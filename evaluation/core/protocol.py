@@ -1,4 +1,4 @@
-"""The published protocol: test windows of many tickers, and errors in standard deviations of each one's train rows."""
+"""The published protocol: test windows of many tickers, errors in standard deviations of each ticker's train rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,17 +39,17 @@ class Series:
         return np.arange(self.test_start - 1, len(self.prices) - HORIZON)
 
     def after(self, origins: Ints) -> Floats:
-        """The `HORIZON` prices after each of these rows, shape (k, HORIZON), in USD."""
+        """Return the `HORIZON` prices after each of these rows, shape (k, HORIZON), in USD."""
         return self.prices[origins[:, None] + np.arange(1, HORIZON + 1)]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Every test window of every ticker, ticker after ticker, origins ascending; n windows.
+    """All test windows of all tickers, ticker after ticker, origins ascending; n windows.
 
-    `place` (n,) is the number of the window's ticker in `series`, `row` (n,) its origin's row there, `origins` (n,) the
-    session of the origin; `target` (n, HORIZON), `origin_price` (n,) and `scale` (n,), the standard deviation of the
-    ticker's train rows, are in USD.
+    `place` (n,) is the number of the window's ticker in `series`, `row` (n,) the row of its origin there, `origins`
+    (n,) the session of the origin; `target` (n, HORIZON), `origin_price` (n,) and `scale` (n,), the standard deviation
+    of the ticker's train rows, are in USD.
     """
 
     series: tuple[Series, ...]
@@ -66,28 +66,28 @@ class Protocol:
         return tuple(each.ticker for each in self.series)
 
     def errors(self, forecast: Floats) -> Floats:
-        """Forecast less truth (n, HORIZON) in standard deviations of the train rows; `forecast` is in USD.
+        """Return forecast minus truth (n, HORIZON) in standard deviations of the train rows; `forecast` is in USD.
 
         The train mean of the published z-scores cancels.
         """
         return np.asarray((forecast - self.target) / self.scale[:, None])
 
     def places_of(self, rows: pd.DataFrame) -> Ints:
-        """Numbers of the windows that rows with `ticker` and `origin` (a date) are about; -1 for no test window."""
+        """Return the window numbers of rows with `ticker` and `origin` (a date); -1 if there is no such window."""
         known = pd.MultiIndex.from_arrays([np.array(self.tickers, dtype=object)[self.place], self.origins])
         asked = pd.MultiIndex.from_arrays([rows["ticker"].to_numpy(object), session_dates(rows["origin"])])
         return np.asarray(known.get_indexer(asked), dtype=np.int64)
 
 
 def series_of(bars: pd.DataFrame, *, ticker: str) -> Series:
-    """One ticker's series, split 70/10/20 by rows in time order as the published scripts do.
+    """Build one ticker's series, split 70/10/20 by rows in time order as in the published scripts.
 
     Args:
         bars: As `features.prices.bars.read_csv` returns them.
         ticker: Name of the ticker.
 
     Raises:
-        EvaluationError: Too few sessions for one test window and a train split that moves.
+        EvaluationError: Too few sessions for a test window, or train prices that do not move.
     """
     prices = bars["adj_close"].to_numpy(float)
     borders = split_borders(len(prices), FeatureConfig(horizon=HORIZON))
@@ -100,10 +100,10 @@ def series_of(bars: pd.DataFrame, *, ticker: str) -> Series:
 
 
 def protocol_of(series: Sequence[Series]) -> Protocol:
-    """The test windows of these tickers.
+    """Collect the test windows of these tickers.
 
-    A test window may take its ten rows of context from before the border, so that its first target is the first test
-    row. Its scale is the population standard deviation of the train rows, as scikit-learn's `StandardScaler` takes it.
+    The ten rows of context of a test window may lie before the border, so that its first target is the first test row.
+    Its scale is the population standard deviation of the train rows, as in scikit-learn's `StandardScaler`.
 
     Raises:
         EvaluationError: No ticker.
@@ -124,16 +124,16 @@ def protocol_of(series: Sequence[Series]) -> Protocol:
 
 
 def common_border(series: Sequence[Series]) -> np.datetime64:
-    """The earliest session on which a ticker's train rows end.
+    """Return the earliest session on which a ticker's train rows end.
 
-    What is fitted on all tickers together may use prices up to it and no later ones: the train rows of a ticker with a
-    shorter history reach into the years that others are tested on, and markets move together.
+    A model fitted on all tickers together may use prices only up to it: the train rows of a ticker with a shorter
+    history reach into the test years of others, and markets move together.
     """
     return min(np.datetime64(each.dates[each.train_end - 1], "D") for each in series)
 
 
 def by_ticker(protocol: Protocol, values: Floats, *, answered: Ints | None = None) -> Mapping[str, float]:
-    """Mean of one value a window over each ticker's windows, or over the windows numbered by `answered` alone."""
+    """Average one value per window over each ticker's windows, or only over the windows with the numbers `answered`."""
     rows = np.arange(len(protocol.place)) if answered is None else answered
     place = protocol.place[rows]
     counts = np.bincount(place, minlength=len(protocol.series))

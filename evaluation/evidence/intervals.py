@@ -1,4 +1,4 @@
-"""How far a skill is known: a studentised stationary bootstrap, inverted; overall, by session ahead, by ticker."""
+"""Confidence intervals of a skill by an inverted studentised bootstrap: overall, by session ahead, by ticker."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -20,7 +20,7 @@ _SEED = 0
 def detailed_intervals(
     truth: Truth, model: Answers, reference: Answers, *, by_ticker: bool
 ) -> tuple[SkillInterval, ...]:
-    """The interval of a model's skill at each session ahead and, of a pool, of each ticker, where it is known."""
+    """Compute the intervals of a model's skill at each session ahead and for each ticker of a pool, if there is one."""
     errors, naive = (scaled_errors(truth.target, each.median, sigma=truth.sigma) for each in (model, reference))
     everything = np.ones(len(errors), dtype=bool)
 
@@ -56,13 +56,13 @@ def _kept_rows(rows: int, block: int) -> NDArray[np.int64]:
 
 
 def skill_interval(losses: Floats, reference: Floats, *, positions: Ints, horizon: int, draws: Ints) -> Floats | None:
-    """The central 95 % interval of ``1 - mean(losses) / mean(reference)``.
+    """Compute the central 95 % interval of ``1 - mean(losses) / mean(reference)``.
 
-    It holds the skills s that a test does not reject: with d = losses - (1 - s) reference and V its Newey-West long-run
-    variance at lag `hac_lag`, ``|mean(d)| / sqrt(V / n)`` lies within what 95 % of the bootstrapped series show of it.
-    A skill is a ratio of means; asking each s by itself (Fieller 1954, J. R. Stat. Soc. B 16) keeps the variance that a
-    variance about the estimated skill would lose, and studentising (Hall 1992, "The Bootstrap and Edgeworth
-    Expansion") makes up for how little is known of V.
+    It contains the skills s that a test does not reject. With d = losses - (1 - s) reference and V its Newey-West
+    long-run variance at lag `hac_lag`, the statistic is ``|mean(d)| / sqrt(V / n)``; its limit is the 95 % quantile
+    over the bootstrapped series. A skill is a ratio of means: testing each s separately (Fieller 1954, J. R. Stat. Soc.
+    B 16) keeps variance that a normal interval around the estimated skill would lose. Studentising (Hall 1992, "The
+    Bootstrap and Edgeworth Expansion") accounts for the uncertainty of V.
 
     Args:
         losses: Loss of a forecaster by session, shape (k,), in time order.
@@ -72,7 +72,7 @@ def skill_interval(losses: Floats, reference: Floats, *, positions: Ints, horizo
         draws: Rows of bootstrapped series, shape (replications, k).
 
     Returns:
-        Lower and upper end; `None` where the reference's own loss is not known well enough to say anything.
+        Lower and upper end; `None` if the reference's own loss is too uncertain for an interval.
     """
     lag, n = hac_lag(positions, horizon=horizon), len(losses)
     skill = 1 - losses.mean() / reference.mean()
@@ -105,7 +105,7 @@ def long_run_covariance(first: Floats, second: Floats, *, lag: int) -> Floats:
 
 
 def stationary_rows(rows: int, *, block: int, replications: int, seed: int) -> NDArray[np.int64]:
-    """Which rows stand where in bootstrapped series (Politis and Romano 1994, JASA 89), shape (replications, rows)."""
+    """Draw the rows of bootstrapped series (Politis and Romano 1994, JASA 89), shape (replications, rows)."""
     from arch.bootstrap import StationaryBootstrap
 
     numbered = StationaryBootstrap(block, np.arange(rows), seed=seed)
@@ -113,7 +113,7 @@ def stationary_rows(rows: int, *, block: int, replications: int, seed: int) -> N
 
 
 def block_length(positions: Ints, *, horizon: int) -> int:
-    """Mean length of a block, in rows: those that twice the horizon, or `MIN_BLOCK` sessions, hold on average."""
+    """Return the mean length of a block in rows: as many as cover twice the horizon, or `MIN_BLOCK` sessions."""
     reach = max(2 * horizon, MIN_BLOCK)
     stride = (positions[-1] - positions[0]) / max(len(positions) - 1, 1)
     return max(1, min(len(positions) // 2, round(reach / max(stride, 1))))

@@ -1,4 +1,4 @@
-"""Is a forecaster better than another beyond chance: the Diebold-Mariano test for overlapping windows; many tests."""
+"""The Diebold-Mariano test for overlapping windows, and p-values corrected for many tests."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,9 @@ class DieboldMariano:
 
 
 def independent_rows(positions: Ints, *, horizon: int) -> Ints:
-    """The most windows, from the first on, that share no target session: origins at least `horizon` sessions apart.
+    """Select as many windows as possible, from the first on, whose targets do not overlap.
+
+    Their origins are at least `horizon` sessions apart.
 
     Args:
         positions: Session numbers of the origins, ascending, shape (n,).
@@ -48,12 +50,13 @@ def independent_rows(positions: Ints, *, horizon: int) -> Ints:
 
 
 def hac_lag(positions: Ints, *, horizon: int) -> int:
-    """How many windows back the variance of the mean looks: twice the overlap, 9 sessions, a tenth of the split.
+    """Return the lag of the variance of the mean, in windows: the largest of the three reaches below.
 
-    Losses of h-session forecasts made every session correlate up to lag h − 1. Bartlett weights fall to zero at their
-    own lag, so that stopping at h − 1 keeps only two thirds of the variance of a fully overlapping sum and rejects a
-    true null in 8 to 9 of 100 cases at a nominal 5 %; looking twice as far costs little power and mends it. In a long
-    split there is room to see what lasts beyond the horizon, too, such as forecasts that err alike for weeks.
+    The reaches are twice the overlap, 9 sessions, and a tenth of the split. Losses of daily h-session forecasts
+    correlate up to lag h − 1. Bartlett weights fall to zero at their own lag, so a lag of h − 1 keeps only two thirds
+    of the variance of a fully overlapping sum and rejects a true null in 8 to 9 of 100 cases at a nominal 5 %. Twice
+    that lag corrects this and costs little power. In a long split, a tenth of it also covers dependence beyond the
+    horizon, such as forecasts with similar errors for weeks.
     """
     sessions = int(positions[-1] - positions[0]) + 1
     reach = max(2 * (horizon - 1), MIN_LAG_SESSIONS, sessions // SESSIONS_PER_LAG)
@@ -62,7 +65,7 @@ def hac_lag(positions: Ints, *, horizon: int) -> int:
 
 
 def too_few(positions: Ints, *, horizon: int) -> str:
-    """Why windows at these session numbers, ascending, are too few for a test; empty where they suffice."""
+    """Say why windows at these session numbers, ascending, are too few for a test; empty if they are enough."""
     independent = len(independent_rows(positions, horizon=horizon))
     if independent >= MIN_INDEPENDENT and len(positions) > hac_lag(positions, horizon=horizon) + 1:
         return ""
@@ -70,15 +73,15 @@ def too_few(positions: Ints, *, horizon: int) -> str:
 
 
 def diebold_mariano(losses: Floats, reference: Floats, *, positions: Ints, horizon: int) -> DieboldMariano:
-    """One-sided test that the model's expected loss is below the reference's.
+    """Test, one-sided, whether the model's expected loss is below the reference's.
 
     With d the differences of the losses of n windows, V its Newey-West long-run variance at lag L (`hac_lag`) and
     H = L + 1: ``DM = mean(d) / sqrt(V / n)`` (Diebold and Mariano 1995, JBES 13; Newey and West 1987, Econometrica 55),
     multiplied by ``sqrt((n + 1 − 2H + H(H − 1)/n) / n)`` (Harvey, Leybourne and Newbold 1997, IJF 13). The p-value is
-    that of Student's t with as many degrees of freedom as there are *independent* windows, less one, where Harvey et
-    al. have n − 1: overlapping windows carry no more information than that. Under simulated true nulls with
+    that of Student's t; its degrees of freedom are the number of *independent* windows minus one, instead of n − 1 as
+    in Harvey et al., because overlapping windows carry no more information. Under simulated true nulls with
     overlapping errors (40 to 500 daily origins, h = 10, 6,000 panels) it rejects in 4 to 6 % of cases at a nominal 5 %,
-    and where forecasts err alike for weeks in 2 to 6 %.
+    and in 2 to 6 % if forecasts have similar errors for weeks.
 
     Args:
         losses: The model's loss per window, shape (n,), in time order.
@@ -87,8 +90,8 @@ def diebold_mariano(losses: Floats, reference: Floats, *, positions: Ints, horiz
         horizon: Sessions ahead.
 
     Returns:
-        The test; p is 1, with a note, where the losses are equal everywhere, where their difference never varies, or
-        where fewer than 4 windows are independent.
+        The test; p is 1, with a note, if the losses are equal everywhere, if their difference never varies, or if fewer
+        than 4 windows are independent.
     """
     difference = np.asarray(losses, float) - np.asarray(reference, float)
     windows = len(difference)
@@ -104,7 +107,7 @@ def diebold_mariano(losses: Floats, reference: Floats, *, positions: Ints, horiz
     if note := too_few(positions, horizon=horizon):
         return no_test(note)
     if np.ptp(difference) <= 1e-12 * np.abs(difference).max():
-        return no_test("the difference of the losses does not vary, so its chance variation is unknown")
+        return no_test("the difference of the losses does not vary, so its random variation is unknown")
     correction = harvey_correction(windows, reach=lag + 1)
     statistic = mean / _standard_error(difference, lag=lag) * math.sqrt(correction)
     return DieboldMariano(
@@ -113,24 +116,24 @@ def diebold_mariano(losses: Floats, reference: Floats, *, positions: Ints, horiz
 
 
 def harvey_correction(windows: int, *, reach: int) -> float:
-    """``(n + 1 - 2H + H(H - 1)/n) / n`` for n windows, H of them in reach (Harvey, Leybourne and Newbold 1997)."""
+    """Return ``(n + 1 - 2H + H(H - 1)/n) / n`` for n windows, H of them in reach (Harvey et al. 1997)."""
     return (windows + 1 - 2 * reach + reach * (reach - 1) / windows) / windows
 
 
 def by_session(losses: Floats, *, positions: Ints) -> Floats:
-    """One loss a session from the windows of several tickers: what a test of a pool is made on.
+    """Average the losses of several tickers to one loss per session, the series on which a pool is tested.
 
-    Windows of the same date are no independent evidence, since markets move together. Following the test for panels of
+    Windows of the same date are not independent evidence, since markets move together. As in the test for panels of
     Timmermann and Zhu (2019), "Comparing Forecasting Performance with Panel Data", the losses are averaged over the
-    tickers of each origin, and the series of averages is tested. Where the number of tickers varies, a session's sum is
-    divided by the mean number, so that the mean of the series is that of all windows.
+    tickers of each origin, and the series of averages is tested. A session's sum is divided by the mean number of
+    tickers, so that the mean of the series is that of all windows even if the number of tickers varies.
 
     Args:
         losses: Loss per window, shape (n,).
         positions: Session numbers of the origins, ascending, shape (n,); equal for windows of the same date.
 
     Returns:
-        Shape (number of different positions,), in time order; `losses` themselves where all positions differ.
+        Shape (number of different positions,), in time order; `losses` themselves if all positions differ.
     """
     sessions, place = np.unique(positions, return_inverse=True)
     return np.asarray(np.bincount(place, weights=losses) / (len(positions) / len(sessions)))
@@ -152,9 +155,9 @@ def _lower_tail(statistic: float, *, degrees: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number, step down (Holm 1979).
+    """Adjust p-values for their number, step down (Holm 1979).
 
-    statsmodels' collects the garbage of the whole process at every call, which takes longer than all the rest here.
+    The function of statsmodels runs a garbage collection per call, which takes longer than everything else here.
     """
     raw = np.asarray(p_values, dtype=float)
     order = np.argsort(raw, kind="stable")

@@ -1,4 +1,4 @@
-"""Many forecasters at once: is any better than the reference, which may be the best, and how far the skill is known."""
+"""Tests of many forecasters together: is any better than the reference, which may be best, intervals of the skill."""
 
 from collections.abc import Mapping
 
@@ -22,29 +22,29 @@ def superiority(
     horizon: int,
     replications: int = _REPLICATIONS,
 ) -> Superiority:
-    """Test of superior predictive ability, model confidence set, and intervals on the skill, by stationary bootstrap.
+    """Test superior predictive ability, and compute model confidence set and skill intervals by stationary bootstrap.
 
-    * `p_value`: the chance that the best of `candidates` would look as good against the reference if none were better,
-      with their number taken into account (Hansen 2005, JBES 23: the consistent p-value; arch's `SPA`).
-    * `confidence_set`: the forecasters that may be the best of all, at `CONFIDENCE` (Hansen, Lunde and Nason 2011,
+    * `p_value`: the probability that the best of `candidates` would look as good against the reference if none were
+      better, corrected for their number (Hansen 2005, JBES 23: the consistent p-value; arch's `SPA`).
+    * `confidence_set`: the forecasters that may be the best, at `CONFIDENCE` (Hansen, Lunde and Nason 2011,
       Econometrica 79; arch's `MCS`, method R).
     * `skill_intervals`: for each other forecaster the central 95 % of ``1 - mean loss / mean loss of the reference``,
-      see `evaluation.evidence.intervals`; a forecaster of whose skill nothing can be said has none.
+      see `evaluation.evidence.intervals`; without enough information a forecaster has none.
 
-    Blocks are twice the horizon long on average, and at least 10 sessions, as losses overlap within a horizon.
+    Blocks have a mean length of twice the horizon, and at least 10 sessions, because losses overlap within a horizon.
     All seeds are fixed: the same losses give the same figures.
 
     Args:
         losses: Loss of every forecaster by session, shape (k,) each, in time order.
-        reference: Name of the one that the others are held against.
-        candidates: Those that the test is about.
+        reference: Name of the forecaster that the others are compared with.
+        candidates: The forecasters to test.
         positions: Session numbers, ascending, shape (k,).
         horizon: Sessions ahead.
         replications: Bootstrap samples.
 
     Returns:
-        The figures; p is 1 and the set holds everything, with a note, where fewer than 4 windows are independent or no
-        candidate differs from the reference.
+        The figures. If fewer than 4 windows are independent, or no candidate differs from the reference, p is 1, the
+        set has all forecasters, and there is a note.
     """
     block = block_length(positions, horizon=horizon)
     differing = [name for name in losses if name != reference and np.ptp(losses[name] - losses[reference]) > 0]
@@ -100,7 +100,7 @@ def superiority(
 
 
 def _distinct(losses: Mapping[str, Floats], names: list[str]) -> list[str]:
-    """Names without those whose losses are another's: their difference never varies."""
+    """Drop names whose losses equal those of another: their difference never varies."""
     kept: list[str] = []
     for name in names:
         if not any(np.array_equal(losses[name], losses[other]) for other in kept):

@@ -1,4 +1,4 @@
-"""Scores of forecasts: the published protocol's, and those in price, in return, in direction and in distribution."""
+"""Formulas of scores: the published protocol's, and those of price, return, direction and distribution."""
 
 import numpy as np
 
@@ -6,30 +6,30 @@ from tickerforge.evaluation.core.contracts import Floats, Ints
 
 
 def standardised(prices: Floats, *, mean: Floats, std: Floats) -> Floats:
-    """Prices (n, h) in USD as z-scores of the train split: ``(p − mean) / std``; `mean` and `std` have shape (n,)."""
+    """Standardise prices (n, h) in USD by the train split: ``(p − mean) / std``; `mean` and `std` have shape (n,)."""
     return np.asarray((prices - mean[:, None]) / std[:, None])
 
 
 def mse(truth: Floats, forecast: Floats) -> float:
-    """Mean squared error over all windows and sessions ahead: ``mean((y − f)²)``."""
+    """Compute the mean squared error over all windows and sessions ahead: ``mean((y − f)²)``."""
     return float(np.mean(np.square(truth - forecast)))
 
 
 def mae(truth: Floats, forecast: Floats) -> float:
-    """Mean absolute error over all windows and sessions ahead: ``mean(|y − f|)``."""
+    """Compute the mean absolute error over all windows and sessions ahead: ``mean(|y − f|)``."""
     return float(np.mean(np.abs(truth - forecast)))
 
 
 def rmse(truth: Floats, forecast: Floats) -> float:
-    """Root mean squared error, in the unit of its inputs: ``sqrt(mean((y − f)²))``."""
+    """Compute the root mean squared error, in the unit of its inputs: ``sqrt(mean((y − f)²))``."""
     return float(np.sqrt(mse(truth, forecast)))
 
 
 def scaled_errors(truth: Floats, forecast: Floats, *, sigma: Floats) -> Floats:
-    """Squared errors of log returns from the origin, in daily variances: ``(ln(y / f) / σ)²``.
+    """Compute squared errors of log returns from the origin, in daily variances: ``(ln(y / f) / σ)²``.
 
-    The price at the origin cancels. A random walk forecast by its last value expects k, k sessions ahead, so that calm
-    and stormy windows, cheap and dear tickers weigh alike.
+    The price at the origin cancels. For a random walk forecast by its last value the expected error is k, k sessions
+    ahead. So calm and volatile windows, and cheap and expensive tickers, have equal weight.
 
     Args:
         truth: Prices in USD, shape (n, h).
@@ -43,9 +43,9 @@ def scaled_errors(truth: Floats, forecast: Floats, *, sigma: Floats) -> Floats:
 
 
 def skill(loss: float, reference: float) -> float:
-    """Skill score ``1 − loss / reference``: 0 is the reference, 1 is perfect (Murphy 1988, Monthly Weather Review 116).
+    """Compute the skill ``1 − loss / reference``: 0 is the reference, 1 is perfect (Murphy 1988, Mon. Wea. Rev. 116).
 
-    Where the reference makes no error at all the score is 0 for an equal loss and −∞ for any other.
+    If the reference makes no error at all, the score is 0 for an equal loss and −∞ for any other.
     """
     if reference == 0:
         return 0.0 if loss == 0 else float("-inf")
@@ -53,17 +53,17 @@ def skill(loss: float, reference: float) -> float:
 
 
 def directional_accuracy(truth: Floats, forecast: Floats, *, origin_price: Floats) -> float:
-    """Share of windows whose move from the origin to the last session has the forecast sign.
+    """Compute the share of windows whose move from the origin to the last session has the forecast sign.
 
-    A forecast of no move, or a price that did not move, is worth one half: no opinion is a coin toss. Persistence
-    therefore scores exactly 0.5.
+    A forecast of no move, or a price that did not move, counts one half, like a coin toss. So persistence scores
+    exactly 0.5.
     """
     agreement = np.sign(truth[:, -1] - origin_price) * np.sign(forecast[:, -1] - origin_price)
     return float(np.mean((1 + agreement) / 2))
 
 
 def mase(truth: Floats, forecast: Floats, *, scale: Floats) -> float:
-    """Mean absolute scaled error: ``mean(|y - f| / scale)`` (Hyndman and Koehler 2006, IJF 22).
+    """Compute the mean absolute scaled error: ``mean(|y - f| / scale)`` (Hyndman and Koehler 2006, IJF 22).
 
     Below 1 is better than persistence was on the train rows over the same distances.
 
@@ -77,19 +77,20 @@ def mase(truth: Floats, forecast: Floats, *, scale: Floats) -> float:
 
 
 def matthews(moved: Floats, expected: Floats) -> float | None:
-    """Matthews correlation coefficient of the signs of two moves (n,): 1 always right, 0 a coin toss, -1 always wrong.
+    """Compute the Matthews correlation of the signs of two moves (n,): 1 always right, 0 a coin toss, -1 always wrong.
 
-    Of windows where both moved it is the Pearson correlation of the signs (Matthews 1975, BBA 405), so that always
-    saying "up" earns nothing in a rising market. 0 where either sign never varies, `None` where nothing both moved.
+    It is the Pearson correlation of the signs over windows in which both moved (Matthews 1975, BBA 405), so that always
+    forecasting "up" gains nothing in a rising market. 0 if either sign never varies, `None` if there is no such window.
     """
     both = (moved != 0) & (expected != 0)
     return _correlation(np.sign(moved[both]), np.sign(expected[both])) if both.any() else None
 
 
 def rank_correlation(moved: Floats, expected: Floats) -> float | None:
-    """Rank information coefficient: Spearman's correlation of forecast and realised move (n,), ties at mean ranks.
+    """Compute the rank information coefficient: Spearman's correlation of forecast and actual move (n,).
 
-    Moves are in daily σ, so that windows of calm and of wild tickers compare. `None` where no two forecasts differ.
+    Ties have mean ranks. Moves are in daily σ, so that calm and volatile tickers are comparable. `None` if no two
+    forecasts differ.
     """
     from scipy.stats import rankdata
 
@@ -103,13 +104,13 @@ def _correlation(one: Floats, other: Floats) -> float:
 
 
 def band(samples: Floats, *, interval: float) -> tuple[Floats, Floats]:
-    """The central band that should hold the truth with probability `interval`.
+    """Compute the central band that should contain the truth with probability `interval`.
 
-    Quantiles at ``(1 ∓ interval) / 2`` at plotting positions i / (m + 1) (Hyndman and Fan 1996, definition 6): with m
-    exchangeable samples a new value falls below the i-th smallest with exactly that probability, so that a calibrated
-    forecaster covers `interval` at any m: exactly where ``(m + 1)(1 − interval) / 2`` is whole, within some 2 points
-    where it is interpolated. With fewer than ``2 / (1 − interval) − 1`` samples (9 for 80 %) the band is the range of
-    the samples, which covers less.
+    The edges are quantiles at ``(1 ∓ interval) / 2`` at plotting positions i / (m + 1) (Hyndman and Fan 1996,
+    definition 6): with m exchangeable samples a new value is below the i-th smallest with exactly that probability. So
+    a calibrated forecaster covers `interval` at any m: exactly if ``(m + 1)(1 − interval) / 2`` is whole, else within
+    about 2 points. With fewer than ``2 / (1 − interval) − 1`` samples (9 for 80 %) the band is the range of the
+    samples, which covers less.
 
     Args:
         samples: Shape (..., m, h).
@@ -124,9 +125,9 @@ def band(samples: Floats, *, interval: float) -> tuple[Floats, Floats]:
 
 
 def crps(samples: Floats, truth: Floats) -> Floats:
-    """Continuous ranked probability score of an ensemble: ``E|X − y| − ½ E|X − X'|`` over its m members.
+    """Compute the continuous ranked probability score of an ensemble: ``E|X − y| − ½ E|X − X'|`` over its m members.
 
-    The second term is taken from the sorted members, ``Σ (2i − m − 1) x₍ᵢ₎ / m²`` (Gneiting and Raftery 2007, JASA 102;
+    The second term uses the sorted members, ``Σ (2i − m − 1) x₍ᵢ₎ / m²`` (Gneiting and Raftery 2007, JASA 102;
     Jordan, Krüger and Lerch 2019, J. Stat. Softw. 90). For one member it is the absolute error.
 
     Args:
@@ -144,5 +145,5 @@ def crps(samples: Floats, truth: Floats) -> Floats:
 
 
 def valid_rate(n_valid: Ints, n_samples: Ints) -> float:
-    """Share of all sampled answers that parse."""
+    """Compute the share of all sampled answers that parse."""
     return float(n_valid.sum() / n_samples.sum())

@@ -9,18 +9,18 @@ from tickerforge.evaluation.core.panels import Answers, Truth
 from tickerforge.evaluation.metrics.accuracy import band, crps
 
 LEVELS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
-"""Quantiles that the pinball loss is averaged over."""
+"""Quantiles over which the pinball loss is averaged."""
 NOMINAL = (0.5, 0.8, 0.95)
-"""Bands whose coverage every report holds."""
+"""Bands whose coverage is in every report."""
 BINS = 10
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a model's samples fit what came; means over windows and sessions ahead, lengths in daily σ of log returns.
+    """How a model's samples fit the actual prices; means over windows and sessions ahead, in daily σ of log returns.
 
-    `coverage` of the bands of `NOMINAL` and of the one asked for, by nominal share; `width` of the latter; `pit` is the
-    share of the prices in each tenth of the predictive distribution.
+    `coverage` of the bands of `NOMINAL` and of the requested one, by nominal share; `width` of the requested one; `pit`
+    is the share of the prices in each tenth of the predictive distribution.
     """
 
     crps: float
@@ -31,7 +31,7 @@ class Distribution:
 
 
 def distribution(truth: Truth, answers: Answers, *, interval: float) -> Distribution:
-    """Score a model's samples against what came; a window without a sample is its own point forecast."""
+    """Score a model's samples against the actual prices; a window without a sample counts as its point forecast."""
     shares = tuple(dict.fromkeys((*NOMINAL, interval)))
     ranked = lost = width = 0.0
     inside = dict.fromkeys(shares, 0)
@@ -55,7 +55,7 @@ def distribution(truth: Truth, answers: Answers, *, interval: float) -> Distribu
 
 
 def pinball(quantiles: Floats, truth: Floats, *, levels: tuple[float, ...]) -> Floats:
-    """Pinball (quantile) loss, mean over levels: ``max(a·(y - q), (a - 1)·(y - q))`` (Koenker and Bassett 1978).
+    """Compute the pinball loss, mean over levels: ``max(a·(y - q), (a - 1)·(y - q))`` (Koenker and Bassett 1978).
 
     Twice its mean over all levels is the continuous ranked probability score; of the median alone it is half the
     absolute error.
@@ -74,12 +74,12 @@ def pinball(quantiles: Floats, truth: Floats, *, levels: tuple[float, ...]) -> F
 
 
 def pit_shares(samples: Floats, truth: Floats, *, bins: int) -> Floats:
-    """Histogram of the probability integral transform: the share of what came in each part of the distribution.
+    """Compute the histogram of the probability integral transform: the share of prices in each part.
 
-    Flat is calibrated, a valley is too narrow, a hill too wide, a slope biased. Among m samples a new value has one of
-    m + 1 ranks with equal probability. Its rank r, or its ranks where samples equal it, stand for the range from
-    ``r / (m + 1)`` to ``(r + 1 + ties) / (m + 1)``, over which the value is spread evenly: the non-randomised transform
-    of Czado, Gneiting and Held (2009), Biometrics 65.
+    Flat is calibrated; a valley means too narrow, a hill too wide, a slope biased. Among m samples a new value has one
+    of m + 1 ranks with equal probability. Its rank r, or its ranks if samples equal it, represent the range from ``r /
+    (m + 1)`` to ``(r + 1 + ties) / (m + 1)``, over which the value is spread evenly: the non-randomised transform of
+    Czado, Gneiting and Held (2009), Biometrics 65.
 
     Args:
         samples: Shape (n, m, h).
@@ -92,7 +92,7 @@ def pit_shares(samples: Floats, truth: Floats, *, bins: int) -> Floats:
     ranks = samples.shape[1] + 1
     lower = (samples < truth[:, None]).sum(axis=1)
     upper = (samples <= truth[:, None]).sum(axis=1) + 1
-    # Few pairs of ranks occur, so that each is spread over the bins once.
+    # Only few pairs of ranks occur, so each pair is spread over the bins only once.
     pairs, counts = np.unique(lower.ravel() * (ranks + 1) + upper.ravel(), return_counts=True)
     start, end = pairs // (ranks + 1) / ranks, pairs % (ranks + 1) / ranks
     edges = np.linspace(0, 1, bins + 1)

@@ -1,4 +1,4 @@
-"""Every figure of one model on one split, by the names that reports use."""
+"""All figures of one model on one split, by the names in reports."""
 
 from collections.abc import Mapping
 
@@ -23,11 +23,10 @@ from tickerforge.evaluation.metrics.calibration import Distribution, distributio
 
 
 def naive_errors(windows: pd.DataFrame) -> dict[str, float]:
-    """For each ticker the mean absolute error of persistence over its train windows and sessions ahead, in USD.
+    """Compute each ticker's mean absolute error of persistence over its train windows and sessions ahead, in USD.
 
     Args:
-        windows: Windows frame; a ticker without train windows, or whose prices did not move there, is not in the
-            result.
+        windows: Windows frame; the result lacks tickers without train windows or whose prices did not move there.
     """
     train = windows[windows["split"] == "train"]
     if train.empty:
@@ -40,20 +39,20 @@ def naive_errors(windows: pd.DataFrame) -> dict[str, float]:
 def score(
     truth: Truth, answers: Answers, *, interval: float, naive: Mapping[str, float] | None = None
 ) -> tuple[dict[str, float | None], Distribution]:
-    """Every metric of one model on one split that needs no other model, and the fit of its distribution.
+    """Compute every metric of one model on one split that needs no other model, and the fit of its distribution.
 
     Args:
-        truth: What came.
+        truth: The actual prices.
         answers: The model's forecasts.
         interval: Nominal coverage of the band.
         naive: From `naive_errors`, for `mase`.
 
     Returns:
-        `mse mae` (published protocol: z-scores of the train split; of several tickers each one's, then their mean),
+        `mse mae` (published protocol: z-scores of the train split; for several tickers each one's, then their mean),
         `rmse_usd mae_usd`, `mase`, `scaled_mse` (daily variances), `directional_accuracy`, `mcc`, `rank_ic`, `crps` and
-        `pinball` (log returns in daily standard deviations), and, where answers were sampled, `coverage` of the band
-        and its `width`, `coverage_50 coverage_80 coverage_95`, `valid_rate` and `answered` (share of windows with a
-        valid answer). What does not apply is `None`.
+        `pinball` (log returns in daily standard deviations). If answers were sampled, also `coverage` of the band and
+        its `width`, `coverage_50 coverage_80 coverage_95`, `valid_rate` and `answered` (share of windows with a valid
+        answer). A metric that does not apply is `None`.
     """
     target, forecast = truth.target, answers.median
     z = [standardised(prices, mean=truth.train_mean, std=truth.train_std) for prices in (target, forecast)]
@@ -84,7 +83,7 @@ def score(
 
 
 def _mase(truth: Truth, forecast: Floats, *, naive: Mapping[str, float]) -> float | None:
-    """Over the windows of tickers whose scale is known."""
+    """Compute `mase` over the windows of tickers with a known scale."""
     scale = np.array([naive.get(str(ticker), np.nan) for ticker in truth.tickers])
     known = ~np.isnan(scale)
     return mase(truth.target[known], forecast[known], scale=scale[known]) if known.any() else None

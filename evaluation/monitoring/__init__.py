@@ -1,1 +1,1 @@
-"""Live scores of issued forecasts, and drift."""
+"""Live scores of issued forecasts, and drift of inputs and errors."""

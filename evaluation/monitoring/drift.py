@@ -1,4 +1,4 @@
-"""Has the market left what the model was trained on: what the model sees, and the error it makes."""
+"""Drift: whether a model's inputs or its live error have left the range of its training and test data."""
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ RSI_MEMORY = 28
 
 
 class MeasureDrift(FrozenModel):
-    """One measure's means, its corrected p-value, and how many independent rows the recent ones are worth."""
+    """One measure: means, corrected p-value, and `effective`, the number of independent rows in the recent ones."""
 
     name: str
     reference: float
@@ -43,7 +43,7 @@ class MeasureDrift(FrozenModel):
 
 
 class InputDrift(FrozenModel):
-    """Whether the recent windows of a ticker look unlike those it was trained on."""
+    """Whether the recent windows of a ticker differ from those that its model was trained on."""
 
     ticker: str
     drifted: bool
@@ -54,7 +54,7 @@ class InputDrift(FrozenModel):
 
 
 class ExpectedError(FrozenModel):
-    """What the comparison's test split leads one to expect of a model live; errors in daily variances.
+    """The live error that the test split predicts for a model; errors in daily variances.
 
     `relative_variance` is the variance of one window's loss over the squared mean loss.
     """
@@ -71,9 +71,9 @@ class ExpectedError(FrozenModel):
 class ErrorDrift(FrozenModel):
     """Whether the live error is larger than the test split makes plausible.
 
-    `ratio` is live over expected error, `limit` the largest plausible ratio (missing where too little has arrived),
-    `persistence_ratio` the same ratio of persistence: where both are large, the market moved more than its volatility
-    promised; where only the model's is, the model got worse.
+    `ratio` is live over expected error, `limit` the largest plausible ratio (missing with too few forecasts), and
+    `persistence_ratio` the same ratio for persistence. If both are large, the market moved more than its volatility
+    suggested; if only the model's is large, the model got worse.
     """
 
     ticker: str
@@ -97,26 +97,25 @@ _WORDS: dict[str, tuple[str, str]] = {
 def input_drift(reference: pd.DataFrame, recent: pd.DataFrame) -> InputDrift:
     """Compare what the model sees now with what it was trained on.
 
-    Four measures: the daily moves in σ as the prompt shows them (direction and shape), their size as log returns
-    (volatility against its own history, which the σ units hide), the lag-1 correlation of a window's prices, and the
-    RSI. Each by the two-sample Kolmogorov-Smirnov test on rows that share no session (`context` − 1 sessions apart;
-    28 for the RSI, twice its period). Volatility clusters, so that even those rows are not independent: the size of
-    the samples is divided by how much more the means of stretches as long as the recent one vary within the reference
-    than independent rows' would (on ranks). The p-values are corrected by Holm's method, and below 0.01 a measure
-    counts as drifted.
+    There are four measures: the daily moves in σ as in the prompt (direction and shape), their size as log returns
+    (volatility, which the σ units hide), the lag-1 correlation of a window's prices, and the RSI. Each is compared by
+    the two-sample Kolmogorov-Smirnov test on rows that share no session (`context` − 1 sessions apart; 28 for the RSI,
+    twice its period). Volatility clusters, so even those rows are not independent. The sample size is therefore divided
+    by the factor by which means of stretches as long as the recent one vary more within the reference than means of
+    independent rows (on ranks). The p-values are corrected by Holm's method; below 0.01 a measure counts as drifted.
 
-    Simulated with the last 60 windows of 1100 sessions, 200 markets each: without drift an alarm in 1 % of the nights
-    (random walk, mean reversion) or 2.5 % (GARCH; 20 % if its clusters were taken as independent). Doubled volatility
-    is found in 91 % of the cases, but in 15 % where it doubles by itself now and then (GARCH); a trend of 0.5 σ a
-    session in 75 %, of 0.3 σ in 22 %.
+    Simulated with the last 60 windows of 1100 sessions, 200 markets each: without drift there is an alarm in 1 % of the
+    nights (random walk, mean reversion) or 2.5 % (GARCH; 20 % if its clusters counted as independent). A doubled
+    volatility is found in 91 % of the cases, but in 15 % if it also doubles on its own from time to time (GARCH); a
+    trend of 0.5 σ per session in 75 %, of 0.3 σ in 22 %.
 
     Args:
         reference: Windows frame of the train split of one ticker.
-        recent: The last windows, after the reference; `RECENT_WINDOWS` is a good number. `target` may be missing.
+        recent: The last windows, after the reference, for example `RECENT_WINDOWS` of them. `target` may be missing.
 
     Returns:
-        The result; nothing is drifted where there are fewer than 30 recent windows or the reference is less than 4
-        times as long, since chance variation is then unknown.
+        The result; nothing is drifted if there are fewer than 30 recent windows, or if the reference is less than 4
+        times as long: random variation is then unknown.
 
     Raises:
         EvaluationError: Not one ticker, or recent windows that are not after the reference.
@@ -127,19 +126,19 @@ def input_drift(reference: pd.DataFrame, recent: pd.DataFrame) -> InputDrift:
     ticker, sizes = str(tickers[0]), (len(reference), len(recent))
     if sizes[1] < MIN_RECENT or sizes[0] < REFERENCE_TIMES * sizes[1]:
         text = (
-            f"Whether the market of {ticker} has drifted is not judged: {sizes[1]} recent windows against {sizes[0]}, "
-            f"where at least {MIN_RECENT} against {REFERENCE_TIMES} times as many are needed."
+            f"Drift of the market of {ticker} is not judged: {sizes[1]} recent windows against {sizes[0]}; at least "
+            f"{MIN_RECENT} against {REFERENCE_TIMES} times as many are needed."
         )
         return _input_drift(ticker, sizes, [], text=text)
     if session_dates(recent["origin"]).min() <= session_dates(reference["origin"]).max():
-        raise EvaluationError(f"{ticker}: the recent windows must lie after the reference, the train split")
+        raise EvaluationError(f"{ticker}: the recent windows must be after the reference, the train split")
     measures = _compared(reference, recent)
     drifted = [measure for measure in measures if measure.drifted]
     if drifted:
-        text = f"What the model of {ticker} sees has drifted: {'; '.join(measure.text for measure in drifted)}."
+        text = f"The inputs of the model of {ticker} have drifted: {'; '.join(measure.text for measure in drifted)}."
     else:
         nearest = min(measures, key=lambda measure: measure.p_value)
-        text = f"No drift in what the model of {ticker} sees; nearest to it: {nearest.text}."
+        text = f"No drift in the inputs of the model of {ticker}; closest to it: {nearest.text}."
     return _input_drift(ticker, sizes, measures, text=text)
 
 
@@ -187,9 +186,9 @@ def _compared(reference: pd.DataFrame, recent: pd.DataFrame) -> list[MeasureDrif
 
 
 def _measured(windows: pd.DataFrame) -> dict[str, Floats]:
-    """Each measure's values in time order, from rows that share no session and hold the newest window."""
+    """Collect each measure's values in time order, from rows that share no session and include the newest window."""
     ordered = windows.sort_values("origin")
-    # Windows left out of the frame only move the rest further apart.
+    # If windows are missing in the frame, the others are only further apart.
     rows = ordered.iloc[:: 1 - len(ordered["history"].iloc[0])].iloc[::-1]
     moves = np.diff(np.log(matrix(rows["history"])), axis=1)
     return {
@@ -201,7 +200,7 @@ def _measured(windows: pd.DataFrame) -> dict[str, Floats]:
 
 
 def _inflation(values: Floats, *, length: int) -> float:
-    """How much more the mean of a stretch of `length` values varies than that of independent ones; at least 1."""
+    """Return the variance of the mean of `length` consecutive values over that of independent ones; at least 1."""
     from scipy.stats import rankdata, zscore
 
     length = min(length, len(values) // REFERENCE_TIMES)
@@ -213,18 +212,18 @@ def _inflation(values: Floats, *, length: int) -> float:
 def expected_error(
     windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, config: EvaluationConfig
 ) -> ExpectedError:
-    """What the test split, or what of it decides, says of a model's error; to be taken once, for a new champion.
+    """Compute the error that the deciding part of the test split predicts; once, for a new champion.
 
-    Taken anew each night it would follow the live error, since the test split moves along.
+    Computed again each night it would follow the live error, since the test split moves along.
 
     Args:
         windows: Windows frame of one ticker, as for `evaluation.comparison.compare.compare`.
         forecasts: Forecasts frame that holds `model` on the test split.
         model: The model's name in `forecasts`.
-        config: Which windows are selected.
+        config: The selection of windows.
 
     Raises:
-        ForecastsError: The forecasts do not fit the windows.
+        ForecastsError: The forecasts do not match the windows.
     """
     selected = select_windows(windows, config=config)
     truth = truth_of(selected, split="test", calendar=session_calendar(windows))
@@ -245,30 +244,30 @@ def expected_error(
 
 
 def error_drift(live: LiveScores, expected: ExpectedError) -> ErrorDrift:
-    """Compare the error of the issued forecasts with what the test split promised.
+    """Compare the error of the issued forecasts with the error that the test split predicts.
 
-    A mean of n independent squared errors with relative variance v is taken as a gamma variable of shape n / v, so that
-    live over expected error follows, without drift, an F distribution with 2 n_live / v and 2 n_test / v degrees of
-    freedom: right-skewed where little has arrived, as squared errors are. Overlapping windows count as the independent
-    ones among them, which is on the safe side. Drift is a ratio that chance exceeds in 1 of 100 nights.
+    The mean of n independent squared errors with relative variance v is modelled as a gamma variable of shape n / v.
+    Without drift, live over expected error then follows an F distribution with 2 n_live / v and 2 n_test / v degrees of
+    freedom, which is right-skewed for few forecasts, as squared errors are. Overlapping windows count only as the
+    independent ones among them, which is cautious. A ratio that chance exceeds in 1 of 100 nights counts as drift.
 
     Simulated with 300 test origins and 120 live ones, persistence as the model, 500 markets each: false alarms in 0.5 %
-    of the nights (3 % for GARCH); an error three times the expected is found in 47 to 79 % of the cases, a doubled one
-    in 19 to 31 %.
+    of the nights (3 % for GARCH); three times the expected error is found in 47 to 79 % of the cases, twice the
+    expected error in 19 to 31 %.
 
     Args:
-        live: From `score_live`; all versions that were issued, as a ticker's versions differ far less than its markets.
-        expected: From `expected_error`, taken when the champion was promoted.
+        live: From `score_live`; all issued versions, because a ticker's versions differ far less than its markets.
+        expected: From `expected_error` when the champion was promoted.
 
     Returns:
-        The result; never drifted with fewer than 4 independent live windows, or where the test split shows no error.
+        The result; never drifted with fewer than 4 independent live windows, or if the test split has no error.
     """
     from scipy.stats import f
 
     if live.scaled_mse is None or live.independent < MIN_INDEPENDENT or not expected.relative_variance:
         text = (
-            f"Whether the live error of {live.ticker} is larger than expected is not judged: {live.independent} "
-            f"independent forecasts have arrived, {MIN_INDEPENDENT} are needed."
+            f"The live error of {live.ticker} is not judged: {live.independent} independent forecasts are complete, "
+            f"{MIN_INDEPENDENT} are needed."
         )
         return ErrorDrift(
             ticker=live.ticker,
@@ -293,8 +292,8 @@ def error_drift(live: LiveScores, expected: ExpectedError) -> ErrorDrift:
         p_value=p_value,
         independent=live.independent,
         text=(
-            f"The live squared error of {live.ticker} is {ratio:.2f} times what the test split showed (persistence's: "
-            f"{still:.2f} times) over {live.independent} independent forecasts; up to {limit:.2f} is chance"
-            f"{': it has drifted.' if ratio > limit else '.'}"
+            f"The live squared error of {live.ticker} is {ratio:.2f} times that of the test split (persistence's: "
+            f"{still:.2f} times) over {live.independent} independent forecasts; up to {limit:.2f} can be chance"
+            f"{': the error has drifted.' if ratio > limit else '.'}"
         ),
     )

@@ -1,4 +1,4 @@
-"""Scores forecasts that were issued in the past by what has come since, with the comparison's own measure."""
+"""Live scores: issued forecasts against the prices that have followed, with the measure of the comparison."""
 
 from datetime import date
 from typing import Any
@@ -21,7 +21,7 @@ ISSUED_COLUMNS = (
 
 
 class LiveWindow(FrozenModel):
-    """One issued forecast whose targets have all arrived.
+    """One issued forecast whose target prices are all known.
 
     `position` is the session number of the origin; `loss` and `persistence` are mean squared errors over the path in
     daily variances; `coverage` is the share of the prices inside the band.
@@ -36,7 +36,7 @@ class LiveWindow(FrozenModel):
 
 
 class LiveStep(FrozenModel):
-    """All forecasts whose price `horizon` sessions ahead has arrived; errors in daily variances."""
+    """All forecasts whose price `horizon` sessions ahead is known; errors in daily variances."""
 
     horizon: int
     forecasts: int
@@ -46,15 +46,15 @@ class LiveStep(FrozenModel):
 
 
 class LiveScores(FrozenModel):
-    """How the issued forecasts of one ticker did. Errors in daily variances; missing without a whole forecast.
+    """The scores of one ticker's issued forecasts. Errors in daily variances; missing without a complete forecast.
 
-    `skill` is also missing where no price moved, so that persistence made no error.
+    `skill` is also missing if no price moved, so that persistence made no error.
 
-    Of the `issued` forecasts, `late` ones (issued when their first price was known), `repeated` ones (another version
-    was issued for the same origin before), `unplaced` ones (the data have no price at their origin) and `outdated` ones
-    (of another horizon than the latest forecast) are not scored; `pending` ones still miss prices. `missing_dates` are
-    planned sessions that passed without a price. `windows` are the whole forecasts, of which `independent` share no
-    price; `steps` count the begun ones too.
+    Of the `issued` forecasts, these are not scored: `late` (issued when the first price was known), `repeated` (another
+    version was issued for the same origin before), `unplaced` (the data have no price at the origin) and `outdated`
+    (another horizon than the latest forecast). `pending` forecasts still lack prices. `missing_dates` are planned
+    sessions that passed without a price. `windows` are the complete forecasts, of which `independent` share no price;
+    `steps` also count incomplete ones.
     """
 
     ticker: str
@@ -80,28 +80,28 @@ class LiveScores(FrozenModel):
 
 
 def score_live(issued: pd.DataFrame, closes: pd.Series, *, ticker: str) -> LiveScores:
-    """Score issued forecasts by the prices that have arrived since.
+    """Score issued forecasts by the prices that have followed.
 
-    The k-th value of a forecast is compared with the k-th price after its origin, as in the comparison: a session
-    without a price (a halt, an unplanned closure) pushes the rest of the path to later days instead of taking hard
-    forecasts out of the figures, and is listed. Both sides enter as moves from the origin, the forecast's from the
-    close that it knew and the market's within `closes` alone, because a dividend or split rescales all older adjusted
-    closes.
+    The k-th value of a forecast is compared with the k-th price after its origin, as in the comparison. A session
+    without a price (a halt, an unplanned closure) moves the rest of the path to later days, so that hard forecasts stay
+    in the figures; such sessions are listed. Forecast and price are compared as moves from the origin: the forecast's
+    from the close that it knew, the market's within `closes` only, because a dividend or split rescales all older
+    adjusted closes.
 
-    The figures rest on whole paths only: a squared error grows with the distance, so that a half-arrived path would
-    look better than the comparison's. `steps` uses everything that has arrived, distance by distance. Forecasts issued
-    daily overlap; the p-value is that of `diebold_mariano` against persistence, 1 where too few are independent.
+    The figures use complete paths only: a squared error grows with the distance, so an incomplete path would look
+    better than the comparison's. `steps` uses all known prices, distance by distance. Forecasts issued daily overlap;
+    the p-value is that of `diebold_mariano` against persistence, and 1 if too few are independent.
 
     Args:
-        issued: One row a forecast, columns `ISSUED_COLUMNS`: `ticker`; `version` of the model; `origin` (date);
+        issued: One row per forecast, columns `ISSUED_COLUMNS`: `ticker`; `version` of the model; `origin` (date);
             `issued_at` (instant); `late` (issued when the first price was known); `origin_close` (USD, as known then);
             `sigma` (daily log-return standard deviation at the origin); `interval` (nominal coverage); `target_dates`,
-            `median`, `lower`, `upper` (each of shape `(horizon,)`; USD). No rows: nothing has been issued yet.
+            `median`, `lower`, `upper` (each of shape `(horizon,)`; USD). No rows if nothing has been issued yet.
         closes: Adjusted closes (USD) up to now, indexed by session, ascending.
         ticker: The one ticker of all rows.
 
     Raises:
-        ForecastsError: A column is missing, or a row is of another ticker, misshapen or not positive and finite.
+        ForecastsError: A column is missing, or a row is of another ticker, of wrong shape, or not positive and finite.
     """
     rows = _checked(issued, ticker=ticker)
     on_time = rows[~rows["late"].astype(bool)].sort_values(["origin", "issued_at"], kind="stable")
@@ -166,18 +166,18 @@ def _checked(issued: pd.DataFrame, *, ticker: str) -> pd.DataFrame:
     for row in issued.to_dict("records"):
         where = f"{ticker}: the forecast of {row['ticker']} issued for {row['origin']}"
         if row["ticker"] != ticker:
-            raise ForecastsError(f"{where} is of another ticker; score each ticker by itself")
+            raise ForecastsError(f"{where} is of another ticker; score each ticker separately")
         paths = [np.asarray(row[name], float) for name in ("median", "lower", "upper")]
         if any(path.shape != (len(row["target_dates"]),) for path in paths):
             raise ForecastsError(f"{where} does not have one median, lower and upper value for each target date")
         values = np.concatenate([*paths, [row["origin_close"], row["sigma"]]])
         if not (np.isfinite(values) & (values > 0)).all():
-            raise ForecastsError(f"{where} holds a price or a volatility that is not positive and finite")
+            raise ForecastsError(f"{where} has a price or a volatility that is not positive and finite")
     return issued
 
 
 def _missing(issued: pd.DataFrame, sessions: Dates) -> tuple[date, ...]:
-    """Target dates up to the last session that are none."""
+    """Return the target dates up to the last session that have no price."""
     if issued.empty:
         return ()
     planned = np.unique(np.concatenate([np.asarray(row, dtype="datetime64[D]") for row in issued["target_dates"]]))
@@ -185,7 +185,7 @@ def _missing(issued: pd.DataFrame, sessions: Dates) -> tuple[date, ...]:
 
 
 def _errors(row: dict, moves: Floats) -> tuple[Floats, Floats, Floats]:
-    """Errors of the forecast, of persistence, and whether the band held, each (m,), for m moves ``p / p_origin``."""
+    """Return errors of forecast and persistence, and whether the band held, each (m,), for m moves ``p / p_origin``."""
     median, lower, upper = (
         np.asarray(row[name], float)[: len(moves)] / row["origin_close"] for name in ("median", "lower", "upper")
     )
@@ -199,7 +199,7 @@ def _errors(row: dict, moves: Floats) -> tuple[Floats, Floats, Floats]:
 def _figures(windows: list[LiveWindow], *, horizon: int) -> dict:
     if not windows:
         empty = dict.fromkeys(("scaled_mse", "persistence", "skill", "coverage"))
-        return {**empty, "independent": 0, "p_value": 1.0, "note": "no forecast has arrived whole yet"}
+        return {**empty, "independent": 0, "p_value": 1.0, "note": "no forecast is complete yet"}
     loss, reference = (np.array([getattr(window, name) for window in windows]) for name in ("loss", "persistence"))
     positions = np.array([window.position for window in windows], dtype=np.int64)
     test = diebold_mariano(loss, reference, positions=positions, horizon=horizon)
@@ -235,7 +235,7 @@ def _text(
     rest = "".join(f", {words}" for words in aside if not words.startswith("0 "))
     gap = f"; planned sessions without a price: {', '.join(map(str, missing))}" if missing else ""
     if not scored:
-        return f"No issued forecast of {ticker} has arrived whole yet ({counts['issued']} issued{rest}){gap}."
+        return f"No issued forecast of {ticker} is complete yet ({counts['issued']} issued{rest}){gap}."
     gain = figures["skill"]
     if gain is None:
         side = "above persistence's, as no price moved"
@@ -243,7 +243,7 @@ def _text(
         side = f"{percent(abs(gain))} {'below' if gain > 0 else 'above'} persistence's" if gain else "persistence's own"
     chance = figures["note"] or p_text(figures["p_value"])
     return (
-        f"{scored} issued forecasts of {ticker} have arrived whole ({figures['independent']} independent{rest}): their "
+        f"{scored} issued forecasts of {ticker} are complete ({figures['independent']} independent{rest}): their "
         f"squared error is {side} ({chance}), and {percent(figures['coverage'], decimals=0)} of the "
-        f"prices fell inside the {percent(interval, decimals=0)} band{gap}."
+        f"prices were inside the {percent(interval, decimals=0)} band{gap}."
     )

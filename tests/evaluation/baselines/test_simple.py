@@ -37,7 +37,7 @@ def test_the_drift_ignores_everything_after_the_train_rows() -> None:
 
 def test_rows_beyond_the_train_split_are_refused() -> None:
     windows, train = market_windows()
-    with pytest.raises(TrainRowsError, match="DEMO: the 419 rows offered as train"):
+    with pytest.raises(TrainRowsError, match="DEMO: the 419 rows given as train"):
         baseline_forecasts(windows, train=train.iloc[:-1])
 
 

@@ -74,17 +74,17 @@ def _with(column: str, value: object) -> pd.DataFrame:
     ("frame", "message"),
     [
         (table().drop(columns=["h7", "origin"]), "lacks the columns origin, h7: a row has ticker, origin"),
-        (_with("h3", "abc"), "row 4, column h3: 'abc' is no positive price"),
-        (_with("h3", -1.0), r"row 4, column h3: '-1.0' is no positive price"),
-        (_with("h3", "inf"), "row 4, column h3: 'inf' is no positive price"),
-        (_with("origin", "01/02/2013"), "row 4, column origin: '01/02/2013' is no date like"),
+        (_with("h3", "abc"), "row 4, column h3: 'abc' is not a positive price"),
+        (_with("h3", -1.0), r"row 4, column h3: '-1.0' is not a positive price"),
+        (_with("h3", "inf"), "row 4, column h3: 'inf' is not a positive price"),
+        (_with("origin", "01/02/2013"), "row 4, column origin: '01/02/2013' is not a date like"),
         (
             _with("origin", "2012-01-03"),
-            "row 4: 2012-01-03 is no origin of a test window of AAA; they are its sessions",
+            "row 4: 2012-01-03 is not the origin of a test window of AAA; its origins are the sessions",
         ),
-        (_with("ticker", "NOPE"), "forecasts NOPE, of which there are no prices"),
+        (_with("ticker", "NOPE"), "forecasts NOPE, but there are no prices"),
         (pd.concat([table(), table().iloc[[7]]]), "a second forecast of AAA from"),
-        (table().head(0), "holds no row"),
+        (table().head(0), "has no rows"),
     ],
 )
 def test_a_faulty_file_is_refused_with_row_column_and_value(tmp_path: Path, frame: pd.DataFrame, message: str) -> None:
@@ -97,5 +97,5 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         read_predictions(tmp_path / "none.csv", PROTOCOL)
     broken = tmp_path / "broken.parquet"
     broken.write_text("ticker,origin")
-    with pytest.raises(PredictionsError, match="neither a CSV nor"):
+    with pytest.raises(PredictionsError, match="neither a CSV file nor"):
         read_predictions(broken, PROTOCOL)

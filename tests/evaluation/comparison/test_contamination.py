@@ -85,7 +85,7 @@ def test_every_table_with_windows_before_the_cut_off_bears_the_mark(frames: Fram
     test = report.summary("test")
     assert f"Parity only: {test.before} of 111 windows are about sessions up to" in text
     assert text.index("Test split after") < text.index("Test split (parity only)")
-    assert f"The verdict on test rests on the {report.summary('after').windows} windows after that" in text
+    assert f"The verdict on test uses the {report.summary('after').windows} windows after that" in text
     everything = report_after(frames, 2)
     text = render_markdown(everything, decide(everything, GateConfig()))
     assert "Parity only: all 111 windows are about sessions up to" in text
@@ -122,7 +122,9 @@ def test_too_few_windows_after_the_cut_off_refuse_in_words(frames: Frames) -> No
     verdict = decide(report, GateConfig())
     evidence = verdict.failures[0]
     assert evidence.name == "evidence"
-    assert evidence.text.startswith(f"After {report.test_after:%-d %B %Y}, until when the base model may have been")
+    assert evidence.text.startswith(
+        f"After {report.test_after:%-d %B %Y}, the last day that the base model may have seen"
+    )
     assert "3 independent windows (23 overlapping ones); at least 5 are needed: too little evidence." in evidence.text
 
 
@@ -133,7 +135,7 @@ def test_without_a_window_after_the_cut_off_nothing_is_promoted_or_claimed(frame
     assert report.judged is None
     assert verdict.failures[0].text.count("0 independent windows (0 overlapping ones)") == 1
     assert [reason.name for reason in verdict.reasons if reason.name.endswith("_test")] == []
-    assert "No test window lies after that" in cut_off(report)
+    assert "No test window is after that" in cut_off(report)
     assert split_title(report, "test") == "Test split (parity only)"
 
 

@@ -62,7 +62,7 @@ def test_a_reference_with_a_smaller_error_refuses(skilled: EvalReport, split: Sc
 def test_a_band_that_holds_too_few_or_too_many_prices_refuses(skilled: EvalReport, share: float | None) -> None:
     verdict = decide(changed(skilled, split="test", metric="coverage", model="sft", value=share), GateConfig())
     assert [reason.name for reason in verdict.failures] == ["coverage_test"]
-    told = f"On test {100 * share:.1f} % of the prices fall inside its 80 % band" if share else "no 80 % band on test"
+    told = f"On test {100 * share:.1f} % of the prices are inside its 80 % band" if share else "no 80 % band on test"
     assert told in verdict.failures[0].text
     assert "at most 15 points from 80 % are allowed" in verdict.failures[0].text
 

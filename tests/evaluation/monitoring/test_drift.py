@@ -84,7 +84,7 @@ def test_too_few_windows_are_not_judged_and_misplaced_ones_refused() -> None:
     verdict = input_drift(train, windows.tail(29))
     assert not verdict.drifted
     assert "not judged" in verdict.text
-    with pytest.raises(EvaluationError, match="must lie after the reference"):
+    with pytest.raises(EvaluationError, match="must be after the reference"):
         input_drift(train, train.tail(40))
 
 
@@ -131,14 +131,14 @@ def test_errors_three_times_the_expected_are_found_and_said_in_words() -> None:
     assert drift.drifted
     assert drift.ratio == pytest.approx(3.0)
     assert drift.persistence_ratio == pytest.approx(1.0)
-    assert "3.00 times what the test split showed (persistence's: 1.00 times)" in drift.text
+    assert "3.00 times that of the test split (persistence's: 1.00 times)" in drift.text
     assert not error_drift(live_of(np.full(12, 6.0)), EXPECTED).drifted
 
 
 def test_below_four_independent_windows_no_error_is_an_alarm() -> None:
     drift = error_drift(live_of(np.full(3, 500.0)), EXPECTED)
     assert (drift.drifted, drift.ratio, drift.limit) == (False, None, None)
-    assert "3 independent forecasts have arrived, 4 are needed" in drift.text
+    assert "3 independent forecasts are complete, 4 are needed" in drift.text
 
 
 def test_overlapping_forecasts_of_a_steady_market_raise_no_error_alarm() -> None:

@@ -148,7 +148,7 @@ def test_forecasts_of_a_former_horizon_are_counted_and_not_mixed_in() -> None:
 def test_nothing_arrived_is_said_and_is_no_error(issued: pd.DataFrame) -> None:
     live = score_live(issued, flat(sessions=21), ticker="DEMO")
     assert (live.scaled_mse, live.skill, live.p_value, live.steps) == (None, None, 1.0, ())
-    assert "No issued forecast of DEMO has arrived whole yet" in live.text
+    assert "No issued forecast of DEMO is complete yet" in live.text
     assert LiveScores.model_validate_json(live.model_dump_json()) == live
 
 
