@@ -1,4 +1,4 @@
-"""Checks that cost little and spare a long wait: bad input is refused before anything is started or written."""
+"""Quick checks of bad input, before a command starts or writes anything."""
 
 import os
 import shutil
@@ -19,22 +19,22 @@ from tickerforge.tasks.tracking.server import check_server
 from tickerforge.training.backends import select
 from tickerforge.training.models import check_model
 
-LEAST_FREE_BYTES = 64_000_000
+_LEAST_FREE_BYTES = 64_000_000
 
 
 def check_run(config: PipelineConfig, *, home: Path) -> None:
-    """Refuse a run that could not succeed: stock, prices, history, MLflow's server, base model, backend, disk.
+    """Refuse a run that cannot succeed: checks stock, prices, history, MLflow, base model, backend and disk.
 
-    Prefect is not imported for it, so that a mistake shows within two seconds.
+    It does not import Prefect, so that a mistake shows within two seconds.
 
     Args:
-        config: What is to be run.
+        config: Configuration of the run.
         home: Folder of the store and the databases.
 
     Raises:
         ConfigError: If the stock has no prices.
         FeaturesError: If the prices are faulty or too few.
-        MarketDataError: If the data folder holds nothing for the stock.
+        MarketDataError: If the data folder has nothing for the stock.
         TrackingError: If `MLFLOW_TRACKING_URI` names a server that does not answer.
         BaseModelError: If the base model cannot be used.
         BackendUnavailable: If the backend cannot run here.
@@ -45,16 +45,16 @@ def check_run(config: PipelineConfig, *, home: Path) -> None:
 
 
 def check_stage(stage: str, config: PipelineConfig, files: StageFiles, *, home: Path) -> None:
-    """Refuse a single stage that could not succeed; errors as in `check_run`.
+    """Refuse a single stage that cannot succeed; errors as in `check_run`, and these.
 
     Args:
         stage: `grpo1`, `sft-data`, `sft`, `grpo2` or `compare`.
-        config: What is to be run.
+        config: Configuration of the stage.
         files: The explicit files.
         home: Folder of the store and the databases.
 
     Raises:
-        AdapterError: If a folder that the stage reads is no adapter, or a broken one.
+        AdapterError: If a folder that the stage reads is not a valid adapter.
         ConfigError: If test files are missing, windows have another length, or the results folder cannot be written.
         PublishedLayoutError: If published files or accepted answers are malformed.
     """
@@ -91,16 +91,16 @@ def _check_published(stage: str, config: PipelineConfig, files: StageFiles) -> N
             there, wanted = len(windows[column]), getattr(config.features, setting)
             if there != wanted:
                 raise ConfigError(
-                    f"{path} holds sequences of {there} sessions, and features.{setting} is {wanted}: give other "
+                    f"{path} holds sequences of {there} sessions, but features.{setting} is {wanted}: give other "
                     f"files, or --set features.{setting}={there}"
                 )
 
 
 def check_writable(folder: Path, *, option: str) -> None:
-    """Refuse a folder that cannot be made or written; makes nothing.
+    """Refuse a folder that cannot be created or written; creates nothing.
 
     Raises:
-        ConfigError: Names the folder and the option that gave it.
+        ConfigError: Names the folder and its option.
     """
     try:
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
@@ -109,7 +109,7 @@ def check_writable(folder: Path, *, option: str) -> None:
     if not existing.is_dir():
         raise ConfigError(f"{option} {folder} cannot be used: {existing} is a file. Name another folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"{option} {folder} cannot be used: {existing} may not be written. Name another folder.")
+        raise ConfigError(f"{option} {folder} cannot be used: {existing} is not writable. Name another folder.")
 
 
 def _check_machine(config: PipelineConfig, *, home: Path) -> None:
@@ -121,9 +121,9 @@ def _check_machine(config: PipelineConfig, *, home: Path) -> None:
 
 
 def check_prices(config: PipelineConfig) -> None:
-    """Refuse prices that no windows can be cut from; errors as in `check_run`.
+    """Refuse prices from which no windows can be cut; errors as in `check_run`.
 
-    Of a pool the folder alone is looked at: its faulty tickers are left out by the run.
+    For a pool only the folder is checked: the run leaves out faulty tickers.
     """
     check_source(config)
     if config.stock == POOL:
@@ -145,16 +145,16 @@ def check_prices(config: PipelineConfig) -> None:
 
 
 def check_disk(folder: Path) -> None:
-    """Refuse to start on a disk that is as good as full.
+    """Refuse to start on an almost full disk.
 
     Raises:
-        StoreError: Fewer than `LEAST_FREE_BYTES` are free there.
+        StoreError: If fewer than `_LEAST_FREE_BYTES` are free.
     """
     existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    if free < LEAST_FREE_BYTES:
+    if free < _LEAST_FREE_BYTES:
         raise StoreError(
             f"the disk is full: {free / 1e6:.1f} MB are free at {existing}, a run needs "
-            f"{LEAST_FREE_BYTES / 1e6:.0f} MB and more. Free some space, or set TICKERFORGE_HOME "
+            f"at least {_LEAST_FREE_BYTES / 1e6:.0f} MB. Free some space, or set TICKERFORGE_HOME "
             "to a folder on a larger disk."
         )
