@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 
+from tickerforge.features.atomic import atomic_path
 from tickerforge.features.pooling import POOL
 from tickerforge.features.prices.bars import YAHOO_COLUMNS, read_csv, validate_ticker
 from tickerforge.features.prices.schemas import BAR_COLUMNS, PRICE_COLUMNS
-from tickerforge.tasks.base.disk import fsync_tree, os_errors_as_publish_error, rename_durably
+from tickerforge.tasks.base.disk import os_errors_as_publish_error
 from tickerforge.tasks.base.errors import MarketDataError
-from tickerforge.tasks.store.remote_files import UNFINISHED_SUFFIX
 
 SAME_PRICE = 1e-9
 
@@ -86,13 +85,8 @@ def keep(
     with os_errors_as_publish_error(folder, doing=f"writing {path.name}"):
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_bytes() != content:
-            fresh = path.with_name(f".{path.name}.{uuid4().hex}{UNFINISHED_SUFFIX}")
-            try:
+            with atomic_path(path, shared=True) as fresh:
                 fresh.write_bytes(content)
-                fsync_tree(fresh)
-                rename_durably(fresh, path)
-            finally:
-                fresh.unlink(missing_ok=True)
     return described(stock, bars, added=len(bars) - (0 if stored is None else len(stored)), note=note)
 
 

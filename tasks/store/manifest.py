@@ -1,4 +1,4 @@
-"""The manifest beside an artifact's files: what it was made from, and whether the files still match it."""
+"""The manifest beside an artifact's files: what the artifact was made from, and whether the files match it."""
 
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -14,10 +14,10 @@ Scalar = str | int | float | bool | None
 
 
 class ArtifactRef(FrozenModel):
-    """A finished artifact: small enough to pass between tasks, enough to find and verify it.
+    """A reference to a finished artifact, small enough to pass between tasks.
 
-    `key` names what it was made from, `sha256` what is in it. `cached` says whether the call that returned this
-    reference found the artifact finished; it is no part of the artifact.
+    `key` identifies what it was made from, `sha256` its content. `cached` says whether the call that returned this
+    reference found the artifact finished; it is not a part of the artifact.
     """
 
     stage: str
@@ -29,7 +29,7 @@ class ArtifactRef(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """What stands beside an artifact's files; `files` maps relative paths to SHA-256."""
+    """The record beside an artifact's files; `files` maps relative paths to SHA-256."""
 
     stage: str
     key: str
@@ -57,14 +57,14 @@ class Manifest(FrozenModel):
         return combined_sha256(self.files)
 
     def reference(self, folder: Path, *, cached: bool) -> ArtifactRef:
-        """The artifact with this manifest, in `folder`."""
+        """Return a reference to the artifact with this manifest, in `folder`."""
         return ArtifactRef(
             stage=self.stage, key=self.key, path=folder, sha256=self.sha256, meta=self.meta, cached=cached
         )
 
 
 def load_manifest(folder: Path) -> Manifest | None:
-    """The manifest in a folder, or `None` where there is none that can be read."""
+    """Read the manifest in a folder; `None` if there is none or it cannot be read."""
     try:
         return Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -72,7 +72,7 @@ def load_manifest(folder: Path) -> Manifest | None:
 
 
 def verified(folder: Path, key: str) -> tuple[Manifest | None, str]:
-    """The manifest of a folder whose files all match it, or `None` and what is wrong."""
+    """Return the manifest of a folder if all files match it, else `None` and what is wrong."""
     manifest = load_manifest(folder)
     if manifest is None:
         return None, "unreadable manifest" if (folder / MANIFEST_FILE).exists() else "no manifest"

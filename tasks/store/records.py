@@ -1,4 +1,4 @@
-"""Small JSON documents that every machine shares: in the shared store, or in the home where there is none."""
+"""Small JSON documents that all machines share: in the shared store, or in the home if there is none."""
 
 import re
 from typing import TypeVar
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from tickerforge.tasks.base.disk import os_errors_as_store_error
 from tickerforge.tasks.base.errors import StoreError
 from tickerforge.tasks.base.paths import HOME_VARIABLE, home
-from tickerforge.tasks.store.remote_files import Folder, RemoteFiles
+from tickerforge.tasks.store.remote_files import RemoteFiles
 from tickerforge.tasks.store.shared_store import SharedStore
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -17,27 +17,27 @@ _NAME = re.compile(r"[A-Za-z0-9_^=+-][A-Za-z0-9._^=+-]*(/[A-Za-z0-9_^=+-][A-Za-z
 
 
 def write_record(kind: str, name: str, document: BaseModel) -> None:
-    """Write a document, in the place of a former one of that name; readers see the one or the other whole.
+    """Write a document, or replace the one of that name; readers see either of them whole.
 
     Args:
-        kind: What the document is, also the folder's name, for example `night`.
+        kind: Kind of document, also the folder's name, for example `night`.
         name: Its name within the kind; may have folders, for example `AAPL/2026-11-20`.
         document: What to write.
 
     Raises:
         ValueError: If kind or name hold anything but ASCII letters, digits and `. - _ ^ = +`, or a part begins with a
             dot.
-        StoreError: If it cannot be written; `StoreUnreachable` where another attempt may well succeed.
+        StoreError: If it cannot be written; `StoreUnreachable` if another attempt may succeed.
     """
     _files().write(_path(kind, name), document.model_dump_json(indent=2).encode())
 
 
 def read_record(kind: str, name: str, model: type[Document]) -> Document | None:
-    """The document of that name, or `None` where there is none.
+    """Read the document of that name; `None` if there is none.
 
     Raises:
-        ValueError: If kind or name are no names, see `write_record`.
-        StoreError: If the document is none of `model`, or cannot be read.
+        ValueError: If kind or name are not valid, see `write_record`.
+        StoreError: If the document does not fit `model`, or cannot be read.
     """
     path = _path(kind, name)
     content = _files().read(path)
@@ -53,10 +53,10 @@ def read_record(kind: str, name: str, model: type[Document]) -> Document | None:
 
 
 def list_records(kind: str, prefix: str = "") -> list[str]:
-    """The names of all documents of a kind that begin with `prefix`, sorted.
+    """Return the sorted names of all documents of a kind that begin with `prefix`.
 
     Raises:
-        ValueError: If kind is no name, see `write_record`.
+        ValueError: If kind is not valid, see `write_record`.
         StoreError: If they cannot be listed.
     """
     above = f"{_folder(kind)}/"
@@ -69,9 +69,9 @@ def _files() -> RemoteFiles:
     if shared is not None:
         return shared.files
     folder = home()
-    with os_errors_as_store_error(folder, doing="making the folder of records"):
+    with os_errors_as_store_error(folder, doing="creating the folder of records"):
         folder.mkdir(parents=True, exist_ok=True)
-    return Folder(folder, HOME_VARIABLE)
+    return RemoteFiles("file", str(folder), HOME_VARIABLE)
 
 
 def _path(kind: str, name: str) -> str:
@@ -84,5 +84,5 @@ def _folder(kind: str) -> str:
 
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for a record: use ASCII letters, digits and . - _ ^ = +")
+        raise ValueError(f"{name!r} is not a name for a record: use ASCII letters, digits and . - _ ^ = +")
     return name

@@ -1,7 +1,8 @@
-"""Finished artifacts where every machine finds them: copied there whole, and verified when they are fetched.
+"""The store of finished artifacts that all machines share: copied there whole, and verified when they are fetched.
 
-An artifact lies at `artifacts/{stage}/{key}/{sha256}/`, and is there once its manifest is, which is written last. The
-content's hash in the path keeps apart what two machines made from the same inputs at the same time.
+An artifact lies at `artifacts/{stage}/{key}/{sha256}/`. Its manifest is written last, so that an artifact with a
+manifest is whole. The hash of the content in the path separates what two machines made at the same time from the same
+inputs.
 """
 
 import os
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import MANIFEST_FILE
 from tickerforge.tasks.store.manifest import Manifest, verified
-from tickerforge.tasks.store.remote_files import STORE_VARIABLE, RemoteFiles, remote_files
+from tickerforge.tasks.store.remote_files import STORE_VARIABLE, RemoteFiles
 
 
 @dataclass(frozen=True)
@@ -28,32 +29,32 @@ class SharedStore:
     url: str
 
     def __post_init__(self) -> None:
-        remote_files(self.url)
+        RemoteFiles.at(self.url)
 
     @classmethod
     def current(cls) -> "SharedStore | None":
-        """The shared store that `TICKERFORGE_STORE` names, or `None` where it is unset or empty."""
+        """Return the shared store that `TICKERFORGE_STORE` names; `None` if it is unset or empty."""
         url = os.environ.get(STORE_VARIABLE, "").rstrip("/")
         return cls(url) if url else None
 
     @property
     def files(self) -> RemoteFiles:
-        """The files it consists of."""
-        return remote_files(self.url)
+        """The files of the store."""
+        return RemoteFiles.at(self.url)
 
     def fetch(self, stage: str, key: str, into: Path, *, sha256: str | None = None) -> Manifest | None:
         """Copy a whole artifact into a local folder, and verify every file against its manifest.
 
-        What is half there or damaged counts as absent, with a warning; the next `push` replaces it.
+        A damaged artifact, or a part of one, counts as absent, with a warning; the next `push` replaces it.
 
         Args:
             stage: Kind of artifact.
-            key: What it was made from.
+            key: Its key.
             into: A folder of the caller's own; emptied first.
-            sha256: Hash of the content to fetch; any content where not given.
+            sha256: Hash of the content to fetch; any content by default.
 
         Returns:
-            Its manifest, which also lies in `into`, or `None` where the store holds no such artifact.
+            Its manifest, which is also written into `into`, or `None` if the store has no such artifact.
 
         Raises:
             StoreUnreachable: If the store does not answer; worth another attempt.
@@ -77,12 +78,12 @@ class SharedStore:
         return None
 
     def push(self, folder: Path, stage: str, key: str) -> None:
-        """Copy a finished local artifact to where the other machines look; does nothing where it is there.
+        """Copy a finished local artifact to the shared store; do nothing if it is there.
 
         Args:
             folder: The artifact, verified.
             stage: Kind of artifact.
-            key: What it was made from.
+            key: Its key.
 
         Raises:
             StoreUnreachable: If the store does not answer; worth another attempt.
@@ -97,7 +98,7 @@ class SharedStore:
             run_logger(__name__).info("%s: pushed (%s) to %s", stage, key[:12], self.url)
 
     def _contents(self, stage: str, key: str) -> list[str]:
-        """Hashes of the contents that are wholly there."""
+        """Return the hashes of the contents that are whole."""
         above = f"artifacts/{stage}/{key}/"
         names = {name.removeprefix(above) for name in self.files.list(above)}
         whole = []
@@ -106,7 +107,7 @@ class SharedStore:
                 whole.append(content)
             else:
                 run_logger(__name__).warning(
-                    "%s: the artifact %s/%s%s is half there, its upload was interrupted or goes on: not used",
+                    "%s: the artifact %s/%s%s is half there, its upload was interrupted or still runs: not used",
                     *(stage, self.url, above, content),
                 )
         return whole

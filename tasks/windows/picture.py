@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,12 @@ from tickerforge.evaluation.report.theme import (
     new_figure,
     price_axis,
 )
+from tickerforge.features.atomic import atomic_path
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.prices.quality import QualityReport
 from tickerforge.features.splits import SPLITS, split_borders
 from tickerforge.features.stages import GRPO_2ND, SFT
-from tickerforge.tasks.base.disk import os_errors_as_publish_error, rename_durably
+from tickerforge.tasks.base.disk import os_errors_as_publish_error
 from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.windows.preprocess import read_bars, read_windows
 
@@ -46,12 +46,8 @@ def write_picture(
     figure = picture(read_bars(bars), read_windows(windows), quality, config=config, ticker=str(bars.meta["ticker"]))
     with os_errors_as_publish_error(out_dir, doing=f"drawing {path.name}"):
         out_dir.mkdir(parents=True, exist_ok=True)
-        partial = out_dir / f".{path.stem}.{uuid4().hex}.png"
-        try:
-            figure.savefig(partial)
-            rename_durably(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_path(path, shared=True) as partial:
+            figure.savefig(partial, format="png")
     return path
 
 

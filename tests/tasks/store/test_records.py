@@ -55,7 +55,7 @@ def test_a_name_that_leads_elsewhere_is_refused(root: Path, name: str) -> None:
         lambda: read_record("night", name, Night),
         lambda: list_records(name),
     ):
-        with pytest.raises(ValueError, match="no name for a record"):
+        with pytest.raises(ValueError, match="not a name for a record"):
             call()
     assert not root.exists() or not list(root.iterdir())
 

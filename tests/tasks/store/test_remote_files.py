@@ -12,7 +12,7 @@ from object_store import SECRET, in_a_process, use_server
 from tickerforge.tasks.base.errors import StoreError, StoreUnreachable
 from tickerforge.tasks.base.retries import is_transient
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
-from tickerforge.tasks.store.remote_files import _s3_client
+from tickerforge.tasks.store.remote_files import _bucket_files
 from tickerforge.tasks.store.shared_store import SharedStore
 
 
@@ -23,9 +23,9 @@ def build(at: Store) -> ArtifactRef:
 @pytest.fixture
 def fresh_client() -> Iterator[None]:
     """A client that takes its settings from the environment of this very test."""
-    _s3_client.cache_clear()
+    _bucket_files.cache_clear()
     yield
-    _s3_client.cache_clear()
+    _bucket_files.cache_clear()
 
 
 @pytest.mark.parametrize("url", ["bucket/prefix", "gs://bucket", "s3://", "file://host/folder", "file:relative"])
@@ -114,7 +114,8 @@ def test_without_a_shared_store_no_client_is_imported(tmp_path: Path) -> None:
         from tickerforge.tasks.store.artifacts import Store
 
         Store.current().build("windows", {}, lambda folder: None, code="v1")
-        list_records("nights")
         print({"fsspec", "s3fs", "botocore", "aiobotocore"} & set(sys.modules))
+        list_records("nights")
+        print({"s3fs", "botocore", "aiobotocore"} & set(sys.modules))
     """
-    assert in_a_process(script, TICKERFORGE_HOME=str(tmp_path)) == "set()\n"
+    assert in_a_process(script, TICKERFORGE_HOME=str(tmp_path)) == "set()\nset()\n"

@@ -229,7 +229,7 @@ def test_many_pushing_and_fetching_at_once_leave_whole_artifacts(place: Place, t
     assert len(refs) == 4
     assert len({ref.sha256 for ref in refs}) == 1
     assert build(store(place, tmp_path / "last"), never).sha256 == refs[0].sha256
-    assert not [name for name in place.names() if "unfinished" in name]
+    assert not [name for name in place.names() if "partial" in name]
 
 
 def test_an_artifact_that_is_nowhere_says_where_it_was_looked_for(place: Place, tmp_path: Path) -> None:
