@@ -11,9 +11,6 @@ METRICS_FILE = "metrics.jsonl"
 ADAPTER_FOLDER = "adapter"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
-ADAPTER_FOLDER = "adapter"
-ADAPTER_CONFIG_FILE = "adapter_config.json"
-ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
