@@ -8,6 +8,7 @@ from pathlib import Path
 from tickerforge.features.prompts import Chat
 
 METRICS_FILE = "metrics.jsonl"
+SFT_DATA_FILE = "sft_data.parquet"
 ADAPTER_FOLDER = "adapter"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"

@@ -18,14 +18,13 @@ from tickerforge.features.stages import GRPO_1ST, AdapterStage
 from tickerforge.training.backends import Backend, sampler_for, select
 from tickerforge.training.backends.base import SamplingJob, TrainingJob
 from tickerforge.training.config import TrainingConfig
-from tickerforge.training.contracts import METRICS_FILE, Example, OnProgress, Progress, StageResult
+from tickerforge.training.contracts import METRICS_FILE, SFT_DATA_FILE, Example, OnProgress, Progress, StageResult
 from tickerforge.training.errors import NoAcceptedAnswers, TrainingError
 from tickerforge.training.launch import launch_training
 from tickerforge.training.rejection import select_answers, spread_evenly, true_answers
 
 logger = logging.getLogger(__name__)
 
-ACCEPTED_FILE = "sft_data.parquet"
 CHUNK_WINDOWS = 64
 
 
@@ -133,9 +132,9 @@ def run_rejection(
             f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was {required}: {cure}draw "
             f"more answers, or train {GRPO_1ST.name} longer"
         )
-    temporary = out_dir / f"{ACCEPTED_FILE}.tmp"
+    temporary = out_dir / f"{SFT_DATA_FILE}.tmp"
     accepted.to_parquet(temporary, index=False)
-    os.replace(temporary, out_dir / ACCEPTED_FILE)
+    os.replace(temporary, out_dir / SFT_DATA_FILE)
     for path in chunks.iterdir():
         path.unlink()
     chunks.rmdir()

@@ -11,6 +11,7 @@ from tickerforge.training.contracts import ADAPTER_CONFIG_FILE as ADAPTER_CONFIG
 from tickerforge.training.contracts import ADAPTER_FOLDER as ADAPTER_FOLDER
 from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE as ADAPTER_WEIGHTS_FILE
 from tickerforge.training.contracts import METRICS_FILE as METRICS_FILE
+from tickerforge.training.contracts import SFT_DATA_FILE as SFT_DATA_FILE
 
 HOME_VARIABLE = "TICKERFORGE_HOME"
 BARS_FILE = "bars.parquet"
@@ -19,7 +20,6 @@ WINDOWS_FILE = "windows.parquet"
 TRAIN_ROWS_FILE = "train_rows.parquet"
 SESSIONS_FILE = "sessions.parquet"
 FORECASTS_FILE = "forecasts.parquet"
-SFT_DATA_FILE = "sft_data.parquet"
 MANIFEST_FILE = "manifest.json"
 REPORT_DATA_FILE = "report.json"
 VERDICT_FILE = "verdict.json"
