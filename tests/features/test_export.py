@@ -1,4 +1,8 @@
-"""The published layout: value for value as published, written whole or not at all, read back as windows."""
+"""The published layout: value for value as published, written whole or not at all, read back as windows.
+
+The committed excerpt holds synthetic prices and the rows that plain pandas and TA-Lib make of them. Where the published
+preprocessor's own output is present, the same comparison runs with that too.
+"""
 
 import json
 import os
@@ -9,6 +13,7 @@ import pandas as pd
 import pytest
 from scipy.spatial import cKDTree
 
+from published_layout import EXCERPT, STOCK, published_rows
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.errors import FeaturesError, InsufficientHistoryError, PublishedLayoutError, TickerNameError
 from tickerforge.features.export import (
@@ -26,6 +31,15 @@ from tickerforge.features.units import to_model_units, to_prices
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CONFIG = FeatureConfig()
+NOT_HERE = pytest.mark.skipif(
+    not (SHARED / "oracle").is_dir(), reason="the published preprocessor's output is not here"
+)
+
+
+def published(ticker: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The bars of a ticker and the rows that are published of them."""
+    prices, rows = (EXCERPT, EXCERPT) if ticker == STOCK else (SHARED / "data" / "stocknet", SHARED / "oracle")
+    return read_csv(prices / f"{ticker}.csv", ticker=ticker), pd.read_parquet(rows / f"{ticker}.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +52,23 @@ def tables(bars: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return published_tables(bars, ticker="DEMO", config=CONFIG)
 
 
-@pytest.mark.skipif(not (SHARED / "oracle").is_dir(), reason="the published preprocessor's output is not here")
-@pytest.mark.parametrize("ticker", ["AAPL", "BRK-A", "GMRE", "T"])
+def test_the_excerpt_holds_what_plain_pandas_and_ta_lib_compute() -> None:
+    found = published_rows(pd.read_csv(EXCERPT / f"{STOCK}.csv"), stock=STOCK)
+    _, expected = published(STOCK)
+    assert list(found.columns) == list(expected.columns)
+    for column in found.columns:
+        if column in ("side", "stock", "split"):
+            assert list(found[column]) == list(expected[column])
+        else:
+            np.testing.assert_allclose(np.stack(found[column]), np.stack(expected[column]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "ticker", [STOCK, *(pytest.param(each, marks=NOT_HERE) for each in ("AAPL", "BRK-A", "GMRE", "T"))]
+)
 def test_tables_equal_what_the_published_preprocessor_wrote(ticker: str) -> None:
-    bars = read_csv(SHARED / "data" / "stocknet" / f"{ticker}.csv", ticker=ticker)
+    bars, oracle = published(ticker)
     tables = published_tables(bars, ticker=ticker, config=CONFIG)
-    oracle = pd.read_parquet(SHARED / "oracle" / f"{ticker}.parquet")
     compared = [name for name in oracle.columns if name not in ("side", "stock", "split")]
     assert set(compared) == set(PUBLISHED_COLUMNS) - {"batch_idx", "stock", "stock_symbol"}
     for side in ("x", "y"):
@@ -57,14 +82,13 @@ def test_tables_equal_what_the_published_preprocessor_wrote(ticker: str) -> None
                 np.testing.assert_allclose(values, np.stack(expected[column]), rtol=0, atol=1e-9, err_msg=column)
 
 
-@pytest.mark.skipif(not (SHARED / "oracle").is_dir(), reason="the published preprocessor's output is not here")
-def test_the_files_written_hold_what_the_published_preprocessor_wrote(tmp_path: Path) -> None:
-    bars = read_csv(SHARED / "data" / "stocknet" / "GMRE.csv", ticker="GMRE")
-    write_published(published_tables(bars, ticker="GMRE", config=CONFIG), tmp_path, ticker="GMRE")
-    oracle = pd.read_parquet(SHARED / "oracle" / "GMRE.parquet")
+@pytest.mark.parametrize("ticker", [STOCK, pytest.param("GMRE", marks=NOT_HERE)])
+def test_the_files_written_hold_what_the_published_preprocessor_wrote(ticker: str, tmp_path: Path) -> None:
+    bars, oracle = published(ticker)
+    write_published(published_tables(bars, ticker=ticker, config=CONFIG), tmp_path, ticker=ticker)
     for side in ("x", "y"):
         for name, split in (("train", "train_val"), ("test", "test")):
-            found = pd.read_csv(tmp_path / f"GMRE_{name}_{side}.csv")
+            found = pd.read_csv(tmp_path / f"{ticker}_{name}_{side}.csv")
             expected = oracle[(oracle["side"] == side) & (oracle["split"] == split)]
             cells = {column: found[column].map(json.loads) for column in PUBLISHED_COLUMNS[:-3]}
             _, rows = cKDTree(np.stack(cells["sequence"])).query(np.stack(expected["sequence"]))
