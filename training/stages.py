@@ -99,7 +99,7 @@ def run_rejection(
     decimals: int = 0,
     on_progress: OnProgress | None = None,
 ) -> StageResult:
-    """Draw N answers per train window and keep the best by the configured rule, as `sft_data.parquet`.
+    """Draw N answers per train window and keep those that the configured rule accepts, as `sft_data.parquet`.
 
     Each chunk of windows is saved as soon as it is drawn, so that a killed run resumes at the next chunk. Arguments and
     errors as in `run_grpo`; `decimals` is the number of decimals of an answer's values.
