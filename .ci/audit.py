@@ -1,7 +1,7 @@
-"""Looks up every pinned dependency in the OSV database of known vulnerabilities: `make audit`.
+"""The audit of the pinned dependencies against the OSV database of known vulnerabilities: `make audit`.
 
-Exit codes: 0 nothing known, or skipped because the database does not answer; 1 something known, or the audit failed.
-Accepted vulnerabilities stand in audit-ignore.toml, each with its reason.
+Exit codes: 0 nothing is known, or the database does not answer; 1 something is known, or the audit failed.
+audit-ignore.toml lists the accepted vulnerabilities, each with its reason.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ANSWER_SECONDS = 20
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Audit, say what was found, and return the exit code."""
+    """Audit, report the findings, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--constraints", type=Path, default=HERE.parent / "constraints.txt")
     parser.add_argument("--ignore", type=Path, default=HERE / "audit-ignore.toml")
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_ignored(path: Path) -> dict[str, str]:
-    """Accepted vulnerabilities and why.
+    """Return the accepted vulnerabilities, each with its reason.
 
     Raises:
         SystemExit: If an entry has no reason.
@@ -54,7 +54,7 @@ def read_ignored(path: Path) -> dict[str, str]:
 
 
 def unreachable(url: str) -> str:
-    """Why the database does not answer, within seconds; empty where it does."""
+    """Return why the database does not answer within seconds; empty if it does."""
     question = json.dumps({"package": {"name": "pip", "ecosystem": "PyPI"}, "version": "999"}).encode()
     request = urllib.request.Request(url, data=question, headers={"Content-Type": "application/json"})
     try:
@@ -66,7 +66,7 @@ def unreachable(url: str) -> str:
 
 
 def audit(constraints: Path, *, ignored: list[str], osv_url: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Name, version and vulnerability of everything known against the pins.
+    """Return name, version and vulnerability of each pinned package that has a known one.
 
     Raises:
         SystemExit: If the audit itself fails.

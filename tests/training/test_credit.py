@@ -146,6 +146,7 @@ def test_the_gradient_of_the_crps_credit_is_that_of_the_continuous_ranked_probab
     assert torch.allclose(found, crps_gradient(logits, PLACES, TARGET), atol=1e-10)
 
 
+@pytest.mark.nightly
 def test_evenly_drawn_halves_leave_the_gradient_as_it_is_and_take_most_of_its_noise() -> None:
     logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
     shares = logits.softmax(0)

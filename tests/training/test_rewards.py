@@ -136,6 +136,7 @@ def test_persistence_expects_a_loss_of_one_on_a_random_walk() -> None:
     assert np.mean(walks**2) / expected_square(HORIZON) == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.nightly
 def test_clipped_mse_elicits_the_conditional_mean_where_bounded_skill_shrinks_it() -> None:
     rng = np.random.default_rng(1)
     targets = 20.0 + rng.normal(0, 20.0, (4_000, 1))
