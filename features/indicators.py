@@ -9,9 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import talib
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from tickerforge.features.statistics import Array
 
 SERIES_WARM_UP = 59
 """Sessions before the first one at which every indicator of `series_indicators` is defined (the 60-session average)."""

@@ -146,7 +146,7 @@ def parse_columns(raw: bytes, *, path: str | Path, ticker: str) -> CsvColumns:
     if plain is not None and first_violation(plain) is None:
         return CsvColumns(plain)
     try:
-        table = csvfile.parse(raw, path=path, error=BarsError)
+        table = csvfile.parse_text(raw, path=path, error=BarsError)
     except BarsError as fault:
         raise BarsError(f"{ticker}: {fault}") from fault
     labels = _locate(table.header, name=name)

@@ -37,8 +37,8 @@ class CsvText:
 
 
 def read_text(path: str | Path, *, error: type[FeaturesError]) -> CsvText:
-    """Read a comma-separated UTF-8 file: `read_bytes`, then `parse`."""
-    return parse(read_bytes(path, error=error), path=path, error=error)
+    """Read a comma-separated UTF-8 file: `read_bytes`, then `parse_text`."""
+    return parse_text(read_bytes(path, error=error), path=path, error=error)
 
 
 def read_bytes(path: str | Path, *, error: type[FeaturesError]) -> bytes:
@@ -77,7 +77,7 @@ def read_bytes(path: str | Path, *, error: type[FeaturesError]) -> bytes:
         raise error(f"{path}: the file cannot be read ({fault.strerror}); check the path and the disk") from fault
 
 
-def parse(raw: bytes, *, path: str | Path, error: type[FeaturesError]) -> CsvText:
+def parse_text(raw: bytes, *, path: str | Path, error: type[FeaturesError]) -> CsvText:
     """Take the content of a comma-separated UTF-8 file apart.
 
     Args:

@@ -16,7 +16,7 @@ BAR_COLUMNS = ("date", *PRICE_COLUMNS, "volume")
 SMALLEST_PRICE, LARGEST_PRICE = 1e-9, 1e15
 """USD. Below, TA-Lib takes a day's move for none; above, cents are lost in rounding."""
 
-FIRST_DAY, LAST_DAY = np.datetime64("1800-01-01"), np.datetime64("2199-12-31")
+_FIRST_DAY, _LAST_DAY = np.datetime64("1800-01-01"), np.datetime64("2199-12-31")
 
 
 class Fault(NamedTuple):
@@ -74,7 +74,7 @@ def first_violation(bars: pd.DataFrame | Mapping[str, NDArray]) -> Violation | N
             for column in PRICE_COLUMNS
         },
         ("not_negative", "volume"): values["volume"] < 0,
-        ("of_our_times", "date"): (dates < FIRST_DAY) | (dates > LAST_DAY),
+        ("of_our_times", "date"): (dates < _FIRST_DAY) | (dates > _LAST_DAY),
         ("high_at_least_low", "high"): values["high"] < values["low"],
     }
     if not ascends.all():

@@ -75,11 +75,11 @@ def stocknet_data(
     with terminal_session(debug=debug):
         set_environment()
         from tickerforge.tasks.base.paths import Workspace
-        from tickerforge.tasks.prices import source_csv, source_stocknet
+        from tickerforge.tasks.prices import source_local, source_stocknet
         from tickerforge.tasks.prices.market_data import list_tickers
 
         source = source_stocknet.unpacked(Workspace.current().downloads, url=url or source_stocknet.URL, sha256=sha256)
-        _fill(stocks or list_tickers(source), lambda stock: source_csv.fill(data, stock, source=source))
+        _fill(stocks or list_tickers(source), lambda stock: source_local.copy_prices(data, stock, source=source))
 
 
 @data_app.command(epilog="Example: tickerforge data csv downloads/ --data prices/")
@@ -95,10 +95,10 @@ def csv(
     """
     with terminal_session(debug=debug):
         set_environment()
-        from tickerforge.tasks.prices import source_csv
+        from tickerforge.tasks.prices import source_local
         from tickerforge.tasks.prices.market_data import list_tickers
 
-        _fill(stocks or list_tickers(source), lambda stock: source_csv.fill(data, stock, source=source))
+        _fill(stocks or list_tickers(source), lambda stock: source_local.copy_prices(data, stock, source=source))
 
 
 @data_app.command(epilog="Example: tickerforge data synthetic --data prices/ --stock DEMO")
@@ -118,9 +118,9 @@ def synthetic(
 
         config = build_config(recipe=recipe, assignments=set_ or ())
         set_environment()
-        from tickerforge.tasks.prices import source_synthetic
+        from tickerforge.tasks.prices import source_local
 
-        _fill([stock], lambda name: source_synthetic.fill(data, name, config=config.synthetic))
+        _fill([stock], lambda name: source_local.write_synthetic(data, name, config=config.synthetic))
 
 
 def _day(text: str | None) -> date | None:

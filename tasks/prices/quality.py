@@ -11,7 +11,7 @@ from tickerforge.features.prices.quality import QualityReport, assess, check
 from tickerforge.features.prices.schemas import Columns
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.paths import QUALITY_FILE
-from tickerforge.tasks.prices.sessions import AUTO, NONE, exchange_of, sessions_between
+from tickerforge.tasks.prices.sessions import AUTO, NO_EXCHANGE, exchange_of, sessions_between
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
 
 HISTORY, REPAIR_COUNTS = "history", "repairs"
@@ -86,7 +86,7 @@ def with_history(report: QualityReport, bars: ArtifactRef) -> QualityReport:
 
 
 def _assessed(prices: Columns, *, ticker: str, repairs: Mapping[str, int], exchange: str) -> QualityReport:
-    if exchange == NONE:
+    if exchange == NO_EXCHANGE:
         note = "no exchange is named (quality.exchange = none)"
         return assess(prices, ticker=ticker, repairs=repairs, note=note)
     dates = prices["date"]

@@ -1,4 +1,4 @@
-"""Trading sessions: which days an exchange is open, which one was the last to close, and which ones come next."""
+"""Trading sessions: on which days an exchange is open, when each one closes, and which ones come next."""
 
 import warnings
 from datetime import UTC, date, datetime
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from exchange_calendars import ExchangeCalendar
 
 EXCHANGE = "XNYS"
-AUTO, NONE = "auto", "none"
+AUTO, NO_EXCHANGE = "auto", "none"
 SESSIONS_COMPARED = 80
 SLACK = pd.Timedelta(days=30)
 ANY_YEAR = 2020
@@ -58,27 +58,6 @@ def is_session(day: date, *, exchange: str) -> bool:
     """
     session = pd.Timestamp(day)
     return bool((_closes(exchange, session, session).index == session).any())
-
-
-def latest_session(instant: datetime, *, exchange: str) -> date:
-    """The last session whose close is not after an instant.
-
-    Closes are instants, early closes and changes of the clock included: just before the closing bell the session before
-    is the latest.
-
-    Raises:
-        MarketDataError: If there is no such exchange, it had no session for a month, or its holidays are not known.
-        ValueError: If the instant has no time zone.
-    """
-    moment = _moment(instant)
-    last = moment.tz_localize(None).normalize()
-    closes = _closes(exchange, last - SLACK, last)
-    closed = closes.index[closes <= moment]
-    if not len(closed):
-        raise MarketDataError(
-            f"{exchange} had no session in the month before {instant:%Y-%m-%d}; name another exchange"
-        )
-    return closed[-1].date()
 
 
 def stale_by(last_session: date, instant: datetime, *, exchange: str) -> int:
@@ -151,7 +130,7 @@ def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = 
     """
     latest = pd.DatetimeIndex(dates)[-SESSIONS_COMPARED:].as_unit("s")
     last = latest[-1]
-    if exchange != NONE:
+    if exchange != NO_EXCHANGE:
         name = exchange_of(ticker, pd.DatetimeIndex(dates).to_numpy()) if exchange == AUTO else exchange
         closes = _closes(name, latest[0], last + pd.Timedelta(days=2 * count) + SLACK)
         sessions = pd.DatetimeIndex(closes.index).as_unit("s")

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tickerforge.deployments.prefect.entries import NIGHTLY, TickersFile, for_night, read_entries
-from tickerforge.tasks.prices.sessions import close_of, exchange_date, is_session, latest_session
+from tickerforge.tasks.prices.sessions import close_of, exchange_date, is_session, stale_by
 
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -78,7 +78,8 @@ def test_a_night_that_falls_on_the_next_day_in_utc_belongs_to_its_session(
 ) -> None:
     assert exchange_date(instant, exchange="XNYS") == day
     assert is_session(day, exchange="XNYS")
-    assert latest_session(instant, exchange="XNYS") == day
+    assert stale_by(day, instant, exchange="XNYS") == 0
+    assert stale_by(day - timedelta(days=1), instant, exchange="XNYS") == 1
 
 
 @pytest.mark.parametrize(
@@ -87,8 +88,10 @@ def test_a_night_that_falls_on_the_next_day_in_utc_belongs_to_its_session(
 def test_the_closing_bell_moves_with_the_clock(zone: str, day: date, hour: int) -> None:
     close = close_of(day, exchange="XNYS")
     assert close == datetime(day.year, day.month, day.day, hour, tzinfo=UTC)
-    assert latest_session(close, exchange="XNYS") == day
-    assert latest_session(close - timedelta(minutes=1), exchange="XNYS") < day
+    day_before = day - timedelta(days=1)
+    assert stale_by(day, close, exchange="XNYS") == 0
+    assert stale_by(day_before, close, exchange="XNYS") == 1
+    assert stale_by(day_before, close - timedelta(minutes=1), exchange="XNYS") == 0
 
 
 def test_a_run_that_is_due_at_an_instant_sees_the_same_session_in_every_time_zone(

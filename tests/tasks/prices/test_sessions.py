@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -14,7 +15,6 @@ from tickerforge.tasks.prices.sessions import (
     exchange_date,
     exchange_timezone,
     is_session,
-    latest_session,
     next_sessions,
     sessions_between,
     stale_by,
@@ -42,6 +42,12 @@ def test_weekends_holidays_and_storms_are_no_sessions(day: str, exchange: str, e
     assert is_session(date.fromisoformat(day), exchange=exchange) is expected
 
 
+def is_latest(day: date, instant: datetime, *, exchange: str = "XNYS") -> bool:
+    """Whether a day's session is the last one that had closed by an instant."""
+    before = stale_by(day - timedelta(days=1), instant, exchange=exchange)
+    return (before, stale_by(day, instant, exchange=exchange)) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("instant", "expected"),
     [
@@ -53,30 +59,31 @@ def test_weekends_holidays_and_storms_are_no_sessions(day: str, exchange: str, e
     ],
 )
 def test_the_latest_session_is_the_last_one_that_closed_early_closes_included(instant: str, expected: str) -> None:
-    assert str(latest_session(new_york(instant), exchange="XNYS")) == expected
+    assert is_latest(date.fromisoformat(expected), new_york(instant))
 
 
 @pytest.mark.parametrize("day", ["2026-03-06", "2026-03-09", "2026-10-30", "2026-11-02"])
 def test_a_close_is_at_four_in_new_york_on_both_sides_of_a_change_of_the_clock(day: str) -> None:
     close = new_york(f"{day} 16:00")
     assert close_of(date.fromisoformat(day), exchange="XNYS") == close
-    assert str(latest_session(close, exchange="XNYS")) == day
-    assert str(latest_session(close.astimezone(UTC) - timedelta(seconds=1), exchange="XNYS")) < day
+    assert is_latest(date.fromisoformat(day), close)
+    before = close.astimezone(UTC) - timedelta(seconds=1)
+    assert stale_by(date.fromisoformat(day) - timedelta(days=1), before, exchange="XNYS") == 0
 
 
 def test_the_same_instant_means_the_same_session_in_every_time_zone() -> None:
     instant = datetime(2026, 11, 20, 21, 30, tzinfo=UTC)
     for zone in ("Asia/Tokyo", "Europe/Berlin", "Pacific/Auckland"):
-        assert latest_session(instant.astimezone(ZoneInfo(zone)), exchange="XNYS") == date(2026, 11, 20)
+        assert is_latest(date(2026, 11, 20), instant.astimezone(ZoneInfo(zone)))
 
 
 def test_an_exchange_ahead_of_utc_has_closed_its_day_by_the_early_morning() -> None:
-    assert latest_session(datetime(2026, 11, 20, 6, 29, tzinfo=UTC), exchange="XTKS") == date(2026, 11, 19)
-    assert latest_session(datetime(2026, 11, 20, 6, 30, tzinfo=UTC), exchange="XTKS") == date(2026, 11, 20)
+    assert is_latest(date(2026, 11, 19), datetime(2026, 11, 20, 6, 29, tzinfo=UTC), exchange="XTKS")
+    assert is_latest(date(2026, 11, 20), datetime(2026, 11, 20, 6, 30, tzinfo=UTC), exchange="XTKS")
 
 
 def test_the_last_day_of_the_year_needs_no_holidays_of_the_next() -> None:
-    assert latest_session(datetime(2026, 12, 31, 12, tzinfo=UTC), exchange="XSHG") == date(2026, 12, 31)
+    assert is_latest(date(2026, 12, 31), datetime(2026, 12, 31, 12, tzinfo=UTC), exchange="XSHG")
 
 
 def test_the_day_of_an_exchange_is_that_of_its_own_wall_clock() -> None:
@@ -114,7 +121,7 @@ def test_days_beyond_the_recorded_holidays_are_refused_with_the_cure() -> None:
         is_session(date(2047, 1, 4), exchange="XBOM")
 
 
-@pytest.mark.parametrize("ask", [latest_session, exchange_date])
+@pytest.mark.parametrize("ask", [partial(stale_by, date(2026, 11, 20)), exchange_date])
 def test_an_instant_without_a_time_zone_is_refused(ask) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="has no time zone"):
         ask(datetime(2026, 11, 20, 12), exchange="XNYS")  # noqa: DTZ001

@@ -15,7 +15,7 @@ from tickerforge.features.errors import BarsError, TickerNameError
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
 from tickerforge.tasks.base.errors import MarketDataError, PublishError
-from tickerforge.tasks.prices import source_csv, source_stocknet, source_synthetic
+from tickerforge.tasks.prices import source_local, source_stocknet
 from tickerforge.tasks.prices.market_data import list_tickers
 from tickerforge.tasks.prices.price_files import as_csv, keep, stored_bars
 from web_server import Reply, web_server
@@ -94,21 +94,21 @@ def test_a_folder_of_files_is_copied_byte_by_byte_after_it_proved_readable(tmp_p
     text[50] = f"{text[50][:10]},null,null,null,null,null,null"
     (source / "REX.csv").write_text("\r\n".join(text))
     (source / "BAD.csv").write_text("\n".join([*text[:3], text[3].replace(",", ",-", 1)]))
-    filled = source_csv.fill(tmp_path / "prices", "REX", source=source)
+    filled = source_local.copy_prices(tmp_path / "prices", "REX", source=source)
     assert (filled.sessions, filled.added, filled.note) == (119, 119, "rows without prices, left out: 1")
     with pytest.raises(BarsError, match=r"source/BAD\.csv, row 4, column Open"):
-        source_csv.fill(tmp_path / "prices", "BAD", source=source)
+        source_local.copy_prices(tmp_path / "prices", "BAD", source=source)
     assert files(tmp_path / "prices") == {"REX.csv": (source / "REX.csv").read_bytes()}
 
 
 def test_the_synthetic_market_does_not_replace_real_prices(tmp_path: Path) -> None:
     config = SyntheticConfig(sessions=150)
-    source_synthetic.fill(tmp_path, "DEMO", config=config)
+    source_local.write_synthetic(tmp_path, "DEMO", config=config)
     stored = stored_bars(tmp_path, "DEMO")
     assert stored is not None
     pd.testing.assert_frame_equal(stored, market(config))
     with pytest.raises(MarketDataError, match="holds other prices"):
-        source_synthetic.fill(tmp_path, "DEMO", config=SyntheticConfig(sessions=200, seed=8))
+        source_local.write_synthetic(tmp_path, "DEMO", config=SyntheticConfig(sessions=200, seed=8))
 
 
 def archive(**files: bytes) -> bytes:
