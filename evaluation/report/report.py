@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -49,6 +48,7 @@ from tickerforge.evaluation.report.wording import (
     trading_by_ticker,
     trading_rules,
 )
+from tickerforge.features.atomic import write_atomically
 from tickerforge.features.prices.quality import QualityReport
 
 if TYPE_CHECKING:
@@ -111,27 +111,27 @@ def write_report(
         ForecastsError: `forecasts` do not fit `windows` under `config`.
         OSError: The files cannot be written.
     """
-    pictures = _pictures(report, windows, forecasts, training_metrics=training_metrics, config=config)
+    pictures = pictures_of(report, windows, forecasts, training_metrics=training_metrics, config=config)
     figure_dir = out_dir / "figures"
     (figure_dir if pictures else out_dir).mkdir(parents=True, exist_ok=True)
-    images = {picture.name: _png(picture.draw()) for picture in pictures}
+    images = draw_pictures(pictures)
     for name, image in images.items():
-        _write(figure_dir / f"{name}.png", image)
+        write_atomically(figure_dir / f"{name}.png", image)
     paths = ReportPaths(
         html=out_dir / "report.html",
         markdown=out_dir / "report.md",
         metrics=out_dir / "metrics.parquet",
         figures=tuple(figure_dir / f"{name}.png" for name in images),
     )
-    _write(paths.metrics, report.metrics_frame().to_parquet(index=False))
+    write_atomically(paths.metrics, report.metrics_frame().to_parquet(index=False))
     markdown = render_markdown(report, verdict, pictures=pictures, provenance=provenance or {}, quality=quality)
-    _write(paths.markdown, markdown.encode())
+    write_atomically(paths.markdown, markdown.encode())
     page = _render_html(report, verdict, pictures=pictures, images=images, provenance=provenance or {}, quality=quality)
-    _write(paths.html, page.encode())
+    write_atomically(paths.html, page.encode())
     return paths
 
 
-def _pictures(
+def pictures_of(
     report: EvalReport,
     windows: pd.DataFrame,
     forecasts: pd.DataFrame,
@@ -168,6 +168,19 @@ def _pictures(
         draws["trading"] = lambda: capital_curves(report, model=model)
     words = picture_words(report, model=model)
     return [Picture(name, *words[name], draw) for name, draw in draws.items()]
+
+
+def draw_pictures(pictures: Sequence[Picture]) -> dict[str, bytes]:
+    """Draw every picture as a PNG file, by name."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    images = {}
+    for picture in pictures:
+        # `savefig` would lay out the figure twice, for the same bytes.
+        buffer = io.BytesIO()
+        FigureCanvasAgg(picture.draw()).print_png(buffer)  # type: ignore[no-untyped-call]
+        images[picture.name] = buffer.getvalue()
+    return images
 
 
 def render_markdown(
@@ -323,21 +336,3 @@ def _render_html(
 def _keep_units_together(value: object) -> object:
     """Prevent a line break between a figure and its percent sign."""
     return value.replace(" %", "\N{NO-BREAK SPACE}%") if isinstance(value, str) else value
-
-
-def _png(figure: "Figure") -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    # `savefig` would lay out the figure twice, for the same bytes.
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -140,9 +140,7 @@ def test_a_session_that_the_ticker_lacks_leaves_its_position_as_it_was() -> None
 
 def test_a_session_without_an_open_is_refused_by_name() -> None:
     truth, answers = by_hand([+1], origins=[0])
-    with pytest.raises(
-        EvaluationError, match="DEMO: a forecast covers 2024-01-03, but the prices have no open"
-    ):
+    with pytest.raises(EvaluationError, match="DEMO: a forecast covers 2024-01-03, but the prices have no open"):
         backtest(truth, [answers], opens=prices([100.0, 100.0]), config=TEN, tried=("sft",))
 
 

@@ -11,7 +11,7 @@ from tickerforge.evaluation.comparison.gate import decide
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
 from tickerforge.evaluation.core.contracts import EvalReport
 from tickerforge.evaluation.monitoring.drift import expected_error
-from tickerforge.evaluation.report.report import _pictures, render_markdown
+from tickerforge.evaluation.report.report import pictures_of, render_markdown
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.prices.bars import adjust
 from tickerforge.features.prices.schemas import PRICE_COLUMNS
@@ -184,7 +184,7 @@ def test_the_windows_drawn_next_to_the_verdict_are_those_that_it_is_about(frames
     windows, forecasts, _ = frames
     report = report_after(frames, 0.5)
     config = EvaluationConfig(test_after=report.test_after)
-    pictures = _pictures(report, windows, forecasts, training_metrics=None, config=config)
+    pictures = pictures_of(report, windows, forecasts, training_metrics=None, config=config)
     assert report.test_after is not None
     assert pictures[0].heading.endswith(f"single windows of test after {report.test_after:%-d %B %Y}")
     figure = pictures[0].draw()

@@ -1,5 +1,6 @@
 """The report: complete, self-contained, honest about refusals, and safe to write."""
 
+import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +25,7 @@ from tickerforge.evaluation.report.tables import (
     quality_heading,
     written_rows,
 )
+from tickerforge.evaluation.report.theme import DARK_FILTER
 from tickerforge.features.config import SyntheticConfig
 from tickerforge.features.prices.bars import adjust
 from tickerforge.features.prices.quality import assess
@@ -95,6 +97,40 @@ def test_the_page_needs_no_network_and_every_picture_has_a_text(written: ReportP
     assert "http" not in text
     assert len(page.alternatives) == 6
     assert all(len(alternative) > 60 for alternative in page.alternatives)
+
+
+def test_the_page_holds_each_picture_once_and_filters_it_on_dark_screens_only(written: ReportPaths) -> None:
+    text = written.html.read_text()
+    images = [link.removeprefix("data:image/png;base64,") for link in _Page(text).links]
+    assert sorted(base64.b64decode(image) for image in images) == sorted(path.read_bytes() for path in written.figures)
+    dark = text[text.index("@media screen and (prefers-color-scheme: dark)") : text.index("* { box-sizing")]
+    assert "figure img { filter: url(#dark); }" in dark
+    assert text.count("filter: url(#dark)") == 1
+    (values,) = re.findall(r'<filter id="dark" [^>]*><feColorMatrix values="([^"]+)"/>', text)
+    matrix = np.array(values.split(), dtype=float).reshape(4, 5)
+    np.testing.assert_array_equal(matrix[:3, [0, 1, 2, 4]], DARK_FILTER)
+    np.testing.assert_array_equal(matrix[3], [0, 0, 0, 1, 0])
+
+
+def test_without_pictures_the_report_says_the_same_and_has_no_figures(case: Case, tmp_path: Path) -> None:
+    report, verdict, windows, forecasts = case
+    paths = write_report(
+        report,
+        verdict,
+        windows=windows,
+        forecasts=forecasts,
+        training_metrics=training_metrics(),
+        out_dir=tmp_path,
+        config=CONFIG.model_copy(update={"pictures": False}),
+    )
+    assert paths.figures == ()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.parquet", "report.html", "report.md"]
+    page = _Page(paths.html.read_text())
+    assert page.links == page.alternatives == []
+    words = " ".join("".join(page.words).replace("\N{NO-BREAK SPACE}", " ").split())
+    assert verdict.headline in words
+    assert all(reason.text in words for reason in verdict.reasons)
+    assert paths.markdown.read_text() == render_markdown(report, verdict)
 
 
 def test_the_page_says_the_refusal_first_and_every_reason(case: Case, written: ReportPaths) -> None:
