@@ -11,7 +11,7 @@ from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import (
     AFTER,
     BASELINES,
-    CHAMPION,
+    CURRENT_CHAMPION,
     DRIFT,
     MODELS,
     PERSISTENCE,
@@ -123,7 +123,7 @@ def compare(
     if truth.split == AFTER:
         kept = (windows["split"] == "test") & (session_dates(windows["origin"]) >= np.datetime64(cut_off))
         parts.append(scored(truth, answers, int(kept.sum())))
-    tried = tuple(model for model in models if model not in (*BASELINES, CHAMPION))
+    tried = tuple(model for model in models if model not in (*BASELINES, CURRENT_CHAMPION))
     # An account of a single date says nothing, and may not have a session in which to earn.
     tradable = opens is not None and len(np.unique(truth.origins)) > 1
     return EvalReport(

@@ -4,7 +4,7 @@ from tickerforge.evaluation.comparison.contamination import day, decisive, split
 from tickerforge.evaluation.core.config import GateConfig
 from tickerforge.evaluation.core.contracts import (
     AFTER,
-    CHAMPION,
+    CURRENT_CHAMPION,
     DECIDING_METRIC,
     DRIFT,
     PERSISTENCE,
@@ -16,7 +16,7 @@ from tickerforge.evaluation.core.contracts import (
 from tickerforge.evaluation.core.labels import model_label, p_text, percent
 from tickerforge.evaluation.metrics.accuracy import skill
 
-_NAMES = {PERSISTENCE: "persistence", DRIFT: "drift", CHAMPION: "the current champion"}
+_NAMES = {PERSISTENCE: "persistence", DRIFT: "drift", CURRENT_CHAMPION: "the current champion"}
 
 
 def decide(report: EvalReport, config: GateConfig) -> Verdict:
@@ -54,7 +54,7 @@ def decide(report: EvalReport, config: GateConfig) -> Verdict:
             _beats(report, model=model, split=split, reference=name, margin=config.min_skill)
             for name in (PERSISTENCE, DRIFT)
         ]
-        if CHAMPION in report.models:
+        if CURRENT_CHAMPION in report.models:
             reasons.append(_not_worse(report, model=model, split=split))
     if report.judged is not None:
         reasons.append(_significant(report, config, model=model, split=report.judged))
@@ -138,12 +138,12 @@ def _beats(report: EvalReport, *, model: str, split: ScoredSplit, reference: str
 
 
 def _not_worse(report: EvalReport, *, model: str, split: ScoredSplit) -> Reason:
-    gain = _relative(report, model=model, split=split, reference=CHAMPION)
+    gain = _relative(report, model=model, split=split, reference=CURRENT_CHAMPION)
     where = split_phrase(report, split)
     return Reason(
         name=_name("champion", split),
         passed=gain >= 0,
-        text=f"On {where} its squared error is {_position(gain, CHAMPION)}; it must not be above.",
+        text=f"On {where} its squared error is {_position(gain, CURRENT_CHAMPION)}; it must not be above.",
     )
 
 

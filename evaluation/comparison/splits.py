@@ -8,7 +8,7 @@ import numpy as np
 
 from tickerforge.evaluation.core.contracts import (
     AFTER,
-    CHAMPION,
+    CURRENT_CHAMPION,
     DECIDING_METRIC,
     PERSISTENCE,
     POOLED,
@@ -71,7 +71,7 @@ def score_split(
         if each.n_samples.any()
     ]
     tests = [_test(truth, losses, model=model, against=PERSISTENCE) for model in models if model != PERSISTENCE]
-    for reference in (CHAMPION, POOLED):
+    for reference in (CURRENT_CHAMPION, POOLED):
         if reference in models:
             tests += [_test(truth, losses, model=model, against=reference) for model in ADAPTERS if model in models]
     notes = [*_silence(truth, answers), *_untested(truth.split, tests)]

@@ -23,8 +23,8 @@ AFTER: ScoredSplit = "after"
 PERSISTENCE, DRIFT, WINDOW_MEAN = "persistence", "drift", "window_mean"
 BASELINES = (PERSISTENCE, DRIFT, WINDOW_MEAN)
 BASE, POOLED = "base", "pooled"
-CHAMPION = "champion"
-MODELS = (*BASELINES, BASE, POOLED, *ADAPTERS, CHAMPION)
+CURRENT_CHAMPION = "champion"
+MODELS = (*BASELINES, BASE, POOLED, *ADAPTERS, CURRENT_CHAMPION)
 
 FORECAST_COLUMNS = ("ticker", "origin", "split", "model", "median", "samples", "n_samples", "n_valid")
 DECIDING_METRIC = "scaled_mse"

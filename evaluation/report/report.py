@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = "report.html.j2"
-FORECASTS = "forecasts"
-"""Name of the picture next to the verdict."""
+_FIRST_PICTURE = "forecasts"
+"""The picture next to the verdict."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def pictures_of(
     drawn, (given,) = judged_part(truth, [answers], cut_off=report.test_after)
     interval = report.interval
     draws: dict[str, Callable[[], Figure]] = {
-        FORECASTS: lambda: forecast_panels(windows, drawn, given, interval=interval, count=config.examples)
+        _FIRST_PICTURE: lambda: forecast_panels(windows, drawn, given, interval=interval, count=config.examples)
     }
     if not report.tickers:
         draws["series"] = lambda: price_series(windows, truth, answers, interval=interval)
@@ -196,7 +196,7 @@ def render_markdown(
     lines = [f"# {report.ticker}: {'promoted' if verdict.promoted else 'not promoted'}", "", verdict.headline, ""]
     lines += [line for text in _opening(report) for line in (text, "")]
     lines += [f"- {marks[reason.passed]} {reason.text}" for reason in verdict.reasons]
-    first = [picture for picture in pictures if picture.name == FORECASTS]
+    first = [picture for picture in pictures if picture.name == _FIRST_PICTURE]
     lines += _markdown_pictures(first)
     for split in _tables(report):
         lines += ["", f"## {split_title(report, split)}", "", split_words(report, split), ""]
@@ -324,7 +324,7 @@ def _render_html(
             }
             for picture in pictures
         ],
-        first_picture=FORECASTS,
+        first_picture=_FIRST_PICTURE,
         dark_filter=" ".join(f"{red} {green} {blue} 0 {shift}" for red, green, blue, shift in DARK_FILTER),
         quality=quality_rows(quality),
         several=len(quality) > 1,

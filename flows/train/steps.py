@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tickerforge.evaluation.core.contracts import CHAMPION, POOLED
+from tickerforge.evaluation.core.contracts import CURRENT_CHAMPION, POOLED
 from tickerforge.features.pooling import POOL
 from tickerforge.features.stages import (
     ADAPTERS,
@@ -223,7 +223,7 @@ class Steps:
                 return None
             training = training_here(card.training, config=self.config.training)
             own = self.config.model_copy(update={"training": training, "features": card.features})
-            return replace(self, config=own).forecasts(windows, None, model=CHAMPION, adapter=champion)
+            return replace(self, config=own).forecasts(windows, None, model=CURRENT_CHAMPION, adapter=champion)
         except (AdapterError, BackendUnavailable, BaseModelError, StageRefused) as error:
             logger.warning(
                 "the current champion of %s cannot be used, so the comparison leaves it out: %s",

@@ -12,7 +12,7 @@ from tickerforge.evaluation.comparison.compare import compare, select_windows
 from tickerforge.evaluation.comparison.contamination import UNKNOWN_CUT_OFF
 from tickerforge.evaluation.comparison.gate import decide
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
-from tickerforge.evaluation.core.contracts import CHAMPION, EvalReport, Verdict
+from tickerforge.evaluation.core.contracts import CURRENT_CHAMPION, EvalReport, Verdict
 from tickerforge.evaluation.core.forecasts import collect_forecasts
 from tickerforge.evaluation.monitoring.drift import ExpectedError, expected_error
 from tickerforge.features.config import FeatureConfig, QualityConfig
@@ -150,7 +150,7 @@ def compare_models(
         selected = select_windows(frame, config=evaluation)
         asked = [pd.read_parquet(ref.path / FORECASTS_FILE) for ref in forecasts]
         if champion is not None:
-            asked.append(pd.read_parquet(champion.path / FORECASTS_FILE).assign(model=CHAMPION))
+            asked.append(pd.read_parquet(champion.path / FORECASTS_FILE).assign(model=CURRENT_CHAMPION))
         pool = POOL if windows.meta.get("ticker") == POOL else None
         answers = pd.concat([*_baselines(selected, read_train_rows(windows)), *asked], ignore_index=True)
         series = {str(ref.meta["ticker"]): read_bars(ref) for ref in bars}
