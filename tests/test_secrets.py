@@ -18,6 +18,7 @@ from tickerforge.flows.train.pipeline import train_ticker
 from tickerforge.tasks.base.errors import TrackingError
 from tiny_pipeline import tiny_config
 from tracking_environment import forget_tracking
+from trained_pieces import lend_base_model
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +105,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
         patch.setenv("TICKERFORGE_HOME", str(home))
+        lend_base_model(home)
         forget_tracking(patch)
         for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
             patch.setenv(name, "")
@@ -136,7 +138,7 @@ def test_a_finished_run_and_one_that_fails_for_want_of_mlflow_leave_no_secret_an
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == MLFLOW
     logs = [path.read_text() for path in place.folders[0].rglob("pipeline.log")]
     assert len(logs) == 2
-    assert sum("MLflow could not be told" in log for log in logs) == 1
+    assert sum("MLflow did not get" in log for log in logs) == 1
     databases = {path.name for folder in place.folders for path in folder.rglob("*.db")}
     assert {"server.db"} < databases
     assert leaks(place.folders) == []

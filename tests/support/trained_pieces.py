@@ -1,10 +1,12 @@
 """The artifacts of the tiny pipeline, made by calling the tasks' functions directly."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef
 from tickerforge.tasks.models.train import prepare_base_model, sample_answers, train_grpo, train_sft
 from tickerforge.tasks.outputs.evaluate import compare_models, forecast_model
@@ -75,15 +77,31 @@ def run_forecast(pieces_store: Store, windows: ArtifactRef, base: BaseModelRef, 
     return forecast_model.fn(windows, base, store=pieces_store, **(arguments | changes))
 
 
+def shared_store() -> Store:
+    """The store of this test session: all its processes share it, and it locks what one of them builds."""
+    return Store(Path(os.environ["TICKERFORGE_TESTS_STORE"]))
+
+
+def tiny_base_model(store: Store) -> BaseModelRef:
+    return prepare_base_model.fn(TRAINING, features=FEATURES, store=store)
+
+
+def lend_base_model(home: Path) -> None:
+    """Put the tiny base model into the store of a home, so that its runs need not train it."""
+    artifact = tiny_base_model(shared_store()).artifact
+    assert artifact is not None
+    shutil.copytree(artifact.path, Workspace(home).store / artifact.stage / artifact.key)
+
+
 def pieces() -> Pieces:
-    """Make the artifacts, or find them: all processes of a test session share one store, which locks what is built."""
+    """Make the artifacts, or find them."""
     import torch
 
     torch.set_num_threads(1)
-    store = Store(Path(os.environ["TICKERFORGE_TESTS_STORE"]))
+    store = shared_store()
     bars = fetch_bars.fn(SyntheticSource(config=SYNTHETIC), TICKER, store=store)
     windows = store_windows.fn(bars, config=FEATURES, store=store)
-    base = prepare_base_model.fn(TRAINING, features=FEATURES, store=store)
+    base = tiny_base_model(store)
     grpo_1st = run_grpo(store, windows, base)
     common = {"config": TRAINING, "seed": 0, "store": store}
     sft_data = sample_answers.fn(windows, base, adapter=grpo_1st, features=FEATURES, **common)

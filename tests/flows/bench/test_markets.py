@@ -8,9 +8,11 @@ import tickerforge.flows.bench.markets
 import tickerforge.tasks.outputs.benchmark
 from tickerforge.flows.bench.known_markets import MARKETS, SETTINGS, TINY_SETTINGS, benchmark_config, market_config
 from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.tasks.base.paths import Workspace
 from tickerforge.training.config import SFTStageConfig, TrainingConfig
 from tickerforge.training.errors import TrainingDiverged
 from tiny_pipeline import tiny_config
+from trained_pieces import lend_base_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),
@@ -46,6 +48,7 @@ def test_many_windows_are_learned_from_unless_a_recipe_or_a_setting_says_otherwi
     assert training(recipe=path) == TrainingConfig(sft=SFTStageConfig(epochs=3.0))
 
 
+@pytest.mark.slow
 def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_again(
     prefect_server: None, working_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +58,7 @@ def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_a
     ):
         for name, size in sizes.items():
             monkeypatch.setattr(module, name, size)
+    lend_base_model(Workspace.current().root)
     config = tiny_config()
     (run,) = tickerforge.flows.bench.markets.benchmark_markets(config, ("mean-reverting-80",), 1)
     assert [each.model for each in run.attained] == ["base", "grpo_1st", "sft", "grpo_2nd"]

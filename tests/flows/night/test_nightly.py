@@ -13,8 +13,10 @@ from tickerforge.flows.errors import NightFailed
 from tickerforge.flows.night.nightly import nightly
 from tickerforge.flows.settings.config import with_overrides
 from tickerforge.tasks.base.disk import tree_hashes
+from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.prices.price_files import keep
 from tiny_pipeline import tiny_config
+from trained_pieces import lend_base_model
 from web_server import Reply
 from yahoo_server import up_to, yahoo_server
 
@@ -35,6 +37,7 @@ def bars() -> pd.DataFrame:
 @pytest.fixture
 def prices(working_folder: Path, bars: pd.DataFrame) -> Path:
     """A data folder with two good tickers, three sessions behind, and a negative price and too few sessions."""
+    lend_base_model(Workspace.current().root)
     folder = working_folder / "prices"
     faulty = bars.copy()
     faulty.loc[50, "close"] = -1.0

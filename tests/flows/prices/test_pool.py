@@ -17,6 +17,7 @@ from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.prices.market_data import fetch_bars
 from tiny_pipeline import tiny_config
 from tracking_environment import forget_tracking
+from trained_pieces import lend_base_model
 
 slow = pytest.mark.slow
 pytestmark = [
@@ -52,7 +53,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("TICKERFORGE_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("TICKERFORGE_HOME", str(home := tmp_path_factory.mktemp("home")))
+        lend_base_model(home)
         forget_tracking(patch)
         yield folder
 

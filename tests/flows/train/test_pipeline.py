@@ -17,6 +17,7 @@ from tickerforge.tasks.base.errors import MarketDataError, NotRegistered
 from tickerforge.training.errors import AdapterError
 from tiny_pipeline import tiny_config
 from tracking_environment import forget_tracking
+from trained_pieces import lend_base_model
 
 # MLflow warns of its own type hints while it is imported, and compares columns in a way that pandas deprecates.
 pytestmark = [
@@ -35,7 +36,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("TICKERFORGE_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("TICKERFORGE_HOME", str(home := tmp_path_factory.mktemp("home")))
+        lend_base_model(home)
         forget_tracking(patch)
         yield folder
 
@@ -236,7 +238,7 @@ def test_stages_run_from_published_files(work: Path, result: PipelineResult) -> 
     from tickerforge.tasks.base.paths import Workspace
     from tickerforge.tasks.store.artifacts import Store
 
-    config = with_overrides(tiny_config(), ["features.context=10", "features.horizon=10"])
+    config = with_overrides(tiny_config(), ["features.context=10", "features.horizon=10", "training.tiny.steps=5"])
     folder = write_prices(work / "prices", stock="DEMO", config=config)
     preprocess(folder, ["DEMO"], features=config.features, store=Store(Workspace.current().store), output=work / "csv")
     named = {
