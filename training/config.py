@@ -202,7 +202,7 @@ class TrainingConfig(FrozenModel):
     checkpoint_every: int = Field(default=20, ge=1, description="Training steps between two checkpoints.")
     launch: LaunchConfig = Field(default=LaunchConfig(), description="Which processes train.")
     tiny: TinyConfig = Field(default=TinyConfig(), description="The base model that `tiny` builds.")
-    sampling: SamplingConfig = Field(default=SamplingConfig(), description="How the model's answers are sampled.")
+    sampling: SamplingConfig = Field(default=SamplingConfig(), description="How answers are sampled.")
     reward: RewardConfig = Field(default=RewardConfig(), description="What GRPO rewards.")
     guard: GuardConfig = Field(default=GuardConfig(), description="When a training run counts as collapsed.")
     grpo_1st: GRPOStageConfig = Field(default=GRPOStageConfig(), description="The first stage (GRPO).")

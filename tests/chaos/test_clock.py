@@ -97,11 +97,11 @@ def test_the_closing_bell_moves_with_the_clock(zone: str, day: date, hour: int) 
 def test_a_run_that_is_due_at_an_instant_sees_the_same_session_in_every_time_zone(
     zone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tickerforge.flows.settings import schedule
+    from tickerforge.flows.settings import scope
 
     def on(instant: datetime) -> bool:
-        monkeypatch.setattr(schedule, "due", lambda: instant)
-        return schedule.due_on_session("XNYS")
+        monkeypatch.setattr(scope, "due", lambda: instant)
+        return scope.due_on_session("XNYS")
 
     assert on(datetime(2026, 3, 7, 4, 30, tzinfo=UTC))
     assert not on(datetime(2026, 3, 8, 4, 30, tzinfo=UTC))

@@ -144,10 +144,10 @@ def test_the_day_of_a_run_is_the_one_it_was_due_on_in_the_exchanges_time_zone(
 ) -> None:
     from datetime import datetime
 
-    from tickerforge.flows.settings import schedule
+    from tickerforge.flows.settings import scope
 
-    monkeypatch.setattr(schedule, "due", lambda: datetime.fromisoformat(instant))
-    assert schedule.due_on_session("XNYS") is works
+    monkeypatch.setattr(scope, "due", lambda: datetime.fromisoformat(instant))
+    assert scope.due_on_session("XNYS") is works
 
 
 @pytest.mark.parametrize("name", [MANUAL, NIGHT, DAILY])
