@@ -58,7 +58,7 @@ def deflated_sharpe(returns: Floats, *, trials: Floats, variants: int) -> float 
 
     Args:
         returns: Simple returns by session, shape (n,).
-        trials: Yearly Sharpe ratios of the variants at hand, NaN for one that never traded.
+        trials: Yearly Sharpe ratios of the variants of this run, NaN for one that never traded.
         variants: Number of all variants tried; at least 1.
 
     Returns:

@@ -1,6 +1,4 @@
-"""CPU time of a comparison of 88 tickers, 240 test origins, 6 forecasters with 32 samples each, and two baselines.
-
-The backtest is part of it.
+"""CPU time of a comparison with backtest: 88 tickers, 240 test origins, 6 forecasters of 32 samples, 2 baselines.
 
 python tests/benchmarks/comparing.py
 python tests/benchmarks/comparing.py --tickers 20
@@ -21,7 +19,7 @@ SAMPLED = ("base", "pooled", "grpo_1st", "sft", "grpo_2nd", "champion")
 
 
 def windows_of(tickers: int, *, origins: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Windows of random walks, `origins` a ticker in test and a tenth of that in the others, and the opens."""
+    """Build windows of random walks and opens; `origins` per ticker in test, and a tenth of that in other splits."""
     rng = np.random.default_rng(0)
     frames, opens = [], []
     sizes = {"train": origins // 10, "validation": origins // 10, "test": origins}
@@ -54,7 +52,7 @@ def windows_of(tickers: int, *, origins: int) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def forecasts_of(windows: pd.DataFrame, *, samples: int) -> pd.DataFrame:
-    """Forecasts of every name as they are stored: medians and samples as nested lists of prices."""
+    """Build forecasts of every model as they are stored: medians and samples as nested lists of prices."""
     rng = np.random.default_rng(1)
     scored = windows[windows["split"] != "train"]
     origin = np.stack(scored["history"].to_list())[:, -1]

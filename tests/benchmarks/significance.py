@@ -1,7 +1,7 @@
-"""Nominal size and power of the tests, by simulation: forecasts of random walks whose losses overlap.
+"""Size and power of the tests, by simulation: forecasts of random walks whose losses overlap.
 
-Under the null all forecasters say the last value plus noise of the same size, so that nobody is better; noise and
-targets are both persistent, the worst case. Under the alternative the candidates know a share of the move to come.
+Under the null all forecasters forecast the last value plus noise of the same size, so that none is better; noise and
+targets are both persistent, the worst case. Under the alternative the candidates know a share of each coming move.
 """
 
 import argparse
@@ -15,7 +15,7 @@ HORIZON = 10
 
 
 def panel(sessions: int, *, models: int, knowledge: float, seed: int) -> dict[str, np.ndarray]:
-    """Losses by session of a reference and of some candidates."""
+    """Simulate losses by session of a reference and of some candidates."""
     rng = np.random.default_rng(seed)
     path = np.concatenate([[0.0], np.cumsum(rng.standard_t(5, sessions + HORIZON) / np.sqrt(5 / 3))])
     ahead = np.arange(1, HORIZON + 1)
@@ -33,7 +33,7 @@ def panel(sessions: int, *, models: int, knowledge: float, seed: int) -> dict[st
 
 
 def rates(panels: int, *, sessions: int, models: int, knowledge: float, replications: int) -> dict[str, float]:
-    """How often each test rejects at 5 %, the set drops the reference (10 %), and the interval misses a skill of 0."""
+    """Count how often each test rejects at 5 %, the set drops the reference (10 %), and the interval misses 0."""
     positions = np.arange(sessions)
     found = []
     for seed in range(panels):
@@ -49,7 +49,7 @@ def rates(panels: int, *, sessions: int, models: int, knowledge: float, replicat
             horizon=HORIZON,
             replications=replications,
         )
-        # Where nothing is known, the interval is endless.
+        # Without an interval nothing is known about the skill.
         low, high = all_at_once.skill_intervals.get("candidate 1", (-np.inf, np.inf))
         found.append(
             (

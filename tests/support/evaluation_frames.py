@@ -17,7 +17,7 @@ ALL_MODELS = ("base", "grpo_1st", "sft", "grpo_2nd")
 def market_windows(
     process: str = "random_walk", *, sessions: int = 600, seed: int = 3
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Windows of a synthetic ticker and the bars of its train split."""
+    """Build windows of a synthetic ticker and the bars of its train split."""
     synthetic = SyntheticConfig.model_validate({"process": process, "sessions": sessions, "seed": seed})
     bars, features = market(synthetic), FeatureConfig()
     train = bars.iloc[: split_borders(len(bars), features).train_end]
@@ -27,7 +27,7 @@ def market_windows(
 def noisy_forecasts(
     windows: pd.DataFrame, *, model: str, knowledge: float, noise: float = 0.3, samples: int = 16, seed: int = 0
 ) -> pd.DataFrame:
-    """Forecasts that know the share `knowledge` of each coming log return, plus a persistent error of `noise` σ."""
+    """Build forecasts that know the share `knowledge` of each coming log return, plus an error of `noise` σ."""
     rng = np.random.default_rng(seed)
     origin = np.stack(windows["history"].to_list())[:, -1:]
     sigma = windows["sigma"].to_numpy()[:, None]
@@ -48,7 +48,7 @@ def noisy_forecasts(
 def forecasts_of(
     windows: pd.DataFrame, train: pd.DataFrame, *, knowledge: dict[str, float], config: EvaluationConfig | None = None
 ) -> pd.DataFrame:
-    """Baselines and noisy forecasts of the selected windows."""
+    """Build baselines and noisy forecasts of the selected windows."""
     selected = select_windows(windows, config=config or EvaluationConfig())
     frames = [baseline_forecasts(selected, train=train)]
     frames += [

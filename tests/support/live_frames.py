@@ -1,10 +1,10 @@
-"""Forecasts as if they had been issued, for the tests of live scores and drift."""
+"""Issued forecasts for the tests of live scores and drift."""
 
 import pandas as pd
 
 
 def issued_frame(windows: pd.DataFrame, **paths: list) -> pd.DataFrame:
-    """The issued frame of some windows with the given `median`, `lower` and `upper`, one path a window."""
+    """Build the issued frame of some windows with the given `median`, `lower` and `upper`, one path per window."""
     return pd.DataFrame(
         {
             "ticker": "DEMO",

@@ -10,7 +10,7 @@ SESSIONS = np.arange(np.datetime64("2012-01-02"), np.datetime64("2019-01-01")).a
 def walk(
     ticker: str, *, seed: int, sessions: int = 400, first: int = 0, daily: float = 0.0, phi: float = 0.0
 ) -> Series:
-    """A log random walk with a drift of `daily` a session and returns of autocorrelation `phi`."""
+    """Build a log random walk with a drift of `daily` per session and returns of autocorrelation `phi`."""
     shocks = 0.015 * np.random.default_rng(seed).standard_normal(sessions)
     returns = np.empty(sessions)
     returns[0] = shocks[0]
@@ -22,7 +22,7 @@ def walk(
 
 
 def three(**options: float) -> Protocol:
-    """Two tickers of equal length, and a third whose train rows lie in the years on which the others are tested."""
+    """Build two tickers of equal length, and a third whose train rows are in the test years of the others."""
     return protocol_of(
         [walk("AAA", seed=1, **options), walk("BBB", seed=2, **options), walk("LATE", seed=3, first=300, **options)]
     )

@@ -84,7 +84,7 @@ def test_returns_like_those_of_the_published_example_give_its_deflated_ratio() -
     raw = np.concatenate([np.full(rare, -1.0), np.full(1250 - rare, rare / (1250 - rare))])
     year = np.sqrt(250)
     returns = (raw - raw.mean()) / raw.std(ddof=1) + 2.5 / year
-    # The example's trials vary by 0.5 a year of 250 sessions; ours are stated for 252.
+    # The trials of the example have a yearly variance of 0.5 with 250 sessions per year; ours are for 252.
     spread = np.sqrt(0.5) / year * np.sqrt(252)
     trials = np.array([-1.0, 1.0]) * spread / np.sqrt(2)
     assert deflated_sharpe(returns, trials=trials, variants=100) == pytest.approx(0.9004, abs=0.004)

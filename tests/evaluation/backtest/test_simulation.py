@@ -1,4 +1,4 @@
-"""The backtest: to the cent by hand, blind to the future, an edge found where one is planted and none where none is."""
+"""The backtest: exact against manual accounts, blind to the future, profitable only if forecasts know something."""
 
 from dataclasses import replace
 
@@ -96,7 +96,7 @@ def test_forecasts_that_overlap_share_the_capital() -> None:
     assert held[:, 0].tolist() == [1, 0, 0, 1]
 
 
-def test_where_no_forecast_is_under_way_nothing_is_held() -> None:
+def test_without_a_current_forecast_nothing_is_held() -> None:
     truth, answers = by_hand([+1, +1], origins=[0, 5])
     market_ = market_of(truth, opens=prices([100.0] * 9))
     held = positions(truth, [answers], market=market_, config=TEN)["long_flat"]["sft"]
@@ -133,7 +133,7 @@ def test_a_session_that_the_ticker_lacks_leaves_its_position_as_it_was() -> None
     opens = pd.concat([prices([100.0] * 9).drop(index=3), prices([100.0] * 9, "OTHER")])
     market_ = market_of(both, opens=opens)
     held = positions(both, [twice], market=market_, config=TEN)["long_short"]["sft"]
-    # The forecast of day 0 ends on day 2, but on day 3 DEMO could not be sold.
+    # The forecast of day 0 ends on day 2, but DEMO could not be sold on day 3.
     assert (2 * held[:, 0]).tolist() == [1, 1, 1, 0, -1, -1]
     assert (2 * held[:, 1]).tolist() == [1, 1, 0, 0, -1, -1]
 
@@ -243,11 +243,11 @@ def test_buying_and_holding_trades_twice() -> None:
 
 
 def planted(knowledge: float, seed: int) -> tuple[float, float, float]:
-    """Sharpe before costs, return a year after 10 basis points, and deflated Sharpe of long/short on a random walk."""
+    """Sharpe before costs, yearly return after 10 basis points, and deflated Sharpe of long/short on a random walk."""
     rng = np.random.default_rng(seed)
     count, horizon, sigma = 250, 10, 0.015
     opens = 100 * np.exp(np.cumsum(sigma * rng.standard_normal(count + horizon + 1)))
-    # The close is what the next session opens with, but for a little noise overnight.
+    # The next session opens at the close plus a little noise.
     closes = np.append(opens[1:], opens[-1]) * np.exp(0.2 * sigma * rng.standard_normal(len(opens)))
     days = np.datetime64("2020-01-01") + np.arange(len(opens))
     rows = np.arange(count)
@@ -282,7 +282,7 @@ def test_a_planted_edge_is_found_in_nearly_every_market() -> None:
     assert found[:, 1].mean() > 0
 
 
-def test_where_no_edge_is_there_none_is_found_and_costs_are_lost() -> None:
+def test_forecasts_without_an_edge_show_none_and_lose_the_costs() -> None:
     found = np.array([planted(0.0, seed) for seed in range(150)])
     chance = found[:, 0].std(ddof=1) / np.sqrt(len(found))
     assert abs(found[:, 0].mean()) < 2.5 * chance

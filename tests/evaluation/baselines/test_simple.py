@@ -1,4 +1,4 @@
-"""Baselines: their formulas, and that they see the train rows only."""
+"""Baselines: their formulas, and that they use the train rows only."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The best attainable error of known markets, against simulation; and how a model's share of it is scored."""
+"""The best attainable error of known markets, against simulation, and the score of a model's share of it."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ AHEAD = np.arange(1, HORIZON + 1)
 
 
 def moves(path: np.ndarray) -> np.ndarray:
-    """Log price 1 ... HORIZON sessions ahead less that of the origin, shape (origins, horizon)."""
+    """Log price 1 ... HORIZON sessions ahead minus that of the origin, shape (origins, horizon)."""
     origins = len(path) - HORIZON
     return np.stack([path[h : h + origins] - path[:origins] for h in AHEAD], axis=1)
 
@@ -57,7 +57,7 @@ def test_the_optimum_of_the_regime_switch_is_out_of_reach_for_who_must_guess_the
     rng = np.random.default_rng(3)
     path = log_prices("regime_switch", phi=phi, sessions=SESSIONS, volatility=0.02, tail=30.0, rng=rng)
     returns, target = np.diff(path, prepend=0.0)[:-HORIZON], moves(path)
-    # Who knows the last return only must guess the regime: no forecast linear in it attains more than the optimum.
+    # The last return alone does not show the regime: no linear forecast from it is better than the optimum.
     blind = returns[:, None] * (returns @ target) / (returns @ returns)
     assert optimum < ratio(blind, target) < 1.0
 
@@ -65,14 +65,14 @@ def test_the_optimum_of_the_regime_switch_is_out_of_reach_for_who_must_guess_the
 @pytest.mark.parametrize(
     ("process", "phi"), [("mean_reverting", 0.8), ("momentum", 0.4), ("regime_switch", 0.6), ("random_walk", 0.0)]
 )
-def test_nobody_forecasts_a_market_better_than_the_moves_expected_of_it(process: str, phi: float) -> None:
+def test_no_forecast_of_a_market_is_better_than_its_expected_moves(process: str, phi: float) -> None:
     config = SyntheticConfig.model_validate(
         {"process": process, "phi": phi, "sessions": 200_000, "tail": 30.0, "seed": 11}
     )
     target = moves(np.log(market(config)["close"].to_numpy()))
     known = expected_moves(config, horizon=HORIZON)[: len(target)]
     assert ratio(known, target) == pytest.approx(process_optimum(process, phi=phi, horizon=HORIZON), abs=0.012)
-    # What is left is no longer foretold by what was expected.
+    # The expected moves do not predict the residuals.
     rest = (target - known)[::HORIZON]
     assert abs(np.sum(rest * known[::HORIZON])) <= 4 * np.sqrt(np.sum((rest * known[::HORIZON]).sum(axis=1) ** 2))
 
@@ -117,7 +117,7 @@ def test_persistence_attains_nothing_and_the_truth_attains_all() -> None:
     features = FeatureConfig()
     bars = market(SyntheticConfig(sessions=900))
     windows = build_windows(bars, ticker="DEMO", config=features).iloc[::HORIZON].reset_index(drop=True)
-    # Of whoever knows what will come, nothing else is to be expected.
+    # If the future is known, the expected moves are the actual ones.
     truth = np.log(np.stack(list(windows["target"])) / np.stack(list(windows["history"]))[:, -1:])
     flat = collect_forecasts(
         windows,

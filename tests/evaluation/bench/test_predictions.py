@@ -1,4 +1,4 @@
-"""Anybody's own forecasts from a file: what is read, what is refused and how, what silence costs."""
+"""A user's forecasts from a file: what is read, what is refused with which message, and unanswered windows."""
 
 from pathlib import Path
 

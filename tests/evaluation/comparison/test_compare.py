@@ -1,4 +1,4 @@
-"""Collecting forecasts, comparing them on the same windows, choosing on validation alone."""
+"""The comparison: forecasts collected, scored on the same windows, and a choice on validation alone."""
 
 from collections.abc import Sequence
 from pathlib import Path

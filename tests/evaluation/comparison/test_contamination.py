@@ -1,4 +1,4 @@
-"""A cut-off of the base model: what lies before is marked, the gate judges the rest, and prompts give nothing away."""
+"""A cut-off of the base model: earlier windows are marked, the gate judges the rest, prompts reveal no series."""
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ def frames() -> Frames:
 
 
 def report_after(frames: Frames, share: float) -> EvalReport:
-    """A report with the cut-off behind this share of the test origins; 2 lies behind all of them, −1 before."""
+    """A report with the cut-off after this share of the test origins; 2 is after all of them, −1 before."""
     windows, forecasts, opens = frames
     origins = windows.loc[windows["split"] == "test", "origin"].sort_values().to_numpy()
     beyond = np.timedelta64(400, "D")
@@ -162,7 +162,7 @@ def prompts_changed(bars: pd.DataFrame, *, config: FeatureConfig, factor: float 
 
 @pytest.mark.parametrize("units", ["sigma", "train_standard"])
 def test_prompts_are_the_same_for_another_name_other_dates_and_other_prices(units: str) -> None:
-    """They hold no ticker, no date and no price: masking, shifting and rescaling a series cannot change an answer."""
+    """Prompts have no ticker, date or price, so masking, shifting and rescaling a series cannot change an answer."""
     config = FeatureConfig.model_validate({"units": units})
     for seed in (5, 6):
         bars = market(SyntheticConfig(sessions=400, seed=seed))

@@ -14,7 +14,7 @@ CONFIG = EvaluationConfig()
 
 @pytest.fixture(scope="module")
 def skilled() -> EvalReport:
-    """A report whose chosen adapter knows a tenth of what is to come."""
+    """A report whose chosen adapter knows a tenth of each coming move."""
     windows, train = market_windows()
     forecasts = forecasts_of(windows, train, knowledge={"base": 0.0, "grpo_1st": 0.02, "sft": 0.1})
     champion = noisy_forecasts(select_windows(windows, config=CONFIG), model="champion", knowledge=0.05, seed=9)
@@ -62,8 +62,10 @@ def test_a_reference_with_a_smaller_error_refuses(skilled: EvalReport, split: Sc
 def test_a_band_that_holds_too_few_or_too_many_prices_refuses(skilled: EvalReport, share: float | None) -> None:
     verdict = decide(changed(skilled, split="test", metric="coverage", model="sft", value=share), GateConfig())
     assert [reason.name for reason in verdict.failures] == ["coverage_test"]
-    told = f"On test {100 * share:.1f} % of the prices are inside its 80 % band" if share else "no 80 % band on test"
-    assert told in verdict.failures[0].text
+    expected = (
+        f"On test {100 * share:.1f} % of the prices are inside its 80 % band" if share else "no 80 % band on test"
+    )
+    assert expected in verdict.failures[0].text
     assert "at most 15 points from 80 % are allowed" in verdict.failures[0].text
 
 

@@ -1,4 +1,4 @@
-"""Comparing a pool: every window counts, windows of one date are one observation, and each ticker has its row."""
+"""The comparison of a pool: every window counts, windows of a date are one observation, each ticker has a row."""
 
 from datetime import date
 from pathlib import Path
@@ -96,7 +96,7 @@ def test_a_ticker_and_its_copy_are_no_more_evidence_than_the_ticker_alone() -> N
         assert two.p_value == pytest.approx(one.p_value)
 
 
-def test_a_tickers_skill_has_an_interval_where_its_windows_suffice(report: EvalReport) -> None:
+def test_a_ticker_with_enough_windows_has_an_interval_of_its_skill(report: EvalReport) -> None:
     assert report.chosen is not None
     skills = ticker_skills(report, model=report.chosen, split="test")
     assert list(skills.values()) == sorted(skills.values())
@@ -162,7 +162,7 @@ def test_the_panels_of_a_pool_show_each_window_with_the_prices_of_its_own_ticker
         np.testing.assert_allclose(closes, [*own["history"], *own["target"]])
 
 
-def test_a_ticker_that_started_from_the_pool_is_told_what_that_bought() -> None:
+def test_a_ticker_that_started_from_the_pool_reports_what_that_gained() -> None:
     windows, train = market_windows()
     selected = select_windows(windows, config=CONFIG)
     pooled = noisy_forecasts(selected, model="pooled", knowledge=0.05, seed=5)

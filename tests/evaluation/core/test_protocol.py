@@ -1,4 +1,4 @@
-"""The published protocol: its windows and figures, and rivals that never see what they must not know."""
+"""The published protocol: its windows and figures, and rivals that never use test prices too early."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_no_rival_sees_anything_after_the_origin(rival) -> None:
 
 @pytest.mark.parametrize("rival", [drift, common_drift, ridge])
 def test_what_is_fitted_does_not_see_test_prices_even_for_later_windows(rival) -> None:
-    """Shaking one test price changes what is known at later origins, but no parameter."""
+    """A change of one test price changes the inputs at later origins, but no parameter."""
     protocol = three()
     series = list(protocol.series)
     prices = series[0].prices.copy()
@@ -130,7 +130,7 @@ def test_drifts_that_truly_differ_stay_apart() -> None:
     assert np.polyfit(daily, found, 1)[0] > 0.8
 
 
-def test_ridge_finds_momentum_that_is_there_and_little_where_none_is() -> None:
+def test_ridge_finds_momentum_and_little_on_a_random_walk() -> None:
     def ratio(phi: float) -> float:
         protocol = protocol_of([walk(f"T{seed}", seed=seed, sessions=1200, phi=phi) for seed in range(8)])
         entries = [entry("persistence", persistence(protocol)), entry("ridge", ridge(protocol))]

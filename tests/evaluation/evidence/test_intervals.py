@@ -1,4 +1,4 @@
-"""How far a skill is known: the variance behind it, how often the interval holds the truth, and when there is none."""
+"""Intervals of a skill: the variance behind them, their coverage of the truth, and when there is none."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_the_interval_holds_the_true_skill_as_often_as_it_says(ratio: float, dra
         ends = skill_interval(*losses_of(seed, ratio=ratio), positions=POSITIONS, horizon=HORIZON, draws=draws)
         assert ends is not None
         held.append(ends[0] <= 1 - ratio <= ends[1])
-    # 95 %, less 2 points for what a bootstrap leaves open, less 3 standard errors of 300 panels.
+    # 95 %, minus 2 points for the error of the bootstrap, minus 3 standard errors of 300 panels.
     assert 0.89 <= np.mean(held) <= 0.985
 
 

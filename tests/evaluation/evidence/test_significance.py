@@ -54,7 +54,7 @@ def test_statistic_follows_the_published_formulas() -> None:
 
 @pytest.mark.parametrize("windows", [60, 240])
 def test_under_a_true_null_with_overlap_it_rejects_near_the_nominal_rate(windows: int) -> None:
-    """5 % ± 2 points, plus 1 point for chance: with 1000 panels the rate's own standard error is 0.7 points."""
+    """5 % ± 2 points, plus 1 point for chance: with 1000 panels the standard error of the rate is 0.7 points."""
     assert 0.02 <= rejection_rate(windows, panels=1000) <= 0.08
 
 
@@ -67,7 +67,7 @@ def test_a_planted_edge_is_found() -> None:
 
 
 def test_treating_overlapping_windows_as_independent_would_reject_far_too_often() -> None:
-    """The error this module exists to avoid: a plain t-test on the same panels."""
+    """A plain t-test on the same panels makes the error that this module avoids."""
     from scipy.stats import ttest_1samp
 
     rejected = []
@@ -132,7 +132,7 @@ def test_copies_of_a_ticker_add_no_evidence() -> None:
 
 
 def test_windows_of_a_pool_count_once_a_session_so_that_a_true_null_is_rejected_near_the_nominal_rate() -> None:
-    """Ten tickers, each a mixture of one market and of a noise of its own; every third window is missing.
+    """Ten tickers, each a mixture of one market and its own noise; every third window is missing.
 
     The error this avoids: windows that do not overlap, but of all tickers as if each were evidence of its own.
     """

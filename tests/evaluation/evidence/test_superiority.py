@@ -1,4 +1,4 @@
-"""Many forecasters at once: what the tests see, what they leave open, and the sentence that says so."""
+"""Many forecasters together: what the tests find, what stays open, and the sentence that says so."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_a_clear_edge_is_found_and_its_interval_holds_it() -> None:
 
 
 def test_the_best_of_many_without_an_edge_is_not_taken_for_one() -> None:
-    """Each alone would be significant at 5 % for some; the test knows how many were tried."""
+    """Some would be significant at 5 % alone; the test corrects for the number of candidates."""
     rates = [result_of(losses(*[0.0] * 10, seed=seed)).p_value <= 0.05 for seed in range(40)]
     assert np.mean(rates) < 0.2
     assert "reference" in result_of(losses(*[0.0] * 10)).confidence_set

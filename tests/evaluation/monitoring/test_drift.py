@@ -1,4 +1,4 @@
-"""Drift alarms: silent without drift, loud with it, and the figures behind them."""
+"""Drift: no alarm without drift, an alarm with it, and the figures behind it."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ HORIZON = 10
 def drift_of(
     kind: str, *, seed: int, factor: float = 1.0, trend: float = 0.0, sessions: int = 700, recent: int = 60
 ) -> InputDrift:
-    """Input drift of a synthetic market whose last windows are more volatile by a factor, or trend by σ a session."""
+    """Input drift of a synthetic market whose last windows are more volatile by a factor, or trend by σ per session."""
     rng = np.random.default_rng(seed)
     if kind == "garch":
         returns = garch(sessions, rng=rng)
@@ -48,7 +48,7 @@ def garch(sessions: int, *, rng: np.random.Generator) -> Floats:
 
 @pytest.mark.parametrize("kind", ["random_walk", "mean_reverting", "garch"])
 def test_without_drift_an_input_alarm_is_rare(kind: str) -> None:
-    """At most 1 of 10 markets: at 1 % a night, more would come in 4 of 1000 such tests."""
+    """At most 1 of 10 markets: at 1 % per night, there would be more in 4 of 1000 such tests."""
     assert sum(drift_of(kind, seed=seed).drifted for seed in range(10)) <= 1
 
 
@@ -89,7 +89,7 @@ def test_too_few_windows_are_not_judged_and_misplaced_ones_refused() -> None:
 
 
 def live_of(losses: Floats) -> LiveScores:
-    """Live scores with given losses of windows that share no session, persistence at 5.5 throughout."""
+    """Live scores with given losses of windows that share no session, with a loss of persistence of 5.5."""
     empty = score_live(pd.DataFrame(), pd.Series(dtype=float), ticker="DEMO")
     return empty.model_copy(
         update={"scaled_mse": float(np.mean(losses)), "persistence": 5.5, "independent": len(losses)}
@@ -142,7 +142,7 @@ def test_below_four_independent_windows_no_error_is_an_alarm() -> None:
 
 
 def test_overlapping_forecasts_of_a_steady_market_raise_no_error_alarm() -> None:
-    """The whole way on real windows: test split expected, the forecasts after it live."""
+    """The whole path on real windows: the test split gives the expected error, the forecasts after it are live."""
     alarms = 0
     for seed in range(4):
         windows, train = market_windows("random_walk", sessions=900, seed=seed)

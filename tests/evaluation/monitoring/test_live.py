@@ -1,4 +1,4 @@
-"""Live scores against the comparison's own figures, hand-computed errors, and what must not change them."""
+"""Live scores: equal to the comparison's figures and to manual errors, and unchanged by what must not matter."""
 
 from functools import cache
 
@@ -22,7 +22,7 @@ SESSIONS = pd.bdate_range("2026-01-05", periods=60)
 
 @cache
 def compared() -> tuple[pd.DataFrame, pd.Series, EvalReport]:
-    """Forecasts of the test split as if they had been issued, the closes, and what the comparison says of them."""
+    """Forecasts of the test split as if they had been issued, the closes, and their scores in the comparison."""
     windows, train = market_windows()
     forecasts = forecasts_of(windows, train, knowledge={"sft": 0.1})
     report = compare(windows, forecasts, config=EvaluationConfig())

@@ -70,7 +70,7 @@ def written(case: Case, tmp_path_factory: pytest.TempPathFactory) -> ReportPaths
 
 
 class _Page(HTMLParser):
-    """Collects what a page refers to, its pictures' texts, and its words."""
+    """The links of a page, the texts of its pictures, and its words."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def test_what_there_is_to_say_about_the_prices_is_a_table_with_the_finding_as_it
     assert "missing sessions not known for some tickers" in quality_heading([clean, alone])
 
 
-def test_the_files_are_where_they_are_expected_and_nothing_is_left_over(written: ReportPaths) -> None:
+def test_the_folder_has_exactly_the_expected_files(written: ReportPaths) -> None:
     folder = written.html.parent
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     figures = {f"figures/{name}.png" for name in ("skill", "forecasts", "series", "horizon", "calibration", "training")}
