@@ -65,6 +65,8 @@ def head(figure: "Figure", title: str, *, handles: Mapping[str, Any] | None = No
     figure.text(0.008, 1 - 0.09 / height, title, ha="left", va="top", fontsize=11.5, weight="bold", color=INK)
     taken = 0.42
     if handles:
+        # Nine forecasters fill the width only in smaller letters.
+        crowded = len(handles) > 8
         figure.legend(
             list(handles.values()),
             list(handles),
@@ -72,10 +74,10 @@ def head(figure: "Figure", title: str, *, handles: Mapping[str, Any] | None = No
             bbox_to_anchor=(0.004, 1 - 0.34 / height),
             ncols=len(handles),
             frameon=False,
-            fontsize=8.5,
+            fontsize=7.5 if crowded else 8.5,
             labelcolor=INK,
             handlelength=1.8,
-            columnspacing=1.4,
+            columnspacing=1.1 if crowded else 1.4,
             borderaxespad=0.0,
         ).set_in_layout(False)
         taken = 0.72

@@ -3,16 +3,18 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 
 from evaluation_frames import forecasts_of, market_windows
 from tickerforge.evaluation.comparison.compare import compare, select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import MODELS, EvalReport
+from tickerforge.evaluation.core.labels import model_label
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_calendar, truth_of
 from tickerforge.evaluation.report.forecast_plots import bands, forecast_panels, price_series
 from tickerforge.evaluation.report.score_plots import error_by_horizon, has_curves, learning_curves, skill_bars
-from tickerforge.evaluation.report.theme import DARK_FILTER, GRID, INK, MODEL_COLORS, MUTED, PAPER
+from tickerforge.evaluation.report.theme import DARK_FILTER, GRID, INK, MODEL_COLORS, MUTED, PAPER, head, new_figure
 
 CONFIG = EvaluationConfig(max_windows=40)
 Drawn = tuple[pd.DataFrame, EvalReport, Truth, Answers]
@@ -84,6 +86,15 @@ def test_every_model_has_its_own_readable_colour_on_light_and_on_dark_paper() ->
     for color, least in ((INK, 14), (MUTED, 4.5), (GRID, 1.15)):
         assert contrast(to_rgb(color), to_rgb(PAPER)) > least
         assert contrast(on_dark_paper(color), on_dark_paper(PAPER)) > least
+
+
+def test_the_legend_of_all_forecasters_fits_into_the_figure() -> None:
+    figure = new_figure(10, 4)
+    axes = figure.subplots()
+    handles = {model_label(model): axes.plot([0, 1], marker="o")[0] for model in MODELS}
+    head(figure, "DEMO", handles=handles)
+    FigureCanvasAgg(figure).draw()
+    assert figure.legends[0].get_window_extent().x1 < figure.bbox.x1
 
 
 def test_error_by_horizon_draws_one_line_per_model(drawn: Drawn) -> None:
