@@ -87,6 +87,8 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
         save_adapter(trainer, job=job)
         return last
 
+    # Gradients accumulate over the parts of a step's batch, so every step learns from the whole batch. An attempt after
+    # memory ran out resumes from the last checkpoint, or starts over with the first weights.
     return with_smaller_batches(
         train,
         batch=min(job.config.micro_batch_size, answers),

@@ -12,9 +12,8 @@ import pandas as pd
 import pytest
 
 from minute_training import CONFIG, digest, grpo, metrics, train_examples
-from tickerforge.training.backends.base import TrainingJob
 from tickerforge.training.backends.memory import largest_divisor, with_smaller_batches
-from tickerforge.training.config import LaunchConfig, SamplingConfig, TrainingConfig
+from tickerforge.training.config import SamplingConfig, TrainingConfig
 from tickerforge.training.contracts import Example, Progress
 from tickerforge.training.errors import TrainingError
 from tickerforge.training.stages import run_sft
@@ -131,13 +130,9 @@ def test_what_has_gone_down_to_a_batch_of_one_within_is_not_tried_again_from_wit
     assert tried == [64]
 
 
-def test_processes_that_share_a_step_say_which_setting_to_halve(tmp_path: Path) -> None:
-    from tickerforge.training.backends.trl_ import _within_memory
-
-    config = CONFIG.model_copy(update={"launch": LaunchConfig(processes=2)})
-    job = TrainingJob("grpo_1st", "base", None, config, tmp_path, 0)
+def test_processes_that_share_a_step_say_which_setting_to_halve() -> None:
     with pytest.raises(TrainingError, match=r"grpo_1st: .* 8 answers .* training\.micro_batch_size = 4"):
-        _within_memory(lambda _: allocate_too_much(), None, batch=8, job=job)
+        with_smaller_batches(lambda _: allocate_too_much(), batch=8, what="grpo_1st", cure="-", processes=2)
 
 
 @pytest.mark.parametrize(
