@@ -22,7 +22,8 @@ HOME = Path(tempfile.mkdtemp(prefix="tickerforge-tests-"))
 # What the tiny pipeline makes, once for all processes: the first of them names the folder, the others inherit the name.
 STORE_VARIABLE = "TICKERFORGE_TESTS_STORE"
 OWNS_STORE = STORE_VARIABLE not in os.environ
-os.environ.setdefault(STORE_VARIABLE, tempfile.mkdtemp(prefix="tickerforge-tests-store-"))
+if OWNS_STORE:
+    os.environ[STORE_VARIABLE] = tempfile.mkdtemp(prefix="tickerforge-tests-store-")
 SERVERS = ("PREFECT_API_URL", "PREFECT_API_KEY", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 for _name in (*SERVERS, "TICKERFORGE_DEBUG", "TICKERFORGE_STORE", "CUDA_VISIBLE_DEVICES"):
