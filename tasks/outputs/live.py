@@ -1,4 +1,4 @@
-"""Forecasts as they were issued, kept so that they can be scored once their prices have come."""
+"""Issued forecasts, kept unchanged so that they can be scored when their prices are known."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -16,16 +16,17 @@ from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.prices.sessions import EXCHANGE, close_of
 from tickerforge.tasks.store.records import list_records, read_record, write_record
 
-KIND = "forecasts"
-EXPECTED = "expected_errors"
+_FORECASTS = "forecasts"
+_EXPECTED_ERRORS = "expected_errors"
 
 
 class IssuedForecast(FrozenModel):
-    """One forecast of a registered version, as it was issued.
+    """A forecast of a registered version, as it was issued.
 
-    `origin` is the last session it knew, `origin_close` its adjusted close then (USD), `sigma` the daily log-return
-    standard deviation at the origin. `median`, `lower`, `upper` (USD) answer `target_dates` one by one; the band should
-    hold the share `interval`. From `first_close` on the first price is known.
+    `origin` is the last session that it knew, `origin_close` the adjusted close at that time (USD), `sigma` the
+    standard deviation of daily log returns at the origin. `median`, `lower` and `upper` (USD) have one value per
+    session of `target_dates`; the band should hold the share `interval` of the prices. The first price is known from
+    `first_close` on.
     """
 
     ticker: str
@@ -43,7 +44,7 @@ class IssuedForecast(FrozenModel):
 
     @property
     def late(self) -> bool:
-        """Whether its first price was known when it was issued, so that it is no forecast."""
+        """Whether its first price was known when it was issued, so that it is not a forecast."""
         return self.issued_at >= self.first_close
 
     @model_validator(mode="after")
@@ -70,27 +71,27 @@ def issue_forecast(
     issued_at: datetime,
     exchange: str = EXCHANGE,
 ) -> IssuedForecast:
-    """Record a forecast; the first one of a version and origin stands, a later one would have the benefit of hindsight.
+    """Record a forecast; only the first one of a version and origin counts, as a later one could know more.
 
     Args:
         ticker: Name of the ticker.
         version: Registered version that made it.
         origin: Last session that it knew.
         origin_close: Adjusted close at the origin as known now, USD.
-        sigma: Daily log-return standard deviation at the origin, as in the window that was shown to the model.
+        sigma: Standard deviation of daily log returns at the origin, as in the window that was shown to the model.
         interval: Share of the prices that the band should hold.
         target_dates: The coming sessions, shape (horizon,).
         median: USD, shape (horizon,).
         lower: USD, shape (horizon,).
         upper: USD, shape (horizon,).
         issued_at: Now, with a time zone.
-        exchange: Where the ticker trades, a calendar such as XNYS: its close tells from when the first price is known.
+        exchange: Calendar of the ticker's exchange such as XNYS; the first price is known at its close.
 
     Returns:
-        The forecast that stands: this one, or the one that was recorded before.
+        The forecast that counts: this one, or the one that was recorded before.
 
     Raises:
-        ValueError: If the instant has no time zone, or the paths are no positive prices after the origin.
+        ValueError: If the instant has no time zone, or the paths are not positive prices after the origin.
         MarketDataError: If there is no such exchange.
         StoreError: If it cannot be written.
     """
@@ -109,10 +110,10 @@ def issue_forecast(
         upper=tuple(upper),
     )
     name = f"{ticker}/{origin}-v{version}"
-    standing = read_record(KIND, name, IssuedForecast)
+    standing = read_record(_FORECASTS, name, IssuedForecast)
     if standing is not None:
         run_logger(__name__).info(
-            "%s: version %d has forecast from %s before, at %s; that forecast stands",
+            "%s: version %d has a forecast from %s already, issued at %s; that one counts",
             ticker,
             version,
             origin,
@@ -126,27 +127,27 @@ def issue_forecast(
             origin,
             target_dates[0],
         )
-    write_record(KIND, name, forecast)
+    write_record(_FORECASTS, name, forecast)
     return forecast
 
 
 def read_issued(stock: str) -> tuple[IssuedForecast, ...]:
-    """All forecasts issued for a stock, oldest origin first, then by the instant of issue.
+    """Return all forecasts issued for a stock, oldest origin first, then by the instant of issue.
 
     Raises:
         StoreError: If a record cannot be read.
     """
-    names = list_records(KIND, f"{validate_ticker(stock)}/")
-    read = [record for name in names if (record := read_record(KIND, name, IssuedForecast)) is not None]
+    names = list_records(_FORECASTS, f"{validate_ticker(stock)}/")
+    read = [record for name in names if (record := read_record(_FORECASTS, name, IssuedForecast)) is not None]
     return tuple(sorted(read, key=lambda record: (record.origin, record.issued_at)))
 
 
 def score_issued(stock: str, bars: pd.DataFrame) -> LiveScores:
-    """Score a stock's issued forecasts by the bars that have come since; see `evaluation.monitoring.live.score_live`.
+    """Score a stock's issued forecasts by the bars since then; see `evaluation.monitoring.live.score_live`.
 
     Args:
         stock: Ticker.
-        bars: The latest bars, with the origins of the forecasts in them.
+        bars: The latest bars, which include the origins of the forecasts.
 
     Raises:
         StoreError: If a record cannot be read.
@@ -157,21 +158,21 @@ def score_issued(stock: str, bars: pd.DataFrame) -> LiveScores:
 
 
 def keep_expected_error(stock: str, *, version: int, expected: ExpectedError) -> None:
-    """Keep what the test split promised when a version was registered; the first promise stands.
+    """Keep the error that the test split promised when a version was registered; only the first promise counts.
 
     Raises:
         StoreError: If it cannot be written.
     """
     name = f"{validate_ticker(stock)}/v{version}"
-    if read_record(EXPECTED, name, ExpectedError) is None:
-        write_record(EXPECTED, name, expected)
+    if read_record(_EXPECTED_ERRORS, name, ExpectedError) is None:
+        write_record(_EXPECTED_ERRORS, name, expected)
 
 
 def live_error_drift(live: LiveScores, *, version: int) -> ErrorDrift | None:
-    """Live error against what the test split promised of a version; `None` where no promise was kept.
+    """Compare a version's live error with the one that the test split promised; `None` if no promise is stored.
 
     Raises:
         StoreError: If a record cannot be read.
     """
-    expected = read_record(EXPECTED, f"{live.ticker}/v{version}", ExpectedError)
+    expected = read_record(_EXPECTED_ERRORS, f"{live.ticker}/v{version}", ExpectedError)
     return error_drift(live, expected) if expected is not None else None

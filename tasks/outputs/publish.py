@@ -1,4 +1,4 @@
-"""The folders for people: results of a run and adapters of a ticker, copied out of the store in one step each."""
+"""The folders for people: results of a run and adapters of a ticker, each copied from the store in one step."""
 
 from pathlib import Path
 
@@ -22,8 +22,8 @@ def publish_stage(artifact: ArtifactRef, run_folder: RunFolder) -> Path:
     """Copy a stage's records (metrics and manifest, not its adapter) into the run's folder.
 
     Args:
-        artifact: Of the stage `grpo_1st`, `sft` or `grpo_2nd`.
-        run_folder: Of this run.
+        artifact: Artifact of a stage that trains an adapter.
+        run_folder: Folder of this run.
 
     Raises:
         PublishError: If the folder cannot be written.
@@ -59,15 +59,17 @@ def publish_comparison_folder(artifact: ArtifactRef, run_folder: RunFolder) -> P
     Raises:
         PublishError: If the folder cannot be written.
     """
-    return replace_folder(run_folder.stage(artifact.stage), lambda fresh: copy_tree(artifact.path, fresh), marker=MANIFEST_FILE)
+    return replace_folder(
+        run_folder.stage(artifact.stage), lambda fresh: copy_tree(artifact.path, fresh), marker=MANIFEST_FILE
+    )
 
 
 def publish_adapter(artifact: ArtifactRef, target: ModelFolder | Path, *, card: AdapterCard) -> Path:
-    """Put a stage's adapter, with its card, in the place of a former one.
+    """Publish a stage's adapter with its card; it replaces the former one.
 
     Args:
-        artifact: Of a stage that leaves an adapter.
-        target: The ticker's model folder, where each stage has its place, or the adapter's own folder.
+        artifact: Artifact of a stage that trains an adapter.
+        target: The ticker's model folder, with a subfolder per stage, or the adapter's own folder.
         card: How the adapter must be asked.
 
     Raises:

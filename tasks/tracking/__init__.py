@@ -1,1 +1,1 @@
-"""MLflow runs, written so that the server may be down at any time."""
+"""MLflow runs; the server may be down at any time."""

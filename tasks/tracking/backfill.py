@@ -1,4 +1,4 @@
-"""What is to be told to a service that may be down: kept in order, and told as soon as it answers."""
+"""Writes to a service that may be down: kept in order, and done as soon as it answers."""
 
 import os
 import time
@@ -11,58 +11,58 @@ from tickerforge.tasks.base.errors import TrackingError, TrackingRefused
 from tickerforge.tasks.base.logs import run_logger
 
 PATIENCE_VARIABLE = "TICKERFORGE_MLFLOW_PATIENCE"
-PATIENCE_SECONDS = 300.0
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 60.0
+_PATIENCE_SECONDS = 300.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2.0, 60.0
 
 Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
-class Entry(Generic[Opened]):
-    """One thing to tell; `write` may be called again after it failed half-way."""
+class _Entry(Generic[Opened]):
+    """One write; `write` may be called again after it failed half-way."""
 
     what: str
     write: Callable[[Opened], None]
 
 
 class Journal(Generic[Opened]):
-    """Entries in the order in which they happened; told at once, or kept in memory until they can be.
+    """Writes in their order; done at once, or kept in memory until the service answers.
 
-    It needs no file: all that it tells of lies in the artifact store, and the same run started again tells it again.
+    No file is needed: all that is written is in the artifact store, and the same run started again writes it again.
     """
 
     def __init__(self, open_: Callable[[], Opened]) -> None:
-        """Tells nothing yet.
+        """Start an empty journal.
 
         Args:
-            open_: Opens what the entries are written to, and finds it again at later calls; raises `TrackingError`
-                within seconds where there is no answer.
+            open_: Opens the target of the writes, and finds it again at later calls; raises `TrackingError` within
+                seconds if there is no answer.
         """
         self._open = open_
-        self._entries: deque[Entry[Opened]] = deque()
+        self._entries: deque[_Entry[Opened]] = deque()
         self._behind = False
 
     def __len__(self) -> int:
-        """How many entries have not been told."""
+        """Return the number of writes that are not done."""
         return len(self._entries)
 
-    def tell(self, what: str, write: Callable[[Opened], None]) -> bool:
-        """Add an entry, and tell all that has not been told yet; an outage is a warning and no more.
+    def add(self, what: str, write: Callable[[Opened], None]) -> bool:
+        """Add a write, and do all that are left; an outage is only a warning.
 
         Args:
-            what: What the entry tells, for the log.
-            write: Tells it; must stand being called again.
+            what: Name of what is written, for the log.
+            write: Does it; may be called several times.
 
         Returns:
-            Whether nothing is left to tell.
+            Whether no write is left.
         """
-        self._entries.append(Entry(what, write))
+        self._entries.append(_Entry(what, write))
         try:
             self.catch_up()
         except TrackingError as error:
             run_logger(__name__).warning(
-                "MLflow could not be told of %s: %s The run goes on; what MLflow has missed (%d so far) is kept and "
-                "follows as soon as it answers.",
+                "MLflow did not get %s: %s The run continues; what MLflow lacks (%d writes so far) is kept and follows "
+                "as soon as it answers.",
                 what,
                 error,
                 len(self),
@@ -71,12 +71,12 @@ class Journal(Generic[Opened]):
         return True
 
     def catch_up(self) -> Opened:
-        """Tell everything that is left, and return what it was written to.
+        """Do all writes that are left, and return their target.
 
-        An entry that is refused for good is dropped with a warning, so that it does not hold up the others.
+        A write that is refused for good is dropped with a warning, so that it does not block the others.
 
         Raises:
-            TrackingError: If there is no answer; what has not been told is kept.
+            TrackingError: If there is no answer; the writes that are left are kept.
         """
         try:
             opened = self._open()
@@ -91,23 +91,23 @@ class Journal(Generic[Opened]):
             self._behind = False
         return opened
 
-    def _write(self, opened: Opened, entry: Entry[Opened]) -> None:
+    def _write(self, opened: Opened, entry: _Entry[Opened]) -> None:
         try:
             entry.write(opened)
         except TrackingRefused as error:
-            run_logger(__name__).warning("MLflow does not take %s, which it will lack: %s", entry.what, error)
+            run_logger(__name__).warning("MLflow refuses %s and will lack it: %s", entry.what, error)
 
     def wait(self, patience_seconds: float | None = None) -> Opened:
-        """Tell everything that is left, trying again with growing pauses.
+        """Do all writes that are left; try again with growing pauses.
 
         Args:
-            patience_seconds: For how long; `TICKERFORGE_MLFLOW_PATIENCE`, or five minutes, if not given.
+            patience_seconds: Time limit; `TICKERFORGE_MLFLOW_PATIENCE` or five minutes by default.
 
         Raises:
             TrackingError: If there is no answer in that time; says that nothing is lost and what to do.
         """
         patience = default_patience() if patience_seconds is None else patience_seconds
-        began, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+        began, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
         while True:
             try:
                 return self.catch_up()
@@ -122,17 +122,17 @@ class Journal(Generic[Opened]):
                 pause = min(pause, left)
                 run_logger(__name__).warning("%s Trying again in %.0f s, for %.0f s more.", error, pause, left)
                 time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 def default_patience() -> float:
-    """How long to wait for MLflow, in seconds: `TICKERFORGE_MLFLOW_PATIENCE`, or five minutes.
+    """Return how long to wait for MLflow, in seconds: `TICKERFORGE_MLFLOW_PATIENCE`, or five minutes.
 
     Raises:
-        TrackingError: If the variable holds no number.
+        TrackingError: If the variable does not hold a number.
     """
     text = os.environ.get(PATIENCE_VARIABLE, "")
     try:
-        return float(text) if text else PATIENCE_SECONDS
+        return float(text) if text else _PATIENCE_SECONDS
     except ValueError as error:
         raise TrackingError(f"{PATIENCE_VARIABLE}={text!r}: give a number of seconds, such as 300") from error

@@ -1,4 +1,4 @@
-"""MLflow's client: reaching it, our experiment in it, and one kind of error for all the ways in which it fails."""
+"""MLflow's client: the connection, our experiment, and one kind of error for all its failures."""
 
 import logging
 import os
@@ -15,8 +15,8 @@ from tickerforge.tasks.tracking.server import check_reachable, forget_credential
 
 EXPERIMENT = "tickerforge"
 
-# MLflow's own defaults (seven retries of two minutes) would hold up a training for four minutes and more.
-HTTP_DEFAULTS = {
+# MLflow's own defaults (seven retries of two minutes) would delay a training by four minutes and more.
+_HTTP_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
@@ -24,7 +24,7 @@ HTTP_DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-# Of the answers 4xx those that may change without us: wrong password, no rights, too slow, too many.
+# The 4xx answers that may change without us: wrong password, no rights, too slow, too many requests.
 _CURABLE = frozenset({401, 403, 408, 429})
 
 
@@ -37,12 +37,12 @@ class Tracking:
 
 
 def connect(workspace: Workspace) -> Tracking:
-    """Reach MLflow at `MLFLOW_TRACKING_URI`, or the workspace's own SQLite database, and find or make the experiment.
+    """Connect to `MLFLOW_TRACKING_URI`, or the workspace's own SQLite database, and find or create the experiment.
 
     Raises:
-        TrackingError: If it does not answer within seconds; says where it was looked for and what to do.
+        TrackingError: If it does not answer within seconds; names the address and the cure.
     """
-    for name, value in HTTP_DEFAULTS.items():
+    for name, value in _HTTP_DEFAULTS.items():
         os.environ.setdefault(name, value)
     uri = tracking_uri(workspace)
     check_reachable(uri)
@@ -65,7 +65,7 @@ def connect(workspace: Workspace) -> Tracking:
 
 
 def client_of(tracking: Tracking) -> Any:
-    """An MLflow client for this tracking address."""
+    """Return an MLflow client for this tracking address."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking.uri)
@@ -76,7 +76,7 @@ def _faults() -> tuple[type[BaseException], ...]:
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    # MLflow's client uploads to S3 by itself where its server says so.
+    # MLflow's client uploads to S3 by itself if its server tells it to.
     botocore, boto3 = sys.modules.get("botocore.exceptions"), sys.modules.get("boto3.exceptions")
     s3 = [getattr(botocore, "BotoCoreError", OSError), getattr(botocore, "ClientError", OSError)]
     return (MlflowException, RequestException, SQLAlchemyError, OSError, *s3, getattr(boto3, "Boto3Error", OSError))
@@ -90,7 +90,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 @contextmanager
 def as_tracking_error(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises where it cannot be used into a `TrackingError` with the cure and without credentials."""
+    """Turn MLflow's errors into a `TrackingError` that names the cure and holds no credentials."""
     try:
         yield
     except _faults() as error:

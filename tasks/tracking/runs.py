@@ -1,6 +1,5 @@
-"""Runs in MLflow, written so that every write may be repeated: found again, completed, never doubled."""
+"""Runs in MLflow. Every write may be repeated: a run is found again and completed, never created twice."""
 
-import fcntl
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -9,16 +8,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tickerforge.tasks.base.disk import os_errors_as_store_error
+from tickerforge.tasks.base.disk import locked
+from tickerforge.tasks.base.errors import LockTimeout, StoreError
 
 PARENT_TAG = "mlflow.parentRunId"
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
-# MLflow takes a thousand values a call, of which a hundred may be parameters.
-BATCH_METRICS, BATCH_PARAMS = 900, 100
+# MLflow accepts a thousand values per call, and at most a hundred of them may be parameters.
+_BATCH_METRICS, _BATCH_PARAMS = 900, 100
 
 
 @dataclass(frozen=True)
-class MetricRow:
+class StepMetrics:
     """Values by name of one step, and when they were measured."""
 
     step: int
@@ -27,7 +27,7 @@ class MetricRow:
 
 
 def milliseconds(instant: datetime) -> int:
-    """An instant as MLflow writes it."""
+    """Return an instant as MLflow writes it: milliseconds since 1970."""
     return round(instant.timestamp() * 1000)
 
 
@@ -41,22 +41,22 @@ def open_run(
     started: datetime | None = None,
     new: bool = False,
 ) -> str:
-    """The id of the run with these tags: found, where an earlier attempt was cut short, or made now.
+    """Return the id of the run with these tags: found if an earlier attempt was interrupted, else created now.
 
     Args:
         client: MLflow's.
-        experiment_id: Where the run is or will be.
-        name: Name of the run; with `found_by` it names one run only.
-        found_by: Tags by which the run is known.
+        experiment_id: The run's experiment.
+        name: Name of the run; together with `found_by` it is unique.
+        found_by: Tags that identify the run.
         tags: Its other tags.
-        started: When it began; now if not given.
-        new: There was no earlier attempt, so that it need not be looked for.
+        started: When it began; now by default.
+        new: Whether there was no earlier attempt, so that no search is needed.
     """
     short = {key: value[:LONGEST_TAG] for key, value in {**tags, **found_by}.items()}
     wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in found_by.items())
     there = [] if new else client.search_runs([experiment_id], filter_string=wanted)
     found = [run for run in there if run.info.run_name == name]
-    # Two, where MLflow made one without being able to answer.
+    # There are two if MLflow created one but could not answer.
     for double in found[1:]:
         client.delete_run(double.info.run_id)
     if found:
@@ -66,15 +66,15 @@ def open_run(
 
 
 def write_values(
-    client: Any, run_id: str, *, params: Mapping[str, object] | None = None, metrics: Sequence[MetricRow] = ()
+    client: Any, run_id: str, *, params: Mapping[str, object] | None = None, metrics: Sequence[StepMetrics] = ()
 ) -> None:
-    """Log parameters and metrics in as few calls as MLflow allows; what it has already it keeps but once.
+    """Log parameters and metrics in as few calls as MLflow allows; values that it has already stay single.
 
     Args:
         client: MLflow's.
         run_id: The run.
         params: May be nested; flattened to dotted names.
-        metrics: With their own steps and times.
+        metrics: Values with their own steps and times.
     """
     from mlflow.entities import Metric, Param
 
@@ -84,16 +84,16 @@ def write_values(
         for row in metrics
         for name, value in row.values.items()
     ]
-    for batch in range(max(math.ceil(len(settings) / BATCH_PARAMS), math.ceil(len(values) / BATCH_METRICS))):
+    for batch in range(max(math.ceil(len(settings) / _BATCH_PARAMS), math.ceil(len(values) / _BATCH_METRICS))):
         client.log_batch(
             run_id,
-            params=settings[batch * BATCH_PARAMS : (batch + 1) * BATCH_PARAMS],
-            metrics=values[batch * BATCH_METRICS : (batch + 1) * BATCH_METRICS],
+            params=settings[batch * _BATCH_PARAMS : (batch + 1) * _BATCH_PARAMS],
+            metrics=values[batch * _BATCH_METRICS : (batch + 1) * _BATCH_METRICS],
         )
 
 
 def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as dotted names and texts, as MLflow takes them."""
+    """Turn nested parameters into dotted names and texts, as MLflow stores them."""
     flat: dict[str, str] = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
@@ -104,7 +104,7 @@ def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
 
 
 def close_run(client: Any, experiment_id: str, run_id: str, *, status: str) -> None:
-    """Close a run that was left open, and first the runs nested in it."""
+    """Close a run that was left open, after the runs nested in it."""
     for child in client.search_runs([experiment_id], filter_string=f"tags.`{PARENT_TAG}` = '{run_id}'"):
         if child.info.status == "RUNNING":
             close_run(client, experiment_id, child.info.run_id, status=status)
@@ -112,7 +112,7 @@ def close_run(client: Any, experiment_id: str, run_id: str, *, status: str) -> N
 
 
 class LifeSign:
-    """A locked file that shows, as long as this process lives, that a pipeline is under way; kill -9 unlocks it."""
+    """A locked file that shows that a pipeline's process is alive; when the process ends, the lock is released."""
 
     def __init__(self, folder: Path, name: str) -> None:
         """Lock `folder/name`.
@@ -121,32 +121,27 @@ class LifeSign:
             StoreError: If it cannot be written.
         """
         self._path = folder / name
-        with os_errors_as_store_error(folder, doing="marking a run as under way"):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(self._path, waiting_for="the sign of life of a run") as descriptor:
+            # The copy keeps the lock, also when nothing refers to this object any more.
+            self._descriptor = os.dup(descriptor)
 
-    def end(self, *, told: bool) -> None:
-        """Unlock the file; where MLflow was not `told` of the end it stays, so that the next run says so."""
+    def end(self, *, logged: bool) -> None:
+        """Unlock the file; if MLflow does not have the run's end (`logged`), it stays for the next run to report."""
         if self._descriptor < 0:
             return
-        if told:
+        if logged:
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
         self._descriptor = -1
 
 
 def has_died(folder: Path, name: str) -> bool:
-    """Whether the process that locked `folder/name` has gone; no where there is no such file, as on another machine."""
-    try:
-        descriptor = os.open(folder / name, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+    """Return whether the process that locked `folder/name` has ended; `False` without the file: another machine's."""
+    path = folder / name
+    if not path.is_file():
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with locked(path, waiting_for="the sign of life of a run", timeout=0):
+            return True
+    except (LockTimeout, StoreError):
         return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)

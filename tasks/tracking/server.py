@@ -1,33 +1,32 @@
-"""Where MLflow is and whether it answers; imports neither MLflow nor Prefect, so that a fault shows at once."""
+"""The address of MLflow and whether it answers; imports neither MLflow nor Prefect, so that a fault shows at once."""
 
-import http.client
 import os
 import re
 import ssl
-import urllib.error
 import urllib.parse
-import urllib.request
+from urllib.error import URLError
 
+from tickerforge.features.probe import probe
 from tickerforge.tasks.base.errors import TrackingError
 from tickerforge.tasks.base.paths import Workspace
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
-CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
 
 _CREDENTIALS = re.compile(r"://[^/?#\s]*@")
 _SECRET_PARAMETERS = re.compile(r"([?&][^=&\s]*(?:password|passwd|secret|token)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
 
 
 def without_credentials(text: str) -> str:
-    """A URL, or a text with URLs in it, without the users' names and passwords."""
+    """Remove users' names and passwords from a URL, or from a text with URLs."""
     return _SECRET_PARAMETERS.sub(r"\1***", _CREDENTIALS.sub("://", text))
 
 
 def forget_credentials(error: BaseException) -> None:
-    """Take the users' names and passwords out of the texts of an exception and of all that led to it.
+    """Remove users' names and passwords from the texts of an exception and of all its causes.
 
-    Log files and Prefect keep tracebacks, and those print every exception of the chain.
+    Log files and Prefect keep tracebacks, and a traceback prints every exception of the chain.
     """
     seen: set[int] = set()
     waiting: list[object] = [error]
@@ -44,14 +43,15 @@ def forget_credentials(error: BaseException) -> None:
 
 
 def is_server(uri: str) -> bool:
-    """Whether a tracking address is that of a server, and not of a database."""
+    """Return whether a tracking address is that of a server, and not of a database."""
     return uri.startswith(("http://", "https://"))
 
 
 def tracking_uri(workspace: Workspace) -> str:
-    """`MLFLOW_TRACKING_URI`, or the workspace's own SQLite database.
+    """Return `MLFLOW_TRACKING_URI`, or the workspace's own SQLite database.
 
-    A server's user and password move into MLflow's variables for them, since it quotes addresses in its errors.
+    A server's user and password move from the address into MLflow's own variables, because MLflow repeats addresses in
+    its errors.
     """
     uri = os.environ.get(TRACKING_VARIABLE) or f"sqlite:///{workspace.mlflow_db}"
     if not is_server(uri):
@@ -66,36 +66,34 @@ def tracking_uri(workspace: Workspace) -> str:
 
 
 def check_server() -> None:
-    """Refuse an `MLFLOW_TRACKING_URI` that names a server which does not answer.
+    """Check that a server named by `MLFLOW_TRACKING_URI` answers.
 
     Raises:
-        TrackingError: Says where it was looked for and what to do.
+        TrackingError: If it does not; names the address and the cure.
     """
     check_reachable(os.environ.get(TRACKING_VARIABLE, ""))
 
 
 def check_reachable(uri: str) -> None:
-    """Fail within seconds where no server answers; what it answers, and its certificate, is MLflow's own business.
+    """Fail within seconds if no server answers; MLflow itself judges the answer and the certificate.
 
     Raises:
-        TrackingError: If a server does not answer; a database is not looked at.
+        TrackingError: If a server does not answer, or answers with HTTP 5xx; a database is not checked.
     """
     if not is_server(uri):
         return
     try:
-        # urllib takes a user's name and password for a part of the host's name.
-        urllib.request.urlopen(f"{without_credentials(uri).rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code >= 500:
+        status = probe(f"{without_credentials(uri).rstrip('/')}/health", timeout=_CONNECT_SECONDS)
+    except URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):
             raise TrackingError(unreachable(uri, error)) from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        if not isinstance(getattr(error, "reason", None), ssl.SSLError):
-            raise TrackingError(unreachable(uri, error)) from error
+    else:
+        if status >= 500:
+            raise TrackingError(unreachable(uri, f"HTTP Error {status}"))
 
 
-def unreachable(uri: str, error: BaseException) -> str:
-    """What is wrong with MLflow at an address, and the cure, for a stranger."""
+def unreachable(uri: str, error: BaseException | str) -> str:
+    """Describe what is wrong with MLflow at an address, and the cure, without credentials."""
     shown, reason = without_credentials(uri), without_credentials(" ".join(str(error).split()))[:300]
     if is_server(uri):
         cure = f"Start the server, correct {TRACKING_VARIABLE}, or unset it to use the database in TICKERFORGE_HOME."

@@ -1,4 +1,4 @@
-"""MLflow runs: one parent a pipeline, a nested run a stage; MLflow may be down at any time, and is told later."""
+"""MLflow runs: a parent per pipeline, a nested run per stage; MLflow may be down at any time and gets them later."""
 
 import uuid
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from tickerforge.tasks.tracking.runs import (
     LONGEST_TAG,
     PARENT_TAG,
     LifeSign,
-    MetricRow,
+    StepMetrics,
     close_run,
     has_died,
     milliseconds,
@@ -34,9 +34,9 @@ FLOW_RUN_TAG = "prefect_flow_run_id"
 
 @dataclass(frozen=True)
 class PipelineRun:
-    """The parent run of one pipeline, in an MLflow that answered.
+    """The parent run of a pipeline in MLflow.
 
-    `new` says that nothing can have been nested in it by an earlier attempt, which then is not looked for.
+    `new` says that no earlier attempt can have nested runs in it, so that none are searched for.
     """
 
     tracking: Tracking
@@ -45,7 +45,7 @@ class PipelineRun:
 
     @property
     def address(self) -> str:
-        """Where the run is seen: a page of the tracking server, or the command that shows the embedded database."""
+        """The run's page on the tracking server, or the command that shows the embedded database."""
         uri = without_credentials(self.tracking.uri)
         if is_server(uri):
             return f"{uri.rstrip('/')}/#/experiments/{self.tracking.experiment_id}/runs/{self.run_id}"
@@ -54,7 +54,7 @@ class PipelineRun:
 
 @dataclass(frozen=True)
 class PipelineLog:
-    """What a pipeline under way tells MLflow, at once or as soon as MLflow answers."""
+    """What a running pipeline writes to MLflow, at once or as soon as MLflow answers."""
 
     journal: Journal[PipelineRun]
     life_sign: LifeSign
@@ -85,10 +85,10 @@ def start_pipeline(
         tracking: From `connect`.
         name: Name of the run.
         params: The whole configuration.
-        tags: What is searched for.
-        pipeline_id: The run that was opened with it is found again, and no other made; a new one if not given.
-        started: When the pipeline began; now if not given.
-        new: The run cannot have been opened before.
+        tags: Tags for searches.
+        pipeline_id: Identifies the run, so that it is found again; a new one by default.
+        started: When the pipeline began; now by default.
+        new: Whether the run cannot have been opened before.
 
     Raises:
         TrackingError: If MLflow does not answer.
@@ -111,15 +111,15 @@ def start_pipeline(
 def follow_pipeline(
     workspace: Workspace, name: str, *, params: Mapping[str, object], tags: Mapping[str, str], started: datetime
 ) -> PipelineLog:
-    """Tell MLflow that a pipeline has begun; where MLflow is down that is a warning, and it is told later.
+    """Log to MLflow that a pipeline has begun; if MLflow is down, log a warning and write it later.
 
     Runs of the same ticker whose process was killed, and earlier ones of the same flow run, are closed as `KILLED`.
 
     Args:
-        workspace: Where the embedded MLflow is, and the signs of life of the runs of this machine.
+        workspace: Holds the embedded MLflow and the signs of life of this machine's runs.
         name: Name of the parent run.
         params: The whole configuration.
-        tags: What is searched for: `ticker`, `prefect_flow_run_id` and others.
+        tags: Tags for searches: `ticker`, `prefect_flow_run_id` and others.
         started: When the pipeline began.
     """
     pipeline_id, signs = uuid.uuid4().hex, workspace.root / "locks" / "runs"
@@ -139,16 +139,16 @@ def follow_pipeline(
         return opened
 
     log = PipelineLog(Journal(open_), LifeSign(signs, pipeline_id))
-    _tell(log, "the start of the run", lambda run, client: _close_killed(run, client, tags=tags, signs=signs))
+    _add(log, "the start of the run", lambda run, client: _close_killed(run, client, tags=tags, signs=signs))
     return log
 
 
 def wait_for_tracking(log: PipelineLog, *, patience_seconds: float | None = None) -> PipelineRun:
-    """The parent run in MLflow once that has everything told so far; waits for an MLflow that is down.
+    """Wait until MLflow has everything written so far, and return the parent run.
 
     Args:
         log: From `follow_pipeline`.
-        patience_seconds: For how long; `TICKERFORGE_MLFLOW_PATIENCE`, or five minutes, if not given.
+        patience_seconds: Time limit; `TICKERFORGE_MLFLOW_PATIENCE` or five minutes by default.
 
     Raises:
         TrackingError: If MLflow does not answer in that time.
@@ -157,9 +157,9 @@ def wait_for_tracking(log: PipelineLog, *, patience_seconds: float | None = None
 
 
 def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Mapping[str, object]) -> None:
-    """Log one finished stage as a nested run: parameters, its `metrics.jsonl`, summary, key, hash, seed, `cached`.
+    """Log a finished stage as a nested run: parameters, its `metrics.jsonl`, summary, key, hash, seed, `cached`.
 
-    Steps and times are those of the training. Where MLflow is down it follows later.
+    Steps and times are those of the training. If MLflow is down, the run follows later.
     """
     manifest = read_manifest(artifact)
     tags = {
@@ -175,27 +175,27 @@ def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Ma
     lasted = max((values.get("seconds", 0.0) for _, values in measured), default=0.0)
     began = manifest.created - timedelta(seconds=max(lasted, summary.get("summary/seconds", 0.0)))
     rows = [
-        MetricRow(step, manifest.created - timedelta(seconds=lasted - values.get("seconds", lasted)), values)
+        StepMetrics(step, manifest.created - timedelta(seconds=lasted - values.get("seconds", lasted)), values)
         for step, values in measured
     ]
-    rows.append(MetricRow(0, manifest.created, summary))
+    rows.append(StepMetrics(0, manifest.created, summary))
 
     def write(run: PipelineRun, client: Any) -> None:
         run_id = _nested(run, stage, tags=tags, started=began)
         write_values(client, run_id, params=params, metrics=rows)
         client.set_terminated(run_id, end_time=milliseconds(manifest.created))
 
-    _tell(log, f"the stage {stage}", write)
+    _add(log, f"the stage {stage}", write)
 
 
 def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
     """Log an artifact of `compare_models`: nested runs with the `split/metric` of every model, and the report's files.
 
-    The parent run gets the figures of the model chosen on validation. Where MLflow is down it follows later.
+    The parent run gets the figures of the model chosen on validation. If MLflow is down, the runs follow later.
     """
     report, created = read_report(comparison), read_manifest(comparison).created
     scores, chosen = named_scores(report), report.chosen
-    figures = {name: [MetricRow(0, created, finite_numbers(metrics))] for name, metrics in scores.items()}
+    figures = {name: [StepMetrics(0, created, finite_numbers(metrics))] for name, metrics in scores.items()}
 
     def write(run: PipelineRun, client: Any) -> None:
         parent = _nested(run, "comparison", tags={"stage": "comparison"}, started=created)
@@ -210,7 +210,7 @@ def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
         client.log_artifacts(run.run_id, str(comparison.path), "model_comparison")
         client.set_terminated(parent)
 
-    _tell(log, "the comparison", write)
+    _add(log, "the comparison", write)
 
 
 def finish_pipeline(
@@ -220,25 +220,25 @@ def finish_pipeline(
     tags: Mapping[str, str] | None = None,
     ended: datetime | None = None,
 ) -> None:
-    """Close the parent run as `FINISHED`, `FAILED` or `KILLED`; where MLflow is down to the end, the log says so."""
+    """Close the parent run as `FINISHED`, `FAILED` or `KILLED`; if MLflow is still down, log what it lacks."""
 
     def write(run: PipelineRun, client: Any) -> None:
         for key, value in (tags or {}).items():
             client.set_tag(run.run_id, key, value[:LONGEST_TAG])
         client.set_terminated(run.run_id, status, end_time=milliseconds(ended) if ended else None)
 
-    told = _tell(log, "the end of the run", write)
-    if not told:
+    logged = _add(log, "the end of the run", write)
+    if not logged:
         run_logger(__name__).warning(
-            "MLflow was down to the end of the run and lacks %d parts of it. The same command will log them all, from "
-            "the store, once MLflow answers.",
+            "MLflow was still down at the end of the run and lacks %d parts of it. Run the same command again once "
+            "MLflow answers: it logs them all from the store.",
             len(log.journal),
         )
-    log.life_sign.end(told=told)
+    log.life_sign.end(logged=logged)
 
 
 def start_nested_run(run: PipelineRun, name: str, *, tags: Mapping[str, str]) -> str:
-    """Open a nested run, or find the one that an earlier attempt left, and return its id; raises what MLflow raises."""
+    """Open a nested run, or find that of an earlier attempt, and return its id; raises MLflow's errors."""
     return _nested(run, name, tags=tags)
 
 
@@ -261,7 +261,7 @@ def _nested(
     )
 
 
-def _tell(log: PipelineLog, what: str, write: Callable[[PipelineRun, Any], None]) -> bool:
+def _add(log: PipelineLog, what: str, write: Callable[[PipelineRun, Any], None]) -> bool:
     tried = False
 
     def guarded(run: PipelineRun) -> None:
@@ -270,11 +270,11 @@ def _tell(log: PipelineLog, what: str, write: Callable[[PipelineRun, Any], None]
         with as_tracking_error(run.tracking.uri):
             write(replace(run, new=new), client_of(run.tracking))
 
-    return log.journal.tell(what, guarded)
+    return log.journal.add(what, guarded)
 
 
 def _close_killed(run: PipelineRun, client: Any, *, tags: Mapping[str, str], signs: Path) -> None:
-    """Close the ticker's runs that are open although they are over."""
+    """Close the ticker's open runs whose process has ended."""
     wanted = f"attributes.status = 'RUNNING' and tags.ticker = '{tags.get('ticker', '')}'"
     for other in client.search_runs([run.tracking.experiment_id], filter_string=wanted):
         found, pipeline_id = other.data.tags, other.data.tags.get(PIPELINE_TAG, "")

@@ -6,6 +6,7 @@ from urllib.error import URLError
 
 import pytest
 
+from mlflow_server import free_port
 from tickerforge.features.probe import probe
 
 
@@ -25,12 +26,6 @@ def server() -> Iterator[str]:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{listening.server_port}"
         listening.shutdown()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.mark.parametrize("status", [200, 401, 404, 503])

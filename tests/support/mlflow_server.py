@@ -1,4 +1,4 @@
-"""A real MLflow server that tests may stop, kill, freeze and start again; its database outlives all of that."""
+"""A real MLflow server that tests may stop, kill, freeze and start again; its database survives all of that."""
 
 import os
 import signal
@@ -6,17 +6,18 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+from urllib.error import URLError
+
+from tickerforge.features.probe import probe
 
 PATIENCE_SECONDS = 90
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 class MlflowServer:
@@ -42,8 +43,8 @@ class MlflowServer:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-            except (urllib.error.URLError, OSError):
+                probe(f"{self.uri}/health", timeout=5)
+            except URLError:
                 time.sleep(0.1)
             else:
                 return

@@ -30,8 +30,8 @@ def test_a_run_goes_on_without_mlflow_and_says_so(working_folder: Path, monkeypa
     with recorded_run(tiny_config(), folder=folder) as run:
         run.start_tracking("train", windows=WINDOWS)
     log = folder.log.read_text()
-    assert "MLflow could not be told of the start of the run" in log
-    assert "MLflow was down to the end of the run and lacks 2 parts of it" in log
+    assert "MLflow did not get the start of the run" in log
+    assert "MLflow was still down at the end of the run and lacks 2 parts of it" in log
 
 
 def test_a_run_is_closed_in_mlflow_as_what_it_turned_out_to_be(working_folder: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_first_forecast_of_an_origin_and_version_stands_and_the_log_says_so(
         second = issue(level=1.05, issued_at=EVENING + timedelta(hours=1))
     assert second == first
     assert read_issued("DEMO") == (first,)
-    assert "DEMO: version 1 has forecast from 2026-10-30 before, at 2026-10-30T22:00:00+00:00" in caplog.text
+    assert "DEMO: version 1 has a forecast from 2026-10-30 already, issued at 2026-10-30T22:00:00+00:00" in caplog.text
 
 
 def test_another_version_of_the_same_origin_is_kept_beside_and_the_first_one_is_scored() -> None:

@@ -19,7 +19,7 @@ from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.models.metrics import read_metrics
 from tickerforge.tasks.tracking import stage_runs as tracking_module
 from tickerforge.tasks.tracking.backfill import Journal, default_patience
-from tickerforge.tasks.tracking.runs import MetricRow, write_values
+from tickerforge.tasks.tracking.runs import StepMetrics, write_values
 from tickerforge.tasks.tracking.stage_runs import (
     PipelineLog,
     PipelineRun,
@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, made: Pieces) -> Iterator[M
         patch.setenv("MLFLOW_TRACKING_URI", server.uri)
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        patch.setattr("tickerforge.tasks.tracking.server.CONNECT_SECONDS", 1.0)
+        patch.setattr("tickerforge.tasks.tracking.server._CONNECT_SECONDS", 1.0)
         yield server
     server.stop(signal.SIGKILL)
 
@@ -93,7 +93,7 @@ def test_mlflow_down_for_a_whole_training_gets_everything_in_order_afterwards(
     log_comparison(log, made.comparison)
     assert time.monotonic() - began < 10
     assert len(log.journal) == 4
-    assert "MLflow could not be told of the stage grpo_1st" in caplog.text
+    assert "MLflow did not get the stage grpo_1st" in caplog.text
     with pytest.raises(TrackingError, match=r"Nothing is lost.*same command again"):
         wait_for_tracking(log, patience_seconds=0.5)
     assert "Trying again in" in caplog.text
@@ -139,7 +139,7 @@ def test_a_stage_cut_short_by_a_killed_mlflow_is_completed_and_not_doubled(
 ) -> None:
     log = follow(Workspace(tmp_path), "KILLED")
 
-    def half(client: Any, run_id: str, *, params: dict[str, object], metrics: list[MetricRow]) -> None:
+    def half(client: Any, run_id: str, *, params: dict[str, object], metrics: list[StepMetrics]) -> None:
         write_values(client, run_id, params=params, metrics=metrics[:1])
         server.stop(signal.SIGKILL)
         write_values(client, run_id, metrics=metrics[1:])
@@ -164,7 +164,7 @@ def test_a_run_that_ends_while_mlflow_is_down_says_so_and_is_closed_by_the_next(
         finish_pipeline(log)
     finally:
         server.thaw()
-    assert "MLflow was down to the end of the run" in caplog.text
+    assert "MLflow was still down at the end of the run" in caplog.text
     assert client_of(run.tracking).get_run(run.run_id).info.status == "RUNNING"
     finish_pipeline(follow(Workspace(tmp_path), "ENDS"))
     assert client_of(run.tracking).get_run(run.run_id).info.status == "KILLED"

@@ -164,7 +164,7 @@ def test_a_part_that_mlflow_refuses_does_not_hold_up_the_others(
     log: PipelineLog, run: PipelineRun, made: Pieces, caplog: pytest.LogCaptureFixture
 ) -> None:
     log_stage(log, "grpo_1st", artifact=made.grpo_1st, params={"no such? name!": 1})
-    assert "MLflow does not take the stage grpo_1st" in caplog.text
+    assert "MLflow refuses the stage grpo_1st" in caplog.text
     log_stage(log, "sft", artifact=made.sft, params={})
     assert len(log.journal) == 0
     assert "sft" in {child.info.run_name for child in children(run, run.run_id)}
@@ -209,7 +209,7 @@ def test_a_server_that_is_silent_is_given_up_within_seconds(
     silent_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", silent_server)
-    monkeypatch.setattr("tickerforge.tasks.tracking.server.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("tickerforge.tasks.tracking.server._CONNECT_SECONDS", 0.5)
     began = time.monotonic()
     with pytest.raises(TrackingError, match="timed out"):
         connect(Workspace(tmp_path))
