@@ -1,10 +1,10 @@
 """Errors of the features package.
 
 FeaturesError (ValueError)
-├── BarsError                  a price file breaks the schema: file, row, column, value and cure
+├── BarsError                  a price file that breaks the schema: file, row, column, value and cure
 ├── TickerNameError            a ticker name that could not name a file safely
 ├── PublishedLayoutError       a CSV of the published layout cannot be read
-├── QualityError               bars that pass the limits of the quality report
+├── QualityError               bars beyond the limits of the quality report
 └── InsufficientHistoryError   too few sessions for one window or one split
 """
 
@@ -26,7 +26,7 @@ class PublishedLayoutError(FeaturesError):
 
 
 class QualityError(FeaturesError):
-    """Bars with more missing, extra or empty sessions than is allowed."""
+    """Bars with more missing, extra or empty sessions than allowed."""
 
 
 class InsufficientHistoryError(FeaturesError):
@@ -34,7 +34,7 @@ class InsufficientHistoryError(FeaturesError):
 
 
 def shortened(value: object, *, at_most: int = 60) -> str:
-    """Write a value for an error message: texts in quotes, control characters escaped, and not at any length.
+    """Write a value for an error message: texts in quotes, control characters escaped, long values cut.
 
     Args:
         value: What was found, for example a cell of a file.

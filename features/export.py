@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
+from tickerforge.features.atomic import atomic_path
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.errors import FeaturesError, InsufficientHistoryError, PublishedLayoutError, shortened
 from tickerforge.features.indicators import SHORTEST_WINDOW, WINDOW_INDICATORS, window_indicators
@@ -31,17 +31,17 @@ FIRST_DATES: dict[Split, str] = {"train": "1900-01-01", "validation": "1970-01-0
 
 
 def published_tables(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> dict[str, pd.DataFrame]:
-    """The six tables of the published layout, value for value, in time order.
+    """Make the six tables of the published layout, value for value, in time order.
 
     Both sides hold for each window its Adj Close values (`sequence`), their statistics, and period-5 indicators of raw
-    Close, High and Low computed inside that window; every price is standardised by mean and population standard
+    Close, High and Low computed inside that window. Every price is standardised by the mean and population standard
     deviation of the train rows' Adj Close. The y side is the same for the targets.
 
-    The layout has the published protocol's faults on purpose, to compare with; `features.windows` has none of them.
-    The train table merges train and validation, which leaves nothing to choose a model on. There is no embargo: the
-    last train and validation targets stand in the first histories of the next split. Mean and deviation of the
-    standardisation look ahead within the train rows. Statistics and indicators of the y side describe the future and
-    must not reach a model. Adjusted closes stand beside unadjusted highs and lows, and there are no dates.
+    The layout keeps the faults of the published protocol, so that results can be compared with it; `features.windows`
+    has none of them. The train table merges train and validation, which leaves nothing to choose a model on. There is
+    no embargo: the last train and validation targets are in the first histories of the next split. Mean and deviation
+    of the standardisation look ahead within the train rows. Statistics and indicators of the y side describe the
+    future and must not reach a model. Adjusted closes are next to unadjusted highs and lows, and there are no dates.
 
     Args:
         bars: As `features.prices.bars.read_csv` returns them.
@@ -49,7 +49,7 @@ def published_tables(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) 
         config: Context, horizon and fractions of the splits.
 
     Returns:
-        Each of `TABLES` → a frame with `PUBLISHED_COLUMNS`; cells are lists of numbers, one row a window. `batch_idx`
+        Each of `TABLES` → a frame with `PUBLISHED_COLUMNS`; cells are lists of numbers, one row per window. `batch_idx`
         counts batches of 16 within each split.
 
     Raises:
@@ -97,7 +97,7 @@ def write_published(tables: Mapping[str, pd.DataFrame], out_dir: Path, *, ticker
 
     Args:
         tables: From `published_tables`.
-        out_dir: Folder, made where it is missing.
+        out_dir: Folder; made if it is missing.
         ticker: Name of the ticker.
 
     Returns:
@@ -109,22 +109,18 @@ def write_published(tables: Mapping[str, pd.DataFrame], out_dir: Path, *, ticker
     written = []
     for name, table in tables.items():
         path = out_dir / f"{ticker}_{name}.csv"
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with atomic_path(path, shared=True) as partial:
             table.to_csv(partial, index=False, encoding="utf-8", lineterminator="\n")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
         written.append(path)
     return written
 
 
 def published_sigma(train_x_path: str | Path) -> float:
-    """The `sigma` for `read_published`: volatility of one-day changes over the windows of a published train file.
+    """Compute the `sigma` for `read_published`: the volatility of one-day changes in a published train file.
 
     Returns:
         Standard deviation (ddof 1) of the one-day z-score changes within the windows, as log returns of pseudo-prices
-        (divided by `PSEUDO_LEVEL`). Windows overlap, so that each change counts as often as it is shown.
+        (divided by `PSEUDO_LEVEL`). Windows overlap; each change counts as often as it is shown.
 
     Raises:
         PublishedLayoutError: The file is malformed, or its values do not move.
@@ -139,7 +135,7 @@ def published_sigma(train_x_path: str | Path) -> float:
 def read_published(x_path: str | Path, y_path: str | Path, *, ticker: str, split: Split, sigma: float) -> pd.DataFrame:
     """Read a pair of published files as windows, for training and evaluation alike.
 
-    The files hold z-scores, without dates, prices or anything before a window. A z-score z stands here as the
+    The files hold z-scores, without dates, prices or anything before a window. A z-score z becomes the
     pseudo-price `PSEUDO_LEVEL + z`, with `train_mean = PSEUDO_LEVEL` and `train_std = 1`. Standardised values are then
     the published ones, and model units are 10·(z − z_origin) / sd(one-day changes of z), both up to rounding
     (relative 1e-4 and better); prices and returns have no meaning. There are no feature columns: render prompts
@@ -149,13 +145,13 @@ def read_published(x_path: str | Path, y_path: str | Path, *, ticker: str, split
         x_path: `{STOCK}_{split}_x.csv`; only its column `sequence` is read.
         y_path: `{STOCK}_{split}_y.csv`, row by row the targets of `x_path`.
         ticker: Name of the ticker.
-        split: What to call the windows; published train files hold the validation windows too.
-        sigma: From `published_sigma` on the train file, also for test files: it must not know the test windows.
+        split: Name of the windows' split; published train files hold the validation windows too.
+        sigma: From `published_sigma` on the train file, also for test files: it must not depend on the test windows.
 
     Returns:
         `ticker, origin, split, history, target, target_dates, sigma, train_mean, train_std` as
-        `features.windows.build_windows` returns them. `origin` is synthetic: business days in the order of the rows,
-        row 0 being `context - 1` business days after `FIRST_DATES[split]`; the targets' dates are those that follow.
+        `features.windows.build_windows` returns them. `origin` is synthetic: business days in the order of the rows.
+        Row 0 is `context - 1` business days after `FIRST_DATES[split]`; the targets' dates are the days that follow.
 
     Raises:
         PublishedLayoutError: A file is missing or malformed, or the files have different numbers of rows; names file,
@@ -188,7 +184,7 @@ def read_published(x_path: str | Path, y_path: str | Path, *, ticker: str, split
 
 
 def _side(z: pd.DataFrame, length: int, *, ticker: str) -> pd.DataFrame:
-    """One row for each window of `length` rows of the standardised prices, by its first row."""
+    """Make one row for each window of `length` rows of the standardised prices, by its first row."""
     windows = {name: sliding_window_view(z[name].to_numpy(), length) for name in z.columns}
     columns = {"sequence": windows["adj_close"]}
     columns |= {name: values[:, None] for name, values in extremes(windows["adj_close"]).items()}
@@ -198,7 +194,7 @@ def _side(z: pd.DataFrame, length: int, *, ticker: str) -> pd.DataFrame:
 
 
 def _sequences(path: Path) -> np.ndarray:
-    """The column `sequence` of a published file, shape `(rows, length)`."""
+    """Read the column `sequence` of a published file, shape `(rows, length)`."""
     text = csvfile.read_text(path, error=PublishedLayoutError)
     if "sequence" not in text.header:
         raise PublishedLayoutError(

@@ -1,7 +1,7 @@
 """Technical indicators by TA-Lib: on the whole causal series, or inside each window as in the published layout.
 
-TA-Lib works through a series from its oldest value on, so that the value at a session depends on that session and
-earlier ones only, bit for bit.
+TA-Lib goes through a series from its oldest value on. So the value at a session depends on that session and earlier
+ones only, bit for bit.
 """
 
 from collections.abc import Mapping
@@ -40,14 +40,14 @@ FROM_WINDOW: dict[str, str] = {
     "mom_10": "mom",
     "macd": "macd",
 }
-"""Feature column → the in-window indicator whose last value stands there with `indicator_scope="window"`.
+"""Feature column → the in-window indicator whose last value it holds with `indicator_scope="window"`.
 
-The columns keep their names although the periods shrink to 5 (MACD 2/5): both averages are then the same number.
+The columns keep their names although the periods shrink to 5 (MACD 2/5); both averages are then the same number.
 """
 
 
 def series_indicators(bars: pd.DataFrame | Mapping[str, Array]) -> dict[str, Array]:
-    """Standard-period indicators of a whole series.
+    """Compute indicators of standard periods on a whole series.
 
     Averages over 20 and 60 sessions, exponential average 20, Bollinger bands 20 with 2 population standard deviations,
     RSI 14, stochastic 5/3/3 (TA-Lib's default: 5-session %K smoothed over 3, %D its 3-session average), Williams %R 14,
@@ -82,7 +82,7 @@ def series_indicators(bars: pd.DataFrame | Mapping[str, Array]) -> dict[str, Arr
 
 
 def window_indicators(high: Array, low: Array, close: Array) -> dict[str, Array]:
-    """Indicators of each window from that window alone, with the shrunken periods of the published layout.
+    """Compute the indicators of each window from that window alone, with the short periods of the published layout.
 
     Period 5 throughout, MACD 2/5 with a signal period of 2 (which costs one value), stochastic 5/3/3, Bollinger bands
     with 2 population standard deviations.
@@ -93,7 +93,7 @@ def window_indicators(high: Array, low: Array, close: Array) -> dict[str, Array]
         close: Shape `(n, k)`.
 
     Returns:
-        Each of `WINDOW_INDICATORS` → values of shape `(n, m)`, the warm-up dropped. For `k = 10`, `m` is 6 for
+        Each of `WINDOW_INDICATORS` → values of shape `(n, m)`, without the warm-up. For `k = 10`, `m` is 6 for
         averages, bands, Williams %R and CCI, 5 for momentum, RSI and MACD, 2 for the stochastic and 1 for ADX.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Windows of many tickers as one set: borders in calendar time that all share, and selections that treat all alike."""
+"""Windows of many tickers as one set: common borders in calendar time, and selections with a fair share per ticker."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,11 +9,11 @@ import pandas as pd
 from tickerforge.features.splits import Split
 
 POOL = "ALL"
-"""What stands in a ticker's place for all of them together; it is no ticker's name."""
+"""The name of all tickers together, used like a ticker's; no ticker may have it."""
 
 
 class Border(NamedTuple):
-    """The last session that a target of a split may lie on, the ticker that set it, and how many windows it cost."""
+    """The last session of a split's targets, the ticker that sets it, and the number of windows dropped for it."""
 
     split: Split
     last: pd.Timestamp
@@ -25,14 +25,14 @@ def pool_windows(frames: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, tuple[Bo
     """Put the windows of several tickers together so that no split of one ticker knows the future of another's.
 
     Each ticker was split by its own rows, and markets move together: a train target of a ticker with a shorter history
-    may lie later than a test origin of one with a longer history. So the tickers share the earliest border: a train
-    window stays only where its targets end no later than the train targets of every ticker do, and a validation window
-    only where they end no later than the validation targets of every ticker do. Since each ticker's own splits are an
-    embargo apart, all train targets then lie before every validation origin, and all validation targets before every
-    test origin.
+    may lie later than a test origin of one with a longer history. So the tickers share the earliest border. A train
+    window stays only if its targets end no later than the train targets of every ticker, and a validation window only
+    if they end no later than the validation targets of every ticker. Since each ticker's own splits are an embargo
+    apart, all train targets then lie before every validation origin, and all validation targets before every test
+    origin.
 
     Args:
-        frames: Windows frames, one a ticker, as `features.windows.build_windows` returns them.
+        frames: Windows frames, one per ticker, as `features.windows.build_windows` returns them.
 
     Returns:
         One windows frame, sorted by origin and ticker, in which a ticker may lack the train or validation split; and
@@ -53,13 +53,13 @@ def pool_windows(frames: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, tuple[Bo
 
 
 def spread(windows: pd.DataFrame, *, at_most: int) -> pd.DataFrame:
-    """At most `at_most` windows, evenly spread over the tickers and, within each, over time.
+    """Select at most `at_most` windows, evenly spread over the tickers and, within each, over time.
 
-    They are taken at equal distances from the windows in order of ticker, then origin: each ticker gets its share,
-    rounded, and its own dates.
+    The windows are ordered by ticker, then origin, and taken at equal distances: each ticker gets its share, rounded,
+    and its own dates.
 
     Returns:
-        Rows of `windows`, sorted by origin, then ticker; of one ticker the first and the last are among them.
+        Rows of `windows`, sorted by origin, then ticker. The first and the last window of that order are among them.
     """
     ordered = windows.sort_values(["ticker", "origin"])
     if len(ordered) > at_most:

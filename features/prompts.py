@@ -1,4 +1,4 @@
-"""What the model reads and what it writes: `render` and `parse` side by side, so that they cannot drift apart."""
+"""What the model reads and writes: `render` and `parse` side by side, so that they stay consistent."""
 
 import math
 import re
@@ -66,7 +66,7 @@ def answer_pattern(horizon: int, *, decimals: int = 0, longest_think: int | None
     Args:
         horizon: Values in an answer.
         decimals: Most decimals of a value; 0 for integer units.
-        longest_think: Most characters of what is thought; `None` for no limit.
+        longest_think: Most characters between the think tags; `None` for no limit.
     """
     number = r"-?[0-9]{1,3}" + (rf"(\.[0-9]{{1,{decimals}}})?" if decimals else "")
     think = "[^<]*" if longest_think is None else f"[^<]{{0,{longest_think}}}"
@@ -74,7 +74,7 @@ def answer_pattern(horizon: int, *, decimals: int = 0, longest_think: int | None
 
 
 def shown_numbers(windows: pd.DataFrame, *, config: FeatureConfig) -> list[tuple[str, NDArray[Any]]]:
-    """What the prompts of windows show, line by line.
+    """Compute what the prompts of windows show, line by line.
 
     Args:
         windows: Windows frame: `history` (USD, arrays of shape `(context,)`), `sigma` and, for the full style, the
@@ -82,7 +82,7 @@ def shown_numbers(windows: pd.DataFrame, *, config: FeatureConfig) -> list[tuple
         config: Units and prompt style.
 
     Returns:
-        Labels with arrays of shape `(n_windows, values)`, in the order of the prompt: integers, but for the
+        Labels with arrays of shape `(n_windows, values)`, in the order of the prompt; integers, except
         standardised prices.
     """
     history = np.stack(list(windows["history"])).astype(np.float64)
@@ -105,7 +105,7 @@ def _feature_values(
 ) -> NDArray[np.int64]:
     match kind:
         case "distance":
-            # A lower band can lie below zero after a jump: as far below the last close as can be written.
+            # A lower band can be below zero after a jump: it is written as far below the last close as possible.
             return to_model_units(np.maximum(raw, np.finfo(np.float64).tiny), origin_price=origin, sigma=sigma)
         case "move":
             scaled = raw / (origin * (sigma / UNITS_PER_SIGMA))[:, None]
@@ -117,7 +117,7 @@ def _feature_values(
 
 
 def render_all(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Chat]:
-    """The chats that ask for the forecasts of windows, in the frame's order.
+    """Write the chats that ask for the forecasts of windows, in the frame's order.
 
     Args:
         windows: As for `shown_numbers`.
@@ -141,18 +141,18 @@ def render_all(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Chat]:
 
 
 def render(window: Mapping[str, Any], *, config: FeatureConfig) -> Chat:
-    """The chat that asks for one window's forecast; see `render_all`."""
+    """Write the chat that asks for one window's forecast; see `render_all`."""
     return render_all(pd.DataFrame([dict(window)]), config=config)[0]
 
 
 def render_answer(values: Sequence[float] | np.ndarray, *, think: str = "", decimals: int = 0) -> str:
-    """The answer a model should have written for `values` (model units, shape `(horizon,)`)."""
+    """Write the answer that a model should give for `values` (model units, shape `(horizon,)`)."""
     written = ", ".join(f"{value:.{decimals}f}" if decimals else str(round(float(value))) for value in values)
     return f"<think>{think}</think><answer>[{written}]</answer>"
 
 
 def parse(text: str, *, horizon: int) -> tuple[float, ...] | None:
-    """The numbers of an answer, or `None` where it is not exactly an answer.
+    """Read the numbers of an answer; `None` if the text is not exactly an answer.
 
     Rejected: a missing or repeated tag, anything before `<think>` or after `</answer>`, another number of values than
     `horizon`, anything that is not a plain decimal number (`nan`, `inf`, `1e5`, words), and values beyond ±1e6.

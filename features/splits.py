@@ -25,19 +25,19 @@ def split_borders(n_rows: int, config: FeatureConfig) -> Borders:
 
 
 def assign_splits(origins: NDArray[np.int64], borders: Borders, *, horizon: int, embargo: int) -> NDArray[np.str_]:
-    """The split of each window: the one that holds all its targets.
+    """Find the split of each window: the one that holds all its targets.
 
-    Train and validation give up their last `embargo` rows as targets. With `embargo >= context` no target of one split
-    is then in the history of the next. Histories may reach back over a border: those prices are known by then.
+    The last `embargo` rows of train and validation are not used as targets. With `embargo >= context`, no target of one
+    split is in the history of the next. Histories may reach back over a border: those prices are known by then.
 
     Args:
         origins: Row of each window's origin, shape `(n,)`.
         borders: From `split_borders`.
         horizon: Targets are the rows `origin + 1` to `origin + horizon`.
-        embargo: Rows given up; 0 reproduces the published windows.
+        embargo: Rows not used as targets; 0 reproduces the published windows.
 
     Returns:
-        Shape `(n,)`; "train", "validation", "test", or "" for a window whose targets straddle a border or fall into an
+        Shape `(n,)`; "train", "validation", "test", or "" for a window whose targets cross a border or fall into an
         embargo.
     """
     first, last = origins + 1, origins + horizon
@@ -48,7 +48,7 @@ def assign_splits(origins: NDArray[np.int64], borders: Borders, *, horizon: int,
 
 
 def sessions_needed(config: FeatureConfig, *, first_origin: int, present: int = 0) -> int:
-    """Fewest sessions, more than `present`, with at least one window in each split.
+    """Find the fewest sessions, more than `present`, with at least one window in each split.
 
     Args:
         config: Context, horizon and fractions.

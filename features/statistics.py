@@ -1,4 +1,4 @@
-"""Statistics of windows of closes: extremes and where they stand, trend, autocorrelation; and the daily volatility."""
+"""Statistics of windows of closes: extremes and their timesteps, trend, autocorrelation; and the daily volatility."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -10,7 +10,7 @@ LAGS = (1, 2, 3)
 
 
 def extremes(windows: Array) -> dict[str, NDArray]:
-    """Smallest, largest, mean and median value of each window, and the timesteps at which they occur.
+    """Find the smallest, largest, mean and median value of each window, and the timesteps at which they occur.
 
     The median is the lower middle of the sorted values, so that it is one of them. Among equal values, minimum and
     maximum take the first timestep, and the median the one that a stable sort puts in the middle, as published.
@@ -36,7 +36,7 @@ def extremes(windows: Array) -> dict[str, NDArray]:
 
 
 def trend(windows: Array) -> Array:
-    """Least-squares slope of each window against time, scale of the input per session.
+    """Compute the least-squares slope of each window against time, scale of the input per session.
 
     Args:
         windows: Shape `(n, k)`.
@@ -50,14 +50,14 @@ def trend(windows: Array) -> Array:
 
 
 def autocorrelation(windows: Array, *, lag: int) -> Array:
-    """Sample autocorrelation of each window at one lag, Σ (x_t − x̄)(x_{t+lag} − x̄) / Σ (x_t − x̄)².
+    """Compute the autocorrelation of each window at one lag, Σ (x_t − x̄)(x_{t+lag} − x̄) / Σ (x_t − x̄)².
 
     Args:
         windows: Shape `(n, k)`.
         lag: Sessions, at least 1.
 
     Returns:
-        Shape `(n,)`, within ±1; 0 where it is undefined: a constant window, or one not longer than the lag.
+        Shape `(n,)`, within ±1; 0 if it is undefined: for a constant window, or one not longer than the lag.
     """
     windows = np.ascontiguousarray(windows, dtype=np.float64)
     result = np.zeros(len(windows))
@@ -70,7 +70,7 @@ def autocorrelation(windows: Array, *, lag: int) -> Array:
 
 
 def window_statistics(windows: Array) -> dict[str, NDArray]:
-    """Every statistic that a prompt shows: `extremes`, `trend` and `lag_1..3`, each of shape `(n,)`.
+    """Compute every statistic that a prompt shows: `extremes`, `trend` and `lag_1..3`, each of shape `(n,)`.
 
     Args:
         windows: Closes, shape `(n, k)`, USD.
@@ -83,15 +83,15 @@ def window_statistics(windows: Array) -> dict[str, NDArray]:
 
 
 def daily_sigma(close: Array, *, window: int, minimum: int) -> Array:
-    """Standard deviation (ddof 1) of the daily log returns of the `window` sessions up to each session.
+    """Compute the standard deviation (ddof 1) of the daily log returns of the `window` sessions up to each session.
 
     Args:
         close: Adjusted closes, shape `(n,)`, USD.
-        window: Most returns behind one estimate.
-        minimum: Fewest returns behind one estimate.
+        window: Most returns in one estimate.
+        minimum: Fewest returns in one estimate.
 
     Returns:
-        Shape `(n,)`; NaN where fewer than `minimum` returns have been seen.
+        Shape `(n,)`; NaN if there are fewer than `minimum` returns so far.
     """
     returns = np.diff(np.log(np.asarray(close, dtype=np.float64)))
     windows = sliding_window_view(np.concatenate([np.zeros(window), returns]), window)

@@ -11,7 +11,7 @@ START_PRICE = 100.0
 OPEN_NOISE = 0.25
 RANGE_NOISE = 0.35
 STAY = 0.99
-"""Probability that a session of the regime-switching process is in the regime of the one before."""
+"""Probability that the regime-switching process stays in its regime from one session to the next."""
 
 
 def log_prices(
@@ -20,7 +20,7 @@ def log_prices(
     """Simulate log prices around zero, shape `(sessions,)`.
 
     `random_walk`: x_t = x_{t-1} + ε_t. `mean_reverting`: x_t = φ x_{t-1} + ε_t. `momentum`: r_t = φ r_{t-1} + ε_t and
-    x_t = x_{t-1} + r_t. `regime_switch`: momentum or random walk, a hidden Markov chain that stays where it is with
+    x_t = x_{t-1} + r_t. `regime_switch`: momentum or random walk, by a hidden Markov chain that keeps its state with
     probability `STAY`. ε_t is Student-t with `tail` degrees of freedom, scaled to the standard deviation `volatility`.
     """
     return _simulate(process, phi=phi, sessions=sessions, volatility=volatility, tail=tail, rng=rng)[0]
@@ -29,7 +29,7 @@ def log_prices(
 def _simulate(
     process: str, *, phi: float, sessions: int, volatility: float, tail: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Log prices, and whether their returns have momentum at a session; both of shape `(sessions,)`."""
+    """Simulate log prices, and whether returns have momentum at each session; both of shape `(sessions,)`."""
     from scipy.signal import lfilter
 
     shocks = rng.standard_t(tail, size=sessions) * volatility / np.sqrt(tail / (tail - 2))
@@ -52,22 +52,22 @@ def _simulate(
 
 
 def returns_ahead(phi: float, *, stay: float, horizon: int) -> NDArray[np.float64]:
-    """What a return of 1 lets one expect of those after it, by the regime it fell in.
+    """Compute the returns to expect after a return of 1, by the regime in which that return fell.
 
     Args:
-        phi: Coefficient of the returns in the regime of momentum; in the other they are independent.
-        stay: Probability that a session is in the regime of the one before.
+        phi: Coefficient of the returns in the regime of momentum; in the other regime they are independent.
+        stay: Probability that the regime stays the same from one session to the next.
         horizon: Sessions ahead.
 
     Returns:
-        Shape `(horizon + 1, 2)`, from 0 sessions ahead on; momentum, then random walk.
+        Expected returns, shape `(horizon + 1, 2)`, from 0 sessions ahead on; columns: momentum, random walk.
     """
     step = np.array([[stay, 1 - stay], [1 - stay, stay]]) * np.array([phi, 0.0])
     return np.array([np.linalg.matrix_power(step, ahead) @ np.ones(2) for ahead in range(horizon + 1)])
 
 
 def expected_moves(config: SyntheticConfig, *, horizon: int) -> NDArray[np.float64]:
-    """The best forecast of all: what who knows process, parameters, history and regime expects of `market(config)`.
+    """Compute the best possible forecast of `market(config)`, from its process, parameters, history and regime.
 
     Returns:
         Expected log returns from each session to those 1 ... `horizon` after it, shape `(sessions, horizon)`.
@@ -84,7 +84,7 @@ def expected_moves(config: SyntheticConfig, *, horizon: int) -> NDArray[np.float
 
 
 def bars_from_log_prices(log_price: NDArray[np.float64], *, rng: np.random.Generator) -> pd.DataFrame:
-    """Dress log closes as bars: open near the last close, high and low around both, volume log-normal.
+    """Make bars of log closes: open near the last close, high and low around both, volume log-normal.
 
     Args:
         log_price: Natural logarithms of the closes relative to the start price, shape `(sessions,)`.
@@ -124,7 +124,7 @@ def _simulated(config: SyntheticConfig, *, rng: np.random.Generator) -> tuple[ND
 
 
 def market(config: SyntheticConfig) -> pd.DataFrame:
-    """Bars of one synthetic ticker, the same for the same configuration.
+    """Simulate the bars of one synthetic ticker, the same for the same configuration.
 
     Returns:
         A frame as `features.prices.bars.read_csv` returns it, on business days from 2015-01-02.

@@ -63,6 +63,6 @@ def train_rows_from_file(path: Path) -> pd.DataFrame:
 
 
 def _header(table: pa.Table) -> SessionsHeader | None:
-    """The header of a file of sessions; `None` for any other file."""
+    """Read the header of a file of sessions; `None` for any other file."""
     text = (table.schema.metadata or {}).get(_HEADER)
     return SessionsHeader.model_validate_json(text) if text is not None else None

@@ -18,15 +18,15 @@ WINDOW_COLUMNS = (
     *("ticker", "origin", "split", "history", "target", "target_dates", "sigma", "train_mean", "train_std"),
 )
 SMALLEST_SIGMA = 1e-8
-"""Daily log-return volatility below which prices count as not moving."""
+"""Daily log-return volatility; below it, prices count as not moving."""
 
 
 def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> pd.DataFrame:
-    """Every window of one ticker with its history, targets, split and features.
+    """Build every window of one ticker with its history, targets, split and features.
 
-    Origins within the indicators' warm-up, windows that straddle a border or lie in an embargo, and windows whose
-    prices have not moved are left out. Everything but `target`, `target_dates` and `split` depends on sessions up to
-    the origin only, except `train_mean` and `train_std`, which describe the whole train split.
+    Left out are origins within the indicators' warm-up, windows that cross a border or lie in an embargo, and windows
+    whose prices have not moved. Only `target`, `target_dates` and `split` depend on sessions after the origin, and
+    `train_mean` and `train_std`, which describe the whole train split.
 
     Args:
         bars: As `features.prices.bars.read_csv` returns them.
@@ -34,7 +34,7 @@ def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
         config: Context, horizon, scope of the indicators, fractions of the splits.
 
     Returns:
-        One row a window, oldest origin first: `ticker`; `origin` (datetime64[s], last session known); `split`;
+        One row per window, oldest origin first: `ticker`; `origin` (datetime64[s], last session known); `split`;
         `history` (USD adjusted close, array of shape `(context,)`, last is the price at the origin); `target` (USD,
         `(horizon,)`); `target_dates` (`(horizon,)`); `sigma` (daily log-return standard deviation over the
         `sigma_window` sessions up to the origin); `train_mean`, `train_std` (USD, population, over the train rows);
@@ -49,7 +49,7 @@ def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
 
 
 def window_columns(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> Columns:
-    """The columns of `build_windows` as arrays: `(n_windows,)`, or `(n_windows, k)` where a cell is an array.
+    """Build the columns of `build_windows` as arrays: `(n_windows,)`, or `(n_windows, k)` if a cell is an array.
 
     Raises:
         InsufficientHistoryError: As `build_windows`.
@@ -60,16 +60,16 @@ def window_columns(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) ->
 
 
 def session_columns(bars: Columns, *, config: FeatureConfig, start: int = 0) -> Columns:
-    """What is known at each session, whatever comes later: neither more sessions nor other splits change it.
+    """Compute what is known at each session; neither later sessions nor other splits change it.
 
     Args:
         bars: Columns as `features.prices.bars.read_csv` returns them, `n` rows.
         config: Context, scope of the indicators and volatility.
-        start: First row wanted; it is the same to the last bit whatever the first row is.
+        start: First row to return; the values do not depend on it, to the last bit.
 
     Returns:
         `date`, `adj_close` (USD), `sigma` and the columns `features.prompts.FEATURE_COLUMNS` as `build_windows` has
-        them, each of shape `(n - start,)`; NaN where the session is no window's origin, being within the warm-up.
+        them, each of shape `(n - start,)`; NaN within the warm-up, whose sessions are not origins.
     """
     close = bars["adj_close"]
     first = min(max(start, _first_origin(config)), len(close))
@@ -84,7 +84,7 @@ def session_columns(bars: Columns, *, config: FeatureConfig, start: int = 0) -> 
 
 
 def cut_windows(sessions: Columns, *, ticker: str, config: FeatureConfig) -> Columns:
-    """The columns of `build_windows` from those of `session_columns` of the whole series.
+    """Cut the columns of `build_windows` from those of `session_columns` of the whole series.
 
     Raises:
         InsufficientHistoryError: As `build_windows`.
@@ -101,11 +101,11 @@ def cut_windows(sessions: Columns, *, ticker: str, config: FeatureConfig) -> Col
 def origins_by_split(
     usable: NDArray[np.bool_], *, ticker: str, config: FeatureConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """Rows of the windows' origins, ascending, and the split that each is in.
+    """Find the rows of the windows' origins, ascending, and the split of each.
 
     Args:
-        usable: From `usable_sessions`, one a session.
-        ticker: Name that errors use.
+        usable: From `usable_sessions`, one value per session.
+        ticker: Name for errors.
         config: Context, horizon and fractions.
 
     Raises:
@@ -127,20 +127,20 @@ def origins_by_split(
     for name, each in inside.items():
         if not (each & kept).any():
             raise InsufficientHistoryError(
-                f"{ticker}: the prices do not move in the {name} split, so that there is no volatility to forecast by; "
-                "check the data of this ticker"
+                f"{ticker}: the prices do not move in the {name} split, so that there is no volatility to forecast "
+                "with; check the data of this ticker"
             )
     return origins[kept], split[kept]
 
 
 def usable_sessions(sessions: Columns) -> NDArray[np.bool_]:
-    """Which sessions can be a window's origin: every feature is defined there, and prices have moved; shape `(n,)`."""
+    """Mark the sessions that can be origins: every feature is defined, and prices have moved; shape `(n,)`."""
     finite = np.logical_and.reduce([np.isfinite(sessions[name]) for name in ("sigma", *FEATURE_COLUMNS)])
     return np.asarray(finite & (sessions["sigma"] > SMALLEST_SIGMA))
 
 
 def latest_window(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> pd.DataFrame:
-    """The window whose origin is the last bar: what is known now, its future being unknown.
+    """Build the window whose origin is the last bar; its future is unknown.
 
     Args:
         bars: As `features.prices.bars.read_csv` returns them.
@@ -166,14 +166,14 @@ def latest_window(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
     if not usable_sessions(last).all():
         raise InsufficientHistoryError(
             f"{ticker}: the prices do not move over the last {config.sigma_window} sessions up to "
-            f"{str(last['date'][0])[:10]}, so that there is no volatility to forecast by; check the data"
+            f"{str(last['date'][0])[:10]}, so that there is no volatility to forecast with; check the data"
         )
     origin = np.array([len(bars) - 1])
     return _as_frame(_known_at(last, origin, close=columns["adj_close"], ticker=ticker, config=config))
 
 
 def _first_origin(config: FeatureConfig) -> int:
-    """Row of the earliest origin at which history, volatility and every indicator are defined."""
+    """Row of the earliest origin with a history, a volatility and every indicator."""
     warm_up = SERIES_WARM_UP if config.indicator_scope == "series" else 0
     return max(config.context - 1, config.sigma_min, warm_up)
 
@@ -186,7 +186,7 @@ def _known_at(
     ticker: str,
     config: FeatureConfig,
 ) -> Columns:
-    """The columns that need no future: of `session_columns` at the origins, and of the series up to them."""
+    """Build the columns that need no future, from `session_columns` at the origins and the series up to them."""
     train = close[: split_borders(len(close), config).train_end]
     return {
         "ticker": np.full(len(origins), ticker, dtype=object),
@@ -200,7 +200,7 @@ def _known_at(
 
 
 def _sigma(close: NDArray[np.float64], first: int, *, config: FeatureConfig) -> NDArray[np.float64]:
-    """The volatility at each session from row `first` on, from no more of the series than it takes."""
+    """Compute the volatility at each session from row `first` on, from as little of the series as needed."""
     before = max(0, first - config.sigma_window)
     return daily_sigma(close[before:], window=config.sigma_window, minimum=config.sigma_min)[first - before :]
 

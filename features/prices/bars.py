@@ -28,13 +28,13 @@ YAHOO_COLUMNS = ("Date", "Open", "High", "Low", "Close", "Adj Close", "Volume")
 LONGEST_TICKER = 32
 
 REPAIRS: dict[str, str] = {
-    "rows_without_prices": "rows that name a session and no price of it, left out",
-    "blank_rows": "rows that hold nothing, left out",
+    "rows_without_prices": "rows with a date and no prices, left out",
+    "blank_rows": "empty rows, left out",
     "byte_order_marks": "byte order marks before the header, left out",
-    "times_of_day": "times of day and time zones behind a date, left out: the date as written counts",
-    "other_columns": "columns that are not Yahoo's, ignored",
+    "times_of_day": "times of day and time zones after a date, left out: the date as written counts",
+    "other_columns": "columns other than Yahoo's, ignored",
 }
-"""What is mended in a price file, in words; everything else that is out of order is an error."""
+"""What is repaired in a price file, in words; every other fault is an error."""
 
 _TICKER = re.compile(r"[A-Za-z0-9_^=-][A-Za-z0-9._^=-]*", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
@@ -44,7 +44,7 @@ _NO_TRADE = _NO_VALUE | {"0"}
 
 
 class CsvBars(NamedTuple):
-    """The bars of a file, the dates of its rows that hold none, and how often each of `REPAIRS` was made."""
+    """The bars of a file, the dates of its rows without prices, and how often each of `REPAIRS` was made."""
 
     bars: pd.DataFrame
     without_prices: tuple[date, ...] = ()
@@ -52,7 +52,7 @@ class CsvBars(NamedTuple):
 
 
 class CsvColumns(NamedTuple):
-    """What `CsvBars` is, with the bars as arrays by column."""
+    """The same as `CsvBars`, with the bars as arrays by column."""
 
     columns: Columns
     without_prices: tuple[date, ...] = ()
@@ -61,7 +61,7 @@ class CsvColumns(NamedTuple):
 
 @dataclass(frozen=True)
 class _Source:
-    """Where values come from, for messages: a name, the row shown for each position, the columns' own names."""
+    """The origin of values, for messages: a name, the row to show for each position, the columns' own names."""
 
     name: str
     rows: Sequence[int]
@@ -73,7 +73,7 @@ class _Source:
 
 
 def validate_ticker(name: str) -> str:
-    """Return `name` where it is safe as part of a file name.
+    """Return `name` if it is safe as part of a file name.
 
     Raises:
         TickerNameError: Empty, longer than 32 characters, starting with a dot, or with a character other than ASCII
@@ -92,12 +92,12 @@ def read_csv(path: str | Path, *, ticker: str) -> pd.DataFrame:
 
     Args:
         path: File with the columns `Date, Open, High, Low, Close, Adj Close, Volume` in any order and case; others are
-            ignored. Dates are `YYYY-MM-DD`, a time of day after it is dropped.
+            ignored. Dates are `YYYY-MM-DD`; a time of day after the date is dropped.
         ticker: Name of the ticker, for messages.
 
     Returns:
         Columns `date` (datetime64[s], midnight), `open high low close adj_close` (USD) and `volume` (shares), float64,
-        one row a session, oldest first.
+        one row per session, oldest first.
 
     Raises:
         BarsError: The file is missing, unreadable, lacks a column, or holds a value that breaks the schema of bars; the
@@ -108,11 +108,11 @@ def read_csv(path: str | Path, *, ticker: str) -> pd.DataFrame:
 
 
 def read_csv_with_gaps(path: str | Path, *, ticker: str) -> CsvBars:
-    """Read a file as `read_csv` does, and say which of its rows hold no prices, and what was mended.
+    """Read a file as `read_csv` does, and report which of its rows hold no prices, and what was repaired.
 
-    Yahoo writes a row of `null` for a session whose prices it has lost. Such a row, with all prices `null` or empty and
-    the volume that or 0, is left out: the session is missing, as if it had no row. One that lacks only some of its
-    values is an error.
+    Yahoo writes a row of `null` for a session whose prices it has lost. In such a row all prices are `null` or empty,
+    and the volume is that or 0. It is left out: the session is missing, as if it had no row. A row that lacks only some
+    of its values is an error.
 
     Returns:
         Bars, the dates of the rows left out, in the file's order, and the repairs that were made.
@@ -122,10 +122,10 @@ def read_csv_with_gaps(path: str | Path, *, ticker: str) -> CsvBars:
 
 
 def read_content(path: str | Path, *, ticker: str) -> bytes:
-    """The content of a price file, for `parse_csv`.
+    """Read the content of a price file, for `parse_csv`.
 
     Raises:
-        BarsError: The file is missing, no ordinary file, unreadable or too large.
+        BarsError: The file is missing, not an ordinary file, unreadable or too large.
     """
     try:
         return csvfile.read_bytes(path, error=BarsError)
@@ -134,13 +134,13 @@ def read_content(path: str | Path, *, ticker: str) -> bytes:
 
 
 def parse_csv(raw: bytes, *, path: str | Path, ticker: str) -> CsvBars:
-    """What `read_csv_with_gaps` does, of a file whose content is there already."""
+    """Parse the content of a price file; see `read_csv_with_gaps`."""
     found = parse_columns(raw, path=path, ticker=ticker)
     return CsvBars(pd.DataFrame(found.columns), *found[1:])
 
 
 def parse_columns(raw: bytes, *, path: str | Path, ticker: str) -> CsvColumns:
-    """What `parse_csv` does, without a frame."""
+    """Parse the content of a price file without making a frame; see `read_csv_with_gaps`."""
     name = f"{validate_ticker(ticker)}: {path}"
     plain = plain_columns(raw)
     if plain is not None and first_violation(plain) is None:
@@ -181,12 +181,12 @@ def parse_columns(raw: bytes, *, path: str | Path, ticker: str) -> CsvColumns:
 
 
 def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
-    """Validate bars that come as a frame, by the rules of `read_csv`.
+    """Validate bars in a frame by the rules of `read_csv`.
 
     Args:
         frame: Columns as in a CSV file (`Adj Close`) or as `read_csv` returns them (`adj_close`), in any case; dates
             may be the index, and may be strings, dates or timestamps (the local date of a zoned timestamp counts).
-        source: What to call the frame in messages.
+        source: Name of the frame in messages.
 
     Returns:
         A new frame as `read_csv` returns it.
@@ -197,7 +197,7 @@ def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
     if isinstance(frame.index, pd.DatetimeIndex) and "date" not in {_canonical(str(name)) for name in frame.columns}:
         frame = frame.rename_axis("Date").reset_index()
     if frame.empty:
-        raise BarsError(f"{source}: the frame has no rows; it needs one row a session")
+        raise BarsError(f"{source}: the frame has no rows; it needs one row per session")
     labels = _locate([str(name) for name in frame.columns], name=source)
     shown = _Source(source, range(1, len(frame) + 1), labels)
     values: dict[str, NDArray] = {}
@@ -218,7 +218,7 @@ def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
 
 
 def adjust(bars: pd.DataFrame) -> pd.DataFrame:
-    """Scale open, high and low by Adj Close / Close, so that splits and dividends are no jumps.
+    """Scale open, high and low by Adj Close / Close, so that splits and dividends cause no jumps.
 
     Args:
         bars: As `read_csv` returns them.
@@ -230,7 +230,7 @@ def adjust(bars: pd.DataFrame) -> pd.DataFrame:
 
 
 def adjusted_columns(values: Columns) -> Columns:
-    """What `adjust` does, of and to arrays by column."""
+    """Do the same as `adjust` with arrays by column."""
     factor = values["adj_close"] / values["close"]
     scaled = {column: values[column] * factor for column in ("open", "high", "low")}
     return {"date": values["date"], **scaled, "close": values["adj_close"], "volume": values["volume"]}
@@ -241,7 +241,7 @@ def _canonical(name: str) -> str:
 
 
 def _locate(header: Sequence[str], *, name: str) -> dict[str, str]:
-    """The header's own name of each bar column."""
+    """Find the header's own name of each bar column."""
     labels: dict[str, str] = {}
     for label in header:
         column = _canonical(label)
@@ -261,7 +261,7 @@ def _locate(header: Sequence[str], *, name: str) -> dict[str, str]:
 
 
 def _rows_without_prices(cells: Mapping[str, Sequence[str]]) -> set[int]:
-    """Positions of rows that name a session and nothing of it."""
+    """Positions of rows with a date and no prices."""
     prices = zip(*(cells[column] for column in PRICE_COLUMNS), strict=True)
     return {
         row
@@ -277,7 +277,7 @@ def _numbers(cells: Sequence[str], column: str, source: _Source) -> NDArray[np.f
         fault = "is not a number" if cell.strip() else "is an empty cell"
         cure = "write a plain number such as 101.25 or delete the row"
         if cell.strip() == "null":
-            cure = "Yahoo writes null where it has no price: fill it in or delete the row"
+            cure = "Yahoo writes null if it has no price: fill it in or delete the row"
         raise source.error(position, column, cell, fault=fault, cure=cure)
     return np.array(list(map(float, cells)))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tickerforge.features.errors import FeaturesError
 
 LARGEST_FILE = 256 * 2**20
-"""Bytes above which a file is refused unread: daily bars of a century take 3 MB, published windows of one 100 MB."""
+"""Bytes; a larger file is refused unread. Daily bars of a century take 3 MB, published windows of one 100 MB."""
 
 OTHER_SEPARATORS = (";", "\t", "|")
 
@@ -23,10 +23,10 @@ class CsvText:
 
     Attributes:
         header: Cells of the first row.
-        rows: Cells of every other row that is not blank; each as long as the header.
+        rows: Cells of every other row that is not empty; each as long as the header.
         lines: 1-based row of each of `rows` in the file.
-        blank_rows: Rows between the first and the last that hold nothing, and were left out.
-        byte_order_mark: Whether the file began with one, which was left out.
+        blank_rows: Number of empty rows between the first and the last, which are left out.
+        byte_order_mark: Whether the file began with one, which is left out.
     """
 
     header: list[str]
@@ -42,18 +42,18 @@ def read_text(path: str | Path, *, error: type[FeaturesError]) -> CsvText:
 
 
 def read_bytes(path: str | Path, *, error: type[FeaturesError]) -> bytes:
-    """The content of an ordinary file; a link to one counts as one.
+    """Read the content of an ordinary file; a link to one counts as one.
 
     Args:
         path: The file.
         error: The class of the error to raise.
 
     Raises:
-        FeaturesError: Of the class `error`, where the file is missing, no ordinary file, unreadable or larger than
+        FeaturesError: Of the class `error`, if the file is missing, not an ordinary file, unreadable or larger than
             `LARGEST_FILE`.
     """
     try:
-        # A pipe or a device must neither block the opening nor be read without end.
+        # A pipe or a device must not block the opening, and must not be read without end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
@@ -63,8 +63,8 @@ def read_bytes(path: str | Path, *, error: type[FeaturesError]) -> bytes:
                 raise error(f"{path}: this is a device or a pipe, not a CSV file; name the file itself")
             if status.st_size > LARGEST_FILE:
                 raise error(
-                    f"{path}: the file has {status.st_size / 2**20:,.0f} MB and may have {LARGEST_FILE / 2**20:.0f}; "
-                    "keep the daily rows of one stock in it"
+                    f"{path}: the file has {status.st_size / 2**20:,.0f} MB, more than {LARGEST_FILE / 2**20:.0f} MB; "
+                    "keep only the daily rows of one stock in it"
                 )
             return file.read(LARGEST_FILE)
     except FileNotFoundError as fault:
@@ -72,13 +72,13 @@ def read_bytes(path: str | Path, *, error: type[FeaturesError]) -> bytes:
     except (IsADirectoryError, NotADirectoryError) as fault:
         raise error(f"{path}: this is a folder, not a CSV file; name the file itself") from fault
     except PermissionError as fault:
-        raise error(f"{path}: the file may not be read (permission denied); change its permissions") from fault
+        raise error(f"{path}: the file cannot be read (permission denied); change its permissions") from fault
     except OSError as fault:
         raise error(f"{path}: the file cannot be read ({fault.strerror}); check the path and the disk") from fault
 
 
 def parse_text(raw: bytes, *, path: str | Path, error: type[FeaturesError]) -> CsvText:
-    """Take the content of a comma-separated UTF-8 file apart.
+    """Split the content of a comma-separated UTF-8 file into cells.
 
     Args:
         raw: The content.
@@ -86,8 +86,8 @@ def parse_text(raw: bytes, *, path: str | Path, error: type[FeaturesError]) -> C
         error: The class of the error to raise.
 
     Raises:
-        FeaturesError: Of the class `error`, where the content is empty, without data rows, not UTF-8 text, or has a
-            row with more or fewer cells than its header; the message names file and row.
+        FeaturesError: Of the class `error`, if the content is empty, without data rows, not UTF-8 text, or has a row
+            with more or fewer cells than its header; the message names file and row.
     """
     reader = csv.reader(io.StringIO(_decode(raw, path=path, error=error), newline=""))
     header: list[str] = []
@@ -114,7 +114,7 @@ def parse_text(raw: bytes, *, path: str | Path, error: type[FeaturesError]) -> C
             if len(cells) != len(header):
                 raise error(
                     f"{path}, row {line}: the row has {len(cells)} cells and the header has {len(header)}; "
-                    "mend or delete the row"
+                    "correct or delete the row"
                 )
             rows.append(cells)
             lines.append(line)
@@ -123,13 +123,13 @@ def parse_text(raw: bytes, *, path: str | Path, error: type[FeaturesError]) -> C
             f"{path}, row {first_line}: not readable as CSV ({fault}); save the file as comma-separated text"
         ) from fault
     if not rows:
-        raise error(f"{path}: the file has a header and no rows; it needs one row a session")
+        raise error(f"{path}: the file has a header and no rows; it needs one row per session")
     return CsvText(header, rows, lines, blank_rows=blank, byte_order_mark=raw.startswith(codecs.BOM_UTF8))
 
 
 def _decode(raw: bytes, *, path: str | Path, error: type[FeaturesError]) -> str:
     if not raw.strip():
-        raise error(f"{path}: the file is empty; it needs a header and one row a session")
+        raise error(f"{path}: the file is empty; it needs a header and one row per session")
     if b"\0" in raw:
         row = raw[: raw.index(b"\0")].count(b"\n") + 1
         raise error(f"{path}, row {row}: the file is binary or UTF-16, not a UTF-8 CSV; save it as CSV in UTF-8")

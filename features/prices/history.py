@@ -1,4 +1,4 @@
-"""What became of a known history in newer bars: adjusted for a split or a dividend, rewritten, or as it was."""
+"""Changes of a known history in newer bars: adjusted for a split or a dividend, or rewritten."""
 
 from datetime import date
 from typing import Literal
@@ -12,14 +12,14 @@ OTHERS = ("open", "high", "low", "close", "volume")
 
 
 class HistoryChange(FrozenModel):
-    """How the older rows of bars differ from what they were.
+    """How the older rows of bars differ from the former ones.
 
     Attributes:
-        kind: "adjusted" where adjusted closes changed, as after a split or a dividend; else "rewritten".
-        rows: Rows that changed or are gone.
+        kind: "adjusted" if adjusted closes changed, as after a split or a dividend; else "rewritten".
+        rows: Number of rows that changed or are missing now.
         first: Session of the first of them.
         last: Session of the last of them.
-        factor: What most adjusted closes that changed were multiplied by, the median; `None` where none changed.
+        factor: Median factor of the adjusted closes that changed; `None` if none changed.
     """
 
     kind: Literal["adjusted", "rewritten"]
@@ -31,19 +31,19 @@ class HistoryChange(FrozenModel):
     def __str__(self) -> str:
         span = f"{self.rows:,} rows from {self.first} to {self.last}"
         if self.factor is None:
-            return f"rewritten history: {span} changed or are gone"
+            return f"rewritten history: {span} changed or are missing now"
         return f"adjusted history: Adj Close of {span} changed, by a factor of {self.factor:.6g}"
 
 
 def history_change(before: Columns, after: Columns) -> HistoryChange | None:
-    """Compare bars with what the same ticker's were.
+    """Compare a ticker's bars with its former ones.
 
     Args:
-        before: Columns of bars as they were.
-        after: Columns of bars as they are; sessions that `before` lacks do not count.
+        before: Columns of the former bars.
+        after: Columns of the new bars; sessions that `before` lacks do not count.
 
     Returns:
-        What has changed, or `None`.
+        What has changed, or `None` if nothing has.
     """
     before, after = ({**each, "date": each["date"].astype("datetime64[D]")} for each in (before, after))
     dates, old, new = np.intersect1d(before["date"], after["date"], assume_unique=True, return_indices=True)

@@ -1,7 +1,7 @@
-"""The quick way through a price file that needs no repair, by pyarrow.
+"""The fast reader, by pyarrow, of a price file that needs no repair.
 
-A file that is in any way out of the ordinary, or that pyarrow cannot read, is left to `bars`, which reads
-every cell as text and says what is wrong with it. What both can read they read alike, to the last bit.
+A file that is unusual in any way, or that pyarrow cannot read, is left to `bars`, which reads every cell as text and
+reports what is wrong with it. Files that both can read give the same bars, to the last bit.
 """
 
 import re
@@ -12,9 +12,9 @@ from pyarrow import csv
 
 from tickerforge.features.prices.schemas import BAR_COLUMNS, Columns
 
-HEADERS = (b"Date,Open,High,Low,Close,Adj Close,Volume\n", b"Date,Open,High,Low,Close,Adj Close,Volume\r\n")
-FEW_ROWS = 64
-"""Up to so many rows are read sooner than pyarrow gets ready."""
+_HEADERS = (b"Date,Open,High,Low,Close,Adj Close,Volume\n", b"Date,Open,High,Low,Close,Adj Close,Volume\r\n")
+_FEW_ROWS = 64
+"""Files of at most so many rows are read faster without pyarrow, because of its start-up time."""
 
 _ROW = re.compile(rb"\d{4}-\d\d-\d\d(?:,\d+(?:\.\d+)?){6}")
 _PLAIN = b"0123456789.,+-eE\n"
@@ -22,16 +22,16 @@ _TYPES = {name: pa.date32() if name == "date" else pa.float64() for name in BAR_
 
 
 def plain_columns(raw: bytes) -> Columns | None:
-    """The bars of a file that holds Yahoo's header and, of nothing else, numbers and ISO dates.
+    """Read the bars of a file that holds Yahoo's header, numbers and ISO dates, and nothing else.
 
     Args:
         raw: The file's content.
 
     Returns:
         Columns `date` (datetime64[s]) and float64 `open high low close adj_close` (USD) and `volume` (shares), one row
-        a row of the file, not yet held against the schema of bars; `None` where the file is not as plain as that.
+        per row of the file, not yet checked against the schema of bars; `None` if the file is not as plain as that.
     """
-    header = next((header for header in HEADERS if raw.startswith(header)), None)
+    header = next((header for header in _HEADERS if raw.startswith(header)), None)
     if header is None:
         return None
     body = raw[len(header) :]
@@ -39,7 +39,7 @@ def plain_columns(raw: bytes) -> Columns | None:
         body = body.replace(b"\r\n", b"\n")
     if not body or body.startswith(b"\n") or b"\n\n" in body.rstrip(b"\n") or body.translate(None, _PLAIN):
         return None
-    if body.count(b"\n") <= FEW_ROWS and (few := _few_rows(body.rstrip(b"\n").split(b"\n"))):
+    if body.count(b"\n") <= _FEW_ROWS and (few := _few_rows(body.rstrip(b"\n").split(b"\n"))):
         return few
     try:
         table = csv.read_csv(
@@ -54,7 +54,7 @@ def plain_columns(raw: bytes) -> Columns | None:
 
 
 def _few_rows(rows: list[bytes]) -> Columns | None:
-    """What `plain_columns` returns, of rows of digits and points only; `None` where there are others."""
+    """Read rows of digits and points only, as `plain_columns` does; `None` if there are others."""
     if not all(map(_ROW.fullmatch, rows)):
         return None
     cells = [row.decode().split(",") for row in rows]

@@ -1,4 +1,4 @@
-"""The data-quality report of a ticker's bars: what was mended, what is odd, which sessions are missing or extra."""
+"""The data-quality report of a ticker's bars: repairs, oddities, missing and extra sessions."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -16,21 +16,21 @@ from tickerforge.features.prices.schemas import Columns, bar_columns
 
 USUAL_PRICES = (1e-6, 1e9)
 LONGEST_STANDSTILL = 10
-ROUNDING = 1e-6
-SHOWN_DATES = 3
+_ROUNDING = 1e-6
+_SHOWN_DATES = 3
 
 ODDITIES: dict[str, str] = {
-    "prices_outside_range": "rows whose open or close lies outside of low to high",
+    "prices_outside_range": "rows whose open or close is not between low and high",
     "extreme_prices": f"rows with a price below {USUAL_PRICES[0]:g} or above {USUAL_PRICES[1]:g}",
     "sessions_without_volume": "rows with a volume of 0",
-    "standstill": f"sessions within {LONGEST_STANDSTILL} or more of the same adjusted close",
+    "standstill": f"sessions in runs of {LONGEST_STANDSTILL} or more with the same adjusted close",
     "jumps": "sessions on which the adjusted close halves or doubles, or more",
 }
-"""What is kept as it is and counted, in words."""
+"""What is kept unchanged and counted, in words."""
 
 
 class QualityReport(FrozenModel):
-    """What there is to say about one ticker's bars.
+    """The findings on one ticker's bars.
 
     Attributes:
         ticker: Name of the ticker.
@@ -39,13 +39,13 @@ class QualityReport(FrozenModel):
         last: The last of them.
         repairs: How often each of `features.prices.bars.REPAIRS` was made.
         oddities: How many rows are odd in each way of `ODDITIES`.
-        exchange: The calendar that the dates were compared with; empty where they were not.
+        exchange: The calendar that the dates were compared with; empty if they were not.
         sessions: Sessions of that exchange from `first` to `last`.
         missing: Sessions of the exchange without prices.
         extra: Days with prices on which the exchange had no session.
-        note: Why the dates were compared with no calendar.
-        history: What has changed of the history since the bars before; empty in what is stored, which tells of the
-            bars alone.
+        note: Why the dates were not compared with a calendar.
+        history: What has changed in the history since the former bars; empty in the stored report, which depends on
+            the bars alone.
     """
 
     ticker: str
@@ -62,7 +62,7 @@ class QualityReport(FrozenModel):
     history: HistoryChange | None = None
 
     def rows_of_table(self) -> list[dict[str, str]]:
-        """The report as a table for people: what, how often, and what it means."""
+        """Make a table for people: what, how often, and what it means."""
         calendar = self.exchange or "none"
         table = [
             ("sessions", _count(self.rows), f"{self.first} to {self.last}"),
@@ -87,15 +87,15 @@ def assess(
     sessions: NDArray[np.datetime64] | None = None,
     note: str = "",
 ) -> QualityReport:
-    """Look a ticker's bars over.
+    """Examine a ticker's bars.
 
     Args:
         bars: As `features.prices.bars.read_csv` returns them.
         ticker: Name of the ticker.
-        repairs: What was mended when they were read.
-        exchange: Whose sessions these are.
-        sessions: The exchange's sessions, ascending (datetime64[s]), at least from the first bar to the last; `None`
-            compares nothing.
+        repairs: What was repaired when they were read.
+        exchange: The exchange whose sessions these are.
+        sessions: The exchange's sessions, ascending (datetime64[s]), at least from the first bar to the last; without
+            them nothing is compared.
         note: Why nothing is compared.
     """
     values = bar_columns(bars)
@@ -123,22 +123,21 @@ def assess(
 
 
 def check(report: QualityReport, config: QualityConfig) -> None:
-    """Hold a report against the limits.
+    """Check a report against the limits.
 
     Raises:
-        QualityError: If one is passed; names all that are, the dates, and the setting.
+        QualityError: If a limit is exceeded; names every such limit, the dates, and the setting.
     """
     without = report.repairs.get("rows_without_prices", 0)
     faults = [
-        f"{count} {what} ({count / max(total, 1):.1%}{_dates(which)}), where {limit:.0%} are allowed "
-        f"(quality.{setting})"
+        f"{count} {what} ({count / max(total, 1):.1%}{_dates(which)}); {limit:.0%} are allowed (quality.{setting})"
         for what, count, total, which, limit, setting in (
             (
                 f"of the {report.sessions} sessions of {report.exchange} have no prices",
                 *(len(report.missing), report.sessions, report.missing, config.max_missing, "max_missing"),
             ),
             (
-                f"of the {report.rows} days with prices are no sessions of {report.exchange}",
+                f"of the {report.rows} days with prices are not sessions of {report.exchange}",
                 *(len(report.extra), report.rows, report.extra, config.max_extra, "max_extra"),
             ),
             (
@@ -161,7 +160,7 @@ def _count(count: int) -> str:
 
 def _oddities(bars: Columns) -> dict[str, int]:
     open_, high, low, close, adjusted = (bars[name] for name in ("open", "high", "low", "close", "adj_close"))
-    top, bottom = high * (1 + ROUNDING), low * (1 - ROUNDING)
+    top, bottom = high * (1 + _ROUNDING), low * (1 - _ROUNDING)
     outside = (open_ > top) | (open_ < bottom) | (close > top) | (close < bottom)
     smallest = np.minimum(np.minimum(low, adjusted), np.minimum(open_, close))
     largest = np.maximum(np.maximum(high, adjusted), np.maximum(open_, close))
@@ -183,5 +182,5 @@ def _day(instant: np.datetime64) -> date:
 def _dates(days: tuple[date, ...]) -> str:
     if not days:
         return ""
-    more = f" and {len(days) - SHOWN_DATES} more" if len(days) > SHOWN_DATES else ""
-    return f": {', '.join(map(str, days[:SHOWN_DATES]))}{more}"
+    more = f" and {len(days) - _SHOWN_DATES} more" if len(days) > _SHOWN_DATES else ""
+    return f": {', '.join(map(str, days[:_SHOWN_DATES]))}{more}"

@@ -1,4 +1,4 @@
-"""The schema of bars: what every price frame must satisfy, and the words for each way of breaking it."""
+"""The schema of bars: the rules for every price frame, and the error message for each broken rule."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,7 +14,7 @@ PRICE_COLUMNS = ("open", "high", "low", "close", "adj_close")
 BAR_COLUMNS = ("date", *PRICE_COLUMNS, "volume")
 
 SMALLEST_PRICE, LARGEST_PRICE = 1e-9, 1e15
-"""USD. Below, TA-Lib takes a day's move for none; above, cents are lost in rounding."""
+"""USD. Below the smallest, TA-Lib sees no daily moves; above the largest, rounding loses the cents."""
 
 _FIRST_DAY, _LAST_DAY = np.datetime64("1800-01-01"), np.datetime64("2199-12-31")
 
@@ -30,12 +30,12 @@ FAULTS: dict[str, Fault] = {
     "finite": Fault("is not a finite number", "fill in the number or delete the row"),
     "positive": Fault("is not a positive price", "correct the price or delete the row"),
     "plausible": Fault(
-        f"is no plausible price (they lie within {SMALLEST_PRICE:g} and {LARGEST_PRICE:g})",
+        f"is not a plausible price (they lie within {SMALLEST_PRICE:g} and {LARGEST_PRICE:g})",
         "correct the price, or state all prices of the file in another unit",
     ),
     "not_negative": Fault("is a negative volume", "correct the volume or delete the row"),
-    "of_our_times": Fault("is no plausible date", "write dates from 1800 to 2199 as YYYY-MM-DD"),
-    "unique": Fault("is a date that an earlier row has already", "keep one row for each date"),
+    "of_our_times": Fault("is not a plausible date", "write dates from 1800 to 2199 as YYYY-MM-DD"),
+    "unique": Fault("is a date that an earlier row already has", "keep one row per date"),
     "ascending": Fault("is earlier than the date of the row before", "sort the rows by date, oldest first"),
     "high_at_least_low": Fault("is lower than the low of the same row", "correct high and low or delete the row"),
 }
@@ -50,18 +50,18 @@ class Violation(NamedTuple):
 
 
 def bar_columns(bars: pd.DataFrame | Mapping[str, NDArray]) -> Columns:
-    """The columns of bars as arrays: taking one out of a frame costs as much as computing with it."""
+    """Take the columns of bars as arrays: a column lookup in a frame costs as much as the arithmetic on it."""
     return {column: np.asarray(bars[column]) for column in BAR_COLUMNS}
 
 
 def first_violation(bars: pd.DataFrame | Mapping[str, NDArray]) -> Violation | None:
-    """Hold bars against the rules.
+    """Check bars against the rules.
 
     Args:
         bars: Columns `BAR_COLUMNS`, dates as datetime64[s] and numbers as float64.
 
     Returns:
-        The violation in the topmost row, there the first rule of `FAULTS`, or `None`.
+        The violation in the first faulty row (of several, the first rule of `FAULTS`), or `None`.
     """
     values = bar_columns(bars)
     dates = values.pop("date")

@@ -17,10 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 class RunData(FrozenModel):
-    """Bars and windows of a run; `left_out` says of each ticker that a pool could not use why it could not.
+    """Bars and windows of a run.
 
-    The bars of a pool are those of one of its tickers, as an example, with the windows of all in the same artifact;
-    `pooled_bars` are those of each.
+    Attributes:
+        bars: The ticker's bars; of a pool, those of one of its tickers, in the same artifact as the windows.
+        windows: The windows of the ticker or of all pooled tickers.
+        pooled_bars: The bars of each pooled ticker.
+        left_out: Ticker that the pool could not use → the reason.
     """
 
     bars: ArtifactRef
@@ -30,14 +33,14 @@ class RunData(FrozenModel):
 
     @property
     def all_bars(self) -> tuple[ArtifactRef, ...]:
-        """The bars of every ticker that the windows are of."""
+        """The bars of every ticker in the windows."""
         return self.pooled_bars or (self.bars,)
 
 
 def pooled_data(config: PipelineConfig, *, store: Store) -> RunData:
-    """Windows of all tickers of the data folder as one artifact; inside a flow.
+    """Store the windows of all tickers of the data folder as one artifact; inside a flow.
 
-    A faulty ticker is left out, which the log and the result say; a pool without it is better than none.
+    A faulty ticker is left out, and the log and the result name it: a pool without it is better than none.
 
     Raises:
         ConfigError: As `flows.settings.config.pool_folder`.

@@ -37,15 +37,15 @@ def preprocess(
     output: Path | None = None,
     pictures: Path | None = None,
 ) -> list[Preprocessed]:
-    """Preprocess stocks one after the other; the faults of one leave the others alone.
+    """Preprocess stocks one after the other; the faults of one do not affect the others.
 
     Args:
-        root: Folder with one `{STOCK}.csv` a stock.
-        stocks: Which ones; none means all of the folder's.
+        root: Folder with one `{STOCK}.csv` per stock.
+        stocks: Names of the stocks; none means all of the folder.
         features: Windows, indicators and splits.
         store: Where the artifacts go.
-        quality: What the prices must live up to.
-        output: Folder for the published CSV layout, one sub-folder a stock; without it none is written.
+        quality: Limits for the prices.
+        output: Folder for the published CSV layout, one subfolder per stock; without it none is written.
         pictures: Folder for a picture of each stock; without it none is drawn.
 
     Raises:
@@ -76,7 +76,7 @@ def _preprocess_one(
         written = export_published(bars, output / stock, config=features) if output is not None else []
         picture = _drawn(bars, windows, report, pictures, features=features) if pictures is not None else None
     except (FeaturesError, MarketDataError, PublishError) as error:
-        # A file name need not be text: what cannot be shown is written as an escape.
+        # A file name need not be text: bytes that cannot be shown are escaped.
         shown = stock.encode(errors="backslashreplace").decode()
         logger.info("%s: %s", shown, error, extra={"terminal": False})
         return Preprocessed(stock=shown, error=str(error))

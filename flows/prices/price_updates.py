@@ -1,4 +1,4 @@
-"""Price files brought up to date before they are read; where that fails, the prices that are there have to do."""
+"""Price files brought up to date before they are read; if that fails, the stored prices are used."""
 
 import logging
 from pathlib import Path
@@ -14,18 +14,18 @@ logger = logging.getLogger(__name__)
 
 
 def update_prices(config: PipelineConfig, *, exchange: str | None) -> str:
-    """Bring the price file of the configuration's stock up to date, as its `update` says; of all stocks for the pool.
+    """Update the price file of the configuration's stock from its `update` source; for the pool, those of all stocks.
 
     Args:
         config: Stock, data folder and source.
-        exchange: Calendar such as XNYS: nothing is asked of the source where the last session is there already.
+        exchange: Calendar such as XNYS: the source is not asked if the file holds the last session.
 
     Returns:
-        What is wrong where the file could not be brought up to date; empty where all is well.
+        Why a file could not be updated; empty if all is well.
 
     Raises:
         ConfigError: If there is no data folder.
-        Exception: What went wrong, where there is no file to fall back on.
+        Exception: Why the update failed, if there is no file to fall back on.
     """
     if config.update == "none":
         return ""

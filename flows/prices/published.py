@@ -1,4 +1,4 @@
-"""Published CSV files as windows, and forecasts of all of them as the published scripts left them."""
+"""Published CSV files as windows, and forecasts of all of them in the format of the published scripts."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ DECIMALS = 6
 
 
 def windows_from_files(files: StageFiles, *, config: PipelineConfig, store: Store) -> ArtifactRef | None:
-    """The windows that explicit files describe, or `None` where none are given.
+    """Store the windows of explicit files; `None` if no files are given.
 
     Raises:
         ConfigError: As `flows.settings.files.check_pairs` and `check_names_ticker`.
         FeaturesError: If a file cannot be read.
-        MarketDataError: If a file is not there.
+        MarketDataError: If a file is missing.
     """
     check_pairs(files)
     train = files.pair("train")
@@ -33,7 +33,7 @@ def windows_from_files(files: StageFiles, *, config: PipelineConfig, store: Stor
 
 
 def full_windows(files: StageFiles, *, config: PipelineConfig, store: Store) -> ArtifactRef | None:
-    """Windows whose test split is the whole of the full files; `None` where these are not given."""
+    """Store windows whose test split is the whole of the full files; `None` if these are not given."""
     train, full = files.pair("train"), files.pair("full")
     if train is None or full is None:
         return None

@@ -1,4 +1,4 @@
-"""Files from the web: tried again, resumed where they broke off, and verified before they get their name."""
+"""Files from the web: tried again, resumed after an interruption, and verified before they get their name."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 30.0
 LONGEST_WAIT_SECONDS = 120.0
-# Attempts in a row that bring nothing; one that brings some more of the file starts the count anew.
+# Attempts in a row without progress; an attempt that brings more of the file resets the count.
 FRUITLESS_ATTEMPTS = 3
-# What a broken chunk had brought is lost, so that chunks are small.
+# The content of an interrupted chunk is lost, so chunks are small.
 CHUNK_BYTES = 1 << 14
 PART_SUFFIX = ".part"
 
 
-class Answer(Protocol):
+class _Answer(Protocol):
     """The part of a response that decides whether to ask again."""
 
     @property
@@ -35,18 +35,20 @@ class Answer(Protocol):
         """Header fields of the response."""
 
 
-AnswerT = TypeVar("AnswerT", bound=Answer)
+AnswerT = TypeVar("AnswerT", bound=_Answer)
 
 
 def answered(ask: Callable[[], AnswerT], *, faults: type[Exception]) -> AnswerT:
-    """What a server answers, asked again where the fault may pass: no connection, 408, 429 and 5xx.
+    """Ask a server, and ask again after a fault that may pass: no connection, 408, 429 and 5xx.
 
-    `Retry-After` is honoured; a server that asks for more than two minutes is taken at its word, and its answer
-    returned.
+    `Retry-After` is honoured. If a server asks for more than two minutes, its answer is returned at once.
 
     Args:
         ask: One request.
-        faults: What the client raises where there is no answer; raised on where the last attempt has none.
+        faults: What the client raises if there is no answer; raised again if the last attempt has none.
+
+    Returns:
+        The server's answer.
     """
     for pause in RETRY_DELAYS_SECONDS:
         try:
@@ -76,18 +78,18 @@ def _retry_after(text: str | None) -> float:
 
 
 def download(url: str, target: Path, *, sha256: str | None = None) -> str:
-    """Download a file; an interrupted download goes on where it broke off, in this call or in a later one.
+    """Download a file; an interrupted download continues where it stopped, in this call or in a later one.
 
     Args:
         url: An http or https address.
-        target: Gets its name once the file is whole and has the expected hash.
+        target: The file; it appears when it is complete and has the expected hash.
         sha256: The expected hash, hexadecimal.
 
     Returns:
         The file's SHA-256.
 
     Raises:
-        MarketDataError: If the server does not answer, refuses, keeps breaking off, or sends something else.
+        MarketDataError: If the server does not answer, refuses, keeps closing the connection, or sends another file.
         StoreError: If the file cannot be written.
     """
     part = target.with_name(f".{target.name}{PART_SUFFIX}")
@@ -98,8 +100,8 @@ def download(url: str, target: Path, *, sha256: str | None = None) -> str:
         if sha256 is not None and found != sha256.lower():
             part.unlink()
             raise MarketDataError(
-                f"{public(url)}: the file's SHA-256 is {found} and should be {sha256}. It was thrown away. Try again; "
-                "if it stays so, the file has changed: check where it comes from before you accept the new hash."
+                f"{public(url)}: the file's SHA-256 is {found} and should be {sha256}. It was deleted. Try again; "
+                "if it happens again, the file has changed: check its origin before you accept the new hash."
             )
         fsync_tree(part)
         rename_durably(part, target)
@@ -107,7 +109,7 @@ def download(url: str, target: Path, *, sha256: str | None = None) -> str:
 
 
 def public(url: str) -> str:
-    """An address as it may be shown: without user, password and query."""
+    """Strip an address of user, password and query, so that it may be shown."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
@@ -127,7 +129,7 @@ def _fetch(url: str, part: Path) -> None:
             fruitless = 0 if _size(part) > before else fruitless + 1
             if fruitless == FRUITLESS_ATTEMPTS:
                 raise MarketDataError(f"{public(url)} breaks off ({fault}) after {_size(part)} bytes: try again later")
-            run_logger(__name__).info("broken off after %d bytes (%s): going on", _size(part), fault)
+            run_logger(__name__).info("broken off after %d bytes (%s): continuing", _size(part), fault)
             time.sleep(RETRY_DELAYS_SECONDS[0])
 
 
@@ -136,10 +138,10 @@ def _size(part: Path) -> int:
 
 
 def _fetch_rest(session: "Session", url: str, part: Path) -> None:
-    """Append what the file still lacks; what comes before a fault stays in it.
+    """Append what the file still lacks; what arrives before a fault stays in it.
 
     Raises:
-        RequestException: If the answer breaks off.
+        RequestException: If the connection breaks off.
         MarketDataError: If there is none, or the server refuses.
     """
     have = _size(part)
@@ -160,7 +162,7 @@ def _fetch_rest(session: "Session", url: str, part: Path) -> None:
 def _ask(session: "Session", url: str, *, have: int) -> "Response":
     from requests import RequestException
 
-    # Not compressed on the way: offsets must be those of the file.
+    # No compression on the way: offsets must be those of the file.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         return answered(
@@ -175,6 +177,6 @@ def _ask(session: "Session", url: str, *, have: int) -> "Response":
 
 def _cure(response: "Response") -> str:
     if response.status_code == 429:
-        wanted = response.headers.get("Retry-After", "not said")
+        wanted = response.headers.get("Retry-After", "not given")
         return f"it wants fewer requests; try again later (Retry-After: {wanted})"
     return "try again later" if response.status_code in RETRIED_STATUS else "check the address"

@@ -38,14 +38,14 @@ _MODULES = (
 
 
 class FolderSource(FrozenModel):
-    """A folder with one `{STOCK}.csv` a ticker, in Yahoo's columns."""
+    """A folder with one `{STOCK}.csv` per ticker, in Yahoo's columns."""
 
     kind: Literal["folder"] = "folder"
     folder: Path
 
 
 class SyntheticSource(FrozenModel):
-    """The seeded synthetic market; any ticker's name yields the series that the configuration describes."""
+    """The seeded synthetic market; every ticker gets the series that the configuration describes."""
 
     kind: Literal["synthetic"] = "synthetic"
     config: SyntheticConfig = SyntheticConfig()
@@ -55,7 +55,7 @@ MarketSource = Annotated[FolderSource | SyntheticSource, Field(discriminator="ki
 
 
 def list_tickers(folder: Path) -> list[str]:
-    """Tickers that a folder holds a CSV file for, sorted; what is named like one but is no file is told in the log.
+    """List the tickers that a folder holds a CSV file for, sorted; the log names folders and broken links.
 
     Raises:
         MarketDataError: If there is no such folder.
@@ -71,10 +71,10 @@ def list_tickers(folder: Path) -> list[str]:
 
 
 def pool_tickers(folder: Path) -> list[str]:
-    """Tickers of a folder that are to be pooled.
+    """List the tickers of a folder for the pool.
 
     Raises:
-        MarketDataError: If the folder is missing, holds a ticker by the pool's own name, or fewer than two.
+        MarketDataError: If the folder is missing, holds a ticker with the pool's own name, or fewer than two tickers.
     """
     tickers = list_tickers(folder)
     if POOL in tickers:
@@ -82,14 +82,14 @@ def pool_tickers(folder: Path) -> list[str]:
     if len(tickers) < 2:
         raise MarketDataError(
             f"--stock {POOL} trains on all tickers of a folder together, and {folder} holds {len(tickers)}: put two or "
-            "more STOCK.csv there, or name the one with --stock"
+            "more STOCK.csv there, or name the only one with --stock"
         )
     return tickers
 
 
 def _reserved(path: Path) -> str:
     return (
-        f"{path} cannot be used: {POOL} stands for all tickers together and is no ticker here. Rename the file, for "
+        f"{path} cannot be used: {POOL} stands for all tickers together and cannot name one. Rename the file, for "
         f"example to {POOL}-US.csv; its ticker is then {POOL}-US."
     )
 
@@ -98,15 +98,15 @@ def _reserved(path: Path) -> str:
 def fetch_bars(
     source: MarketSource, stock: str, *, store: Store, quality: QualityConfig = QualityConfig()
 ) -> ArtifactRef:
-    """Read and validate one ticker's bars and store them as `bars.parquet`, and what is odd about them beside.
+    """Read and validate one ticker's bars, store them as `bars.parquet`, and store a quality report beside them.
 
     Returns:
-        Artifact of the stage `bars`; its meta holds `ticker`, `rows`, `first` and `last` session, of rows without
-        prices, which are left out, the count `without_prices` and the `dates_without_prices`, and as JSON the counts
-        of all `repairs` and, where the ticker's bars before told another past, `history`.
+        Artifact of the stage `bars`. Its meta holds `ticker`, `rows`, `first` and `last` session. Rows without prices
+        are left out: `without_prices` counts them and `dates_without_prices` lists them. As JSON it holds the counts of
+        all `repairs` and, if the former bars of the ticker had another past, `history`.
 
     Raises:
-        FeaturesError: If the ticker's name or its prices are not acceptable, or worse than `quality` allows.
+        FeaturesError: If the ticker's name or its prices are not valid, or worse than `quality` allows.
         MarketDataError: If the source holds nothing for the ticker, or there is no such exchange.
     """
     return fetch_with_quality(source, stock, store=store, quality=quality)[0]
@@ -115,7 +115,7 @@ def fetch_bars(
 def fetch_with_quality(
     source: MarketSource, stock: str, *, store: Store, quality: QualityConfig
 ) -> tuple[ArtifactRef, QualityReport | None]:
-    """What `fetch_bars` does, with the quality report beside it; the synthetic market has none."""
+    """Do the same as `fetch_bars` and return the quality report too; the synthetic market has none."""
     ticker = validate_ticker(stock)
     if isinstance(source, SyntheticSource):
         config = source.config.model_copy(update={"ticker": ticker})
@@ -152,7 +152,7 @@ def fetch_with_quality(
 def _stored(
     inputs: Mapping[str, object], read: Callable[[], CsvColumns], *, ticker: str, store: Store, name: str = ""
 ) -> ArtifactRef:
-    """The artifact of bars; with a name, they are compared with the latest bars noted by it."""
+    """Store bars; if a name is given, compare them with the latest bars noted under it."""
 
     def build(folder: Path) -> dict[str, Scalar]:
         bars, gaps, repairs = read()
@@ -177,7 +177,7 @@ def _stored(
 
 
 def _latest(name: str, *, ticker: str, store: Store) -> Columns | None:
-    """The latest bars noted by a name, if this code made them and they are as they were written."""
+    """Read the latest bars noted under a name, if this code made them and they are undamaged."""
     latest = store.latest("bars", name)
     if latest is None or latest[1].code != _code():
         return None
@@ -195,12 +195,12 @@ def _code() -> str:
 
 
 def csv_path(folder: Path, stock: str) -> Path:
-    """The CSV file of one ticker in a folder.
+    """Find the CSV file of one ticker in a folder.
 
     Raises:
         TickerNameError: If the name could lead out of the folder.
-        MarketDataError: If folder or file is missing; names some tickers that are there. Also for the name of the
-            pool, which is no ticker's.
+        MarketDataError: If the folder or the file is missing; names some tickers that are there. Also for the name of
+            the pool, which is not a ticker.
     """
     ticker = validate_ticker(stock)
     path = folder / f"{ticker}.csv"

@@ -1,4 +1,4 @@
-"""Price files, `{STOCK}.csv` in Yahoo's columns: written whole, and never with less of a history than before."""
+"""Price files, `{STOCK}.csv` in Yahoo's columns: written whole, and never with a shorter history than before."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -19,7 +19,7 @@ SAME_PRICE = 1e-9
 
 @dataclass(frozen=True)
 class Filled:
-    """What a source did for one price file; `note` is for what a person should know."""
+    """What a source did to one price file; `note` is a message for people."""
 
     stock: str
     sessions: int
@@ -30,7 +30,7 @@ class Filled:
 
 
 def stored_bars(folder: Path, stock: str) -> pd.DataFrame | None:
-    """The bars that a folder holds of a stock, or `None`.
+    """Read the bars that a folder holds of a stock; `None` if there is no file.
 
     Raises:
         FeaturesError: If the stock's name or its file is faulty.
@@ -40,7 +40,7 @@ def stored_bars(folder: Path, stock: str) -> pd.DataFrame | None:
 
 
 def price_file(folder: Path, stock: str) -> Path:
-    """Where the prices of a stock stand in a folder.
+    """Name the price file of a stock in a folder.
 
     Raises:
         MarketDataError: If the name is that of the pool of all tickers.
@@ -48,13 +48,13 @@ def price_file(folder: Path, stock: str) -> Path:
     """
     if stock == POOL:
         raise MarketDataError(
-            f"{POOL} stands for all tickers together and names no price file: keep Allstate's as {POOL}-US.csv"
+            f"{POOL} stands for all tickers together and cannot name a price file: keep Allstate's as {POOL}-US.csv"
         )
     return folder / f"{validate_ticker(stock)}.csv"
 
 
 def as_csv(bars: pd.DataFrame) -> bytes:
-    """Bars as the text of a price file."""
+    """Write bars as the text of a price file."""
     table = bars[list(BAR_COLUMNS)].set_axis(list(YAHOO_COLUMNS), axis=1)
     return table.to_csv(index=False, date_format="%Y-%m-%d", lineterminator="\n").encode()
 
@@ -62,19 +62,19 @@ def as_csv(bars: pd.DataFrame) -> bytes:
 def keep(
     folder: Path, stock: str, bars: pd.DataFrame, *, content: bytes | None = None, revised: bool = False, note: str = ""
 ) -> Filled:
-    """Write a price file, whole or not at all; what it held already stays in it.
+    """Write a price file, whole or not at all; it keeps every session that it already held.
 
     Args:
-        folder: Made where it is missing.
+        folder: Made if it is missing.
         stock: Name of the ticker.
         bars: As `features.prices.bars.read_csv` returns them.
         content: The file's bytes; without them the bars are written in Yahoo's columns.
-        revised: Whether the prices of sessions that are stored may change, as after a split.
-        note: What a person should know.
+        revised: Whether the prices of stored sessions may change, as after a split.
+        note: A message for people.
 
     Raises:
         FeaturesError: If the stored file is faulty.
-        MarketDataError: If the new prices lack a session that is stored or, unless revised, tell another price of it.
+        MarketDataError: If the new prices lack a stored session or, unless `revised`, differ from its stored prices.
         PublishError: If the folder cannot be written.
     """
     path = price_file(folder, stock)
@@ -87,23 +87,23 @@ def keep(
         if not path.exists() or path.read_bytes() != content:
             with atomic_path(path, shared=True) as fresh:
                 fresh.write_bytes(content)
-    return described(stock, bars, added=len(bars) - (0 if stored is None else len(stored)), note=note)
+    return filled(stock, bars, added=len(bars) - (0 if stored is None else len(stored)), note=note)
 
 
-def described(stock: str, bars: pd.DataFrame, *, added: int = 0, note: str = "") -> Filled:
-    """What a price file of these bars holds."""
+def filled(stock: str, bars: pd.DataFrame, *, added: int = 0, note: str = "") -> Filled:
+    """Summarise a price file of these bars."""
     first, last = bars["date"].iloc[[0, -1]].dt.date
     return Filled(stock, sessions=len(bars), added=added, first=first, last=last, note=note)
 
 
 def without_prices(rows: int) -> str:
-    """A note on rows that are left out, empty where there are none."""
+    """Write a note on rows that are left out; empty if there are none."""
     return f"rows without prices, left out: {rows}" if rows else ""
 
 
 def _check_history(path: Path, stored: pd.DataFrame, bars: pd.DataFrame, *, revised: bool) -> None:
     lost = stored.loc[~stored["date"].isin(bars["date"]), "date"]
-    cure = "It stays as it is; move it away first if the new prices are to stand in its place."
+    cure = "It is unchanged; move it away first if the new prices should replace it."
     if len(lost):
         raise MarketDataError(
             f"{path} holds {len(lost)} sessions that the new prices lack, from {lost.iloc[0]:%Y-%m-%d} to "

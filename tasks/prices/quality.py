@@ -23,20 +23,20 @@ _MODULES = (
     "tickerforge.tasks.prices.quality",
     "tickerforge.tasks.prices.sessions",
 )
-"""What `quality.json` depends on beside the bars; calendars change with their library."""
+"""The code that `quality.json` depends on; calendars change with their library."""
 
 
 def assess_bars(
     bars: ArtifactRef, read: Callable[[], Columns], *, config: QualityConfig, store: Store
 ) -> tuple[ArtifactRef, QualityReport]:
-    """Look bars over, and store what there is to say about them.
+    """Examine bars, and store the report.
 
-    It is an artifact of its own, so that another calendar makes no other bars, windows and adapters.
+    The report is an artifact of its own, so that another calendar does not change bars, windows and adapters.
 
     Args:
         bars: Artifact of `fetch_bars`.
-        read: What these bars are; called only where there is no report yet.
-        config: Whose sessions are expected.
+        read: Returns the bars; called only if there is no report yet.
+        config: The exchange whose sessions are expected.
         store: Where the artifact goes.
 
     Raises:
@@ -59,10 +59,10 @@ def assess_bars(
 
 
 def hold_to_limits(report: QualityReport, config: QualityConfig) -> None:
-    """Show the report in the run under way, if one is, and end that where the bars are too bad.
+    """Show the report in the current task run, if there is one, and check it against the limits.
 
     Raises:
-        QualityError: If a limit is passed.
+        QualityError: If a limit is exceeded.
     """
     if _in_task_run():
         from tickerforge.tasks.base.prefect_artifacts import publish_table
@@ -74,14 +74,14 @@ def hold_to_limits(report: QualityReport, config: QualityConfig) -> None:
 
 
 def read_quality(quality: ArtifactRef) -> QualityReport:
-    """The report of an artifact of `assess_bars`."""
+    """Read the report of an artifact of `assess_bars`."""
     return QualityReport.model_validate_json((quality.path / QUALITY_FILE).read_bytes())
 
 
 def with_history(report: QualityReport, bars: ArtifactRef) -> QualityReport:
-    """The report with what has changed of the history since the bars before."""
-    told = bars.meta.get(HISTORY)
-    change = HistoryChange.model_validate_json(str(told)) if told else None
+    """Add to the report what has changed in the history since the former bars."""
+    text = bars.meta.get(HISTORY)
+    change = HistoryChange.model_validate_json(str(text)) if text else None
     return report.model_copy(update={"history": change})
 
 

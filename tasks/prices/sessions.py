@@ -32,7 +32,7 @@ KNOWN = "XNYS (New York), XNAS (Nasdaq), XLON (London), XETR (Frankfurt), XTKS (
 
 
 def exchange_timezone(exchange: str) -> str:
-    """Name of the exchange's time zone, for example `America/New_York`.
+    """Name the exchange's time zone, for example `America/New_York`.
 
     Raises:
         MarketDataError: If there is no such exchange.
@@ -41,7 +41,7 @@ def exchange_timezone(exchange: str) -> str:
 
 
 def exchange_date(instant: datetime, *, exchange: str) -> date:
-    """The day on the exchange's own wall clock at an instant.
+    """Find the date on the exchange's own wall clock at an instant.
 
     Raises:
         MarketDataError: If there is no such exchange.
@@ -61,7 +61,10 @@ def is_session(day: date, *, exchange: str) -> bool:
 
 
 def stale_by(last_session: date, instant: datetime, *, exchange: str) -> int:
-    """How many sessions have closed since the last one that the data hold; 0 where the data are up to date.
+    """Count the sessions that have closed since the last one in the data; 0 if the data are up to date.
+
+    Closes are instants, with early closes and changes of the clock: just before the closing bell, today's session does
+    not count.
 
     Args:
         last_session: Date of the last bar.
@@ -78,7 +81,7 @@ def stale_by(last_session: date, instant: datetime, *, exchange: str) -> int:
 
 
 def close_of(day: date, *, exchange: str) -> datetime:
-    """The instant (UTC) at which a day's closing price is known: the session's close, or the end of a day without one.
+    """Find the instant (UTC) at which a day's closing price is known: the session's close, or else the day's end.
 
     Raises:
         MarketDataError: If there is no such exchange, or its holidays are not known for that day.
@@ -91,7 +94,7 @@ def close_of(day: date, *, exchange: str) -> datetime:
 
 
 def sessions_between(first: date, last: date, *, exchange: str) -> NDArray[np.datetime64]:
-    """All sessions of an exchange from one day to another, ascending (datetime64[s]), and some before and after them.
+    """List the sessions of an exchange from one day to another and some around them, ascending (datetime64[s]).
 
     Raises:
         MarketDataError: If there is no such exchange, or its holidays are not known for that time.
@@ -104,9 +107,9 @@ def sessions_between(first: date, last: date, *, exchange: str) -> NDArray[np.da
 
 
 def exchange_of(ticker: str, dates: NDArray[np.datetime64]) -> str:
-    """The calendar of a ticker: by the ending that Yahoo gives its name, else New York's.
+    """Choose the calendar of a ticker: by the ending that Yahoo gives its name, else New York's.
 
-    Dates of which more than a tenth lie on weekends are those of a market without holidays.
+    If more than a tenth of the dates are on weekends, the market has no holidays.
     """
     if np.mean(~np.is_busday(dates.astype("datetime64[D]"))) > WEEKEND_SHARE:
         return ALWAYS
@@ -115,15 +118,15 @@ def exchange_of(ticker: str, dates: NDArray[np.datetime64]) -> str:
 
 
 def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = AUTO) -> pd.DatetimeIndex:
-    """The next `count` sessions after the last of `dates`, oldest first.
+    """List the next `count` sessions after the last of `dates`, oldest first.
 
     Args:
         dates: Sessions so far, ascending.
-        count: How many.
-        ticker: Whose they are.
-        exchange: Calendar such as XNYS; `auto` takes that of `exchange_of`. Where that is New York for want of anything
-            better, and the latest 80 dates are not all sessions there, and with `none`, it goes on as the dates do:
-            every day where some of them fall on a weekend, or on business days.
+        count: Number of sessions.
+        ticker: Name of the ticker.
+        exchange: Calendar such as XNYS; `auto` takes that of `exchange_of`. With `none`, or if `auto` falls back to
+            New York but the latest 80 dates are not all sessions there, the dates are continued: every day if some
+            of them are on weekends, else on business days.
 
     Raises:
         MarketDataError: If there is no such exchange, or its holidays are not known.
@@ -141,16 +144,16 @@ def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = 
 
 
 def _moment(instant: datetime) -> pd.Timestamp:
-    """The instant in UTC."""
+    """Convert an instant to UTC."""
     if instant.tzinfo is None:
         raise ValueError(f"the instant {instant} has no time zone; give one, for example datetime.now(UTC)")
     return pd.Timestamp(instant).tz_convert(UTC)
 
 
 def _closes(exchange: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.Series:
-    """Closing instants (UTC) by session (midnight, no zone), from `first` to `last`.
+    """Look up the closing instants (UTC) by session (midnight, no zone), from `first` to `last`.
 
-    No session closes before its day begins in UTC, not even Wellington's, so that a UTC date bounds what can be known.
+    No session closes before its day begins in UTC, not even in Wellington, so a UTC date bounds what can be known.
     """
     return _years(exchange, (first - SLACK).year, last.year).closes.loc[first:last]
 
@@ -162,7 +165,7 @@ def _sessions(exchange: str, first: int, last: int) -> NDArray[np.datetime64]:
 
 @lru_cache(maxsize=8)
 def _years(exchange: str, first: int, last: int) -> "ExchangeCalendar":
-    """The calendar of whole years, so that a night over many tickers builds it once."""
+    """Build the calendar of whole years, so that a night over many tickers builds it once."""
     import exchange_calendars
     from exchange_calendars.errors import InvalidCalendarName
 

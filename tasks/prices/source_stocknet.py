@@ -13,8 +13,8 @@ from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.prices.download import download, public
 
-# The revision that brought the prices. We know of no published hash of the archive, and GitHub does not promise to pack
-# a revision into the same bytes for ever: so the first download's hash is recorded, and later ones must have it.
+# The revision that added the prices. No hash of the archive is published, and GitHub does not promise to pack it into
+# the same bytes for ever. So the hash of the first download is recorded, and later downloads must match it.
 REVISION = "be24fafd37b9b9848e310494d282cb10ab1d580c"
 URL = f"https://github.com/yumoxu/stocknet-dataset/archive/{REVISION}.zip"
 ARCHIVE_FILE, HASH_FILE, PRICES_FOLDER = "archive.zip", "archive.zip.sha256", "prices"
@@ -23,15 +23,18 @@ _MEMBER = re.compile(r"(?:.*/)?price/raw/([^/]+)\.csv")
 
 
 def unpacked(cache: Path, *, url: str = URL, sha256: str | None = None) -> Path:
-    """The folder of price files in the archive; downloaded once, and verified at every use.
+    """Download and unpack the price files of the archive; downloaded once, and verified at every use.
 
     Args:
         cache: Folder of downloads.
         url: The archive, as a zip file with the price files in `price/raw`.
-        sha256: Its expected hash; without it the one recorded at the first download, if there was one.
+        sha256: Its expected hash; by default the one recorded at the first download, if there was one.
+
+    Returns:
+        The folder of the price files.
 
     Raises:
-        MarketDataError: If the archive cannot be had, has another hash, or holds no prices.
+        MarketDataError: If the archive cannot be downloaded, has another hash, or holds no prices.
         StoreError: If the cache cannot be written.
     """
     place = cache / f"stocknet-{sha256_of(url.encode()).hexdigest()[:12]}"
@@ -40,13 +43,13 @@ def unpacked(cache: Path, *, url: str = URL, sha256: str | None = None) -> Path:
         expected = (sha256 or "").lower() or (record.read_text().strip() if record.exists() else None)
         there = archive.exists() and file_sha256(archive) == expected
         if archive.exists() and not there:
-            run_logger(__name__).warning("%s has not the hash that it should have: downloading it again", archive)
+            run_logger(__name__).warning("%s does not have the expected hash: downloading it again", archive)
     if not there:
         found = download(url, archive, sha256=expected)
         if expected is None:
             run_logger(__name__).warning(
-                "%s has the SHA-256 %s, which could be compared with nothing (no hash of it is known); it is recorded "
-                "in %s, and later downloads must have it",
+                "%s has the SHA-256 %s; no published hash is known to compare it with. It is recorded in %s, and later "
+                "downloads must match it",
                 public(url),
                 found,
                 record,
@@ -70,11 +73,11 @@ def _unpack(archive: Path, folder: Path, *, url: str) -> Path:
     except (zipfile.BadZipFile, TickerNameError) as error:
         archive.unlink()
         raise MarketDataError(
-            f"what {public(url)} sent cannot be used: {error}. It was thrown away: check the address"
+            f"the download from {public(url)} cannot be used: {error}. It was deleted: check the address"
         ) from error
     if not found:
         archive.unlink()
         raise MarketDataError(
-            f"what {public(url)} sent has no price/raw/STOCK.csv in it and was thrown away: check the address"
+            f"the download from {public(url)} holds no price/raw/STOCK.csv and was deleted: check the address"
         )
     return folder

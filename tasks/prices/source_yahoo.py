@@ -1,4 +1,4 @@
-"""Prices from Yahoo Finance through yfinance: only what is missing, and everything anew where history was adjusted."""
+"""Prices from Yahoo Finance through yfinance: only what is missing, or everything again after an adjustment."""
 
 import time
 import warnings
@@ -16,16 +16,16 @@ from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.prices.download import SILENCE_SECONDS, answered
-from tickerforge.tasks.prices.price_files import Filled, described, keep, stored_bars, without_prices
+from tickerforge.tasks.prices.price_files import Filled, filled, keep, stored_bars, without_prices
 from tickerforge.tasks.prices.sessions import stale_by
 
 FIRST_DAY = date(2010, 1, 1)
-# Sessions that are asked for again: each dividend and split since then changes their adjusted closes.
+# Sessions that are fetched again: every dividend and split since then changes their adjusted closes.
 OVERLAP = 5
-# Below the smallest dividends, some 4e-5 of a price, and above the noise of Yahoo's single-precision numbers.
+# Less than the smallest dividends, about 4e-5 of a price, and more than the noise of Yahoo's single-precision numbers.
 SAME_ADJUSTMENT = 1e-6
 PAUSE_SECONDS = 0.3
-# A night of many stocks must neither press on against a refusal nor wait in vain for each of them.
+# After a refusal, a night of many stocks must neither keep asking nor wait in vain for each stock.
 QUIET_SECONDS = 600.0
 TOO_MANY_REQUESTS = 429
 PRICES_PATH = "/finance/chart/"
@@ -34,18 +34,18 @@ PRICES_PATH = "/finance/chart/"
 def fill(folder: Path, stock: str, *, now: datetime, first: date | None = None, exchange: str | None = None) -> Filled:
     """Bring one stock's price file up to date, or make it.
 
-    Of a stock that has a file, only sessions after its last one are asked for, and the five before to see whether the
-    adjusted closes still are what is stored. Where they are not, all of the history is fetched anew.
+    If there is a file, only the sessions after its last one are fetched, and the five before, to see whether their
+    adjusted closes are still the stored ones. If they are not, the whole history is fetched again.
 
     Args:
-        folder: Holds the file, or shall hold it.
-        stock: Name of the ticker, at Yahoo as well.
+        folder: Folder of the file.
+        stock: Name of the ticker, also at Yahoo.
         now: Sessions that have not closed by then are left out; with a time zone.
-        first: First day of a new file, by default 2010-01-01; a file that begins later is fetched anew.
-        exchange: Calendar such as XNYS; if given, nothing is asked where the last session is there already.
+        first: First day of a new file, by default 2010-01-01; a file that begins later is fetched again.
+        exchange: Calendar such as XNYS; if given, nothing is fetched if the file holds the last session.
 
     Raises:
-        FeaturesError: If the stored file is faulty, or what Yahoo tells.
+        FeaturesError: If the stored file or the prices from Yahoo are faulty.
         MarketDataError: If Yahoo does not answer, knows no prices, or lacks sessions that are stored.
         PublishError: If the folder cannot be written.
     """
@@ -57,7 +57,7 @@ def fill(folder: Path, stock: str, *, now: datetime, first: date | None = None, 
     if first is not None and first < begins:
         return _refill(folder, stock, first=first, now=now, why=f"the file began on {begins}")
     if exchange is not None and stale_by(ends, now, exchange=exchange) == 0:
-        return described(stock, stored, note="up to date")
+        return filled(stock, stored, note="up to date")
     overlap = stored.tail(OVERLAP)
     fetched, note = _history(stock, first=overlap["date"].iloc[0].date(), now=now)
     again = fetched[fetched["date"].isin(overlap["date"])]
@@ -67,22 +67,22 @@ def fill(folder: Path, stock: str, *, now: datetime, first: date | None = None, 
         return _refill(folder, stock, first=begins, now=now, why="history was adjusted (a dividend or a split)")
     later = fetched[fetched["date"] > stored["date"].iloc[-1]]
     if later.empty:
-        return described(stock, stored, note="nothing new")
+        return filled(stock, stored, note="nothing new")
     return keep(folder, stock, pd.concat([stored, later], ignore_index=True), note=note)
 
 
 def _refill(folder: Path, stock: str, *, first: date, now: datetime, why: str) -> Filled:
-    run_logger(__name__).info("%s: %s: fetching all of it anew", stock, why)
+    run_logger(__name__).info("%s: %s: fetching the whole history again", stock, why)
     fetched, note = _history(stock, first=first, now=now)
-    return keep(folder, stock, fetched, revised=True, note=f"fetched anew: {why}{'; ' if note else ''}{note}")
+    return keep(folder, stock, fetched, revised=True, note=f"fetched again: {why}{'; ' if note else ''}{note}")
 
 
 def _history(stock: str, *, first: date, now: datetime) -> tuple[pd.DataFrame, str]:
-    """Validated bars of all closed sessions from `first` on, and a note on rows without prices."""
+    """Fetch and validate the bars of all closed sessions from `first` on; also a note on rows without prices."""
     yfinance, session = _client()
     end = (now + timedelta(days=1)).date()
     try:
-        # yfinance calls pandas in ways that pandas is about to give up.
+        # yfinance uses features of pandas that are deprecated.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             ticker = yfinance.Ticker(stock, session=session)
@@ -98,7 +98,7 @@ def _history(stock: str, *, first: date, now: datetime) -> tuple[pd.DataFrame, s
         opens, closes = pd.Timestamp(regular["start"]), pd.Timestamp(regular["end"])
     except yfinance.exceptions.YFTickerMissingError as error:
         raise MarketDataError(f"{stock}: Yahoo has no prices from {first} on ({error}): check the ticker") from error
-    # Whatever else Yahoo sends instead of prices, yfinance trips over somewhere.
+    # If Yahoo sends anything else than prices, yfinance fails somewhere, with one of these.
     except (yfinance.exceptions.YFException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise MarketDataError(
             f"{stock}: Yahoo does not answer as it should ({type(error).__name__}: {error}): try again later"
@@ -111,7 +111,7 @@ def _history(stock: str, *, first: date, now: datetime) -> tuple[pd.DataFrame, s
 
 @cache
 def _client() -> tuple[Any, Any]:
-    """The library, told to raise its errors and to keep its caches in our home, and one session for all requests.
+    """Set up the library, to raise its errors and to keep its caches in our home, and one session for all requests.
 
     Raises:
         MarketDataError: If it is not installed.
@@ -124,7 +124,7 @@ def _client() -> tuple[Any, Any]:
         raise MarketDataError("prices from Yahoo need yfinance: pip install 'tickerforge[yahoo]'") from error
 
     class PoliteSession(Session):
-        """A session that waits before it asks for prices, asks again where that may help, and takes a no for all."""
+        """A session that waits before a request for prices, tries again if that may help, and stops after a refusal."""
 
         quiet_until = 0.0
 
@@ -132,7 +132,7 @@ def _client() -> tuple[Any, Any]:
             if time.monotonic() < self.quiet_until:
                 raise RequestException(f"not asked: for {QUIET_SECONDS / 60:.0f} minutes after a refusal or no answer")
             ask = super().request
-            # Yahoo's cookies may be refused for good, and prices come without them.
+            # Yahoo may refuse cookies for ever; prices come without them.
             if PRICES_PATH not in url:
                 return ask(method, url, *arguments, **options)
             time.sleep(PAUSE_SECONDS)

@@ -63,33 +63,33 @@ def store_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> 
 def store_pool(
     windows: Sequence[ArtifactRef], *, example: ArtifactRef, left_out: Sequence[str], store: Store
 ) -> ArtifactRef:
-    """Put the windows of several tickers together, with borders in calendar time that all share.
+    """Store the windows of several tickers together, with common borders in calendar time.
 
     Args:
-        windows: Artifacts of `store_windows`, one a ticker.
-        example: Artifact of `fetch_bars` of any of them: what a model of the pool is asked with, for the registry.
+        windows: Artifacts of `store_windows`, one per ticker.
+        example: Artifact of `fetch_bars` of any of them: the input example of the pool's model in the registry.
         left_out: Tickers that could not be used, for the record.
         store: Where the artifact goes.
 
     Returns:
         Artifact as `store_windows` returns it, of the ticker `ALL`, that holds `bars.parquet` too; its meta holds
-        `pooled` and `left_out` (names) and in `borders` what the common borders cost, in words.
+        `pooled` and `left_out` (names) and in `borders` a text on the windows dropped for the common borders.
     """
 
     def build(folder: Path) -> Mapping[str, Scalar]:
         frame, borders = pool_windows([read_windows(ref) for ref in windows])
         rows = [read_train_rows(ref).assign(ticker=ref.meta["ticker"]) for ref in windows]
         shutil.copyfile(example.path / BARS_FILE, folder / BARS_FILE)
-        told = [
-            f"{border.dropped} {border.split} windows dropped for targets after {border.last.date()}, where those of "
-            f"{border.ticker} end"
+        texts = [
+            f"{border.dropped} {border.split} windows dropped for targets after {border.last.date()}, the last one of "
+            f"{border.ticker}"
             for border in borders
             if border.dropped
         ]
         return _write(folder, _table(frame), pd.concat(rows, ignore_index=True), ticker=POOL) | {
             "pooled": ", ".join(str(ref.meta["ticker"]) for ref in windows),
             "left_out": ", ".join(left_out),
-            "borders": "; ".join(told),
+            "borders": "; ".join(texts),
         }
 
     inputs = {"pool": list(windows), "example": example, "left_out": list(left_out)}
@@ -99,10 +99,11 @@ def store_pool(
 def import_published(
     train: tuple[Path, Path], test: tuple[Path, Path] | None, *, ticker: str, config: FeatureConfig, store: Store
 ) -> ArtifactRef:
-    """Store the windows of published CSV files; ask about them with `prompt_style="prices"`.
+    """Store the windows of published CSV files; render their prompts with `prompt_style="prices"`.
 
-    A published train file holds the validation windows too, behind its train windows. They are told apart where the
-    windows stop overlapping, or else by the fractions of `config`; the last `embargo` train windows are given up.
+    A published train file holds the validation windows too, after its train windows. The border is the place at which
+    the windows stop overlapping, or else follows from the fractions of `config`. The last `embargo` train windows are
+    dropped.
 
     Args:
         train: `{STOCK}_train_x.csv` and `{STOCK}_train_y.csv`.
@@ -157,26 +158,26 @@ def export_published(bars: ArtifactRef, out_dir: Path, *, config: FeatureConfig)
 
 
 def read_bars(bars: ArtifactRef) -> pd.DataFrame:
-    """The bars of an artifact of `fetch_bars`."""
+    """Read the bars of an artifact of `fetch_bars`."""
     return to_frame(read_table(bars.path / BARS_FILE))
 
 
 def read_windows(windows: ArtifactRef, *, splits: tuple[str, ...] = ()) -> pd.DataFrame:
-    """The windows of an artifact of the stage `windows`, of all splits or of those named, with a fresh index."""
+    """Read the windows of an artifact of the stage `windows`, of all splits or of those named, with a new index."""
     frame = windows_from_file(_sessions_or(windows, WINDOWS_FILE))
     return frame[frame["split"].isin(splits)].reset_index(drop=True) if splits else frame
 
 
 def read_train_rows(windows: ArtifactRef) -> pd.DataFrame:
-    """The prices of exactly the train split, `date` and `adj_close`, for baselines that are fitted on them.
+    """Read the prices of exactly the train split, `date` and `adj_close`, to fit baselines on.
 
-    Those of a pool have a column `ticker` too.
+    The prices of a pool have a column `ticker` too.
     """
     return train_rows_from_file(_sessions_or(windows, TRAIN_ROWS_FILE))
 
 
 def _sessions_or(windows: ArtifactRef, file: str) -> Path:
-    """The file of sessions, or if the artifact holds none, the file of that name."""
+    """Name the file of sessions or, if the artifact holds none, the given file."""
     sessions = windows.path / SESSIONS_FILE
     return sessions if sessions.is_file() else windows.path / file
 
@@ -198,7 +199,7 @@ def _table(frame: pd.DataFrame) -> pa.Table:
 
 
 def train_end(windows: ArtifactRef) -> date | None:
-    """The last session that a train target lies on; `None` without train windows."""
+    """Read the last session of the train targets; `None` without train windows."""
     last = windows.meta.get(_TRAIN_END)
     return date.fromisoformat(str(last)) if last else None
 
@@ -214,7 +215,7 @@ def _published_border(windows: pd.DataFrame, config: FeatureConfig) -> tuple[int
 
 
 def _joined(windows: pd.DataFrame) -> pd.DataFrame:
-    """The price series behind windows that follow each other session by session."""
+    """Join windows that follow each other session by session to one price series."""
     first, last = windows.iloc[0], windows.iloc[-1]
     between = [history[-1] for history in windows["history"].iloc[1:]]
     prices = np.concatenate([first["history"], between, last["target"]])

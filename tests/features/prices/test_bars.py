@@ -100,7 +100,7 @@ def test_harmless_variations_of_a_file_read_the_same(tmp_path: Path, text: str) 
         ("Date", "2017-02-30", ["'2017-02-30'", "is not a date"]),
         ("Date", "NaT", ["'NaT'", "is not a date"]),
         ("Date", "", ["is not a date"]),
-        ("Date", "2017-08-29", ["2017-08-29", "earlier row has already", "keep one row"]),
+        ("Date", "2017-08-29", ["2017-08-29", "earlier row already has", "keep one row"]),
         ("Date", "2017-08-01", ["2017-08-01", "earlier than the date of the row before", "sort"]),
         ("High", "1.0", ["1.0", "lower than the low"]),
     ],
@@ -316,7 +316,7 @@ def test_rows_behind_one_without_prices_keep_their_numbers_and_their_order_is_ch
     bad = ROWS[2].replace("11.0", "oops", 1)
     assert "row 4, column" in fault_of(write(tmp_path, file_of(ROWS[0], gap, bad)))
     twice = fault_of(write(tmp_path, file_of(ROWS[0], gap, ROWS[0])))
-    assert "row 4, column Date: '2017-08-28' is a date that an earlier row has already" in twice
+    assert "row 4, column Date: '2017-08-28' is a date that an earlier row already has" in twice
 
 
 def test_a_file_of_nothing_but_rows_without_prices_is_refused(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_the_table_says_in_words_what_each_count_means(bars: pd.DataFrame) -> No
     found = assess(bars.drop(index=[50]), ticker="ACME", repairs={"blank_rows": 2}, exchange="XNYS",
                    sessions=sessions(bars))  # fmt: skip
     table = {row["What"]: (row["Count"], row["Meaning"]) for row in found.rows_of_table()}
-    assert table["blank rows"] == ("2", "rows that hold nothing, left out")
+    assert table["blank rows"] == ("2", "empty rows, left out")
     assert table["missing sessions"] == ("1", f"of 200 of XNYS: {bars['date'].iloc[50].date()}")
     assert table["sessions"][0] == "199"
 

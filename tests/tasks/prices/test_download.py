@@ -76,7 +76,7 @@ def test_a_wrong_hash_leaves_nothing_and_an_earlier_file_as_it_was(tmp_path: Pat
     (tmp_path / "a").write_bytes(b"former")
     with (
         web_server(replies(Reply(BODY + b"!"))) as web,
-        pytest.raises(MarketDataError, match=f"and should be {HASH}. It was thrown away"),
+        pytest.raises(MarketDataError, match=f"and should be {HASH}. It was deleted"),
     ):
         download(f"{web.url}/a", tmp_path / "a", sha256=HASH)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"former"}

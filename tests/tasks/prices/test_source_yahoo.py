@@ -57,7 +57,7 @@ def test_an_adjusted_history_is_fetched_anew_and_said(yahoo: Yahoo, tmp_path: Pa
     yahoo.bars["AAPL"] = dividend
     filled = fill(tmp_path, "AAPL", now=yahoo.instant)
     assert filled.added == 3
-    assert filled.note == "fetched anew: history was adjusted (a dividend or a split)"
+    assert filled.note == "fetched again: history was adjusted (a dividend or a split)"
     assert [first for _, first in yahoo.asked] == [f"{BARS['date'].iloc[112]:%Y-%m-%d}", FIRST]
     pd.testing.assert_frame_equal(stored(tmp_path), dividend)
 
