@@ -39,7 +39,7 @@ audit: setup ## look up known vulnerabilities of the pinned dependencies; skippe
 # tests/conftest.py puts the longest files first.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # No training and no server.
-FAST_TESTS := tests/features tests/evaluation tests/tasks/base tests/tasks/store tests/tasks/prices tests/tasks/windows \
+FAST_TESTS := tests/features tests/evaluation tests/tasks/base tests/tasks/store tests/tasks/prices \
 	tests/flows/settings tests/flows/cli tests/training/test_guard.py \
 	tests/training/test_rejection.py tests/training/test_rewards.py
 # Tests that train, sample or sum floats: they must pass whatever kernels a processor chooses.
