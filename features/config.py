@@ -1,4 +1,4 @@
-"""Configuration of windows, indicators, units and prompts, of the limits of bad data, and of the synthetic market."""
+"""Configuration of windows, indicators, units and prompts, limits for bad data, and the synthetic market."""
 
 from typing import Literal, Self
 
@@ -29,7 +29,7 @@ class FeatureConfig(FrozenModel):
     prompt_style: Literal["prices", "full"] = Field(
         default="full", description="prices: the relative prices alone; full: with indicators and statistics."
     )
-    sigma_window: int = Field(default=60, ge=5, description="Sessions behind the volatility estimate.")
+    sigma_window: int = Field(default=60, ge=5, description="Sessions in the volatility estimate.")
     sigma_min: int = Field(default=20, ge=2, description="Fewest sessions the volatility estimate may use.")
     train_fraction: float = Field(default=0.7, gt=0, lt=1, description="Share of rows in the train split.")
     test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Share of rows in the test split.")
@@ -48,17 +48,17 @@ class FeatureConfig(FrozenModel):
 
     @property
     def embargo(self) -> int:
-        """Rows given up at the end of the train and validation splits: one horizon."""
+        """Rows at the end of the train and validation splits that are not used as targets: one horizon."""
         return self.horizon
 
 
 class QualityConfig(FrozenModel):
-    """Whose sessions a ticker's prices are compared with, and what is too much; shares of 1."""
+    """The exchange whose sessions a ticker's prices are compared with, and the limits, as shares of 1."""
 
     exchange: str = Field(
         default="auto",
-        description="Calendar such as XNYS; auto: 24/7 where dates lie on weekends, else by the ending of the "
-        "ticker (.L, .T), else New York; none: dates are compared with no calendar.",
+        description="Calendar such as XNYS; auto: 24/7 if dates are on weekends, else by the ending of the "
+        "ticker (.L, .T), else New York; none: dates are not compared with a calendar.",
     )
     max_missing: float = Field(default=0.1, ge=0, le=1, description="Most sessions of the exchange without prices.")
     max_extra: float = Field(default=0.1, ge=0, le=1, description="Most prices on days without a session.")
@@ -68,7 +68,7 @@ class QualityConfig(FrozenModel):
 class SyntheticConfig(FrozenModel):
     """A seeded synthetic market with known dynamics."""
 
-    ticker: str = Field(default="DEMO", description="Name the synthetic series goes by.")
+    ticker: str = Field(default="DEMO", description="Ticker of the synthetic series.")
     process: Literal["random_walk", "mean_reverting", "momentum", "regime_switch"] = Field(
         default="mean_reverting", description="Dynamics of the log price."
     )

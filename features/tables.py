@@ -64,6 +64,11 @@ def to_columns(table: pa.Table) -> Columns:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a file as a frame; sessions, also those in lists, are datetime64[s]."""
+    return to_frame(read_table(path))
+
+
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Make a frame of a table, on one thread."""
     return table.to_pandas(use_threads=False)

@@ -45,18 +45,8 @@ def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
         InsufficientHistoryError: A split has no window; names the ticker, the sessions present and those needed.
         TickerNameError: `ticker` is not a valid name.
     """
-    return _as_frame(window_columns(bars, ticker=ticker, config=config))
-
-
-def window_columns(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> Columns:
-    """Build the columns of `build_windows` as arrays: `(n_windows,)`, or `(n_windows, k)` if a cell is an array.
-
-    Raises:
-        InsufficientHistoryError: As `build_windows`.
-        TickerNameError: `ticker` is not a valid name.
-    """
     validate_ticker(ticker)
-    return cut_windows(session_columns(bar_columns(bars), config=config), ticker=ticker, config=config)
+    return _as_frame(cut_windows(session_columns(bar_columns(bars), config=config), ticker=ticker, config=config))
 
 
 def session_columns(bars: Columns, *, config: FeatureConfig, start: int = 0) -> Columns:
@@ -85,6 +75,9 @@ def session_columns(bars: Columns, *, config: FeatureConfig, start: int = 0) -> 
 
 def cut_windows(sessions: Columns, *, ticker: str, config: FeatureConfig) -> Columns:
     """Cut the columns of `build_windows` from those of `session_columns` of the whole series.
+
+    Returns:
+        Arrays of shape `(n_windows,)`, or `(n_windows, k)` if a cell is an array.
 
     Raises:
         InsufficientHistoryError: As `build_windows`.

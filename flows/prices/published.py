@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.features.atomic import write_atomically
+from tickerforge.features.tables import read_frame
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.files import StageFiles, check_names_ticker, check_pairs
 from tickerforge.tasks.base.disk import os_errors_as_publish_error
@@ -53,7 +54,7 @@ def write_full_forecasts(forecasts: ArtifactRef, windows: ArtifactRef, path: Pat
         PublishError: If the file cannot be written.
     """
     truth = read_windows(windows, splits=("test",))
-    answers = pd.read_parquet(forecasts.path / FORECASTS_FILE)
+    answers = read_frame(forecasts.path / FORECASTS_FILE)
     answers = answers[answers["split"] == "test"].set_index("origin").loc[list(truth["origin"])]
     mean, deviation = truth["train_mean"].to_numpy(), truth["train_std"].to_numpy()
 

@@ -1,4 +1,4 @@
-"""The picture of one ticker's preprocessing: prices with splits and embargo, what windows span, and the quality."""
+"""The picture of one ticker's preprocessing: prices with splits and embargo, the windows' extent, and the quality."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +60,7 @@ def picture(
         bars: As `features.prices.bars.read_csv` returns them.
         windows: As `features.windows.build_windows` returns them.
         quality: The report on the bars, if there is one.
-        config: What the windows were cut by.
+        config: Configuration that the windows were cut with.
         ticker: Name of the ticker.
     """
     from matplotlib.patches import Patch

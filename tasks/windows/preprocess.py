@@ -14,7 +14,7 @@ from prefect import task
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.pooling import POOL, pool_windows
 from tickerforge.features.splits import SPLITS
-from tickerforge.features.tables import read_table, to_columns, to_frame, to_table, write_table
+from tickerforge.features.tables import read_frame, read_table, to_columns, to_table, write_table
 from tickerforge.features.windowfile import train_rows_from_file, windows_from_file, write_sessions
 from tickerforge.features.windows import origins_by_split, session_columns, usable_sessions
 from tickerforge.tasks.base.disk import file_sha256, os_errors_as_publish_error
@@ -159,7 +159,7 @@ def export_published(bars: ArtifactRef, out_dir: Path, *, config: FeatureConfig)
 
 def read_bars(bars: ArtifactRef) -> pd.DataFrame:
     """Read the bars of an artifact of `fetch_bars`."""
-    return to_frame(read_table(bars.path / BARS_FILE))
+    return read_frame(bars.path / BARS_FILE)
 
 
 def read_windows(windows: ArtifactRef, *, splits: tuple[str, ...] = ()) -> pd.DataFrame:

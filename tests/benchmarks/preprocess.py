@@ -1,11 +1,11 @@
-"""CPU time, memory and bytes of preprocessing, against merely reading the CSV files and writing the Parquet files.
+"""CPU time, memory and bytes of preprocessing, compared with only reading the CSV files and writing the Parquet files.
 
     python tests/benchmarks/preprocess.py --data prices/          # a folder of price files, both scopes
-    python tests/benchmarks/preprocess.py --synthetic 500 1000    # so many synthetic tickers of 2,500 days
+    python tests/benchmarks/preprocess.py --synthetic 500 1000    # that many synthetic tickers of 2,500 days
     python tests/benchmarks/preprocess.py --processes 1 2         # half of the tickers in each of two processes
 
-Each figure is of a process of its own, without its imports. The floor is that of the same run: pyarrow reads every CSV
-file, and writes tables that are in memory already, of the same content as the artifacts.
+Each figure comes from a process of its own, without its imports. The floor is measured in the same run: pyarrow reads
+every CSV file, and writes tables that are already in memory, with the same content as the artifacts.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SESSIONS = 2500
 
 
 def measured(folder: Path, store: Path, *, scope: str, part: tuple[int, int] = (0, 1)) -> dict[str, float]:
-    """Preprocess every n-th ticker of a folder here; CPU seconds without imports, windows, and peak memory in bytes."""
+    """Preprocess every n-th ticker of a folder; measure CPU seconds without imports, windows and peak bytes."""
     from tickerforge.features.config import FeatureConfig
     from tickerforge.flows.prices.preprocess import preprocess
     from tickerforge.tasks.prices.market_data import list_tickers
@@ -42,7 +42,7 @@ def measured(folder: Path, store: Path, *, scope: str, part: tuple[int, int] = (
 
 
 def preprocess_imports() -> None:
-    """Import what is only imported when it is needed, the calendars of New York with it."""
+    """Import what is otherwise imported only when needed, and load the calendar of New York."""
     from datetime import date
 
     import tickerforge.features.windows  # noqa: F401
@@ -52,7 +52,7 @@ def preprocess_imports() -> None:
 
 
 def floor(folder: Path, store: Path) -> dict[str, float]:
-    """CPU seconds of reading all CSV files and of writing all stored tables once more."""
+    """Measure the CPU seconds of reading all CSV files and of writing all stored tables again."""
     import pyarrow.csv
     import pyarrow.parquet as pq
 
@@ -103,7 +103,7 @@ def report(name: str, folder: Path, store: Path, *, scope: str) -> dict[str, flo
 
 
 def write_market(folder: Path, tickers: int) -> Path:
-    """Price files of the synthetic market, each with a seed of its own."""
+    """Write price files of the synthetic market, each with a seed of its own."""
     from tickerforge.features.config import SyntheticConfig
     from tickerforge.features.synthetic import market
     from tickerforge.tasks.prices.price_files import as_csv
