@@ -16,7 +16,8 @@ from tickerforge.tasks.models.adapters import adapter_folder, read_card
 from tickerforge.tasks.models.forecasting import INTERVAL, forecast_next
 from tickerforge.tasks.models.train import base_model_for
 from tickerforge.tasks.prices.market_data import fetch_bars
-from tickerforge.tasks.registry.registration import CHALLENGER, CHAMPION, fetch_registered, find_version, model_name
+from tickerforge.tasks.registry.registration import CHALLENGER, CHAMPION, fetch_registered
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.tracking.stage_runs import connect
 from tickerforge.tasks.windows.preprocess import read_bars
@@ -104,9 +105,10 @@ def forecast_stock(
     prices = read_bars(found)
     version = None
     if folder is None:
-        tracking, workspace = connect(Workspace.current()), Workspace.current()
-        version = int(find_version(tracking, model_name(config.stock), alias=alias).version)
-        folder = fetch_registered(tracking, f"{config.stock}@{version}", cache=workspace.pulled)
+        workspace = Workspace.current()
+        tracking = connect(workspace)
+        registered = RegisteredAdapter.find(tracking, config.stock, alias=alias)
+        version, folder = registered.version, fetch_registered(tracking, registered, cache=workspace.pulled)
     card = read_card(folder)
     if card.ticker not in (config.stock, POOL):
         raise AdapterError(f"the adapter {folder} was trained for {card.ticker}: add --stock {card.ticker}")

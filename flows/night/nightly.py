@@ -244,7 +244,7 @@ def ticker_night(
         try:
             champion = ready.champion
             if promoted and registered is not None:
-                champion = RegisteredAdapter(ticker=stock, version=int(registered.version))
+                champion = registered.adapter
             live, watched = watch(ready, champion=champion)
             warnings += watched
         except Exception as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from prefect import flow
 
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
+from tickerforge.features.atomic import atomic_path
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import (
     ADAPTERS,
@@ -28,7 +29,7 @@ from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.files import StageFiles, as_published
 from tickerforge.flows.train.runs import Run, new_run_folder, recorded_run, stage_settings
 from tickerforge.flows.train.steps import Steps, as_artifact
-from tickerforge.tasks.base.disk import os_errors_as_publish_error, rename_durably
+from tickerforge.tasks.base.disk import os_errors_as_publish_error
 from tickerforge.tasks.base.paths import RunFolder, model_folder
 from tickerforge.tasks.models.adapters import BaseModelRef
 from tickerforge.tasks.models.sft_data import store_sft_data
@@ -207,7 +208,6 @@ def copy_file(source: Path, target: Path) -> Path:
     """
     with os_errors_as_publish_error(target.parent, doing=f"writing {target.name}"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.copyfile(source, partial)
-        rename_durably(partial, target)
+        with atomic_path(target) as partial:
+            shutil.copyfile(source, partial)
     return target

@@ -1,7 +1,7 @@
-"""The code that a registered model brings along: the modules behind a forecast, as a package with a hash in its name.
+"""The code inside a registered model: the modules that forecast, as a package with a hash in its name.
 
-`tickerforge.` in imports becomes that name. So every model runs the code that it was registered with, also in a process
-that has imported another version of TickerForge, or a model with other code.
+`tickerforge` in their imports is replaced by that name. So every model runs the code that it was registered with, also
+in a process that has imported another version of TickerForge or a model with other code.
 """
 
 import ast
@@ -40,7 +40,7 @@ def write_model_code(folder: Path) -> tuple[Path, Path]:
 
 
 def needed_modules(start: str) -> frozenset[str]:
-    """Our own files that a file imports, at once or later, itself included; paths below the root of the packages."""
+    """Return a file and our own files that it imports, directly or not; paths below the root of the packages."""
     found: set[str] = set()
     left = [start]
     while left:

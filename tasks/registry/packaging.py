@@ -47,7 +47,7 @@ REQUIREMENTS = (
     "exchange-calendars",
 )
 
-# What a pulled adapter may consist of: nothing that is code, or that runs code when it is read.
+# File types of a pulled adapter: none is code, or runs code when it is read.
 PULLED_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model", ".md"})
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256)
@@ -60,7 +60,7 @@ def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: p
         run_id: The run; MLflow's tracking address is the one that `tasks.tracking.stage_runs.connect` set.
         adapter: Artifact of the stage that trained it.
         card: How it must be asked.
-        bars: Its latest sessions become the input example.
+        bars: The latest sessions become the input example.
 
     Returns:
         MLflow's record of the logged model.
@@ -85,7 +85,7 @@ def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: p
 
 @contextmanager
 def _without_its_warnings() -> Iterator[None]:
-    """Silence what MLflow says about its own type hints while it is imported, and about its use of pandas."""
+    """Silence MLflow's warnings about its own type hints and its own use of pandas."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -93,9 +93,9 @@ def _without_its_warnings() -> Iterator[None]:
 
 
 def stage_artifacts(adapter: ArtifactRef, folder: Path, *, card: AdapterCard) -> Mapping[str, Path]:
-    """Lay out the folders of the model: `adapter` with its card and, where the base was built here, `base_model`.
+    """Lay out the folders of the model: `adapter` with its card and, if the base was built here, `base_model`.
 
-    A base model with a public name is only named: whoever loads the adapter fetches it from there.
+    A base model with a public name is only named: it is downloaded when the adapter is loaded.
     """
     staged = {ADAPTER_FOLDER: folder / ADAPTER_FOLDER}
     copy_tree(adapter.path / ADAPTER_FOLDER, staged[ADAPTER_FOLDER], leave_out=frozenset({MODEL_CARD_FILE}))
@@ -113,22 +113,22 @@ def stage_artifacts(adapter: ArtifactRef, folder: Path, *, card: AdapterCard) ->
 
 
 def is_built_here(card: AdapterCard) -> bool:
-    """Whether the base model is the tiny one, which exists nowhere else and is small enough to travel along."""
+    """Return whether the base model is the tiny one, which exists nowhere else and is small enough to be included."""
     return card.training.model == "tiny"
 
 
 def name_base_model(adapter: Path, location: str) -> None:
-    """Write into a PEFT folder where its base model is to be found."""
+    """Write the place of the base model into a PEFT folder."""
     path = adapter / ADAPTER_CONFIG_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(config | {BASE_PATH_SETTING: location}, indent=2), encoding="utf-8")
 
 
 def signature() -> Any:
-    """Plain bars in, sessions out.
+    """Return the model's signature: plain bars in, sessions out.
 
-    `date` takes texts too, and `volume` any number, since data sources count shares as integers; MLflow would refuse
-    both. What they hold is checked with the bars.
+    `date` may also be a text, and `volume` any number, since data sources count shares as integers; MLflow would refuse
+    both. Their values are checked together with the bars.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
@@ -143,7 +143,7 @@ def signature() -> Any:
 
 
 def requirements() -> list[str]:
-    """What the model needs installed, in the versions at hand; local version labels such as `+cpu` are left out."""
+    """Return the packages that the model needs, in the installed versions without local labels such as `+cpu`."""
     versions = {name: installed_version(name) for name in REQUIREMENTS}
     return [f"{name}=={version.split('+')[0]}" for name, version in versions.items() if version]
 
@@ -154,11 +154,11 @@ def unpack(downloaded: Path, folder: Path, *, final: Path, source: str) -> None:
     Args:
         downloaded: Holds `adapter` and perhaps `base_model`.
         folder: New folder to fill.
-        final: The name it will have in the end.
+        final: The folder's final name.
         source: The registry's name of the version, for the README.
 
     Raises:
-        AdapterError: If there is anything among them that could be code.
+        AdapterError: If one of the files could be code.
     """
     _refuse_code(downloaded, source=source)
     copy_tree(downloaded / ADAPTER_FOLDER, folder)
@@ -177,7 +177,7 @@ def _refuse_code(downloaded: Path, *, source: str) -> None:
     if foreign:
         raise AdapterError(
             f"{source} holds {', '.join(str(path.relative_to(downloaded)) for path in foreign[:5])}: TickerForge "
-            "registers weights as safetensors and settings as text only, and takes nothing else from a registry. "
+            "registers only weights as safetensors and settings as text, and accepts nothing else from a registry. "
             "Find out who registered it, and register the adapter again."
         )
 

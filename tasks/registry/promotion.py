@@ -1,4 +1,4 @@
-"""Champions over time: promotion and what it leaves as its trace, rollback, and the history of a ticker's versions."""
+"""Champions over time: promotion and its record in tags, rollback, and the history of a ticker's versions."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -7,20 +7,27 @@ from typing import Any
 from tickerforge.features.config import FrozenModel
 from tickerforge.tasks.base.errors import NotRegistered
 from tickerforge.tasks.base.logs import run_logger
-from tickerforge.tasks.registry.versions import CHAMPION, aliases_of, all_versions, find_version, model_name
+from tickerforge.tasks.registry.versions import (
+    CHAMPION,
+    RegisteredAdapter,
+    aliases_of,
+    all_versions,
+    find_version,
+    model_name,
+)
 from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of
 from tickerforge.tasks.tracking.runs import LONGEST_TAG
 
 PROMOTED_AT, FORMER_CHAMPION = "promoted_at", "former_champion"
 ROLLED_BACK_AT, ROLLED_BACK_REASON = "rolled_back_at", "rolled_back_reason"
-NONE = "none"
+_NO_CHAMPION = "none"
 
 
 class VersionRecord(FrozenModel):
-    """One version of a ticker's model, as the registry alone tells it.
+    """A version of a ticker's model, from the registry alone.
 
-    `skill` is that on the test split against persistence, `former_champion` the version that it followed when it was
-    promoted, `report` an address for `mlflow artifacts download --artifact-uri`; instants are UTC.
+    `skill` is that on the test split against persistence, `former_champion` the champion before its promotion, `report`
+    an address for `mlflow artifacts download --artifact-uri`; instants are UTC.
     """
 
     version: int
@@ -48,30 +55,29 @@ class Rollback(FrozenModel):
     reason: str
 
 
-def promote(tracking: Tracking, name: str, version: str, *, at: datetime) -> None:
-    """Point the alias `champion` at a version, which first notes when, and whom it follows; raises what MLflow raises.
+def promote(tracking: Tracking, adapter: RegisteredAdapter, *, at: datetime) -> None:
+    """Point the alias `champion` at a version, after tagging it with time and former champion; raises MLflow's errors.
 
     Args:
         tracking: From `tasks.tracking.stage_runs.connect`.
-        name: Of the registered model.
-        version: Of the new champion; nothing changes where it is that already.
+        adapter: The new champion; nothing changes if it is the champion already.
         at: The instant of the promotion.
     """
-    client = client_of(tracking)
-    former = aliases_of(tracking, name).get(CHAMPION)
+    client, version = client_of(tracking), str(adapter.version)
+    former = aliases_of(tracking, adapter.name).get(CHAMPION)
     if former != version:
-        client.set_model_version_tag(name, version, FORMER_CHAMPION, former or NONE)
-        client.set_model_version_tag(name, version, PROMOTED_AT, _written(at))
-        client.set_registered_model_alias(name, CHAMPION, version)
+        client.set_model_version_tag(adapter.name, version, FORMER_CHAMPION, former or _NO_CHAMPION)
+        client.set_model_version_tag(adapter.name, version, PROMOTED_AT, _written(at))
+        client.set_registered_model_alias(adapter.name, CHAMPION, version)
 
 
 def is_rolled_back(tracking: Tracking, name: str, *, made: Mapping[str, str]) -> bool:
-    """Whether a version with these tags was rolled back once, which the log then says; raises what MLflow raises."""
+    """Return whether a version with these tags was rolled back, and if so log it; raises MLflow's errors."""
     for version in all_versions(tracking, name):
         if ROLLED_BACK_AT in version.tags and all(version.tags.get(tag) == value for tag, value in made.items()):
             run_logger(__name__).warning(
                 "%s: this adapter passes the gate, but as version %s it was rolled back on %s (%s), so it is not "
-                "promoted again. Train another one; or, if the rollback was wrong, point the alias %s at it in MLflow.",
+                "promoted again. Train another one. If the rollback was wrong, point the alias %s at it in MLflow.",
                 name,
                 version.version,
                 version.tags[ROLLED_BACK_AT],
@@ -83,16 +89,16 @@ def is_rolled_back(tracking: Tracking, name: str, *, made: Mapping[str, str]) ->
 
 
 def rollback(tracking: Tracking, ticker: str, *, at: datetime, reason: str | None = None) -> Rollback:
-    """Point the alias `champion` back at the champion before, and mark the version that it leaves.
+    """Point the alias `champion` back at the former champion, and mark the version that was champion until now.
 
-    The mark comes first: a call that is interrupted in between is completed by the next one. Predecessors that were
-    rolled back themselves are passed over.
+    The mark comes first: the next call completes one that was interrupted in between. Predecessors that were rolled
+    back themselves are skipped.
 
     Args:
         tracking: From `tasks.tracking.stage_runs.connect`.
-        ticker: Whose champion.
+        ticker: Ticker of the champion.
         at: The instant of the rollback.
-        reason: Why, for the record.
+        reason: Reason, for the record.
 
     Raises:
         NotRegistered: If there is no champion, or none before it.
@@ -104,8 +110,8 @@ def rollback(tracking: Tracking, ticker: str, *, at: datetime, reason: str | Non
         target = _predecessor(current, {str(version.version): version for version in all_versions(tracking, name)})
         if target is None:
             raise NotRegistered(
-                f"{ticker}: no champion before version {current.version} is left to go back to. To withdraw it all the "
-                f"same, delete the alias {CHAMPION} of {name} in MLflow: {ticker} then has no champion."
+                f"{ticker}: no champion before version {current.version} is left. To withdraw it anyway, delete the "
+                f"alias {CHAMPION} of {name} in MLflow: {ticker} then has no champion."
             )
         said = (reason or "no reason given")[:LONGEST_TAG]
         client = client_of(tracking)
@@ -117,7 +123,7 @@ def rollback(tracking: Tracking, ticker: str, *, at: datetime, reason: str | Non
 
 
 def history(tracking: Tracking, ticker: str) -> tuple[VersionRecord, ...]:
-    """Every version of a ticker's model, newest first.
+    """Return every version of a ticker's model, newest first.
 
     Raises:
         NotRegistered: If there is none.
@@ -146,14 +152,14 @@ def _predecessor(champion: Any, versions: Mapping[str, Any]) -> str | None:
 
 def _record(version: Any, aliases: Mapping[str, str]) -> VersionRecord:
     tags = version.tags
-    former, skill = tags.get(FORMER_CHAMPION, NONE), tags.get("test/skill")
+    former, skill = tags.get(FORMER_CHAMPION, _NO_CHAMPION), tags.get("test/skill")
     return VersionRecord(
         version=int(version.version),
         created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
         stage=tags.get("stage", ""),
         aliases=tuple(sorted(alias for alias, named in aliases.items() if named == str(version.version))),
         promoted_at=tags.get(PROMOTED_AT),
-        former_champion=None if former == NONE else int(former),
+        former_champion=None if former == _NO_CHAMPION else int(former),
         rolled_back_at=tags.get(ROLLED_BACK_AT),
         rolled_back_reason=tags.get(ROLLED_BACK_REASON) if ROLLED_BACK_AT in tags else None,
         skill=None if skill is None else float(skill),

@@ -9,18 +9,18 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc import PythonModel
 
-# Module and distribution of what forecasting needs beyond mlflow, transformers and peft.
+# Modules that forecasting needs, and the distributions that provide them.
 NEEDED = {"talib": "ta-lib", "exchange_calendars": "exchange-calendars", "transformers": "transformers", "peft": "peft"}
 
 
 class TickerForecaster(PythonModel):
-    """Forecasts the next sessions of the ticker whose adapter lies in the model's artifacts."""
+    """Forecasts the next sessions of a ticker with the adapter in the model's artifacts."""
 
     def load_context(self, context: Any) -> None:
         """Read how the adapter must be asked; the language model itself is loaded at the first forecast.
 
         Raises:
-            ModuleNotFoundError: If a package is not installed; says which, and how to install it.
+            ModuleNotFoundError: If a package is not installed; names it and the command that installs it.
         """
         missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
         if missing:

@@ -1,4 +1,4 @@
-"""The registry: adapters as MLflow models with the aliases challenger and champion, and how they come back to disk."""
+"""The registry: adapters as MLflow models with the aliases challenger and champion, and their download."""
 
 import tempfile
 from collections.abc import Mapping
@@ -38,17 +38,26 @@ TAGGED_METRICS = ("mse", "mae", "scaled_mse", "skill", "valid_rate")
 
 
 class RegisteredModel(FrozenModel):
-    """One version of a registered model; `reused` says that it was registered before with the same content."""
+    """A registered version with its aliases; `reused` says that it was registered before with the same content."""
 
-    name: str
-    version: str
+    adapter: RegisteredAdapter
     aliases: tuple[str, ...]
     reused: bool = False
 
     @property
+    def name(self) -> str:
+        """Name of the model in the registry."""
+        return self.adapter.name
+
+    @property
+    def version(self) -> str:
+        """Version as MLflow writes it."""
+        return str(self.adapter.version)
+
+    @property
     def uri(self) -> str:
-        """What `mlflow.pyfunc.load_model` takes."""
-        return f"models:/{self.name}/{self.version}"
+        """Address that `mlflow.pyfunc.load_model` takes."""
+        return self.adapter.uri
 
 
 @task(name="register-adapter", **TASK_OPTIONS)
@@ -62,11 +71,11 @@ def register_adapter(
     at: datetime,
     report_path: Path | None = None,
 ) -> RegisteredModel:
-    """Register the chosen adapter; alias `challenger` always, `champion` only where the verdict promotes it.
+    """Register the chosen adapter: always as `challenger`, as `champion` only if the verdict promotes it.
 
     The version is created last and together with its tags, so that an interrupted registration leaves no half version.
-    An adapter that was registered before with the same data and comparison is not registered again, nor is the current
-    champion where the verdict promotes it once more. One that was rolled back is not promoted again.
+    An adapter that was registered before with the same data and comparison is not registered again. Nor is the current
+    champion if the verdict promotes it again. An adapter that was rolled back is not promoted again.
 
     Args:
         run: The pipeline's parent run; the model is logged in a nested run of it.
@@ -75,7 +84,7 @@ def register_adapter(
         bars: Artifact of `fetch_bars`; its latest sessions are the input example.
         comparison: Artifact of `compare_models`: verdict and scores become tags; the parent run keeps the report.
         at: The instant of a promotion.
-        report_path: Where people find the report on this machine.
+        report_path: The report on this machine.
 
     Raises:
         TrackingError: If MLflow does not answer.
@@ -87,14 +96,15 @@ def register_adapter(
     with as_tracking_error(run.tracking.uri):
         known = _same_version(run.tracking, name, tags, promoted=verdict.promoted)
         version = known or _create_version(run, name, adapter, card=card, bars=bars, comparison=comparison, tags=tags)
+        registered = RegisteredAdapter(ticker=card.ticker, version=int(version))
         client.set_registered_model_alias(name, CHALLENGER, version)
         aliases: tuple[str, ...] = (CHALLENGER,)
         made = {tag: tags[tag] for tag in MADE}
         if verdict.promoted and not is_rolled_back(run.tracking, name, made=made):
-            promote(run.tracking, name, version, at=at)
+            promote(run.tracking, registered, at=at)
             aliases = (CHALLENGER, CHAMPION)
     run_logger(__name__).info("%s version %s is %s", name, version, " and ".join(aliases))
-    return RegisteredModel(name=name, version=version, aliases=aliases, reused=known is not None)
+    return RegisteredModel(adapter=registered, aliases=aliases, reused=known is not None)
 
 
 def pull_adapter(tracking: Tracking, spec: str, *, dest: Path) -> Path:
@@ -109,22 +119,21 @@ def pull_adapter(tracking: Tracking, spec: str, *, dest: Path) -> Path:
         The folder.
 
     Raises:
-        NotRegistered: If nothing is registered under that name and alias; says what is.
+        NotRegistered: If nothing is registered under that name and alias; names the aliases that exist.
         PublishError: If `dest` holds something else or cannot be written.
     """
     check_replaceable(dest, marker=CARD_FILE)
     return _download(tracking, RegisteredAdapter.parse(spec, tracking=tracking), dest)
 
 
-def fetch_registered(tracking: Tracking, adapter: RegisteredAdapter | str, *, cache: Path) -> Path:
-    """The registered adapter's folder as `pull_adapter` writes it, downloaded once per model version below `cache`.
+def fetch_registered(tracking: Tracking, adapter: RegisteredAdapter, *, cache: Path) -> Path:
+    """Return the registered adapter's folder as `pull_adapter` writes it, downloaded once per version below `cache`.
 
     Raises:
-        TrackingError: As `pull_adapter`.
+        NotRegistered: If the registry has no such version.
+        TrackingError: If MLflow does not answer.
         StoreError: If the cache cannot be written.
     """
-    if isinstance(adapter, str):
-        adapter = RegisteredAdapter.parse(adapter, tracking=tracking)
     version = find_version(tracking, adapter.name, alias=str(adapter.version))
     # A registry that was set up again counts its versions from 1 again.
     folder = cache / adapter.name / f"{adapter.version}-{version.creation_timestamp}"
@@ -150,7 +159,7 @@ def _download(tracking: Tracking, adapter: RegisteredAdapter, dest: Path) -> Pat
 
 
 def _same_version(tracking: Tracking, name: str, tags: Mapping[str, str], *, promoted: bool) -> str | None:
-    """The version that holds this adapter already: first the champion, if promoted again, whatever it was judged by."""
+    """Return the version of this same adapter: the champion if promoted again, else one with the same comparison."""
     if promoted:
         try:
             champion = find_version(tracking, name, alias=CHAMPION)

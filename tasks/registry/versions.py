@@ -14,14 +14,14 @@ CHAMPION = "champion"
 
 
 class RegisteredAdapter(FrozenModel):
-    """One version of a ticker's registered model, which any machine can fetch; as text `AAPL@7`."""
+    """A version of a ticker's registered model, which any machine can download; its text is `AAPL@7`."""
 
     ticker: str
     version: int
 
     @classmethod
     def parse(cls, text: str, *, tracking: Tracking) -> Self:
-        """Find the version that a user means by `AAPL`, `AAPL@challenger` or `AAPL@7`; without one the champion.
+        """Find the version that a user names by `AAPL`, `AAPL@challenger` or `AAPL@7`; `AAPL` means the champion.
 
         Raises:
             TickerNameError: If the ticker is not a valid name.
@@ -37,7 +37,7 @@ class RegisteredAdapter(FrozenModel):
 
         Raises:
             TickerNameError: If the ticker is not a valid name.
-            NotRegistered: If there is none; says which there are.
+            NotRegistered: If there is none; names the aliases that exist.
             TrackingError: If MLflow does not answer.
         """
         return cls(ticker=ticker, version=int(find_version(tracking, model_name(ticker), alias=alias).version))
@@ -75,7 +75,7 @@ def parse_spec(spec: str) -> tuple[str, str]:
 
 
 def model_name(ticker: str) -> str:
-    """Name of a ticker's registered model: `tickerforge-{TICKER}`.
+    """Return the name of a ticker's registered model: `tickerforge-{TICKER}`.
 
     Raises:
         TickerNameError: If the ticker is not a valid name.
@@ -84,10 +84,10 @@ def model_name(ticker: str) -> str:
 
 
 def find_version(tracking: Tracking, name: str, *, alias: str) -> Any:
-    """MLflow's record of the version that an alias or a version number names.
+    """Return MLflow's record of the version that an alias or a version number names.
 
     Raises:
-        NotRegistered: If there is none; says which there are.
+        NotRegistered: If there is none; names the aliases that exist.
         TrackingError: If MLflow does not answer.
     """
     from mlflow.exceptions import MlflowException
@@ -105,13 +105,13 @@ def find_version(tracking: Tracking, name: str, *, alias: str) -> Any:
 
 
 def all_versions(tracking: Tracking, name: str) -> list[Any]:
-    """MLflow's records of all versions of a model, newest first; raises what MLflow raises."""
+    """Return MLflow's records of all versions of a model, newest first; raises MLflow's errors."""
     found = client_of(tracking).search_model_versions(f"name = '{name}'")
     return sorted(found, key=lambda version: int(version.version), reverse=True)
 
 
 def aliases_of(tracking: Tracking, name: str) -> dict[str, str]:
-    """Version by alias; raises what MLflow raises."""
+    """Return the versions by alias; raises MLflow's errors."""
     found = client_of(tracking).search_registered_models(filter_string=f"name = '{name}'")
     return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}
 

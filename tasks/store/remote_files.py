@@ -57,7 +57,7 @@ class RemoteFiles:
             return cls("s3", url.removeprefix("s3://").rstrip("/"))
         if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
             return cls("file", str(Path(unquote(parts.path))))
-        raise StoreError(f"{STORE_VARIABLE} is {url!r}, which is no place for a shared store: use {_PLACES}")
+        raise StoreError(f"{STORE_VARIABLE} is {url!r}, which is not a place for a shared store: use {_PLACES}")
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, or `None` if it does not exist."""

@@ -1,7 +1,7 @@
 """A process in which only mlflow, peft, transformers, ta-lib, exchange-calendars and what they require can be imported.
 
 Run as `python -S clean_environment.py SITE_PACKAGES TRACKING_URI MODEL_URI BARS_CSV FORECAST_CSV [ALSO_ON_PATH]`;
-without `-S` the working tree itself might be importable.
+without `-S` the working tree itself might be importable. The working folder comes first on the path, as in a notebook.
 """
 
 import importlib
@@ -37,7 +37,7 @@ def required_distributions() -> set[str]:
 
 
 class OnlyThese:
-    """Finds what belongs to the distributions, and what is nobody's, such as a model's own code."""
+    """Finds modules of the distributions, and those of no distribution, such as a model's own code."""
 
     def __init__(self, also: list[str]) -> None:
         from packaging.utils import canonicalize_name
@@ -67,7 +67,7 @@ class OnlyThese:
 
 def main() -> None:
     site_packages, tracking, model_uri, bars, target, *also = sys.argv[1:]
-    sys.path = [path for path in sys.path if path != sys.path[0]] + [site_packages]
+    sys.path = ["", *(path for path in sys.path if path != sys.path[0]), site_packages]
     sys.meta_path = [finder for finder in sys.meta_path if finder is not PathFinder]
     sys.meta_path.append(PathFinder)
     only = OnlyThese(also)

@@ -1,4 +1,4 @@
-"""What becomes of a registered model elsewhere: the same forecasts, no code from the registry, clear refusals."""
+"""A registered model elsewhere: the same forecasts, no code from the registry, clear refusals."""
 
 import importlib.util
 import json
@@ -66,9 +66,12 @@ def clean_process(
     return json.loads(done.stdout.splitlines()[-1]), pd.read_csv(target, parse_dates=["date"])
 
 
-def test_a_clean_environment_forecasts_from_a_plain_frame(
+def test_a_clean_environment_forecasts_from_a_plain_frame_beside_files_named_like_our_packages(
     made: Pieces, tracking: Tracking, registered: RegisteredModel, tmp_path: Path
 ) -> None:
+    for name in ("tasks.py", "flows.py", "tests.py", "features/__init__.py", "training/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise RuntimeError('a file of the user was imported')\n")
     said, forecast = clean_process(made, tracking, registered, tmp_path)
     assert said["importable"] == []
     assert len(said["ours"]) == 1

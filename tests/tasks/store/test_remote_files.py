@@ -30,7 +30,7 @@ def fresh_client() -> Iterator[None]:
 
 @pytest.mark.parametrize("url", ["bucket/prefix", "gs://bucket", "s3://", "file://host/folder", "file:relative"])
 def test_a_place_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(StoreError, match="no place for a shared store: use s3://bucket/prefix or /mnt"):
+    with pytest.raises(StoreError, match="not a place for a shared store: use s3://bucket/prefix or /mnt"):
         SharedStore(url)
 
 
