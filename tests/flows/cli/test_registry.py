@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 from tickerforge.flows.cli.commands import app
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.registry.promotion import promote
+from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.tracking.client import Tracking, client_of, connect
 
 # MLflow uses what pandas 3 will drop.
@@ -37,7 +38,7 @@ def tracking(cli: Cli) -> Tracking:
         tags = {"stage": "sft", "test/skill": f"0.0{version}", "data_sha256": "d" * 64, "git_revision": "c" * 40}
         source = (Path.cwd() / version).as_uri()
         client.create_model_version(NAME, source, tags=tags | {"report": f"runs:/{version}/report.html"})
-        promote(tracking, NAME, version, at=AT)
+        promote(tracking, RegisteredAdapter(ticker="AAPL", version=int(version)), at=AT)
     return tracking
 
 
