@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import pandas as pd
 
+from tickerforge.features.atomic import write_atomically
 from tickerforge.features.stages import SFT
 from tickerforge.training import errors
 from tickerforge.training.backends import Backend, gpu_names, named, release_models
@@ -82,7 +83,7 @@ def work(folder: Path) -> None:
         outcome = {"error": type(error).__name__, "message": str(error)}
         if isinstance(error, TrainingDiverged):
             outcome["last_good"] = str(error.last_good) if error.last_good else None
-    _write(folder / f"outcome-{rank}.json", json.dumps(outcome))
+    write_atomically(folder / f"outcome-{rank}.json", json.dumps(outcome))
     if "error" in outcome:
         # Otherwise the launcher regards this process as finished, and the others wait for it.
         raise SystemExit(1)
@@ -208,7 +209,7 @@ def _write_job(folder: Path, backend: str, data: Sequence[Example] | pd.DataFram
         data.to_parquet(folder / _ACCEPTED, index=False)
     else:
         rows = [asdict(example) | {"origin": example.origin.isoformat()} for example in data]
-        _write(folder / _EXAMPLES, json.dumps(rows))
+        write_atomically(folder / _EXAMPLES, json.dumps(rows))
     order = {
         "backend": backend,
         "stage": job.stage,
@@ -219,7 +220,7 @@ def _write_job(folder: Path, backend: str, data: Sequence[Example] | pd.DataFram
         "seed": job.seed,
         "unit": job.unit,
     }
-    _write(folder / _JOB, json.dumps(order))
+    write_atomically(folder / _JOB, json.dumps(order))
 
 
 def _read_job(folder: Path, *, reports: bool) -> tuple[str, Sequence[Example] | pd.DataFrame, TrainingJob]:
@@ -248,9 +249,3 @@ def _read_job(folder: Path, *, reports: bool) -> tuple[str, Sequence[Example] | 
         on_progress=report if reports else None,
     )
     return order["backend"], data, job
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

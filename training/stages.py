@@ -5,7 +5,6 @@ Each stage works in one folder. If it is killed, it resumes there and ends with 
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tickerforge.features.atomic import atomic_path, write_atomically
 from tickerforge.features.prompts import Chat
 from tickerforge.features.stages import GRPO_1ST, AdapterStage
 from tickerforge.training.backends import Backend, sampler_for, select
@@ -132,9 +132,8 @@ def run_rejection(
             f"none of {len(chosen) * rejection.answers} answers to {len(chosen)} windows was {required}: {cure}draw "
             f"more answers, or train {GRPO_1ST.name} longer"
         )
-    temporary = out_dir / f"{SFT_DATA_FILE}.tmp"
-    accepted.to_parquet(temporary, index=False)
-    os.replace(temporary, out_dir / SFT_DATA_FILE)
+    with atomic_path(out_dir / SFT_DATA_FILE) as partial:
+        accepted.to_parquet(partial, index=False)
     for path in chunks.iterdir():
         path.unlink()
     chunks.rmdir()
@@ -176,7 +175,7 @@ def _draw_answers(
                 stage="rejection",
             )
             drawn = sampler.generate([example.prompt for example in part], job=job)
-            _write_json(path, drawn)
+            write_atomically(path, json.dumps(drawn))
         answers += drawn
         if on_progress is not None:
             on_progress(Progress("rejection", len(answers), len(chosen)))
@@ -228,12 +227,3 @@ def _read_chunk(path: Path, *, windows: int) -> list[list[str]] | None:
     except (FileNotFoundError, ValueError):
         return None
     return drawn if len(drawn) == windows else None
-
-
-def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -202,7 +202,7 @@ def test_sampling_that_was_killed_goes_on_from_its_whole_chunks_to_the_same_byte
     whole = (tmp_path / "killed" / "chunks" / "00000004.json").read_text()
     match remains:
         case "half a temporary file":
-            chunk.with_suffix(".tmp").write_text(whole[: len(whole) // 2])
+            chunk.with_name(f".{chunk.name}.partial").write_text(whole[: len(whole) // 2])
         case "half a chunk":
             chunk.write_text(whole[: len(whole) // 2])
         case "an empty chunk":

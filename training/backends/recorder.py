@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from tickerforge.features.atomic import write_atomically
 from tickerforge.training.backends.checkpoints import (
     checkpoint_of,
     complete_checkpoints,
@@ -69,9 +69,7 @@ class StepRecorder(TrainerCallback):
         if rows:
             self.last = _numbers(rows[-1])
         if PartialState().is_main_process:
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            os.replace(temporary, self._path)
+            write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any

@@ -1,11 +1,11 @@
 """vLLM: answers drawn on a GPU, by an engine in this process or (for GRPO) by a server on other GPUs."""
 
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Sequence
 from typing import Any
+from urllib.error import URLError
 
+from tickerforge.features.probe import probe
 from tickerforge.features.prompts import Chat
 from tickerforge.training.backends.availability import why_not
 from tickerforge.training.backends.base import OneKept, SamplingJob, prompt_seed
@@ -133,11 +133,11 @@ def rollout_arguments(config: TrainingConfig) -> dict[str, Any]:
     if obstacle is not None:
         raise BackendUnavailable(f"launch.vllm_server cannot be used: {obstacle}, without launch.vllm_server")
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=_HEALTH_SECONDS):
-            pass
-    except (urllib.error.URLError, TimeoutError) as error:
+        if (status := probe(f"{url}/health", timeout=_HEALTH_SECONDS)) >= 400:
+            raise URLError(f"HTTP status {status}")
+    except URLError as error:
         raise BackendUnavailable(
-            f"no vLLM server answers at {url} ({error}): start one, on a GPU that the training does not use, by "
+            f"no vLLM server answers at {url} ({error.reason}): start one, on a GPU that the training does not use, by "
             f"`CUDA_VISIBLE_DEVICES=N trl vllm-serve --model {config.model} --port PORT`, or unset launch.vllm_server"
         ) from error
     return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": url}
