@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from prefect import flow
 from pydantic import Field
 
@@ -20,6 +19,7 @@ from tickerforge.features.errors import FeaturesError
 from tickerforge.features.pooling import POOL
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.stages import LAST_STAGE, AdapterStage
+from tickerforge.features.tables import read_frame
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import Steps, adapters_of
@@ -107,7 +107,7 @@ def stand(
     remarks = list(notes)
     if stages is not None:
         for model, artifact in stages.forecasts.items():
-            frame = pd.read_parquet(artifact.path / FORECASTS_FILE)
+            frame = read_frame(artifact.path / FORECASTS_FILE)
             entries.append(sampled_entry(frame, protocol, name=model, is_chosen=model == stages.chosen))
         remarks.append(stages.headline)
         remarks += [f"our stages leave out {ticker}: {why}" for ticker, why in stages.left_out.items()]

@@ -14,6 +14,7 @@ from tickerforge.evaluation.core.panels import session_dates
 from tickerforge.features.config import FeatureConfig, FrozenModel, SyntheticConfig
 from tickerforge.features.prompts import shown_numbers
 from tickerforge.features.synthetic import expected_moves, market
+from tickerforge.features.tables import read_frame
 from tickerforge.features.units import UNITS_PER_SIGMA, to_model_units
 from tickerforge.features.windows import build_windows
 from tickerforge.tasks.base.paths import FORECASTS_FILE, WINDOWS_FILE
@@ -141,6 +142,6 @@ def score_forecasts(
     asked = select_windows(read_windows(windows), config=evaluation).sort_values("origin")
     expected = _expected(asked, process=process)
     return tuple(
-        attained(asked, pd.read_parquet(answers.path / FORECASTS_FILE), model=model, expected=expected)
+        attained(asked, read_frame(answers.path / FORECASTS_FILE), model=model, expected=expected)
         for model, answers in forecasts.items()
     )

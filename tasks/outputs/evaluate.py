@@ -20,6 +20,7 @@ from tickerforge.features.pooling import POOL
 from tickerforge.features.prices.bars import adjust
 from tickerforge.features.prices.schemas import Columns, bar_columns
 from tickerforge.features.stages import COMPARISON, FORECASTS
+from tickerforge.features.tables import read_frame
 from tickerforge.tasks.base.paths import (
     EXPECTED_ERROR_FILE,
     FORECASTS_FILE,
@@ -148,9 +149,9 @@ def compare_models(
     def build(folder: Path) -> Mapping[str, Scalar]:
         frame = read_windows(windows)
         selected = select_windows(frame, config=evaluation)
-        asked = [pd.read_parquet(ref.path / FORECASTS_FILE) for ref in forecasts]
+        asked = [read_frame(ref.path / FORECASTS_FILE) for ref in forecasts]
         if champion is not None:
-            asked.append(pd.read_parquet(champion.path / FORECASTS_FILE).assign(model=CURRENT_CHAMPION))
+            asked.append(read_frame(champion.path / FORECASTS_FILE).assign(model=CURRENT_CHAMPION))
         pool = POOL if windows.meta.get("ticker") == POOL else None
         answers = pd.concat([*_baselines(selected, read_train_rows(windows)), *asked], ignore_index=True)
         series = {str(ref.meta["ticker"]): read_bars(ref) for ref in bars}
