@@ -282,6 +282,7 @@ def test_a_planted_edge_is_found_in_nearly_every_market() -> None:
     assert found[:, 1].mean() > 0
 
 
+@pytest.mark.nightly
 def test_forecasts_without_an_edge_show_none_and_lose_the_costs() -> None:
     found = np.array([planted(0.0, seed) for seed in range(150)])
     chance = found[:, 0].std(ddof=1) / np.sqrt(len(found))

@@ -40,6 +40,7 @@ def test_the_long_run_variance_is_that_of_statsmodels() -> None:
     assert both == pytest.approx(sum(parts))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("ratio", [1.0, 0.7])
 def test_the_interval_holds_the_true_skill_as_often_as_it_says(ratio: float, draws: np.ndarray) -> None:
     held = []

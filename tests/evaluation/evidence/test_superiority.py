@@ -45,6 +45,7 @@ def test_a_clear_edge_is_found_and_its_interval_holds_it() -> None:
     assert found.block == 20
 
 
+@pytest.mark.nightly
 def test_the_best_of_many_without_an_edge_is_not_taken_for_one() -> None:
     """Some would be significant at 5 % alone; the test corrects for the number of candidates."""
     rates = [result_of(losses(*[0.0] * 10, seed=seed)).p_value <= 0.05 for seed in range(40)]
