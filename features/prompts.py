@@ -53,15 +53,17 @@ FEATURE_COLUMNS: tuple[str, ...] = tuple(column for _, columns, _ in FULL_LINES 
 _ANSWER = re.compile(
     r"\s*<think>(?P<think>.*?)</think>\s*<answer>\s*\[(?P<values>[^\[\]<>]*)\]\s*</answer>\s*", re.DOTALL
 )
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+"""A value of an answer."""
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _LARGEST = 1e6
 
 
 def answer_pattern(horizon: int, *, decimals: int = 0, longest_think: int | None = None) -> str:
-    """Regular expression of the valid answers, for constrained decoding.
+    """Return the regular expression of the answers that constrained decoding allows.
 
-    It has no capturing groups and no look-around, so that guided decoders accept it.
+    Every match also parses with this `horizon`, but `parse` accepts more. The expression has no capturing groups and
+    no look-around, so that guided decoders accept it.
 
     Args:
         horizon: Values in an answer.
@@ -161,7 +163,7 @@ def parse(text: str, *, horizon: int) -> tuple[float, ...] | None:
     if match is None or any(tag in match["think"] for tag in _TAGS):
         return None
     cells = [cell.strip() for cell in match["values"].split(",")]
-    if len(cells) != horizon or not all(_NUMBER.fullmatch(cell) for cell in cells):
+    if len(cells) != horizon or not all(NUMBER.fullmatch(cell) for cell in cells):
         return None
     values = tuple(float(cell) for cell in cells)
     return values if all(math.isfinite(value) and abs(value) <= _LARGEST for value in values) else None

@@ -5,23 +5,23 @@ values pay for a bad one, and every token gets the noise of all ten. Here a valu
 for the same session, and the difference is credited to the tokens that write it. The other tokens (tags, thoughts,
 commas) get the mean over the sessions, because they serve all of them.
 
-The answers to a window come in two halves, and the draws within a half are spread as evenly as possible
-(`training.backends.sampling.in_halves`). An answer is compared with the other half only, because it is independent of
-that. The gradient is then the gradient of the expected score, however even the draws are, and sampling noise, which is
-most of the noise of a policy gradient, largely cancels.
+The answers to a window come in two independent halves. Within a half, answers come in mirrored pairs and the draws are
+spread as evenly as possible (`training.backends.sampling.in_halves`). An answer is compared with the other half only,
+because it is independent of that. The gradient is then the gradient of the expected score, however even the draws are,
+and sampling noise, which is most of the noise of a policy gradient, largely cancels.
 
 A value also conditions the values after it. It is therefore also credited with the later sessions, discounted by
 `DISCOUNT` per session. Without them, a value does not learn that it starts a path; without the discount, it gets the
 noise of nine other errors again.
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
+from tickerforge.features.prompts import NUMBER
+
 SMALLEST_SPREAD = 1e-4
 """Added to the spread that divides the advantages."""
 DISCOUNT = 0.5
@@ -104,7 +104,7 @@ def tokens_of_values(pieces: Sequence[str], *, horizon: int) -> list[list[int]]:
     ends = np.cumsum([len(piece) for piece in pieces])
     text = "".join(pieces)
     start = text.rfind("[") + 1
-    numbers = list(_NUMBER.finditer(text, start, max(text.rfind("]"), start)))
+    numbers = list(NUMBER.finditer(text, start, max(text.rfind("]"), start)))
     if start == 0 or len(numbers) != horizon:
         return []
     owner: dict[int, int] = {}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from minute_training import train_examples
+from tickerforge.features.prompts import parse
 from tickerforge.training.backends.sampling import draw_tokens, in_halves
 from tickerforge.training.config import GRPOStageConfig, RewardConfig
 from tickerforge.training.credit import DISCOUNT, advantages, half_of, tokens_of_values
@@ -36,6 +37,12 @@ def test_a_token_that_is_a_whole_number_belongs_to_its_value() -> None:
 def test_a_number_of_several_tokens_owns_all_of_them_and_none_of_its_neighbours() -> None:
     pieces = ["<think>up 7 of 10</think><answer>", "[", "1", "2", ", -", "3", ",", " 45", "6.", "0]", "</answer>"]
     assert tokens_of_values(pieces, horizon=3) == [[2, 3], [4, 5], [7, 8, 9]]
+
+
+def test_a_value_without_a_digit_before_its_point_owns_its_sign_and_point_too() -> None:
+    pieces = ["<think></think><answer>", "[", "-", ".", "5", ",", " +", ".25", ", ", ".", "75", "]", "</answer>"]
+    assert parse("".join(pieces), horizon=3) == (-0.5, 0.25, 0.75)
+    assert tokens_of_values(pieces, horizon=3) == [[2, 3, 4], [6, 7], [9, 10]]
 
 
 @pytest.mark.parametrize("pieces", [[], ["no", " list"], ["[", "1", ",", "2", "]"], ["[1, 2, x]"]])

@@ -108,8 +108,8 @@ def stratified(answers: int, tokens: int, *, generator: torch.Generator | None =
     """Draw the random numbers of the answers to one prompt: evenly spread over the answers at each token, and in pairs.
 
     A Latin hypercube (McKay, Beckman and Conover 1979, Technometrics 21): at each token, each n-th of the unit interval
-    contains the number of one answer, in a new random order. The second half of the answers mirrors the first, 1 - u
-    for u (antithetic variates, Hammersley and Morton 1956, Math. Proc. Camb. Phil. Soc. 52). So if the model's
+    contains the number of one answer, in a new random order. Answers come in mirrored pairs: the second of a pair has
+    1 - u for u (antithetic variates, Hammersley and Morton 1956, Math. Proc. Camb. Phil. Soc. 52). So if the model's
     distribution is symmetric, the median of the answers is the model's median, whichever numbers were drawn. The
     distribution of each single answer does not change. With an odd number of answers, the last one is independent.
 
