@@ -43,6 +43,13 @@ def test_the_shipped_files_are_read_and_all_their_flows_load_and_take_the_parame
     assert {entry.work_pool.name for entry in entries} == {"cpu-pool", "gpu-pool"}
 
 
+def test_the_night_in_the_project_file_has_the_hour_and_exchange_of_the_file_of_tickers() -> None:
+    (night,) = (entry for entry in read_entries() if entry.entrypoint == NIGHTLY)
+    deployed = for_night(night, read_tickers())
+    assert night.schedules == deployed.schedules
+    assert night.parameters["exchange"] == deployed.parameters["exchange"]
+
+
 @pytest.mark.parametrize(
     ("shipped", "mistake", "told"),
     [
@@ -117,7 +124,7 @@ def test_a_bad_cron_an_unknown_exchange_and_a_ticker_without_prices_are_refused(
         deploy(data=tmp_path, tickers=written(tmp_path, "[tickers.MSFT]"))
 
 
-def test_the_pool_of_all_tickers_may_have_a_night_of_its_own_and_is_no_ticker_of_the_night(tmp_path: Path) -> None:
+def test_the_pool_of_all_tickers_may_have_a_night_of_its_own_and_is_left_out_of_the_night(tmp_path: Path) -> None:
     listed = read_tickers(written(tmp_path, "[tickers.AAPL]\n[tickers.ALL]\ncron = '0 18 * * 5'\n"))
     (night,) = (for_night(entry, listed) for entry in read_entries() if entry.entrypoint == NIGHTLY)
     assert night.parameters["tickers"] == ["AAPL"]
