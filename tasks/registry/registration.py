@@ -9,6 +9,7 @@ from prefect import task
 
 from tickerforge.evaluation.core.contracts import SCORED_SPLITS
 from tickerforge.features.config import FrozenModel
+from tickerforge.features.stages import COMPARISON
 from tickerforge.tasks.base.disk import check_replaceable, locked, replace_folder
 from tickerforge.tasks.base.errors import NotRegistered
 from tickerforge.tasks.base.logs import run_logger
@@ -32,7 +33,7 @@ from tickerforge.tasks.tracking.runs import LONGEST_TAG
 from tickerforge.tasks.tracking.stage_runs import PipelineRun, start_nested_run
 from tickerforge.tasks.windows.preprocess import read_bars
 
-REPORT_FOLDER, REPORT_FILE = "model_comparison", "report.html"
+REPORT_FILE = "report.html"
 MADE = ("adapter_key", "data_sha256")
 TAGGED_METRICS = ("mse", "mae", "scaled_mse", "skill", "valid_rate")
 
@@ -187,8 +188,8 @@ def _create_version(
     from mlflow.exceptions import MlflowException
 
     client = client_of(run.tracking)
-    if not client.list_artifacts(run.run_id, REPORT_FOLDER):
-        client.log_artifacts(run.run_id, str(comparison.path), REPORT_FOLDER)
+    if not client.list_artifacts(run.run_id, COMPARISON.results_folder):
+        client.log_artifacts(run.run_id, str(comparison.path), COMPARISON.results_folder)
     nested = start_nested_run(run, "register", tags={"stage": "register", "store_key": adapter.key})
     logged = log_adapter(nested, adapter, card=card, bars=read_bars(bars))
     try:
@@ -227,7 +228,7 @@ def _tags(
         "verdict": verdict.headline,
         "promoted": str(verdict.promoted).lower(),
         "verdict_reasons": "\n".join(f"{'+' if reason.passed else '-'} {reason.text}" for reason in verdict.reasons),
-        "report": f"runs:/{run.run_id}/{REPORT_FOLDER}/{REPORT_FILE}",
+        "report": f"runs:/{run.run_id}/{COMPARISON.results_folder}/{REPORT_FILE}",
         "report_path": str((report_path or comparison.path).resolve()),
         **{name: f"{value:.6g}" for name, value in figures.items() if name in wanted},
     }

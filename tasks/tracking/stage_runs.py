@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tickerforge.features.stages import COMPARISON
 from tickerforge.tasks.base.environment import git_revision
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import METRICS_FILE, Workspace
@@ -207,7 +208,7 @@ def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
         if chosen is not None:
             for run_id in (parent, run.run_id):
                 write_values(client, run_id, metrics=figures[chosen])
-        client.log_artifacts(run.run_id, str(comparison.path), "model_comparison")
+        client.log_artifacts(run.run_id, str(comparison.path), COMPARISON.results_folder)
         client.set_terminated(parent)
 
     _add(log, "the comparison", write)
