@@ -19,12 +19,12 @@ from tickerforge.features.prices.schemas import (
     BAR_COLUMNS,
     FAULTS,
     PRICE_COLUMNS,
+    YAHOO_COLUMNS,
     Columns,
     bar_columns,
     first_violation,
 )
 
-YAHOO_COLUMNS = ("Date", "Open", "High", "Low", "Close", "Adj Close", "Volume")
 LONGEST_TICKER = 32
 
 REPAIRS: dict[str, str] = {
@@ -37,7 +37,7 @@ REPAIRS: dict[str, str] = {
 """What is repaired in a price file, in words; every other fault is an error."""
 
 _TICKER = re.compile(r"[A-Za-z0-9_^=-][A-Za-z0-9._^=-]*", re.ASCII)
-_NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
+_NUMERIC_CELL = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
 _DATE = re.compile(r"\s*(\d{4}-\d{2}-\d{2})(?:[T ][\d:.,+-]*Z?)?\s*", re.ASCII)
 _NO_VALUE = frozenset({"", "null"})
 _NO_TRADE = _NO_VALUE | {"0"}
@@ -271,8 +271,8 @@ def _rows_without_prices(cells: Mapping[str, Sequence[str]]) -> set[int]:
 
 
 def _numbers(cells: Sequence[str], column: str, source: _Source) -> NDArray[np.float64]:
-    if not all(map(_NUMBER.fullmatch, cells)):
-        position = next(row for row, cell in enumerate(cells) if not _NUMBER.fullmatch(cell))
+    if not all(map(_NUMERIC_CELL.fullmatch, cells)):
+        position = next(row for row, cell in enumerate(cells) if not _NUMERIC_CELL.fullmatch(cell))
         cell = cells[position]
         fault = "is not a number" if cell.strip() else "is an empty cell"
         cure = "write a plain number such as 101.25 or delete the row"

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from tickerforge.features.prices.schemas import BAR_COLUMNS, Columns
+from tickerforge.features.prices.schemas import BAR_COLUMNS, YAHOO_COLUMNS, Columns
 
-_HEADERS = (b"Date,Open,High,Low,Close,Adj Close,Volume\n", b"Date,Open,High,Low,Close,Adj Close,Volume\r\n")
+_HEADERS = tuple(",".join(YAHOO_COLUMNS).encode() + ending for ending in (b"\n", b"\r\n"))
 _FEW_ROWS = 64
-"""Files of at most so many rows are read faster without pyarrow, because of its start-up time."""
+"""Files with up to this many rows are read faster without pyarrow, because of its start-up time."""
 
 _ROW = re.compile(rb"\d{4}-\d\d-\d\d(?:,\d+(?:\.\d+)?){6}")
 _PLAIN = b"0123456789.,+-eE\n"

@@ -12,6 +12,8 @@ Columns = dict[str, NDArray]
 
 PRICE_COLUMNS = ("open", "high", "low", "close", "adj_close")
 BAR_COLUMNS = ("date", *PRICE_COLUMNS, "volume")
+YAHOO_COLUMNS = ("Date", "Open", "High", "Low", "Close", "Adj Close", "Volume")
+"""The same columns as price files name them."""
 
 SMALLEST_PRICE, LARGEST_PRICE = 1e-9, 1e15
 """USD. Below the smallest, TA-Lib sees no daily moves; above the largest, rounding loses the cents."""

@@ -9,8 +9,8 @@ import pandas as pd
 
 from tickerforge.features.atomic import atomic_path
 from tickerforge.features.pooling import POOL
-from tickerforge.features.prices.bars import YAHOO_COLUMNS, read_csv, validate_ticker
-from tickerforge.features.prices.schemas import BAR_COLUMNS, PRICE_COLUMNS
+from tickerforge.features.prices.bars import read_csv, validate_ticker
+from tickerforge.features.prices.schemas import BAR_COLUMNS, PRICE_COLUMNS, YAHOO_COLUMNS
 from tickerforge.tasks.base.disk import os_errors_as_publish_error
 from tickerforge.tasks.base.errors import MarketDataError
 
