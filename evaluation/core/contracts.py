@@ -28,6 +28,8 @@ MODELS = (*BASELINES, BASE, POOLED, *ADAPTERS, CURRENT_CHAMPION)
 
 FORECAST_COLUMNS = ("ticker", "origin", "split", "model", "median", "samples", "n_samples", "n_valid")
 DECIDING_METRIC = "scaled_mse"
+SIGNIFICANCE = 0.05
+"""Level of the report's claims and intervals; the gate has its own limit, `GateConfig.max_p_value`."""
 
 
 class SplitSummary(FrozenModel):

@@ -4,28 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tickerforge.evaluation.core.contracts import BASE, CURRENT_CHAMPION, DRIFT, PERSISTENCE, POOLED, WINDOW_MEAN
 from tickerforge.features.stages import ADAPTER_STAGES, GRPO_1ST, GRPO_2ND, SFT
 
 MODEL_LABELS: dict[str, str] = {
-    "persistence": "Persistence",
-    "drift": "Drift",
-    "window_mean": "Mean of window",
-    "base": "Base model",
-    "pooled": "Pooled adapter",
+    PERSISTENCE: "Persistence",
+    DRIFT: "Drift",
+    WINDOW_MEAN: "Mean of window",
+    BASE: "Base model",
+    POOLED: "Pooled adapter",
     **{stage.name: stage.label for stage in ADAPTER_STAGES},
-    "champion": "Current champion",
+    CURRENT_CHAMPION: "Current champion",
 }
 
 MODEL_DEFINITIONS: dict[str, str] = {
-    "persistence": "the last close, repeated: the best forecast of a random walk",
-    "drift": "the last close plus the mean daily change over the train rows, in USD",
-    "window_mean": "the mean of the closes in the window, repeated",
-    "base": "the language model before any training here",
-    "pooled": "the adapter that was trained on all tickers together, from which training started here",
+    PERSISTENCE: "the last close, repeated: the best forecast of a random walk",
+    DRIFT: "the last close plus the mean daily change over the train rows, in USD",
+    WINDOW_MEAN: "the mean of the closes in the window, repeated",
+    BASE: "the language model before any training here",
+    POOLED: "the adapter that was trained on all tickers together, from which training started here",
     GRPO_1ST.name: "its adapter after the first reinforcement stage",
     SFT.name: "its adapter after fine-tuning on the best of its own sampled answers",
     GRPO_2ND.name: "that adapter after a second reinforcement stage",
-    "champion": "the adapter that holds the champion alias now",
+    CURRENT_CHAMPION: "the adapter that holds the champion alias now",
 }
 
 

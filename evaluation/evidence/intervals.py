@@ -6,12 +6,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tickerforge.evaluation.core.contracts import Floats, Ints, SkillInterval
+from tickerforge.evaluation.core.contracts import SIGNIFICANCE, Floats, Ints, SkillInterval
 from tickerforge.evaluation.core.panels import Answers, Truth
 from tickerforge.evaluation.evidence.significance import by_session, hac_lag, too_few
 from tickerforge.evaluation.metrics.accuracy import scaled_errors
 
-SIGNIFICANCE = 0.05
 MIN_BLOCK = 10
 _REPLICATIONS = 400
 _SEED = 0

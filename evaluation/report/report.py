@@ -38,7 +38,7 @@ from tickerforge.evaluation.report.tables import (
     ticker_rows,
     written_rows,
 )
-from tickerforge.evaluation.report.theme import DARK_FILTER
+from tickerforge.evaluation.report.theme import DARK_FILTER, INK, PAPER
 from tickerforge.evaluation.report.wording import (
     allowed_claim,
     evidence,
@@ -296,6 +296,8 @@ def _render_html(
         files("tickerforge.evaluation.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     )
     return template.render(
+        paper=PAPER,
+        ink=INK,
         report=report,
         verdict=verdict,
         opening=_opening(report),

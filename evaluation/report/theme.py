@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tickerforge.evaluation.core.contracts import BASE, CURRENT_CHAMPION, DRIFT, PERSISTENCE, POOLED, WINDOW_MEAN
 from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, SFT
 
 if TYPE_CHECKING:
@@ -13,15 +14,15 @@ PAPER, INK, MUTED, GRID = "#ffffff", "#1f2430", "#6a7180", "#e6e8ed"
 SPLIT_COLORS = {"train": "#eceef3", "validation": "#fdf1dc", "test": "#e3effa"}
 # Hues after Okabe and Ito (2008), "Color Universal Design"; baselines are greys and browns, drawn dashed.
 MODEL_COLORS = {
-    "persistence": MUTED,
-    "drift": "#b07a1e",
-    "window_mean": "#b66d98",
-    "base": "#4ba3d8",
-    "pooled": "#7a5195",
+    PERSISTENCE: MUTED,
+    DRIFT: "#b07a1e",
+    WINDOW_MEAN: "#b66d98",
+    BASE: "#4ba3d8",
+    POOLED: "#7a5195",
     GRPO_1ST.name: "#00906a",
     SFT.name: "#d05a00",
     GRPO_2ND.name: "#0064a8",
-    "champion": INK,
+    CURRENT_CHAMPION: INK,
 }
 
 # Red, green and blue of dark paper from red, green, blue and 1 of light paper. The filter is affine, so a blend of two

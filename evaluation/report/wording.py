@@ -11,6 +11,7 @@ from tickerforge.evaluation.core.contracts import (
     DRIFT,
     PERSISTENCE,
     POOLED,
+    SIGNIFICANCE,
     Account,
     EvalReport,
     ScoredSplit,
@@ -19,7 +20,6 @@ from tickerforge.evaluation.core.labels import METRICS, listed, model_label, p_t
 from tickerforge.evaluation.metrics.accuracy import skill
 from tickerforge.evaluation.report.tables import ACCOUNT_COLUMNS, RULE_LABELS, ticker_skills
 
-LEVEL = 0.05
 UNKNOWN_SKILL = "the size of its skill is unknown"
 CALIBRATED = 0.05
 """Largest difference from the nominal coverage at which bands count as calibrated."""
@@ -71,11 +71,11 @@ def allowed_claim(report: EvalReport) -> str:
     best += ", persistence among them" if PERSISTENCE in found.confidence_set else ", and persistence is not"
     test = report.test_of(model, split=decisive(report))
     alone = test.p_value if test else 1.0
-    if low > 0 and found.p_value <= LEVEL and alone <= LEVEL:
+    if low > 0 and found.p_value <= SIGNIFICANCE and alone <= SIGNIFICANCE:
         claim = f"The evidence shows that {label} is better than repeating the last close: "
     elif high < 0:
         claim = f"The evidence shows that {label} is worse than repeating the last close: "
-    elif alone <= LEVEL:
+    elif alone <= SIGNIFICANCE:
         claim = (
             f"The evidence favours {label} but is not conclusive: tested alone it is better than repeating the last "
             f"close ({p_text(alone)}), but "
