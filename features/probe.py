@@ -4,7 +4,7 @@ import urllib.request
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 
-# A proxy that the environment names knows nothing of servers on this machine and in this network.
+# A proxy that the environment names cannot reach servers on this machine and in this network.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

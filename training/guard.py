@@ -1,4 +1,4 @@
-"""The rule that says when a training run has collapsed; it knows no trainer."""
+"""The rule that says when a training run has collapsed; it does not depend on a trainer."""
 
 from collections import deque
 

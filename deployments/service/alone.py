@@ -1,4 +1,4 @@
-"""The start of a server that first ends the remains of its last instance, `... service.alone prefect server start`.
+"""A server start that first ends what its last instance left running, `... service.alone prefect server start`.
 
 A server that was killed may leave a child that still listens, so that the next server would find its port in use.
 """

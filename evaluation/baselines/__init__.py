@@ -1,1 +1,1 @@
-"""Free forecasters: simple ones of a window, and rivals for the published protocol."""
+"""Baseline forecasters: simple ones of a window, and rivals for the published protocol."""

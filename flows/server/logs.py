@@ -1,4 +1,4 @@
-"""The ways of log lines: our own go to the terminal; all go to `pipeline.log` and to Prefect's UI."""
+"""Where log lines go: our own to the terminal, all to `pipeline.log` and to Prefect's UI."""
 
 import copy
 import logging

@@ -1,4 +1,7 @@
-"""Every path and file name that TickerForge writes."""
+"""The folders of a run and of the home, and the names of shared files.
+
+`features/stages.py` has the names of the stages' folders.
+"""
 
 import os
 import re

@@ -20,7 +20,7 @@ SERVICE = {"TZ": "Pacific/Auckland"}
 
 
 @pytest.mark.parametrize("heavy_stages", ["here", "gpu-pool"])
-def test_mlflow_is_told_everything_of_a_training_that_it_missed(
+def test_mlflow_gets_everything_of_a_training_that_it_missed(
     operations: Operations, config: PipelineConfig, reference: dict[str, str], heavy_stages: str
 ) -> None:
     stop_programs(operations.service, ["mlflow"])

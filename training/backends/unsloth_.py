@@ -31,7 +31,7 @@ class UnslothBackend:
         model, tokenizer = _load(job, fast_inference=True)
         from tickerforge.training.backends import trl_
 
-        # Unsloth does without vLLM, with a message, if it does not fit on the GPU. TRL must generate then.
+        # Unsloth runs without vLLM, with a message, if it does not fit on the GPU. TRL must generate then.
         engine = {"use_vllm": True, "vllm_mode": "colocate"} if hasattr(model, "vllm_engine") else {}
         return trl_.grpo(model, tokenizer, examples, job=replace(job, engine_arguments=engine))
 

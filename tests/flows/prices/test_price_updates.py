@@ -1,4 +1,4 @@
-"""Updates before prices are read: what is fetched, what is fallen back on, and what is told."""
+"""Updates before prices are read: what is fetched, which prices are used if it fails, and what is reported."""
 
 from collections.abc import Iterator
 from pathlib import Path
