@@ -31,8 +31,8 @@ from tickerforge.tasks.base.paths import (
 from tickerforge.tasks.base.progress import progress_reporter
 from tickerforge.tasks.base.retries import TASK_OPTIONS
 from tickerforge.tasks.models.adapters import BaseModelRef, adapter_folder, adapter_identity
-from tickerforge.tasks.models.metrics import read_metrics
 from tickerforge.tasks.models.train import MODEL_LIBRARIES, MODEL_MODULES, stage_inputs
+from tickerforge.tasks.models.training_log import read_metrics
 from tickerforge.tasks.prices.quality import assess_bars, read_quality, with_history
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version, read_manifest
 from tickerforge.tasks.windows.preprocess import read_bars, read_train_rows, read_windows

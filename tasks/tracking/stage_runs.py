@@ -11,7 +11,7 @@ from tickerforge.features.stages import COMPARISON
 from tickerforge.tasks.base.environment import git_revision
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import METRICS_FILE, Workspace
-from tickerforge.tasks.models.metrics import finite_numbers, read_metrics
+from tickerforge.tasks.models.training_log import finite_numbers, read_metrics
 from tickerforge.tasks.outputs.evaluate import named_scores, read_report
 from tickerforge.tasks.store.artifacts import ArtifactRef, read_manifest
 from tickerforge.tasks.tracking.backfill import Journal

@@ -9,7 +9,7 @@ import pytest
 from operations import NEEDED_TAGS, Operations, patience_with_mlflow
 from tickerforge.features.synthetic import market
 from tickerforge.tasks.base.disk import file_sha256
-from tickerforge.tasks.models.metrics import read_metrics
+from tickerforge.tasks.models.training_log import read_metrics
 from tiny_pipeline import tiny_config
 
 STEPS = {"training.grpo_1st.steps": 6, "training.grpo_2nd.steps": 6, "training.sft.batch_size": 1}

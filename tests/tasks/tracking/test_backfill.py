@@ -16,7 +16,7 @@ import pytest
 from mlflow_server import MlflowServer
 from tickerforge.tasks.base.errors import TrackingError
 from tickerforge.tasks.base.paths import Workspace
-from tickerforge.tasks.models.metrics import read_metrics
+from tickerforge.tasks.models.training_log import read_metrics
 from tickerforge.tasks.tracking import stage_runs as tracking_module
 from tickerforge.tasks.tracking.backfill import Journal, default_patience
 from tickerforge.tasks.tracking.runs import StepMetrics, write_values

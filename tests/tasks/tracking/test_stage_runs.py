@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_server import free_port
 from tickerforge.tasks.base.errors import TrackingError
 from tickerforge.tasks.base.paths import Workspace
-from tickerforge.tasks.models.metrics import read_metrics
+from tickerforge.tasks.models.training_log import read_metrics
 from tickerforge.tasks.outputs.evaluate import read_report
 from tickerforge.tasks.store.artifacts import read_manifest
 from tickerforge.tasks.tracking.client import EXPERIMENT, as_tracking_error

@@ -1,4 +1,4 @@
-"""The logged metrics of a training stage, read from its `metrics.jsonl`."""
+"""The training log of a stage, read from its `metrics.jsonl`."""
 
 import json
 import math
