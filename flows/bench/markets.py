@@ -13,7 +13,7 @@ from tickerforge.evaluation.bench.known_markets import Attained, captured_share,
 from tickerforge.evaluation.core.contracts import BASE
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import LAST_STAGE, AdapterStage
-from tickerforge.flows.bench.known_markets import (
+from tickerforge.flows.bench.market_config import (
     FRESH_HORIZON,
     FRESH_SEED,
     FRESH_SESSIONS,

@@ -42,7 +42,7 @@ def markets(
     resumes. Without --recipe rejection sampling uses all train windows and SFT passes over them twice.
     """
     with terminal_session(debug=debug):
-        from tickerforge.flows.bench.known_markets import MARKETS, benchmark_config
+        from tickerforge.flows.bench.market_config import MARKETS, benchmark_config
         from tickerforge.flows.cli.preflight import check_writable
         from tickerforge.flows.cli.screen import market_tables
         from tickerforge.flows.errors import ConfigError

@@ -24,7 +24,7 @@ import numpy as np
 from tickerforge.evaluation.bench.standings import Standings
 from tickerforge.evaluation.core.contracts import BASE
 from tickerforge.features.stages import ADAPTERS, AdapterStage
-from tickerforge.flows.bench.known_markets import SETTINGS, TINY_SETTINGS
+from tickerforge.flows.bench.market_config import SETTINGS, TINY_SETTINGS
 from tickerforge.flows.bench.markets import MarketRun, mean_and_spread
 from tickerforge.flows.settings.config import PipelineConfig
 

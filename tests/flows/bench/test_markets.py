@@ -6,7 +6,7 @@ import pytest
 
 import tickerforge.flows.bench.markets
 import tickerforge.tasks.outputs.benchmark
-from tickerforge.flows.bench.known_markets import MARKETS, SETTINGS, TINY_SETTINGS, benchmark_config, market_config
+from tickerforge.flows.bench.market_config import MARKETS, SETTINGS, TINY_SETTINGS, benchmark_config, market_config
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.training.config import SFTStageConfig, TrainingConfig

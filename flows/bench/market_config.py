@@ -1,4 +1,4 @@
-"""The synthetic markets of the benchmark, whose best attainable error is known."""
+"""The configuration of benchmark runs on synthetic markets whose best attainable error is known."""
 
 from collections.abc import Sequence
 from pathlib import Path
