@@ -51,7 +51,7 @@ def exchange_date(instant: datetime, *, exchange: str) -> date:
 
 
 def is_session(day: date, *, exchange: str) -> bool:
-    """Whether the exchange trades on a day.
+    """Return whether the exchange trades on a day.
 
     Raises:
         MarketDataError: If there is no such exchange, or its holidays are not known for that day.
