@@ -3,13 +3,17 @@
 import urllib.request
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
-# A proxy that the environment names cannot reach servers on this machine and in this network.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# A proxy that the environment names cannot reach this machine.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def probe(url: str, *, timeout: float) -> int:
-    """Request an address, never through a proxy, and return the HTTP status of the answer.
+    """Request an address, on this machine never through a proxy, and return the HTTP status of the answer.
+
+    Other machines are asked as MLflow's and Prefect's clients ask them: by the proxies of the environment.
 
     Args:
         url: `http://` or `https://`, without credentials: they would be taken for a part of the host's name.
@@ -19,7 +23,8 @@ def probe(url: str, *, timeout: float) -> int:
         URLError: If there is no answer; its `reason` says why.
     """
     try:
-        with _OPENER.open(url, timeout=timeout) as answer:
+        opener = _DIRECT if urlsplit(url).hostname in _LOOPBACK else urllib.request.build_opener()
+        with opener.open(url, timeout=timeout) as answer:
             return int(answer.status)
     except HTTPError as error:
         error.close()

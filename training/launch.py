@@ -135,7 +135,9 @@ def _train_in_processes(backend: str, data: Sequence[Example] | pd.DataFrame, *,
 
 
 def _environment() -> dict[str, str]:
-    return dict(os.environ) if gpu_names() else os.environ | {"ACCELERATE_USE_CPU": "true"}
+    # Without the working folder on the path: a `random.py` there would replace Python's own.
+    environment = os.environ | {"PYTHONSAFEPATH": "1"}
+    return environment if gpu_names() else environment | {"ACCELERATE_USE_CPU": "true"}
 
 
 def _follow(process: subprocess.Popen[bytes], path: Path, *, job: TrainingJob) -> None:

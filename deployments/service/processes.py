@@ -64,7 +64,8 @@ def start_manager(environment: Mapping[str, str], *, folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "supervisor.supervisord", "-c", str(CONFIG)],
         cwd=folder,
-        env={**environment, "PATH": found},
+        # Workers and their runs start in the user's folder: a `random.py` there must not replace Python's own.
+        env={**environment, "PATH": found, "PYTHONSAFEPATH": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

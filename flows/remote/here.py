@@ -1,6 +1,7 @@
 """Heavy stages in this process: base model, training, sampling and forecasting."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tickerforge.tasks.registry.registration import fetch_registered
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, FinishedOnly, NotFinished, Store
 from tickerforge.tasks.tracking.stage_runs import connect
+from tickerforge.training.config import TINY
 
 
 def stage_seed(config: PipelineConfig, stage: str) -> int:
@@ -53,7 +55,13 @@ class Here:
         made = []
         for request in requests:
             task, arguments = self._call(request)
-            found = self._found(task, arguments)
+            try:
+                found = self._found(task, arguments)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                # The task itself retries this error.
+                found = None
             if found is None:
                 with gpu_slot():
                     found = task(**arguments, store=self.store)
@@ -61,18 +69,17 @@ class Here:
         return made
 
     def find(self, request: StageRequest) -> StageOutput | None:
-        """Return the output that a stage already made from the same inputs, or `None` if it is not finished."""
+        """Return the output that a stage already made from the same inputs, or `None` if it is not finished.
+
+        Raises:
+            StoreUnreachable: If the shared store does not answer.
+        """
         return self._found(*self._call(request))
 
     def _found(self, task: Any, arguments: Mapping[str, Any]) -> StageOutput | None:
         try:
             found: StageOutput = task.fn(**arguments, store=FinishedOnly(self.store.root, self.store.shared))
         except NotFinished:
-            return None
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            # The task itself retries this error.
             return None
         return found
 
@@ -107,7 +114,10 @@ class Here:
         if request.adapter is None or isinstance(request.adapter, ArtifactRef):
             raise ValueError(f"{request.name} needs a base model, or an adapter whose card names one")
         folder = fetch_adapter(request.adapter)
-        location = base_model_for(read_card(folder), folder, store=self.store)
+        card = read_card(folder)
+        is_here = card.training.model != TINY or Path(card.base_model_location(folder)).is_dir()
+        with nullcontext() if is_here else gpu_slot():
+            location = base_model_for(card, folder, store=self.store)
         model = request.config.training.model
         return BaseModelRef(model=model, location=location, identity=base_model_identity(location))
 

@@ -105,7 +105,7 @@ class StartedStage:
         return self.outcome(*written)
 
     def compare(self) -> StageOutcome:
-        """Compare the three adapters with each other and with the free forecasters; registers nothing."""
+        """Compare the three adapters with each other and with the baseline forecasters; registers nothing."""
         run = self.run
         adapters = {name: self.adapter(name) for name in ADAPTERS}
         comparison = run.steps.comparison(self.windows, self.base_model, adapters, bars=self.bars)

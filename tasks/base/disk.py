@@ -131,7 +131,9 @@ def _full(folder: Path, doing: str) -> str:
 
 
 @contextmanager
-def locked(path: Path, *, waiting_for: str, shared: bool = False, timeout: float | None = None) -> Iterator[int]:
+def locked(
+    path: Path, *, waiting_for: str, shared: bool = False, timeout: float | None = None, create: bool = True
+) -> Iterator[int]:
     """Hold a lock among threads and processes; the system releases it when its holder ends, also after `kill -9`.
 
     Args:
@@ -139,17 +141,18 @@ def locked(path: Path, *, waiting_for: str, shared: bool = False, timeout: float
         waiting_for: What the log says is being waited for, once, if the lock is taken.
         shared: Whether other holders of a shared lock may hold it at the same time.
         timeout: Seconds to wait; without a limit by default.
+        create: Whether a missing lock file is created.
 
     Yields:
         The file descriptor; a child process that inherits it holds the lock until it ends.
 
     Raises:
-        StoreError: If the lock file cannot be created.
+        StoreError: If the lock file cannot be created or opened.
         LockTimeout: If somebody else holds the lock longer than `timeout`.
     """
     with os_errors_as_store_error(path.parent, doing=f"locking {waiting_for}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_CLOEXEC, 0o644)
     began, logged = time.monotonic(), False
     try:
         while True:

@@ -326,7 +326,10 @@ def _syntax(node: object) -> str:
     `ast.dump` does not serve: Python 3.12 added fields to functions and classes, and 3.13 leaves out empty ones.
     """
     if isinstance(node, ast.AST):
-        values = ((name, getattr(node, name, None)) for name in node._fields)
+        values = [(name, getattr(node, name, None)) for name in node._fields]
+        if isinstance(node, ast.JoinedStr):
+            # Python 3.12 and later put an empty text behind a nested format.
+            values = [("values", [part for part in node.values if getattr(part, "value", None) != ""])]
         filled = [f"{name}={_syntax(value)}" for name, value in values if value is not None and value != []]
         return f"{type(node).__name__}({', '.join(filled)})"
     if isinstance(node, list):

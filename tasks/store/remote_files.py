@@ -90,8 +90,9 @@ class RemoteFiles:
                 # Several files are copied at the same time, and the first missing one stops the others.
                 there = set(self.list(f"{place}/"))
                 left = [name for name in names if f"{place}/{name}" in there]
-                if len(left) < len(names):
-                    self.download(place, left, folder)
+                if len(left) == len(names):
+                    raise
+                self.download(place, left, folder)
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names of all files whose name begins with `prefix`."""
@@ -159,10 +160,22 @@ def _folder_files() -> Any:
             with _whole(path2) as partial:
                 shutil.copyfile(path1, partial)
 
-        def find(self, path: str, *, prefix: str = "", **options: Any) -> Any:
-            return super().find(f"{path}/{prefix.rpartition('/')[0]}", **options)
+        # fsspec's own versions of the next two take a network that does not answer for a file that is not there.
+        def get_file(self, path1: str, path2: str, **options: Any) -> None:
+            Path(path2).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path1, path2)
+
+        def find(self, path: str, *, prefix: str = "", **options: Any) -> list[str]:
+            top = f"{path}/{prefix.rpartition('/')[0]}"
+            return [os.path.join(folder, name) for folder, _, names in os.walk(top, onerror=_raise) for name in names]
 
     return Folder(auto_mkdir=True, skip_instance_cache=True)
+
+
+def _raise(error: OSError) -> None:
+    """Raise an error of a listing; a folder that does not exist holds no files."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def has_died(folder: Path, name: str) -> bool:
     if not path.is_file():
         return False
     try:
-        with locked(path, waiting_for="the sign of life of a run", timeout=0):
+        with locked(path, waiting_for="the sign of life of a run", timeout=0, create=False):
             return True
     except (LockTimeout, StoreError):
         return False

@@ -12,7 +12,7 @@ from tickerforge.features.probe import probe
 
 class Health(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(int(self.path.strip("/")))
+        self.send_response(int(self.path.rpartition("/")[2]))
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -33,11 +33,17 @@ def test_every_answer_has_its_status(server: str, status: int) -> None:
     assert probe(f"{server}/{status}", timeout=5) == status
 
 
-def test_a_proxy_of_the_environment_is_not_asked(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     monkeypatch.delenv("no_proxy", raising=False)
     assert probe(f"{server}/200", timeout=5) == 200
+
+
+def test_another_machine_is_asked_by_the_proxy_of_the_environment(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert probe("http://mlflow.invalid/503", timeout=5) == 503
 
 
 def test_no_answer_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

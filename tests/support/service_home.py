@@ -20,7 +20,7 @@ import psutil
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.service import Service, read_service, service_processes
 
-CLI = ("-m", "tickerforge.deployments.cli")
+CLI = (str(Path(sys.executable).with_name("tickerforge")),)
 DRIVER = (str(Path(__file__).with_name("service_driver.py")),)
 PATIENCE_SECONDS = 120
 # SQLite takes a while to let go, longer on a busy machine.
@@ -34,9 +34,10 @@ def free_port() -> int:
 
 
 def write_namesakes(folder: Path) -> None:
-    """Write files named like our packages, as users may keep them beside their prices; importing one fails."""
+    """Write files named like our packages and one of Python's, as users may keep them; importing one fails."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tasks.py", "flows.py", "tests.py", "training.py", "features/__init__.py", "deployments/__init__.py"):
+    packages = ("features/__init__.py", "deployments/__init__.py")
+    for name in ("tasks.py", "flows.py", "tests.py", "training.py", "random.py", *packages):
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("raise AssertionError(__file__)\n")

@@ -16,14 +16,16 @@ from tickerforge.flows.errors import StageFailed, StageRefused
 from tickerforge.flows.night.batches import BatchAnswer, TickerJob, TickerStages
 from tickerforge.flows.remote import gpu_pool
 from tickerforge.flows.remote.gpu_pool import Call, GpuPool, call_all
-from tickerforge.flows.remote.here import Finished, Recording
+from tickerforge.flows.remote.here import Finished, Here, Recording
 from tickerforge.flows.remote.requests import StageAnswer, StageOutput, StageRequest, content_digest
 from tickerforge.flows.remote.worker import heavy_stage
 from tickerforge.flows.server.slots import GPU_LIMIT, gpu_slot, ticker_limit, ticker_slot
+from tickerforge.tasks.base.errors import StoreUnreachable
 from tickerforge.tasks.models.adapters import BaseModelRef
 from tickerforge.tasks.registry.versions import RegisteredAdapter
-from tickerforge.tasks.store.artifacts import ArtifactRef
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.store.records import write_record
+from tickerforge.tasks.store.shared_store import SharedStore
 from tiny_pipeline import tiny_config
 
 AAPL_7 = RegisteredAdapter(ticker="AAPL", version=7)
@@ -312,3 +314,16 @@ def test_the_gpus_slot_is_free_after_a_failure_and_a_server_without_the_limit_ge
     with gpu_slot():
         assert client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit == 1
         assert taken(client, GPU_LIMIT) == 1
+
+
+def test_a_look_into_a_store_that_does_not_answer_is_an_error_and_not_an_absence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: object, **options: object) -> None:
+        raise StoreUnreachable("the shared store does not answer")
+
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setattr(SharedStore, "fetch", away)
+    here = Here(Store(tmp_path / "store", SharedStore(str(tmp_path / "shared"))))
+    with pytest.raises(StoreUnreachable):
+        here.find(StageRequest(stage="base_model", config=tiny_config()))

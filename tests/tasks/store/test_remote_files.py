@@ -1,4 +1,7 @@
+import errno
 import logging
+import os
+import shutil
 import sys
 import threading
 import traceback
@@ -105,6 +108,38 @@ def test_a_server_that_does_not_answer_is_worth_another_attempt_and_its_address_
         build(Store(tmp_path, SharedStore("s3://bucket/x")))
     assert is_transient(caught.value)
     assert SECRET not in "".join(traceback.format_exception(caught.value)) + caplog.text
+
+
+@pytest.mark.parametrize("call", ["copyfile", "scandir"])
+def test_a_mounted_folder_that_does_not_answer_is_neither_absent_nor_damaged(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shared").mkdir()
+    shared = SharedStore(str(tmp_path / "shared"))
+
+    def fill(folder: Path) -> None:
+        for name in ("a.txt", "b.txt"):
+            (folder / name).write_text(name)
+
+    Store(tmp_path / "first", shared).build("windows", {}, fill, code="v1")
+    stored = sorted(path.name for path in (tmp_path / "shared").rglob("*") if path.is_file())
+    module = shutil if call == "copyfile" else os
+    working = getattr(module, call)
+
+    def stale(path: str, *arguments: object, **options: object) -> object:
+        if str(path).startswith(str(tmp_path / "shared")):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return working(path, *arguments, **options)
+
+    monkeypatch.setattr(module, call, stale)
+    if call == "copyfile":
+        with pytest.raises(StoreUnreachable, match="does not answer"):
+            Store(tmp_path / "second", shared).build("windows", {}, fill, code="v1")
+    else:
+        with pytest.raises(StoreUnreachable, match="does not answer"):
+            shared.files.list("artifacts/")
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "shared").rglob("*") if path.is_file()) == stored
 
 
 def test_without_a_shared_store_no_client_is_imported(tmp_path: Path) -> None:
