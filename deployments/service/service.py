@@ -214,8 +214,10 @@ def _forget_socket(workspace: Workspace, path: Path) -> None:
 def _stop(workspace: Workspace) -> bool:
     service = read_service(workspace)
     if service is not None and service.answers():
-        _end_runs(workspace)
+        stopped_runs = _end_runs(workspace)
         processes.stop_programs(service, WORKERS)
+        if stopped_runs:
+            _settle(service)
         with processes.manager(service) as remote:
             remote.shutdown()
         deadline = time.monotonic() + _MANAGER_END_SECONDS
@@ -230,14 +232,36 @@ def _stop(workspace: Workspace) -> bool:
     return ended or service is not None
 
 
-def _end_runs(workspace: Workspace) -> None:
-    """Stop the runs, with time to report it to Prefect; a worker that ended first would kill them immediately."""
+def _settle(service: Service) -> None:
+    """Close the runs whose last report Prefect did not take, for example because its SQLite was locked.
+
+    If Prefect does not answer, the next `up` closes them.
+    """
+    os.environ.update(service.variables())
+    # This imports Prefect, which reads its server's address from the environment on import.
+    from tickerforge.deployments.service.orphans import settle_orphans
+    from tickerforge.tasks.base.retries import is_transient
+
+    try:
+        settle_orphans()
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        logger.warning("Prefect does not answer: the next `tickerforge up` closes the runs that were stopped")
+
+
+def _end_runs(workspace: Workspace) -> int:
+    """Stop the runs and return their number.
+
+    They get time to report it to Prefect; a worker that ended first would kill them immediately.
+    """
     runs = [each for name in WORKERS for each in service_processes(workspace, program=name) if processes.is_run(each)]
     if runs:
         logger.info("stopping %d runs", len(runs))
     for run in runs:
         processes.terminate(run)
     _wait_for(runs, seconds=_RUNS_END_SECONDS)
+    return len(runs)
 
 
 def _wait_for(ending: "list[psutil.Process]", *, seconds: float) -> None:

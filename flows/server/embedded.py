@@ -46,7 +46,8 @@ class EmbeddedServer:
             listener.listen(_PENDING_CONNECTIONS)
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tickerforge.flows.server.embedded_process", str(listener.fileno())],
+                # `-P`: a `random.py` in the working folder must not replace Python's own.
+                [sys.executable, "-P", "-m", "tickerforge.flows.server.embedded_process", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
