@@ -4,7 +4,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef
@@ -23,20 +22,6 @@ TRAINING = CONFIG.training
 EVALUATION = CONFIG.evaluation
 GATE = CONFIG.gate
 GRPO = TRAINING.grpo_1st
-
-
-class BuiltAgain(Exception):
-    """A store was asked for something it does not hold."""
-
-
-class FinishedOnly(Store):
-    """A store that builds nothing."""
-
-    def build(self, stage: str, inputs: Any, builder: Any, **options: Any) -> ArtifactRef:
-        def refuse(folder: Path) -> None:
-            raise BuiltAgain(stage)
-
-        return super().build(stage, inputs, refuse, **options)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ import pandas as pd
 import pytest
 
 from tickerforge.features.errors import PublishedLayoutError
+from tickerforge.tasks.base.errors import NotFinished
 from tickerforge.tasks.models.adapters import adapter_folder, adapter_identity, base_model_identity
 from tickerforge.tasks.models.sft_data import store_sft_data
 from tickerforge.tasks.models.train import base_model_for, prepare_base_model, sample_answers, train_sft
-from tickerforge.tasks.store.artifacts import read_manifest
+from tickerforge.tasks.store.artifacts import FinishedOnly, read_manifest
 from tickerforge.tasks.windows.preprocess import read_windows
 from tickerforge.training.errors import AdapterError, BaseModelError
-from trained_pieces import FEATURES, GRPO, TRAINING, BuiltAgain, FinishedOnly, Pieces, run_grpo
+from trained_pieces import FEATURES, GRPO, TRAINING, Pieces, run_grpo
 
 
 def test_the_stages_leave_adapters_in_safetensors_and_their_metrics(made: Pieces) -> None:
@@ -63,7 +64,7 @@ def test_whatever_changes_a_stages_result_changes_its_key(made: Pieces, change: 
     if change == "base model":
         base = base.model_copy(update={"identity": "another"})
 
-    with pytest.raises(BuiltAgain):
+    with pytest.raises(NotFinished):
         run_grpo(FinishedOnly(made.store.root), made.windows, base, **changes)
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tickerforge.tasks.base.disk import folder_sha256
-from tickerforge.tasks.base.errors import PublishError
+from tickerforge.tasks.base.errors import NotFinished, PublishError
 from tickerforge.tasks.base.paths import ModelFolder, RunFolder
 from tickerforge.tasks.base.prefect_artifacts import artifact_key, comparison_rows
 from tickerforge.tasks.outputs.evaluate import compare_models, named_scores, read_report, read_verdict, training_curves
@@ -15,9 +15,9 @@ from tickerforge.tasks.outputs.publish import (
     publish_sft_data,
     publish_stage,
 )
-from tickerforge.tasks.store.artifacts import ArtifactRef
+from tickerforge.tasks.store.artifacts import ArtifactRef, FinishedOnly
 from tickerforge.tasks.windows.preprocess import read_bars
-from trained_pieces import EVALUATION, FEATURES, GATE, BuiltAgain, FinishedOnly, Pieces, run_forecast
+from trained_pieces import EVALUATION, FEATURES, GATE, Pieces, run_forecast
 
 
 def test_every_model_is_asked_for_the_same_windows_of_both_splits(made: Pieces) -> None:
@@ -111,7 +111,7 @@ def test_a_stricter_gate_is_a_new_comparison_of_the_same_forecasts(made: Pieces)
     }
     assert compare_models.fn(made.windows, made.forecasts, gate=GATE, **arguments).cached
     arguments["store"] = FinishedOnly(made.store.root)
-    with pytest.raises(BuiltAgain):
+    with pytest.raises(NotFinished):
         compare_models.fn(made.windows, made.forecasts, gate=GATE.model_copy(update={"min_skill": 0.99}), **arguments)
 
 
