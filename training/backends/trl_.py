@@ -87,16 +87,7 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
         save_adapter(trainer, job=job)
         return last
 
-    # Gradients accumulate over the parts of a step's batch, so every step learns from the whole batch. An attempt after
-    # memory ran out resumes from the last checkpoint, or starts over with the first weights.
-    return with_smaller_batches(
-        train,
-        batch=min(job.config.micro_batch_size, answers),
-        what=job.stage,
-        cure=MEMORY_CURE,
-        reset=TrainableWeights(model).restore,
-        processes=job.config.launch.processes,
-    )
+    return with_smaller_batches(train, **_memory_limits(model, answers, job=job))
 
 
 def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
@@ -130,18 +121,28 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
         save_adapter(trainer, job=job)
         return last
 
-    return with_smaller_batches(
-        train,
-        batch=min(job.config.micro_batch_size, answers),
-        what=job.stage,
-        cure=MEMORY_CURE,
-        reset=TrainableWeights(model).restore,
-        processes=job.config.launch.processes,
-    )
+    return with_smaller_batches(train, **_memory_limits(model, answers, job=job))
 
 
 def _characters(prompt: Chat) -> int:
     return sum(len(message["content"]) for message in prompt)
+
+
+def _memory_limits(model: Any, answers: int, *, job: TrainingJob) -> dict[str, Any]:
+    """Return how `with_smaller_batches` fits the answers of a step into memory.
+
+    Gradients accumulate over the parts of a step's batch, so every step learns from the whole batch. An attempt after
+    memory ran out resumes from the last checkpoint, or starts over with the first weights. Several processes make no
+    further attempt, so they keep no copy of the weights.
+    """
+    processes = job.config.launch.processes
+    limits = {
+        "batch": min(job.config.micro_batch_size, answers),
+        "what": job.stage,
+        "cure": MEMORY_CURE,
+        "processes": processes,
+    }
+    return limits if processes > 1 else limits | {"reset": TrainableWeights(model).restore}
 
 
 def _common_arguments(job: TrainingJob, *, max_steps: int) -> dict[str, Any]:
