@@ -40,8 +40,8 @@ def set_embedded_defaults(workspace: Workspace) -> None:
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     # Prefect creates its own folder only if the parent exists.
-    with os_errors_as_store_error(workspace.root, doing="preparing the working folder of Prefect and MLflow"):
-        workspace.root.mkdir(parents=True, exist_ok=True)
+    with os_errors_as_store_error(workspace.state, doing="preparing the working folder of Prefect and MLflow"):
+        workspace.state.mkdir(parents=True, exist_ok=True)
     if service := running_service(workspace):
         defaults |= service.variables()
     if "HF_HOME" not in os.environ:

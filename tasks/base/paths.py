@@ -5,11 +5,13 @@
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tickerforge.features.prices.bars import validate_ticker
 from tickerforge.features.stages import ADAPTERS, stage_named
+from tickerforge.tasks.base.errors import StoreError
 from tickerforge.training.contracts import ADAPTER_CONFIG_FILE as ADAPTER_CONFIG_FILE
 from tickerforge.training.contracts import ADAPTER_FOLDER as ADAPTER_FOLDER
 from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE as ADAPTER_WEIGHTS_FILE
@@ -31,6 +33,16 @@ CARD_FILE = "tickerforge.json"
 MODEL_CARD_FILE = "README.md"
 BASE_MODEL_FOLDER = "base_model"
 
+# The entries of a home before `state` and `cache` were apart; the signs are those that nothing can restore.
+_FORMER_SIGNS = ("mlflow.db", "prefect.db", "mlartifacts", "records")
+_FORMER_STATE = (
+    *_FORMER_SIGNS,
+    *(f"{of}.db-{end}" for of in ("prefect", "mlflow") for end in ("wal", "shm")),
+    "prefect",
+    "service",
+)
+_FORMER_CACHE = ("store", "base_models", "pulled", "downloads", "yahoo")
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -41,59 +53,101 @@ def home() -> Path:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Everything below `TICKERFORGE_HOME`. Deleting it loses caches and history, never results or models."""
+    """Everything below `TICKERFORGE_HOME`: `state`, which nothing can restore, and `cache`, which costs only time."""
 
     root: Path
 
     @classmethod
     def current(cls) -> "Workspace":
-        """Return the workspace that this process's environment names."""
-        return cls(home())
+        """Return the workspace that this process's environment names.
+
+        Raises:
+            StoreError: If it has the layout of an earlier version; names the commands that move its files.
+        """
+        workspace = cls(home())
+        workspace._refuse_former_layout()
+        return workspace
+
+    @property
+    def state(self) -> Path:
+        """What nothing can restore: databases, registered models, records, logs and login of the service."""
+        return self.root / "state"
+
+    @property
+    def cache(self) -> Path:
+        """What runs and downloads build again."""
+        return self.root / "cache"
+
+    @property
+    def locks(self) -> Path:
+        """Locks on databases, and the signs of life of runs."""
+        return self.state / "locks"
 
     @property
     def store(self) -> Path:
-        """Root of the content-addressed artifact store."""
-        return self.root / "store"
+        """Root of the content-addressed artifact store, with its own locks and the checkpoints."""
+        return self.cache / "store"
 
     @property
     def base_models(self) -> Path:
         """Downloaded and built base models."""
-        return self.root / "base_models"
+        return self.cache / "base_models"
 
     @property
     def pulled(self) -> Path:
         """Registered adapters fetched for forecasting, one folder per model version."""
-        return self.root / "pulled"
+        return self.cache / "pulled"
 
     @property
     def downloads(self) -> Path:
         """Downloaded archives of price files."""
-        return self.root / "downloads"
+        return self.cache / "downloads"
 
     @property
     def yahoo(self) -> Path:
         """Cache of yfinance: time zones and a cookie."""
-        return self.root / "yahoo"
+        return self.cache / "yahoo"
 
     @property
     def prefect_home(self) -> Path:
         """Settings, results and state of the embedded Prefect."""
-        return self.root / "prefect"
+        return self.state / "prefect"
 
     @property
     def prefect_db(self) -> Path:
         """SQLite database of the embedded Prefect."""
-        return self.root / "prefect.db"
+        return self.state / "prefect.db"
 
     @property
     def mlflow_db(self) -> Path:
         """SQLite database of the embedded MLflow."""
-        return self.root / "mlflow.db"
+        return self.state / "mlflow.db"
 
     @property
     def mlflow_artifacts(self) -> Path:
         """Artifacts of the embedded MLflow."""
-        return self.root / "mlartifacts"
+        return self.state / "mlartifacts"
+
+    def _refuse_former_layout(self) -> None:
+        # These two do not fail if the home is a file or may not be read; whoever uses it then says so.
+        signs = [os.path.join(self.root, name) for name in _FORMER_SIGNS]
+        if not any(os.path.exists(sign) and not os.path.islink(sign) for sign in signs):
+            return
+        there = {path.name for path in self.root.iterdir() if not path.is_symlink()}
+        moves = [
+            f"cd {shlex.quote(str(self.root))}",
+            *(
+                f"mkdir -p {folder} && mv {' '.join(names)} {folder}/"
+                for folder, former in (("state", _FORMER_STATE), ("cache", _FORMER_CACHE))
+                if (names := [name for name in former if name in there])
+            ),
+            # MLflow's database holds absolute addresses.
+            "ln -s state/mlartifacts mlartifacts",
+        ]
+        raise StoreError(
+            f"{self.root} has the layout of an earlier version. End every run and the service with the version that "
+            f"started them, then move the files: {' && '.join(moves)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Service:
 
 def service_folder(workspace: Workspace) -> Path:
     """Return the folder of the service's record, its logs and, if the path is short enough, its socket."""
-    return workspace.root / "service"
+    return workspace.state / "service"
 
 
 def read_service(workspace: Workspace) -> Service | None:
@@ -168,7 +168,7 @@ def server_lock(workspace: Workspace, *, alone: bool) -> Iterator[int]:
         ServiceError: If `alone`, and embedded servers still run after some seconds.
         StoreError: If the lock file cannot be created.
     """
-    path, database = workspace.root / "locks" / LOCK_FILE, "Prefect's database"
+    path, database = workspace.locks / LOCK_FILE, "Prefect's database"
     # The embedded server of a command that has just ended ends some seconds later.
     lock = locked(path, waiting_for=database, shared=not alone, timeout=RELEASE_SECONDS if alone else None)
     with ExitStack() as held:

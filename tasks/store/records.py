@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from tickerforge.tasks.base.disk import os_errors_as_store_error
 from tickerforge.tasks.base.errors import StoreError
-from tickerforge.tasks.base.paths import HOME_VARIABLE, home
+from tickerforge.tasks.base.paths import HOME_VARIABLE, Workspace
 from tickerforge.tasks.store.remote_files import RemoteFiles
 from tickerforge.tasks.store.shared_store import SharedStore
 
@@ -68,7 +68,7 @@ def _files() -> RemoteFiles:
     shared = SharedStore.current()
     if shared is not None:
         return shared.files
-    folder = home()
+    folder = Workspace.current().state
     with os_errors_as_store_error(folder, doing="creating the folder of records"):
         folder.mkdir(parents=True, exist_ok=True)
     return RemoteFiles("file", str(folder), HOME_VARIABLE)

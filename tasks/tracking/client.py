@@ -52,7 +52,7 @@ def connect(workspace: Workspace) -> Tracking:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with as_tracking_error(uri), locked(workspace.root / "locks" / "mlflow.lock", waiting_for="MLflow's set-up"):
+    with as_tracking_error(uri), locked(workspace.locks / "mlflow.lock", waiting_for="MLflow's set-up"):
         mlflow.set_tracking_uri(uri)
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)

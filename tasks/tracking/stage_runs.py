@@ -123,7 +123,7 @@ def follow_pipeline(
         tags: Tags for searches: `ticker`, `prefect_flow_run_id` and others.
         started: When the pipeline began.
     """
-    pipeline_id, signs = uuid.uuid4().hex, workspace.root / "locks" / "runs"
+    pipeline_id, signs = uuid.uuid4().hex, workspace.locks / "runs"
     opened: PipelineRun | None = None
     tried = False
 

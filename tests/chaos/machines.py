@@ -40,7 +40,7 @@ class Machine:
 
     @property
     def store(self) -> Path:
-        return self.root / "home" / "store"
+        return self.root / "home" / "cache" / "store"
 
     def variables(self) -> dict[str, str]:
         home = self.root / "home"

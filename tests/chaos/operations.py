@@ -82,7 +82,7 @@ class Operations(Home):
         """Collect all logs of a run, for a failure's message."""
         tails = [
             f"--- {path.name}\n{path.read_text(errors='replace')[-6000:]}"
-            for path in [*(self.root / "service" / "logs").glob("*worker.log"), *self.work.glob("results/*/*.log")]
+            for path in [*self.workspace.state.glob("service/logs/*worker.log"), *self.work.glob("results/*/*.log")]
         ]
         return "\n".join([str(self.run(run)["state"]), *tails])
 

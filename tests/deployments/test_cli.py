@@ -50,7 +50,7 @@ def test_a_port_out_of_range_is_bad_input(cli: Cli) -> None:
 
 
 def test_a_record_that_cannot_be_read_is_named(cli: Cli, tmp_path: Path) -> None:
-    folder = tmp_path / "home" / "service"
+    folder = tmp_path / "home" / "state" / "service"
     folder.mkdir(parents=True)
     (folder / "service.json").write_text("{}")
     told = cli("status")

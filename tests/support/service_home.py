@@ -151,4 +151,4 @@ class Home:
 
     def logs(self) -> str:
         """Return all log lines of the service and its runs."""
-        return "\n".join(path.read_text(errors="replace") for path in (self.root / "service" / "logs").iterdir())
+        return "\n".join(path.read_text(errors="replace") for path in self.workspace.state.glob("service/logs/*"))

@@ -22,8 +22,8 @@ def test_without_the_setting_both_databases_are_the_files_of_the_embedded_mode(
     monkeypatch.delenv(DATABASE_VARIABLE, raising=False)
     monkeypatch.delenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", raising=False)
     found = databases(Workspace(tmp_path))
-    assert found.prefect == f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
-    assert found.mlflow == f"sqlite:///{tmp_path}/mlflow.db"
+    assert found.prefect == f"sqlite+aiosqlite:///{tmp_path}/state/prefect.db"
+    assert found.mlflow == f"sqlite:///{tmp_path}/state/mlflow.db"
 
 
 @pytest.mark.parametrize(

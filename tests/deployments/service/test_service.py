@@ -51,7 +51,7 @@ def test_everything_runs_and_status_says_since_when_and_where_the_logs_are(home:
 
 
 def test_only_its_owner_reads_the_record_and_nobody_else_reaches_the_servers(home: Home) -> None:
-    folder = home.root / "service"
+    folder = home.root / "state" / "service"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "service.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(home.service.socket).parent.stat().st_mode) == 0o700
@@ -143,7 +143,7 @@ def test_down_tells_runs_to_stop_and_leaves_no_process_and_no_port(home: Home) -
     assert home.processes() == []
     assert not answers(f"http://127.0.0.1:{home.mlflow_port}")
     assert not place.parent.exists()
-    assert not (home.root / "service" / "service.json").exists()
+    assert not (home.root / "state" / "service" / "service.json").exists()
     again = home.call("down")
     assert (again.returncode, again.stdout.strip()) == (0, "nothing was running")
     assert home.call("status").returncode == 1
@@ -160,7 +160,7 @@ def test_a_server_that_cannot_start_is_reported_with_its_log_and_nothing_is_left
     assert "mlflow ended right after its start" in done.stderr
     assert "file is not a database" in done.stderr
     assert home.processes() == []
-    assert not (home.root / "service" / "service.json").exists()
+    assert not (home.root / "state" / "service" / "service.json").exists()
 
 
 def attempt(home: Path, **at: object) -> None:

@@ -100,8 +100,8 @@ def test_ctrl_c_ends_a_run_as_stopped_and_leaves_nothing_running(working_folder:
                 run.wait()
     assert "stopped; run the same command again to resume" in log.read_text()
     assert "Traceback" not in log.read_text()
-    assert states(tmp_path / "home" / "prefect.db", "select state_type from flow_run") == ["CRASHED"]
-    assert states(tmp_path / "home" / "mlflow.db", "select status from runs") == ["KILLED"]
+    assert states(tmp_path / "home" / "state" / "prefect.db", "select state_type from flow_run") == ["CRASHED"]
+    assert states(tmp_path / "home" / "state" / "mlflow.db", "select status from runs") == ["KILLED"]
     (folder,) = (working_folder / "results").iterdir()
     assert [path.name for path in folder.iterdir()] == ["pipeline.log"]
     assert "stopped by KeyboardInterrupt" in (folder / "pipeline.log").read_text()

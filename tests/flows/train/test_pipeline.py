@@ -51,7 +51,7 @@ def result(work: Path, prefect_server: None) -> PipelineResult:
 def mlflow_client():
     from mlflow import MlflowClient
 
-    return MlflowClient(f"sqlite:///{os.environ['TICKERFORGE_HOME']}/mlflow.db")
+    return MlflowClient(f"sqlite:///{os.environ['TICKERFORGE_HOME']}/state/mlflow.db")
 
 
 def runs_of(experiment: str) -> list:

@@ -46,4 +46,4 @@ def test_a_run_is_closed_in_mlflow_as_what_it_turned_out_to_be(working_folder: P
     tracking = connect(Workspace.current())
     runs = client_of(tracking).search_runs([tracking.experiment_id], order_by=["attributes.start_time ASC"])
     assert [run.info.status for run in runs] == ["FAILED", "KILLED", "FINISHED"]
-    assert not list((Workspace.current().root / "locks" / "runs").iterdir())
+    assert not list((Workspace.current().locks / "runs").iterdir())

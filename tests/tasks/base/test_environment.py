@@ -32,9 +32,9 @@ def defaults(workspace: Path, **environment: str) -> dict[str, str]:
 
 def test_prefect_and_mlflow_live_in_the_workspace_and_phone_nobody(tmp_path: Path) -> None:
     found = defaults(tmp_path / "home")
-    assert found["PREFECT_HOME"] == str(tmp_path / "home" / "prefect")
-    assert found["PREFECT_SERVER_DATABASE_CONNECTION_URL"].endswith(f"{tmp_path}/home/prefect.db")
-    assert found["HF_HUB_CACHE"] == str(tmp_path / "home" / "base_models" / "hub")
+    assert found["PREFECT_HOME"] == str(tmp_path / "home" / "state" / "prefect")
+    assert found["PREFECT_SERVER_DATABASE_CONNECTION_URL"].endswith(f"{tmp_path}/home/state/prefect.db")
+    assert found["HF_HUB_CACHE"] == str(tmp_path / "home" / "cache" / "base_models" / "hub")
     assert found["DO_NOT_TRACK"] == found["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert found["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
 

@@ -1,8 +1,10 @@
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tickerforge.features.errors import TickerNameError
+from tickerforge.tasks.base.errors import StoreError
 from tickerforge.tasks.base.paths import Workspace, home, model_folder, run_folder
 
 
@@ -11,7 +13,7 @@ def test_the_home_follows_the_environment_and_is_absolute(tmp_path: Path, monkey
     assert home() == tmp_path / "elsewhere"
     monkeypatch.delenv("TICKERFORGE_HOME")
     monkeypatch.chdir(tmp_path)
-    assert Workspace.current().store == tmp_path / ".tickerforge" / "store"
+    assert Workspace.current().store == tmp_path / ".tickerforge" / "cache" / "store"
 
 
 def test_a_run_has_the_published_folders() -> None:
@@ -72,3 +74,24 @@ def test_no_ticker_leads_out_of_its_folder(ticker: str) -> None:
 
 def test_a_timestamp_cannot_lead_out_either() -> None:
     assert run_folder("AAPL", "../../x").root.parts == ("results", "AAPL_..-..-x")
+
+
+def test_a_home_of_the_former_layout_is_refused_with_the_commands_that_move_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "a home"
+    (root / "mlartifacts").mkdir(parents=True)
+    (root / "mlartifacts" / "weights").write_text("weights")
+    (root / "mlflow.db").write_text("database")
+    (root / "store").mkdir()
+    monkeypatch.setenv("TICKERFORGE_HOME", str(root))
+    with pytest.raises(StoreError, match="layout of an earlier version") as refusal:
+        Workspace.current()
+    command = str(refusal.value).partition("move the files: ")[2]
+    subprocess.run(["bash", "-ec", command], check=True)
+    workspace = Workspace.current()
+    assert workspace.mlflow_db.read_text() == "database"
+    assert workspace.store.is_dir()
+    # The addresses in MLflow's database are absolute and stay valid.
+    assert (root / "mlartifacts" / "weights").read_text() == "weights"
+    assert (workspace.mlflow_artifacts / "weights").is_file()

@@ -57,7 +57,7 @@ def test_a_name_that_leads_elsewhere_is_refused(root: Path, name: str) -> None:
     ):
         with pytest.raises(ValueError, match="not a name for a record"):
             call()
-    assert not root.exists() or not list(root.iterdir())
+    assert not [path for path in root.rglob("*") if path.is_file()]
 
 
 def test_a_record_of_another_make_says_which_it_is(root: Path) -> None:
