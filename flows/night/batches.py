@@ -11,6 +11,7 @@ from tickerforge.flows.night.next_sessions import StockForecast, forecast_regist
 from tickerforge.flows.remote.gpu_pool import ANSWERS
 from tickerforge.flows.remote.here import Here, Recording
 from tickerforge.flows.remote.requests import StageOutput
+from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.slots import gpu_slot
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import Steps, adapters_of
@@ -57,7 +58,12 @@ class ForecastAnswer(FrozenModel):
     stocks: tuple[StockForecast, ...]
 
 
-@flow(name="train-batch", flow_run_name="{jobs[0].config.stock} and others", persist_result=False)
+@flow(
+    name="train-batch",
+    flow_run_name="{jobs[0].config.stock} and others",
+    persist_result=False,
+    on_running=[begin],
+)
 def train_batch(jobs: list[TickerJob]) -> None:
     """Run the heavy stages of several tickers in one warm process; if one fails, the others continue.
 
@@ -70,7 +76,12 @@ def train_batch(jobs: list[TickerJob]) -> None:
     write_record(ANSWERS, str(flow_run.id), BatchAnswer(tickers=tickers))
 
 
-@flow(name="forecast-batch", flow_run_name="{jobs[0].config.stock} and others", persist_result=False)
+@flow(
+    name="forecast-batch",
+    flow_run_name="{jobs[0].config.stock} and others",
+    persist_result=False,
+    on_running=[begin],
+)
 def forecast_batch(jobs: list[ForecastJob]) -> None:
     """Forecast several tickers in one warm process; if one fails, the others continue.
 

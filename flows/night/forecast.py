@@ -12,6 +12,7 @@ from tickerforge.flows.night.batches import ForecastAnswer, ForecastJob, forecas
 from tickerforge.flows.night.next_sessions import Forecast, StockForecast
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
+from tickerforge.flows.server.begin import begin
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import Exchange, Tickers, due_on_session, stocks_of, with_stock
 from tickerforge.flows.train.steps import market_source
@@ -24,7 +25,7 @@ from tickerforge.tasks.store.artifacts import Store
 logger = logging.getLogger(__name__)
 
 
-@flow(name="forecast", persist_result=False)
+@flow(name="forecast", persist_result=False, on_running=[begin])
 def forecast(
     config: PipelineConfig = PipelineConfig(),
     tickers: Tickers = (),

@@ -17,6 +17,7 @@ from tickerforge.flows.night.next_sessions import StockForecast
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import BATCH_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
 from tickerforge.flows.remote.here import Finished
+from tickerforge.flows.server.begin import begin
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import Exchange, Tickers, due, due_on_session, stocks_of, with_stock
 from tickerforge.flows.train.champions import current_champion, warm_start
@@ -83,7 +84,7 @@ class Night(FrozenModel):
     tickers: tuple[TickerNight, ...]
 
 
-@flow(name="nightly", persist_result=False)
+@flow(name="nightly", persist_result=False, on_running=[begin])
 def nightly(
     config: PipelineConfig = PipelineConfig(),
     tickers: Tickers = (),

@@ -6,6 +6,7 @@ from prefect.runtime import flow_run
 from tickerforge.flows.remote.gpu_pool import ANSWERS
 from tickerforge.flows.remote.here import Here
 from tickerforge.flows.remote.requests import StageAnswer, StageRequest
+from tickerforge.flows.server.begin import begin
 from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.store.records import write_record
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
@@ -13,7 +14,12 @@ from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseMo
 REFUSALS = (AdapterError, BackendUnavailable, BaseModelError)
 
 
-@flow(name="heavy-stage", flow_run_name="{requests[0].config.stock} {requests[0].stage}", persist_result=False)
+@flow(
+    name="heavy-stage",
+    flow_run_name="{requests[0].config.stock} {requests[0].stage}",
+    persist_result=False,
+    on_running=[begin],
+)
 def heavy_stage(requests: list[StageRequest]) -> None:
     """Run heavy stages; their outputs go to the store, and a record of them to the caller.
 

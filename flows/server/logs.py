@@ -66,13 +66,34 @@ def show_on_terminal(*, debug: bool) -> None:
     if not debug:
         handler.addFilter(_for_people)
     logging.getLogger().addHandler(handler)
-    _open_loggers(logging.DEBUG if debug else logging.INFO)
+    open_loggers(logging.DEBUG if debug else logging.INFO)
 
 
 def send_to_prefect() -> None:
     """Send our packages' log lines to Prefect's UI. Call it before Prefect is imported."""
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", OWN_LOGGER)
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
+
+
+def open_run_log() -> None:
+    """Send every line of ours, from INFO on, to the log of the current run in Prefect's UI.
+
+    A worker imports Prefect before our code, so its environment alone does not decide this.
+    """
+    from prefect.logging.handlers import APILogHandler
+
+    open_loggers()
+    logger = logging.getLogger(OWN_LOGGER)
+    if not any(isinstance(handler, APILogHandler) for handler in logger.handlers):
+        handler = APILogHandler()
+        handler.addFilter(_in_run)
+        logger.addHandler(handler)
+
+
+def _in_run(record: logging.LogRecord) -> bool:
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
 
 
 class RunLogFormatter(logging.Formatter):
@@ -103,7 +124,7 @@ def run_log(path: Path) -> Iterator[None]:
     handler.setFormatter(
         RunLogFormatter("%(asctime)sZ %(levelname)-7s %(speaker)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     )
-    _open_loggers(logging.INFO)
+    open_loggers()
     root = logging.getLogger()
     root.addHandler(handler)
     try:
@@ -113,7 +134,8 @@ def run_log(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _open_loggers(level: int) -> None:
+def open_loggers(level: int = logging.INFO) -> None:
+    """Let our own lines pass from this level on; without it, only warnings would."""
     logger = logging.getLogger(OWN_LOGGER)
     if logger.level == logging.NOTSET or logger.level > level:
         logger.setLevel(level)

@@ -24,6 +24,7 @@ from tickerforge.features.stages import (
 from tickerforge.flows.errors import MissingArtifactError
 from tickerforge.flows.prices.published import full_windows, windows_from_files, write_full_forecasts
 from tickerforge.flows.remote.here import Here
+from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.slots import ticker_slot
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.files import StageFiles, as_published
@@ -57,7 +58,7 @@ class StageOutcome(FrozenModel):
     verdict: Verdict | None = None
 
 
-@flow(name="stage", flow_run_name="{config.stock} {stage}", persist_result=False)
+@flow(name="stage", flow_run_name="{config.stock} {stage}", persist_result=False, on_running=[begin])
 def run_stage(stage: StageCommand, config: PipelineConfig, files: StageFiles = StageFiles()) -> StageOutcome:
     """Run one stage of one ticker. The stages before it must have run with the same configuration.
 

@@ -18,6 +18,7 @@ from tickerforge.flows.prices.pool import RunData
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import GPU_POOL, GpuPool, Where
 from tickerforge.flows.remote.requests import HeavyStages
+from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.slots import ticker_slot
 from tickerforge.flows.settings.config import PipelineConfig, command_of
 from tickerforge.flows.settings.scope import Exchange, due_on_session
@@ -63,7 +64,7 @@ class PreparedTicker(RunData):
     champion: RegisteredAdapter | None = None
 
 
-@flow(name="train-ticker", flow_run_name="{config.stock}", persist_result=False, validate_parameters=True)
+@flow(name="train-ticker", flow_run_name="{config.stock}", persist_result=False, on_running=[begin])
 def train_ticker(
     config: PipelineConfig = PipelineConfig(), heavy_stages: Where = "here", exchange: Exchange = None
 ) -> PipelineResult | None:
