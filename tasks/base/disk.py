@@ -236,12 +236,20 @@ def check_replaceable(target: Path, *, marker: str) -> None:
 
 
 def copy_tree(source: Path, target: Path, *, leave_out: frozenset[str] = frozenset()) -> None:
-    """Copy a folder's files into `target`, except those at the top whose name is in `leave_out`."""
+    """Copy a folder's files into `target`, except those at the top whose name is in `leave_out`.
+
+    Every user may read the copies; libraries write weights that only their owner may read.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.name in leave_out:
             continue
         if path.is_dir():
-            shutil.copytree(path, target / path.name)
+            shutil.copytree(path, target / path.name, copy_function=_copy_readable)
         else:
-            shutil.copy2(path, target / path.name)
+            _copy_readable(path, target / path.name)
+
+
+def _copy_readable(source: Path | str, target: Path | str) -> None:
+    shutil.copy2(source, target)
+    os.chmod(target, 0o644)

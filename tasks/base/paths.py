@@ -32,6 +32,7 @@ EXPECTED_ERROR_FILE = "expected_error.json"
 CARD_FILE = "tickerforge.json"
 MODEL_CARD_FILE = "README.md"
 BASE_MODEL_FOLDER = "base_model"
+BASE_PATH_SETTING = "base_model_name_or_path"
 
 # The entries of a home before `state` and `cache` were apart; the signs are those that nothing can restore.
 _FORMER_SIGNS = ("mlflow.db", "prefect.db", "mlartifacts", "records")

@@ -16,6 +16,7 @@ from tickerforge.tasks.base.paths import (
     ADAPTER_FOLDER,
     ADAPTER_WEIGHTS_FILE,
     BASE_MODEL_FOLDER,
+    BASE_PATH_SETTING,
     CARD_FILE,
     MANIFEST_FILE,
 )
@@ -24,7 +25,6 @@ from tickerforge.training.config import TrainingConfig
 from tickerforge.training.errors import AdapterError
 
 ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
-BASE_PATH_SETTING = "base_model_name_or_path"
 MODEL_SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"})
 HASHED_BYTES = 64 * 1024 * 1024
 _UNREADABLE_CURE = "Copy the folder again, or train the adapter again."

@@ -1,6 +1,5 @@
 """An adapter as an MLflow model: its folder with card and base model, code, signature, example and requirements."""
 
-import json
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,12 +21,8 @@ from tickerforge.tasks.base.paths import (
     METRICS_FILE,
     MODEL_CARD_FILE,
 )
-from tickerforge.tasks.models.adapters import (
-    ADAPTER_FILES,
-    BASE_PATH_SETTING,
-    AdapterCard,
-    write_card,
-)
+from tickerforge.tasks.models.adapters import ADAPTER_FILES, AdapterCard, write_card
+from tickerforge.tasks.registry.integrity import named_base_model, write_checksums
 from tickerforge.tasks.registry.model_code import write_model_code
 from tickerforge.tasks.store.artifacts import ArtifactRef, installed_version
 from tickerforge.training.errors import AdapterError
@@ -53,7 +48,7 @@ PULLED_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256)
 
 
-def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: pd.DataFrame) -> Any:
+def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: pd.DataFrame) -> tuple[Any, str]:
     """Log an adapter as a pyfunc model of an open MLflow run, and close that run.
 
     Args:
@@ -63,15 +58,16 @@ def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: p
         bars: The latest sessions become the input example.
 
     Returns:
-        MLflow's record of the logged model.
+        MLflow's record of the logged model, and the hash of its list of checksums.
     """
     with tempfile.TemporaryDirectory(prefix="tickerforge-") as staging, _without_its_warnings():
         import mlflow.pyfunc
 
         artifacts = stage_artifacts(adapter, Path(staging), card=card)
-        main, package = write_model_code(Path(staging) / "code")
+        main, package = write_model_code(Path(staging))
+        checksums = write_checksums(Path(staging))
         with mlflow.start_run(run_id=run_id):
-            return mlflow.pyfunc.log_model(
+            logged = mlflow.pyfunc.log_model(
                 name=MODEL_NAME,
                 python_model=str(main),
                 code_paths=[str(package)],
@@ -81,6 +77,7 @@ def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: p
                 input_example=bars.tail(EXAMPLE_SESSIONS).reset_index(drop=True),
                 pip_requirements=requirements(),
             )
+            return logged, checksums
 
 
 @contextmanager
@@ -120,8 +117,7 @@ def is_built_here(card: AdapterCard) -> bool:
 def name_base_model(adapter: Path, location: str) -> None:
     """Write the place of the base model into a PEFT folder."""
     path = adapter / ADAPTER_CONFIG_FILE
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(config | {BASE_PATH_SETTING: location}, indent=2), encoding="utf-8")
+    path.write_text(named_base_model(path.read_text(encoding="utf-8"), location), encoding="utf-8")
 
 
 def signature() -> Any:

@@ -21,6 +21,7 @@ class TickerForecaster(PythonModel):
 
         Raises:
             ModuleNotFoundError: If a package is not installed; names it and the command that installs it.
+            AdapterError: If a file of the model is not the one that was registered.
         """
         missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
         if missing:
@@ -29,9 +30,18 @@ class TickerForecaster(PythonModel):
                 "(its requirements.txt says in which versions)"
             )
         from tickerforge.features.config import FeatureConfig
+        from tickerforge.tasks.registry.integrity import damage
         from tickerforge.training.config import TrainingConfig
+        from tickerforge.training.errors import AdapterError
 
         self.adapter = Path(context.artifacts["adapter"])
+        root, package = self.adapter.parents[1], damage.__module__.partition(".")[0]
+        code = {package: root / "code" / package, Path(__file__).name: root / Path(__file__).name}
+        if damaged := damage({name: Path(folder) for name, folder in context.artifacts.items()} | code):
+            raise AdapterError(
+                f"the model in {root} is damaged: {damaged}. If this is a copy, download it again; if it is the "
+                "registry's own, restore it from a backup, or train and register the adapter again"
+            )
         self.card = json.loads((self.adapter / "tickerforge.json").read_text(encoding="utf-8"))
         self.features = FeatureConfig.model_validate(self.card["features"])
         # A downloaded card must not decide which code runs here.

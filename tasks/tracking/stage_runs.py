@@ -45,11 +45,16 @@ class PipelineRun:
     new: bool = False
 
     @property
+    def page(self) -> str:
+        """The run's page, relative to the address of MLflow's UI, which a browser may know under another name."""
+        return f"#/experiments/{self.tracking.experiment_id}/runs/{self.run_id}"
+
+    @property
     def address(self) -> str:
         """The run's page on the tracking server, or the command that shows the embedded database."""
         uri = without_credentials(self.tracking.uri)
         if is_server(uri):
-            return f"{uri.rstrip('/')}/#/experiments/{self.tracking.experiment_id}/runs/{self.run_id}"
+            return f"{uri.rstrip('/')}/{self.page}"
         return f"mlflow ui --backend-store-uri {uri}"
 
 

@@ -18,10 +18,11 @@ from mlflow.exceptions import MlflowException
 import clean_environment
 from tickerforge.tasks.models.adapters import read_card
 from tickerforge.tasks.models.forecasting import forecast_next
+from tickerforge.tasks.registry.integrity import write_checksums
 from tickerforge.tasks.registry.model_code import needed_modules, write_model_code
 from tickerforge.tasks.registry.registration import RegisteredModel, fetch_registered, pull_adapter, register_adapter
 from tickerforge.tasks.registry.versions import RegisteredAdapter
-from tickerforge.tasks.tracking.client import Tracking
+from tickerforge.tasks.tracking.client import Tracking, client_of
 from tickerforge.tasks.tracking.stage_runs import start_pipeline
 from tickerforge.tasks.windows.preprocess import read_bars
 from tickerforge.training.errors import AdapterError
@@ -187,6 +188,10 @@ def test_pulling_and_forecasting_run_no_code_from_the_registry(
     settings = files / "artifacts" / "adapter" / "adapter_config.json"
     mapping = {"auto_mapping": {"base_model_class": "Model", "parent_library": "evil"}}
     settings.write_text(json.dumps(json.loads(settings.read_text()) | mapping))
+    # Whoever can change the files can also state them as registered.
+    (files / "artifacts" / "adapter" / "checksums.json").unlink()
+    digest = write_checksums(files / "artifacts")
+    client_of(tracking).set_model_version_tag(registered.name, registered.version, "checksums_sha256", digest)
 
     folder = pull_adapter(tracking, "EVIL@challenger", dest=tmp_path / "pulled")
     assert not list(folder.rglob("*.py"))

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from tickerforge.evaluation.core.contracts import Verdict
 from tickerforge.features.errors import TickerNameError
+from tickerforge.features.stages import FORECASTS
 from tickerforge.tasks.base.errors import NotRegistered, PublishError
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.models.adapters import adapter_folder, adapter_identity, read_card, write_card
@@ -86,6 +87,38 @@ def test_a_version_says_where_it_comes_from(made: Pieces, registered: Registered
     assert report.read_bytes() == (made.comparison.path / "report.html").read_bytes()
     assert float(tags["test/mse"]) > 0
     assert {"validation/mse", "validation/skill", "test/skill"} <= set(tags)
+
+
+def test_a_version_is_described_by_its_verdict_with_a_link_to_the_report_and_the_seed_of_its_run(
+    made: Pieces, run: PipelineRun, tracking: Tracking
+) -> None:
+    forecasts_draw_with = 7 + FORECASTS.seed_offset
+    card = made.card().model_copy(update={"ticker": "TOLD", "seed": forecasts_draw_with})
+    told = register_adapter.fn(run, made.sft, card=card, bars=made.bars, comparison=made.comparison, at=AT)
+    version = find_version(tracking, told.name, alias=told.version)
+    page = f"#/experiments/{tracking.experiment_id}/runs/{run.run_id}/artifacts/model_comparison/report.html"
+    headline = made.comparison.meta["headline"]
+    assert version.description.startswith(f"{headline} [Report]({page}), also in `{version.tags['report_path']}`.")
+    assert version.tags["seed"] == "7"
+
+
+def test_the_run_says_which_version_it_made_and_which_one_is_champion(
+    made: Pieces, tracking: Tracking, tmp_path: Path
+) -> None:
+    client = client_of(tracking)
+
+    def outcome(ticker: str, comparison: ArtifactRef) -> dict[str, str]:
+        run = start_pipeline(tracking, "outcome", params={}, tags={})
+        card = made.card().model_copy(update={"ticker": ticker})
+        register_adapter.fn(run, made.sft, card=card, bars=made.bars, comparison=comparison, at=AT)
+        tags = client.get_run(run.run_id).data.tags
+        return {name: tags[name] for name in ("promoted", "model_version", "champion_version")}
+
+    refused = {"promoted": "false", "model_version": "1", "champion_version": "none"}
+    assert outcome("OUT", made.comparison) == refused
+    champion = promoted(made, tmp_path)
+    assert outcome("OUT", champion) == {"promoted": "true", "model_version": "2", "champion_version": "2"}
+    assert outcome("OUT", made.comparison) == refused | {"champion_version": "2"}
 
 
 def test_the_registered_model_gives_the_very_same_forecast(made: Pieces, registered: RegisteredModel) -> None:
@@ -233,7 +266,8 @@ def promoted(made: Pieces, root: Path, *, code: str = "v1") -> ArtifactRef:
     verdict = Verdict.model_validate_json((made.comparison.path / "verdict.json").read_bytes())
 
     def build(folder: Path) -> None:
-        shutil.copy(made.comparison.path / "report.json", folder)
+        for name in ("report.json", "report.html"):
+            shutil.copy(made.comparison.path / name, folder)
         (folder / "verdict.json").write_text(verdict.model_copy(update={"promoted": True}).model_dump_json())
 
     return Store(root).build("comparison", {}, build, code=code)
