@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from tickerforge.features.stages import stage_named
+from tickerforge.flows.remote.here import stage_seed
 from tickerforge.flows.server.logs import run_log
 from tickerforge.flows.server.outcome import is_stopped
 from tickerforge.flows.settings.config import PipelineConfig
@@ -102,7 +103,7 @@ def stage_settings(config: PipelineConfig, stage: str) -> dict[str, object]:
     """Return the settings that enter a stage's key, for its MLflow run."""
     training = config.training.model_dump(mode="json")
     common = {name: training[name] for name in ("model", "max_seq_length", "lora_rank")}
-    return common | {name: training[name] for name in stage_named(stage).settings} | {"seed": config.seed}
+    return common | {name: training[name] for name in stage_named(stage).settings} | {"seed": stage_seed(config, stage)}
 
 
 def _record_failure(error: BaseException) -> None:

@@ -277,8 +277,7 @@ def _create_version(
             run_id=nested,
             tags={**tags, CHECKSUMS_TAG: checksums},
             model_id=logged.model_id,
-            description=f"{tags['verdict']} [Report]({run.page}/artifacts/{COMPARISON.results_folder}/{REPORT_FILE}), "
-            f"also in `{tags['report_path']}`.",
+            description=f"{tags['verdict']} [Report]({run.report_page}), also in `{tags['report_path']}`.",
         ).version
     )
 

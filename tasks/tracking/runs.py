@@ -2,7 +2,9 @@
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,8 +12,11 @@ from typing import Any
 
 from tickerforge.tasks.base.disk import locked
 from tickerforge.tasks.base.errors import LockTimeout, StoreError
+from tickerforge.tasks.base.logs import run_logger
+from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of
 
 PARENT_TAG = "mlflow.parentRunId"
+PIPELINE_TAG = "pipeline_id"
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
 # MLflow accepts a thousand values per call, and at most a hundred of them may be parameters.
 _BATCH_METRICS, _BATCH_PARAMS = 900, 100
@@ -112,36 +117,62 @@ def close_run(client: Any, experiment_id: str, run_id: str, *, status: str) -> N
 
 
 class LifeSign:
-    """A locked file that shows that a pipeline's process is alive; when the process ends, the lock is released."""
+    """A locked file that shows that a pipeline's process is alive; when the process ends, the lock is released.
 
-    def __init__(self, folder: Path, name: str) -> None:
-        """Lock `folder/name`.
+    A process of its own waits for that and closes the run in MLflow, so that a killed run does not stay open there.
+    """
+
+    def __init__(self, home: Path, path: Path) -> None:
+        """Lock the file `path`, whose name is the pipeline's, and start to watch it.
 
         Raises:
             StoreError: If it cannot be written.
         """
-        self._path = folder / name
-        with locked(self._path, waiting_for="the sign of life of a run") as descriptor:
+        self._path = path
+        with locked(path, waiting_for="the sign of life of a run") as descriptor:
             # The copy keeps the lock, also when nothing refers to this object any more.
             self._descriptor = os.dup(descriptor)
+        self._watcher = _start("tickerforge.tasks.tracking.watcher", str(home), str(path))
 
     def end(self, *, logged: bool) -> None:
-        """Unlock the file; if MLflow does not have the run's end (`logged`), it stays for the next run to report."""
+        """Unlock the file; if MLflow does not have the run's end (`logged`), the watcher or the next run reports it."""
         if self._descriptor < 0:
             return
         if logged:
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
         self._descriptor = -1
+        if logged:
+            with suppress(ChildProcessError):
+                os.waitpid(self._watcher, 0)
 
 
-def has_died(folder: Path, name: str) -> bool:
-    """Return whether the process that locked `folder/name` has ended; `False` without the file: another machine's."""
-    path = folder / name
-    if not path.is_file():
-        return False
+def _start(module: str, *arguments: str) -> int:
+    """Start a module that outlives this process and all signals to its terminal; return its process id."""
+    quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    return os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)
+
+
+def close_killed(tracking: Tracking, sign: Path) -> None:
+    """Close the run of a process that has ended without closing it, and remove its sign of life.
+
+    Raises:
+        TrackingError: If MLflow does not answer.
+    """
+    client = client_of(tracking)
+    wanted = f"attributes.status = 'RUNNING' and tags.`{PIPELINE_TAG}` = '{sign.name}'"
+    with as_tracking_error(tracking.uri):
+        for run in client.search_runs([tracking.experiment_id], filter_string=wanted):
+            close_run(client, tracking.experiment_id, run.info.run_id, status="KILLED")
+            run_logger(__name__).info("closed the run %s in MLflow, which was killed", run.info.run_name)
+    sign.unlink(missing_ok=True)
+
+
+def has_died(sign: Path) -> bool:
+    """Return whether the process that locked a sign of life has ended, and nobody is closing its run yet."""
     try:
-        with locked(path, waiting_for="the sign of life of a run", timeout=0, create=False):
+        with locked(sign, waiting_for="the sign of life of a run", timeout=0, create=False):
             return True
     except (LockTimeout, StoreError):
         return False

@@ -12,15 +12,17 @@ from tickerforge.tasks.base.environment import git_revision
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import METRICS_FILE, Workspace
 from tickerforge.tasks.models.training_log import finite_numbers, read_metrics
-from tickerforge.tasks.outputs.evaluate import named_scores, read_report
+from tickerforge.tasks.outputs.evaluate import named_scores, read_report, read_verdict
 from tickerforge.tasks.store.artifacts import ArtifactRef, read_manifest
 from tickerforge.tasks.tracking.backfill import Journal
 from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of, connect
 from tickerforge.tasks.tracking.runs import (
     LONGEST_TAG,
     PARENT_TAG,
+    PIPELINE_TAG,
     LifeSign,
     StepMetrics,
+    close_killed,
     close_run,
     has_died,
     milliseconds,
@@ -29,8 +31,10 @@ from tickerforge.tasks.tracking.runs import (
 )
 from tickerforge.tasks.tracking.server import check_reachable, is_server, without_credentials
 
-PIPELINE_TAG = "pipeline_id"
 FLOW_RUN_TAG = "prefect_flow_run_id"
+DESCRIPTION_TAG = "mlflow.note.content"
+# MLflow shows groups of metrics in the order of their names: before `summary`.
+CURVES = "curves"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class PipelineRun:
     def page(self) -> str:
         """The run's page, relative to the address of MLflow's UI, which a browser may know under another name."""
         return f"#/experiments/{self.tracking.experiment_id}/runs/{self.run_id}"
+
+    @property
+    def report_page(self) -> str:
+        """The page of the report among the run's files, if it was logged there."""
+        return f"{self.page}/artifacts/{COMPARISON.results_folder}/report.html"
 
     @property
     def address(self) -> str:
@@ -119,7 +128,7 @@ def follow_pipeline(
 ) -> PipelineLog:
     """Log to MLflow that a pipeline has begun; if MLflow is down, log a warning and write it later.
 
-    Runs of the same ticker whose process was killed, and earlier ones of the same flow run, are closed as `KILLED`.
+    Runs of this machine whose process was killed, and earlier ones of the same flow run, are closed as `KILLED`.
 
     Args:
         workspace: Holds the embedded MLflow and the signs of life of this machine's runs.
@@ -144,8 +153,9 @@ def follow_pipeline(
             check_reachable(opened.tracking.uri)
         return opened
 
-    log = PipelineLog(Journal(open_), LifeSign(signs, pipeline_id))
-    _add(log, "the start of the run", lambda run, client: _close_killed(run, client, tags=tags, signs=signs))
+    log = PipelineLog(Journal(open_), LifeSign(workspace.root, signs / pipeline_id))
+    flow_run = tags.get(FLOW_RUN_TAG, "")
+    _add(log, "the start of the run", lambda run, client: _close_former(run, client, flow_run=flow_run, signs=signs))
     return log
 
 
@@ -163,9 +173,10 @@ def wait_for_tracking(log: PipelineLog, *, patience_seconds: float | None = None
 
 
 def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Mapping[str, object]) -> None:
-    """Log a finished stage as a nested run: parameters, its `metrics.jsonl`, summary, key, hash, seed, `cached`.
+    """Log a finished stage as a nested run: parameters, its `metrics.jsonl` as `curves`, summary, key, hash and seed.
 
-    Steps and times are those of the training. If MLflow is down, the run follows later.
+    Steps and times are those of the training. For a stage from the store the parent run links to the run that made it.
+    If MLflow is down, all this follows later.
     """
     manifest = read_manifest(artifact)
     tags = {
@@ -174,19 +185,25 @@ def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Ma
         "data_sha256": artifact.sha256,
         "git_revision": manifest.git_revision,
         "seed": str(manifest.seed),
-        "cached": str(artifact.cached).lower(),
     }
     summary = finite_numbers({f"summary/{name}": value for name, value in artifact.meta.items()})
     measured = read_metrics(artifact.path / METRICS_FILE)
     lasted = max((values.get("seconds", 0.0) for _, values in measured), default=0.0)
     began = manifest.created - timedelta(seconds=max(lasted, summary.get("summary/seconds", 0.0)))
     rows = [
-        StepMetrics(step, manifest.created - timedelta(seconds=lasted - values.get("seconds", lasted)), values)
+        StepMetrics(
+            step,
+            manifest.created - timedelta(seconds=lasted - values.get("seconds", lasted)),
+            {f"{CURVES}/{name}": value for name, value in values.items()},
+        )
         for step, values in measured
     ]
     rows.append(StepMetrics(0, manifest.created, summary))
 
     def write(run: PipelineRun, client: Any) -> None:
+        if artifact.cached and (maker := _maker(run, client, stage=stage, key=artifact.key)):
+            _describe(run, client, f"From the store: [{stage}]({replace(run, run_id=maker.info.run_id).page})")
+            return
         run_id = _nested(run, stage, tags=tags, started=began)
         write_values(client, run_id, params=params, metrics=rows)
         client.set_terminated(run_id, end_time=milliseconds(manifest.created))
@@ -195,25 +212,37 @@ def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Ma
 
 
 def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
-    """Log an artifact of `compare_models`: nested runs with the `split/metric` of every model, and the report's files.
+    """Log an artifact of `compare_models`: nested runs with the `split/metric` of every model, and the report.
 
-    The parent run gets the figures of the model chosen on validation. If MLflow is down, the runs follow later.
+    The parent run gets the figures of the model chosen on validation, and the verdict. For a comparison from the store
+    it links to the run that made it. If MLflow is down, all this follows later.
     """
     report, created = read_report(comparison), read_manifest(comparison).created
+    headline, stage = read_verdict(comparison).headline, COMPARISON.name
     scores, chosen = named_scores(report), report.chosen
     figures = {name: [StepMetrics(0, created, finite_numbers(metrics))] for name, metrics in scores.items()}
 
     def write(run: PipelineRun, client: Any) -> None:
-        parent = _nested(run, "comparison", tags={"stage": "comparison"}, started=created)
+        if chosen is not None:
+            write_values(client, run.run_id, metrics=figures[chosen])
+        client.set_tag(run.run_id, "verdict", headline[:LONGEST_TAG])
+        # Whoever registers the adapter knows better.
+        client.set_tag(run.run_id, "promoted", "false")
+        _describe(run, client, headline)
+        maker = _maker(run, client, stage=stage, key=comparison.key) if comparison.cached else None
+        holder = replace(run, run_id=maker.data.tags[PARENT_TAG]) if maker else run
+        _describe(run, client, f"[Report]({holder.report_page})")
+        if maker:
+            return
+        client.log_artifacts(run.run_id, str(comparison.path), COMPARISON.results_folder)
+        parent = _nested(run, stage, tags={"stage": stage, "store_key": comparison.key}, started=created)
         for model, rows in figures.items():
-            tags = {"stage": "comparison", "model": model, "chosen": str(model == chosen).lower()}
-            run_id = _nested(run, f"comparison {model}", tags=tags, parent=parent, started=created)
+            tags = {"stage": stage, "model": model, "chosen": str(model == chosen).lower()}
+            run_id = _nested(run, f"{stage} {model}", tags=tags, parent=parent, started=created)
             write_values(client, run_id, metrics=rows)
             client.set_terminated(run_id)
         if chosen is not None:
-            for run_id in (parent, run.run_id):
-                write_values(client, run_id, metrics=figures[chosen])
-        client.log_artifacts(run.run_id, str(comparison.path), COMPARISON.results_folder)
+            write_values(client, parent, metrics=figures[chosen])
         client.set_terminated(parent)
 
     _add(log, "the comparison", write)
@@ -248,6 +277,20 @@ def start_nested_run(run: PipelineRun, name: str, *, tags: Mapping[str, str]) ->
     return _nested(run, name, tags=tags)
 
 
+def _maker(run: PipelineRun, client: Any, *, stage: str, key: str) -> Any | None:
+    """Return the nested run that was logged when an artifact was made; `None` if MLflow has none."""
+    wanted = f"tags.stage = '{stage}' and tags.store_key = '{key}' and attributes.status = 'FINISHED'"
+    found = client.search_runs([run.tracking.experiment_id], filter_string=wanted, max_results=1)
+    return found[0] if found else None
+
+
+def _describe(run: PipelineRun, client: Any, line: str) -> None:
+    """Append a paragraph to the parent run's description, once."""
+    text = client.get_run(run.run_id).data.tags.get(DESCRIPTION_TAG, "")
+    if line not in text:
+        client.set_tag(run.run_id, DESCRIPTION_TAG, f"{text}\n\n{line}".strip())
+
+
 def _nested(
     run: PipelineRun,
     name: str,
@@ -279,14 +322,13 @@ def _add(log: PipelineLog, what: str, write: Callable[[PipelineRun, Any], None])
     return log.journal.add(what, guarded)
 
 
-def _close_killed(run: PipelineRun, client: Any, *, tags: Mapping[str, str], signs: Path) -> None:
-    """Close the ticker's open runs whose process has ended."""
-    wanted = f"attributes.status = 'RUNNING' and tags.ticker = '{tags.get('ticker', '')}'"
-    for other in client.search_runs([run.tracking.experiment_id], filter_string=wanted):
-        found, pipeline_id = other.data.tags, other.data.tags.get(PIPELINE_TAG, "")
-        same_flow_run = FLOW_RUN_TAG in tags and found.get(FLOW_RUN_TAG) == tags[FLOW_RUN_TAG]
-        died = bool(pipeline_id) and has_died(signs, pipeline_id)
-        if other.info.run_id != run.run_id and (same_flow_run or died):
-            close_run(client, run.tracking.experiment_id, other.info.run_id, status="KILLED")
-            (signs / (pipeline_id or "unknown")).unlink(missing_ok=True)
-            run_logger(__name__).info("closed the run %s in MLflow, which was killed", other.info.run_name)
+def _close_former(run: PipelineRun, client: Any, *, flow_run: str, signs: Path) -> None:
+    """Close the open runs of processes that were killed, and of earlier attempts of the same flow run."""
+    for sign in signs.iterdir():
+        if has_died(sign):
+            close_killed(run.tracking, sign)
+    if flow_run:
+        wanted = f"attributes.status = 'RUNNING' and tags.`{FLOW_RUN_TAG}` = '{flow_run}'"
+        for other in client.search_runs([run.tracking.experiment_id], filter_string=wanted):
+            if other.info.run_id != run.run_id:
+                close_run(client, run.tracking.experiment_id, other.info.run_id, status="KILLED")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,18 @@ def result(work: Path, prefect_server: None) -> PipelineResult:
     return train_ticker(tiny_config())
 
 
+@pytest.fixture(scope="module")
+def adapters_before(result: PipelineResult) -> dict[str, dict[str, str]]:
+    """The files of the published adapters after the first run."""
+    return {stage: tree_hashes(path) for stage, path in result.adapters.items()}
+
+
+@pytest.fixture(scope="module")
+def again(result: PipelineResult, adapters_before: dict[str, dict[str, str]]) -> PipelineResult:
+    """The same run a second time."""
+    return train_ticker(tiny_config())
+
+
 def mlflow_client():
     from mlflow import MlflowClient
 
@@ -57,6 +70,10 @@ def mlflow_client():
 def runs_of(experiment: str) -> list:
     client = mlflow_client()
     return client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+
+
+def mlflow_run(result: PipelineResult):
+    return next(run for run in runs_of("tickerforge") if run.data.tags.get("results", "").endswith(result.results.name))
 
 
 def test_a_run_leaves_results_and_adapters_in_the_documented_folders(work: Path, result: PipelineResult) -> None:
@@ -82,8 +99,7 @@ def test_the_log_of_a_run_tells_of_every_stage(result: PipelineResult) -> None:
 
 def test_a_run_is_one_finished_parent_in_mlflow_with_a_nested_run_for_each_stage(result: PipelineResult) -> None:
     runs = runs_of("tickerforge")
-    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    parent = next(run for run in parents if run.data.tags["results"].endswith(result.results.name))
+    parent = mlflow_run(result)
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert parent.info.status == "FINISHED"
     assert {"grpo_1st", "sft_data", "sft", "grpo_2nd"} <= {run.data.tags["stage"] for run in nested}
@@ -116,11 +132,22 @@ def test_the_ui_has_a_table_and_a_link_to_the_report(result: PipelineResult) -> 
     assert result.report_path.name in artifacts["report-demo"].data
 
 
+def test_a_run_in_mlflow_carries_its_outcome(result: PipelineResult) -> None:
+    data = mlflow_run(result).data
+    assert result.registered is not None
+    outcome = {"verdict": result.verdict.headline, "promoted": "false", "champion_version": "none", "seed": "0"}
+    assert outcome | {"model_version": result.registered.version} == {
+        name: data.tags[name] for name in (*outcome, "model_version")
+    }
+    assert {"validation/skill", "test/skill", "test/scaled_mse"} <= set(data.metrics)
+    version = mlflow_client().get_model_version("tickerforge-DEMO", result.registered.version)
+    assert version.tags["seed"] == "0"
+    assert version.description.startswith(result.verdict.headline)
+
+
 def test_the_same_run_again_takes_everything_from_the_store_and_registers_nothing_new(
-    result: PipelineResult,
+    result: PipelineResult, again: PipelineResult, adapters_before: dict[str, dict[str, str]]
 ) -> None:
-    before = {stage: tree_hashes(path) for stage, path in result.adapters.items()}
-    again = train_ticker(tiny_config())
     log = (again.results / "pipeline.log").read_text()
     for stage in ("bars", "windows", "base_model", "grpo_1st", "sft_data", "sft", "grpo_2nd", "comparison"):
         assert f"{stage}: cached" in log
@@ -128,8 +155,22 @@ def test_the_same_run_again_takes_everything_from_the_store_and_registers_nothin
     assert again.registered is not None
     assert result.registered is not None
     assert again.registered.version == result.registered.version
-    assert {stage: tree_hashes(path) for stage, path in again.adapters.items()} == before
+    assert {stage: tree_hashes(path) for stage, path in again.adapters.items()} == adapters_before
     assert again.verdict == result.verdict
+
+
+def test_the_same_run_again_is_one_run_in_mlflow_with_links_to_the_runs_that_made_its_stages(
+    again: PipelineResult,
+) -> None:
+    runs = {run.info.run_id: run for run in runs_of("tickerforge")}
+    parent = mlflow_run(again)
+    assert [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id] == []
+    assert parent.data.tags["verdict"] == again.verdict.headline
+    description = parent.data.tags["mlflow.note.content"]
+    linked = dict(re.findall(r"From the store: \[(\w+)\]\(#/experiments/\d+/runs/(\w+)\)", description))
+    assert {stage: runs[maker].data.tags["stage"] for stage, maker in linked.items()} == {
+        stage: stage for stage in ("grpo_1st", "sft_data", "sft", "grpo_2nd")
+    }
 
 
 def test_a_forecast_by_alias_equals_the_one_by_the_published_adapter(result: PipelineResult) -> None:

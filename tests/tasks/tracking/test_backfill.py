@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mlflow_server import MlflowServer
 from tickerforge.tasks.base.errors import TrackingError
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.models.training_log import read_metrics
+from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.tracking import stage_runs as tracking_module
 from tickerforge.tasks.tracking.backfill import Journal, default_patience
 from tickerforge.tasks.tracking.runs import StepMetrics, write_values
@@ -62,6 +63,10 @@ def follow(workspace: Workspace, ticker: str, **tags: str) -> PipelineLog:
     )
 
 
+def just_made(artifact: ArtifactRef) -> ArtifactRef:
+    return artifact.model_copy(update={"cached": False})
+
+
 def nested(run: PipelineRun) -> dict[str, Any]:
     found = client_of(run.tracking).search_runs(
         [run.tracking.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{run.run_id}'"
@@ -77,7 +82,7 @@ def assert_complete(run: PipelineRun, child: Any, path: Path) -> None:
     assert child.info.status == "FINISHED"
     assert rows
     for name in {name for _, values in rows for name in values}:
-        history = client.get_metric_history(child.info.run_id, name)
+        history = client.get_metric_history(child.info.run_id, f"curves/{name}")
         expected = [(step, values[name]) for step, values in rows if name in values]
         assert sorted((point.step, point.value) for point in history) == expected
 
@@ -88,9 +93,9 @@ def test_mlflow_down_for_a_whole_training_gets_everything_in_order_afterwards(
     caplog.set_level(logging.INFO)
     began = time.monotonic()
     log = follow(Workspace(tmp_path), "DOWN")
-    log_stage(log, "grpo_1st", artifact=made.grpo_1st, params={"steps": 2})
-    log_stage(log, "sft", artifact=made.sft, params={"steps": 2})
-    log_comparison(log, made.comparison)
+    log_stage(log, "grpo_1st", artifact=just_made(made.grpo_1st), params={"steps": 2})
+    log_stage(log, "sft", artifact=just_made(made.sft), params={"steps": 2})
+    log_comparison(log, just_made(made.comparison))
     assert time.monotonic() - began < 10
     assert len(log.journal) == 4
     assert "MLflow did not get the stage grpo_1st" in caplog.text
@@ -122,15 +127,16 @@ def test_a_frozen_mlflow_costs_seconds_and_is_told_when_it_wakes(
     server.freeze()
     try:
         began = time.monotonic()
-        log_stage(log, "sft", artifact=made.sft, params={})
+        log_stage(log, "sft", artifact=just_made(made.sft), params={})
         assert time.monotonic() - began < 5
         assert len(log.journal) == 1
     finally:
         server.thaw()
-    log_stage(log, "grpo_1st", artifact=made.grpo_1st, params={})
+    log_stage(log, "grpo_1st", artifact=just_made(made.grpo_1st), params={})
     assert len(log.journal) == 0
     children = nested(wait_for_tracking(log, patience_seconds=0))
     assert_complete(wait_for_tracking(log), children["sft"], made.sft.path)
+    finish_pipeline(log)
 
 
 @pytest.mark.chaos
@@ -146,15 +152,27 @@ def test_a_stage_cut_short_by_a_killed_mlflow_is_completed_and_not_doubled(
 
     with monkeypatch.context() as patch:
         patch.setattr(tracking_module, "write_values", half)
-        log_stage(log, "sft", artifact=made.sft, params={"steps": 2})
+        log_stage(log, "sft", artifact=just_made(made.sft), params={"steps": 2})
     assert len(log.journal) == 1
     server.start()
     children = nested(wait_for_tracking(log, patience_seconds=30))
     assert list(children) == ["sft"]
     assert_complete(wait_for_tracking(log), children["sft"], made.sft.path)
+    finish_pipeline(log)
 
 
-def test_a_run_that_ends_while_mlflow_is_down_says_so_and_is_closed_by_the_next(
+def status_of(run: PipelineRun) -> str:
+    return str(client_of(run.tracking).get_run(run.run_id).info.status)
+
+
+def wait_until(is_so: Callable[[], bool], *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_run_that_ends_while_mlflow_is_down_says_so_and_is_closed_when_it_answers(
     server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = follow(Workspace(tmp_path), "ENDS")
@@ -165,16 +183,18 @@ def test_a_run_that_ends_while_mlflow_is_down_says_so_and_is_closed_by_the_next(
     finally:
         server.thaw()
     assert "MLflow was still down at the end of the run" in caplog.text
-    assert client_of(run.tracking).get_run(run.run_id).info.status == "RUNNING"
-    finish_pipeline(follow(Workspace(tmp_path), "ENDS"))
-    assert client_of(run.tracking).get_run(run.run_id).info.status == "KILLED"
+    assert status_of(run) == "RUNNING"
+    wait_until(lambda: status_of(run) == "KILLED")
 
 
-def test_runs_of_a_killed_process_are_closed_and_living_ones_and_other_tickers_are_not(
-    embedded: Workspace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("watched", [True, False])
+def test_runs_of_a_killed_process_are_closed_at_once_or_by_the_next_run_and_living_ones_are_not(
+    watched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget_tracking(monkeypatch)
-    living = wait_for_tracking(follow(embedded, "DEMO"))
+    home = Workspace(tmp_path)
+    living_log = follow(home, "DEMO")
+    living = wait_for_tracking(living_log)
     program = (
         "import os, signal, sys; from datetime import UTC, datetime; from pathlib import Path\n"
         "from tickerforge.tasks.base.paths import Workspace\n"
@@ -183,32 +203,36 @@ def test_runs_of_a_killed_process_are_closed_and_living_ones_and_other_tickers_a
         "    log = t.follow_pipeline(Workspace(Path(sys.argv[1])), 'train', params={}, tags={'ticker': ticker},\n"
         "                            started=datetime.now(UTC))\n"
         "    t.start_nested_run(t.wait_for_tracking(log), 'sft', tags={})\n"
+        "    if sys.argv[2] == 'False':\n"
+        "        os.kill(log.life_sign._watcher, signal.SIGKILL)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program, str(embedded.root)], check=False, env=os.environ)
+    command = [sys.executable, "-c", program, str(home.root), str(watched)]
+    killed = subprocess.run(command, check=False, env=os.environ)
     assert killed.returncode == -signal.SIGKILL
-
-    log = follow(embedded, "DEMO")
     client, experiment = client_of(living.tracking), living.tracking.experiment_id
-    statuses: dict[str, list[str]] = {}
-    for run in client.search_runs([experiment]):
-        statuses.setdefault(run.data.tags.get("ticker", "nested"), []).append(run.info.status)
-    assert sorted(statuses["DEMO"]) == ["KILLED", "RUNNING", "RUNNING"]
-    assert statuses["OTHER"] == ["RUNNING"]
-    assert sorted(statuses["nested"]) == ["KILLED", "RUNNING"]
-    finish_pipeline(log)
-    assert client.get_run(living.run_id).info.status == "RUNNING"
+    if not watched:
+        assert len(client.search_runs([experiment], filter_string="attributes.status = 'RUNNING'")) == 5
+        finish_pipeline(follow(home, "THIRD"))
+    wait_until(lambda: len(client.search_runs([experiment], filter_string="attributes.status = 'KILLED'")) == 4)
+    assert status_of(living) == "RUNNING"
+    wait_until(lambda: len(list((home.locks / "runs").iterdir())) == 1)
+    finish_pipeline(living_log)
+    assert status_of(living) == "FINISHED"
+    assert list((home.locks / "runs").iterdir()) == []
 
 
 def test_an_earlier_attempt_of_the_same_flow_run_is_closed(
     embedded: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget_tracking(monkeypatch)
-    first, other, second = (
-        wait_for_tracking(follow(embedded, "AGAIN", prefect_flow_run_id=flow_run)) for flow_run in ("7", "8", "7")
-    )
-    statuses = [client_of(run.tracking).get_run(run.run_id).info.status for run in (first, other, second)]
-    assert statuses == ["KILLED", "RUNNING", "RUNNING"]
+    logs, runs = [], []
+    for flow_run in ("7", "8", "7"):
+        logs.append(follow(embedded, "AGAIN", prefect_flow_run_id=flow_run))
+        runs.append(wait_for_tracking(logs[-1]))
+    assert [status_of(run) for run in runs] == ["KILLED", "RUNNING", "RUNNING"]
+    for log in logs:
+        finish_pipeline(log)
 
 
 def test_waiting_for_mlflow_grows_longer_and_ends_with_the_patience(

@@ -1,4 +1,5 @@
 import os
+import re
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from tickerforge.tasks.base.errors import TrackingError
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.models.training_log import read_metrics
 from tickerforge.tasks.outputs.evaluate import read_report
-from tickerforge.tasks.store.artifacts import read_manifest
+from tickerforge.tasks.store.artifacts import ArtifactRef, read_manifest
 from tickerforge.tasks.tracking.client import EXPERIMENT, as_tracking_error
 from tickerforge.tasks.tracking.runs import flatten
 from tickerforge.tasks.tracking.server import check_reachable, tracking_uri, without_credentials
@@ -41,19 +42,33 @@ STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def log() -> PipelineLog:
-    return follow_pipeline(
+def log() -> Iterator[PipelineLog]:
+    log = follow_pipeline(
         Workspace.current(),
         "train DEMO",
         params={"training": {"lora_rank": 4}},
         tags={"ticker": "DEMO"},
         started=STARTED,
     )
+    yield log
+    log.life_sign.end(logged=True)
 
 
 @pytest.fixture
 def run(log: PipelineLog) -> PipelineRun:
     return wait_for_tracking(log, patience_seconds=0)
+
+
+def just_made(artifact: ArtifactRef) -> ArtifactRef:
+    return artifact.model_copy(update={"cached": False})
+
+
+def from_the_store(artifact: ArtifactRef) -> ArtifactRef:
+    return artifact.model_copy(update={"cached": True})
+
+
+def description(run: PipelineRun) -> str:
+    return client_of(run.tracking).get_run(run.run_id).data.tags.get("mlflow.note.content", "")
 
 
 def children(run: PipelineRun, parent: str) -> list:
@@ -86,16 +101,14 @@ def test_a_pipeline_is_a_parent_run_with_dotted_parameters(log: PipelineLog, run
 def test_a_stage_is_a_nested_run_with_every_logged_step_at_its_time(
     log: PipelineLog, run: PipelineRun, made: Pieces
 ) -> None:
-    cached = made.grpo_1st.model_copy(update={"cached": True})
-    log_stage(log, "grpo_1st", artifact=cached, params={"steps": 2})
+    log_stage(log, "grpo_1st", artifact=just_made(made.grpo_1st), params={"steps": 2})
     (stage,) = children(run, run.run_id)
     assert stage.info.run_name == "grpo_1st"
     assert stage.info.status == "FINISHED"
     assert stage.data.params == {"steps": "2"}
-    assert stage.data.tags["cached"] == "true"
     assert stage.data.tags["store_key"] == made.grpo_1st.key
     assert stage.data.tags["seed"] == "0"
-    history = client_of(run.tracking).get_metric_history(stage.info.run_id, "reward")
+    history = client_of(run.tracking).get_metric_history(stage.info.run_id, "curves/reward")
     logged = read_metrics(made.grpo_1st.path / "metrics.jsonl")
     assert [(point.step, point.value) for point in history] == [(step, row["reward"]) for step, row in logged]
     assert len(history) == 3
@@ -105,12 +118,40 @@ def test_a_stage_is_a_nested_run_with_every_logged_step_at_its_time(
     assert [point.timestamp for point in history] == pytest.approx(times, abs=1)
     assert stage.info.start_time <= history[0].timestamp
     assert stage.info.end_time == pytest.approx(created, abs=1)
+    # MLflow's page of a run shows the groups in the order of their names.
+    assert sorted({name.partition("/")[0] for name in stage.data.metrics}) == ["curves", "summary"]
+
+
+def test_a_stage_from_the_store_is_a_link_to_the_run_that_made_it(
+    log: PipelineLog, run: PipelineRun, made: Pieces
+) -> None:
+    log_stage(log, "sft", artifact=just_made(made.sft), params={})
+    (maker,) = children(run, run.run_id)
+    again = follow_pipeline(Workspace.current(), "again", params={}, tags={"ticker": "DEMO"}, started=STARTED)
+    second = wait_for_tracking(again, patience_seconds=0)
+    for _ in range(2):
+        log_stage(again, "sft", artifact=from_the_store(made.sft), params={})
+    assert children(second, second.run_id) == []
+    wanted = f"From the store: [sft](#/experiments/{run.tracking.experiment_id}/runs/"
+    assert description(second).startswith(wanted)
+    linked = client_of(run.tracking).get_run(description(second)[len(wanted) : -1])
+    assert linked.data.tags["store_key"] == maker.data.tags["store_key"]
+
+
+def test_a_stage_from_the_store_that_mlflow_does_not_know_is_logged(
+    log: PipelineLog, run: PipelineRun, made: Pieces
+) -> None:
+    unknown = from_the_store(made.sft).model_copy(update={"key": "made elsewhere"})
+    log_stage(log, "sft", artifact=unknown, params={})
+    (stage,) = children(run, run.run_id)
+    assert (stage.info.run_name, stage.data.tags["store_key"]) == ("sft", "made elsewhere")
+    assert description(run) == ""
 
 
 def test_a_comparison_is_logged_by_split_and_metric_for_every_model(
     log: PipelineLog, run: PipelineRun, made: Pieces
 ) -> None:
-    log_comparison(log, made.comparison)
+    log_comparison(log, just_made(made.comparison))
     report = read_report(made.comparison)
     assert report.chosen is not None
     (comparison,) = children(run, run.run_id)
@@ -122,6 +163,28 @@ def test_a_comparison_is_logged_by_split_and_metric_for_every_model(
     assert client_of(run.tracking).get_run(run.run_id).data.metrics["test/mse"] == expected
     names = {item.path for item in client_of(run.tracking).list_artifacts(run.run_id, "model_comparison")}
     assert "model_comparison/report.html" in names
+
+
+def test_a_run_shows_its_verdict_and_the_report_also_if_the_comparison_came_from_the_store(
+    log: PipelineLog, run: PipelineRun, made: Pieces
+) -> None:
+    client, headline = client_of(run.tracking), made.comparison.meta["headline"]
+    log_comparison(log, just_made(made.comparison))
+    own_page = f"#/experiments/{run.tracking.experiment_id}/runs/{run.run_id}/artifacts/model_comparison/report.html"
+    assert description(run) == f"{headline}\n\n[Report]({own_page})"
+    again = follow_pipeline(Workspace.current(), "again", params={}, tags={"ticker": "DEMO"}, started=STARTED)
+    second = wait_for_tracking(again, patience_seconds=0)
+    log_comparison(again, from_the_store(made.comparison))
+    assert children(second, second.run_id) == client.list_artifacts(second.run_id) == []
+    page = re.fullmatch(
+        r".*\n\n\[Report\]\(#/experiments/\d+/runs/(\w+)/artifacts/(.*)\)", description(second), re.DOTALL
+    )
+    assert page is not None
+    report = Path(client.download_artifacts(page[1], page[2]))
+    assert report.read_bytes() == (made.comparison.path / "report.html").read_bytes()
+    first, later = (client.get_run(each.run_id).data for each in (run, second))
+    assert (later.tags["verdict"], later.tags["promoted"]) == (headline, "false")
+    assert later.metrics == first.metrics
 
 
 def test_what_is_told_twice_is_there_once(
@@ -136,8 +199,8 @@ def test_what_is_told_twice_is_there_once(
             raise MlflowException("the answer was lost")
 
     monkeypatch.setattr(MlflowClient, "set_terminated", close_without_an_answer)
-    log_stage(log, "sft", artifact=made.sft, params={"steps": 2})
-    log_comparison(log, made.comparison)
+    log_stage(log, "sft", artifact=just_made(made.sft), params={"steps": 2})
+    log_comparison(log, just_made(made.comparison))
     assert len(log.journal) > 0
     while len(log.journal):
         with suppress(TrackingError):
@@ -147,7 +210,7 @@ def test_what_is_told_twice_is_there_once(
     assert sorted(nested) == ["comparison", "sft"]
     assert len(children(run, run.run_id)) == 2
     assert len(children(run, nested["comparison"].info.run_id)) == len(read_report(made.comparison).models)
-    history = client_of(run.tracking).get_metric_history(nested["sft"].info.run_id, "loss")
+    history = client_of(run.tracking).get_metric_history(nested["sft"].info.run_id, "curves/loss")
     assert len(history) == len(read_metrics(made.sft.path / "metrics.jsonl"))
     assert len({start_nested_run(run, "register", tags={"stage": "register"}) for _ in range(2)}) == 1
 
@@ -163,9 +226,9 @@ def test_of_two_runs_that_an_answer_lost_on_the_way_left_one_remains(run: Pipeli
 def test_a_part_that_mlflow_refuses_does_not_hold_up_the_others(
     log: PipelineLog, run: PipelineRun, made: Pieces, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log_stage(log, "grpo_1st", artifact=made.grpo_1st, params={"no such? name!": 1})
+    log_stage(log, "grpo_1st", artifact=just_made(made.grpo_1st), params={"no such? name!": 1})
     assert "MLflow refuses the stage grpo_1st" in caplog.text
-    log_stage(log, "sft", artifact=made.sft, params={})
+    log_stage(log, "sft", artifact=just_made(made.sft), params={})
     assert len(log.journal) == 0
     assert "sft" in {child.info.run_name for child in children(run, run.run_id)}
 
