@@ -33,6 +33,7 @@ from tickerforge.tasks.tracking.server import check_reachable, is_server, withou
 
 FLOW_RUN_TAG = "prefect_flow_run_id"
 DESCRIPTION_TAG = "mlflow.note.content"
+_FROM_STORE = "From the store:"
 # MLflow shows groups of metrics in the order of their names: before `summary`.
 CURVES = "curves"
 
@@ -202,7 +203,7 @@ def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Ma
 
     def write(run: PipelineRun, client: Any) -> None:
         if artifact.cached and (maker := _maker(run, client, stage=stage, key=artifact.key)):
-            _describe(run, client, f"From the store: [{stage}]({replace(run, run_id=maker.info.run_id).page})")
+            _describe(run, client, link=f"[{stage}]({replace(run, run_id=maker.info.run_id).page})")
             return
         run_id = _nested(run, stage, tags=tags, started=began)
         write_values(client, run_id, params=params, metrics=rows)
@@ -228,10 +229,9 @@ def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
         client.set_tag(run.run_id, "verdict", headline[:LONGEST_TAG])
         # Whoever registers the adapter knows better.
         client.set_tag(run.run_id, "promoted", "false")
-        _describe(run, client, headline)
         maker = _maker(run, client, stage=stage, key=comparison.key) if comparison.cached else None
         holder = replace(run, run_id=maker.data.tags[PARENT_TAG]) if maker else run
-        _describe(run, client, f"[Report]({holder.report_page})")
+        _describe(run, client, verdict=f"{headline} [Report]({holder.report_page})")
         if maker:
             return
         client.log_artifacts(run.run_id, str(comparison.path), COMPARISON.results_folder)
@@ -284,11 +284,14 @@ def _maker(run: PipelineRun, client: Any, *, stage: str, key: str) -> Any | None
     return found[0] if found else None
 
 
-def _describe(run: PipelineRun, client: Any, line: str) -> None:
-    """Append a paragraph to the parent run's description, once."""
+def _describe(run: PipelineRun, client: Any, *, verdict: str = "", link: str = "") -> None:
+    """Add to the parent run's description: the verdict in front, a link to the run that made a stage at the end."""
     text = client.get_run(run.run_id).data.tags.get(DESCRIPTION_TAG, "")
-    if line not in text:
-        client.set_tag(run.run_id, DESCRIPTION_TAG, f"{text}\n\n{line}".strip())
+    if (verdict or link) in text:
+        return
+    if link:
+        text += f", {link}" if _FROM_STORE in text else f"\n\n{_FROM_STORE} {link}"
+    client.set_tag(run.run_id, DESCRIPTION_TAG, f"{verdict}\n\n{text}".strip())
 
 
 def _nested(

@@ -167,7 +167,9 @@ def test_the_same_run_again_is_one_run_in_mlflow_with_links_to_the_runs_that_mad
     assert [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id] == []
     assert parent.data.tags["verdict"] == again.verdict.headline
     description = parent.data.tags["mlflow.note.content"]
-    linked = dict(re.findall(r"From the store: \[(\w+)\]\(#/experiments/\d+/runs/(\w+)\)", description))
+    assert description.startswith(f"{again.verdict.headline} [Report](#/experiments/")
+    _, _, made_before = description.partition("From the store: ")
+    linked = dict(re.findall(r"\[(\w+)\]\(#/experiments/\d+/runs/(\w+)\)", made_before))
     assert {stage: runs[maker].data.tags["stage"] for stage, maker in linked.items()} == {
         stage: stage for stage in ("grpo_1st", "sft_data", "sft", "grpo_2nd")
     }

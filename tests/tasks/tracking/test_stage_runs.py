@@ -129,13 +129,16 @@ def test_a_stage_from_the_store_is_a_link_to_the_run_that_made_it(
     (maker,) = children(run, run.run_id)
     again = follow_pipeline(Workspace.current(), "again", params={}, tags={"ticker": "DEMO"}, started=STARTED)
     second = wait_for_tracking(again, patience_seconds=0)
+    log_stage(log, "grpo_1st", artifact=just_made(made.grpo_1st), params={})
     for _ in range(2):
         log_stage(again, "sft", artifact=from_the_store(made.sft), params={})
+        log_stage(again, "grpo_1st", artifact=from_the_store(made.grpo_1st), params={})
     assert children(second, second.run_id) == []
-    wanted = f"From the store: [sft](#/experiments/{run.tracking.experiment_id}/runs/"
-    assert description(second).startswith(wanted)
-    linked = client_of(run.tracking).get_run(description(second)[len(wanted) : -1])
-    assert linked.data.tags["store_key"] == maker.data.tags["store_key"]
+    page = rf"#/experiments/{run.tracking.experiment_id}/runs/(\w+)"
+    found = re.fullmatch(rf"From the store: \[sft\]\({page}\), \[grpo_1st\]\({page}\)", description(second))
+    assert found is not None
+    linked = [client_of(run.tracking).get_run(run_id).data.tags["store_key"] for run_id in found.groups()]
+    assert linked == [maker.data.tags["store_key"], made.grpo_1st.key]
 
 
 def test_a_stage_from_the_store_that_mlflow_does_not_know_is_logged(
@@ -171,14 +174,12 @@ def test_a_run_shows_its_verdict_and_the_report_also_if_the_comparison_came_from
     client, headline = client_of(run.tracking), made.comparison.meta["headline"]
     log_comparison(log, just_made(made.comparison))
     own_page = f"#/experiments/{run.tracking.experiment_id}/runs/{run.run_id}/artifacts/model_comparison/report.html"
-    assert description(run) == f"{headline}\n\n[Report]({own_page})"
+    assert description(run) == f"{headline} [Report]({own_page})"
     again = follow_pipeline(Workspace.current(), "again", params={}, tags={"ticker": "DEMO"}, started=STARTED)
     second = wait_for_tracking(again, patience_seconds=0)
     log_comparison(again, from_the_store(made.comparison))
     assert children(second, second.run_id) == client.list_artifacts(second.run_id) == []
-    page = re.fullmatch(
-        r".*\n\n\[Report\]\(#/experiments/\d+/runs/(\w+)/artifacts/(.*)\)", description(second), re.DOTALL
-    )
+    page = re.fullmatch(r".* \[Report\]\(#/experiments/\d+/runs/(\w+)/artifacts/(.*)\)", description(second), re.DOTALL)
     assert page is not None
     report = Path(client.download_artifacts(page[1], page[2]))
     assert report.read_bytes() == (made.comparison.path / "report.html").read_bytes()
