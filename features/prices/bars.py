@@ -181,12 +181,13 @@ def parse_columns(raw: bytes, *, path: str | Path, ticker: str) -> CsvColumns:
 
 
 def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
-    """Validate bars in a frame by the rules of `read_csv`.
+    """Validate bars in a frame by the rules of `read_csv`; rows without prices are left out.
 
     Args:
-        frame: Columns as in a CSV file (`Adj Close`) or as `read_csv` returns them (`adj_close`), in any case; dates
-            may be the index, and may be strings, dates or timestamps (the local date of a zoned timestamp counts).
-        source: Name of the frame in messages.
+        frame: Columns as in a CSV file (`Adj Close`), as `read_csv` returns them (`adj_close`), or as yfinance's
+            `download` returns them (each with its ticker), in any case. Dates may be the index, and may be strings,
+            dates or timestamps (the local date of a zoned timestamp counts).
+        source: Name of the frame in messages; of the columns of several tickers, those of `source` are taken.
 
     Returns:
         A new frame as `read_csv` returns it.
@@ -194,12 +195,20 @@ def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
     Raises:
         BarsError: A column is missing, there are no rows, or a value breaks the schema; rows are counted from 1.
     """
-    if isinstance(frame.index, pd.DatetimeIndex) and "date" not in {_canonical(str(name)) for name in frame.columns}:
+    frame = _of_one_ticker(frame, source=source)
+    dated = isinstance(frame.index, pd.DatetimeIndex) or _canonical(str(frame.index.name)) == "date"
+    if dated and "date" not in {_canonical(str(name)) for name in frame.columns}:
         frame = frame.rename_axis("Date").reset_index()
     if frame.empty:
         raise BarsError(f"{source}: the frame has no rows; it needs one row per session")
     labels = _locate([str(name) for name in frame.columns], name=source)
-    shown = _Source(source, range(1, len(frame) + 1), labels)
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
+    gaps = _rows_without_prices({column: _cells(frame[label]) for column, label in labels.items() if column != "date"})
+    kept = [row for row in range(len(frame)) if row not in gaps]
+    if not kept:
+        raise BarsError(f"{source}: no row has prices; download the prices again")
+    frame = frame.iloc[kept]
+    shown = _Source(source, [row + 1 for row in kept], labels)
     values: dict[str, NDArray] = {}
     for column, label in labels.items():
         series = frame[label]
@@ -212,9 +221,34 @@ def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
         elif column != "date" and pd.api.types.is_numeric_dtype(series.dtype):
             values[column] = series.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
-            cells = ["" if missing else str(cell) for cell, missing in zip(series, series.isna(), strict=True)]
-            values[column] = _dates(cells, shown) if column == "date" else _numbers(cells, column, shown)
+            values[column] = (
+                _dates(_cells(series), shown) if column == "date" else _numbers(_cells(series), column, shown)
+            )
     return pd.DataFrame(_checked(values, shown))
+
+
+def _of_one_ticker(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
+    """Return the columns of one ticker, without its name, from a frame whose columns have one beside their own."""
+    if not isinstance(frame.columns, pd.MultiIndex):
+        return frame
+    levels = [frame.columns.get_level_values(level) for level in range(frame.columns.nlevels)]
+    named = [{_canonical(str(name)) for name in level} for level in levels]
+    place = next((place for place, names in enumerate(named) if "close" in names), None)
+    if place is None or len(levels) != 2:
+        raise BarsError(f"{source}: the columns have {len(levels)} names each; pass a frame with one name per column")
+    tickers = [name for name in dict.fromkeys(levels[1 - place]) if name]
+    wanted = source if source in tickers or len(tickers) != 1 else tickers[0]
+    if wanted not in tickers:
+        raise BarsError(
+            f"{source}: the columns are those of {shortened(', '.join(map(str, tickers)))}; pass those of {source}"
+        )
+    return frame.loc[:, [name in (wanted, "") for name in levels[1 - place]]].droplevel(1 - place, axis=1)
+
+
+def _cells(series: pd.Series) -> list[str]:
+    """Write the values of a frame as a price file would."""
+    text = "{:g}".format if pd.api.types.is_float_dtype(series.dtype) else str
+    return ["" if missing else text(cell) for cell, missing in zip(series, series.isna(), strict=True)]
 
 
 def adjust(bars: pd.DataFrame) -> pd.DataFrame:
@@ -251,7 +285,11 @@ def _locate(header: Sequence[str], *, name: str) -> dict[str, str]:
             labels[column] = label
     for column, yahoo in zip(BAR_COLUMNS, YAHOO_COLUMNS, strict=True):
         if column not in labels:
-            hint = " (download prices unadjusted, with an Adj Close beside the Close)" if column == "adj_close" else ""
+            hint = (
+                " (download prices unadjusted, with an Adj Close beside the Close; in yfinance: auto_adjust=False)"
+                if column == "adj_close"
+                else ""
+            )
             raise BarsError(
                 f"{name}: column {yahoo} is missing{hint}; the header reads "
                 f"{shortened(', '.join(header), at_most=200)} and must have {','.join(YAHOO_COLUMNS)}, separated by "

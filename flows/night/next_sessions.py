@@ -124,6 +124,7 @@ def forecast_stock(
             training=training,
             seed=card.seed,
             exchange=config.quality.exchange,
+            known=card.known_price,
             on_progress=report,
         )
     last = prices.iloc[-1]

@@ -20,6 +20,7 @@ from tickerforge.tasks.base.paths import (
     CARD_FILE,
     MANIFEST_FILE,
 )
+from tickerforge.tasks.models.forecasting import KnownPrice
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store, code_version
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.errors import AdapterError
@@ -155,7 +156,7 @@ class AdapterCard(FrozenModel):
     """How an adapter was trained and how to ask it; stored as `tickerforge.json` in its folder.
 
     `prompt_code` is the version of the code that wrote its training prompts. `trained_until` is the last session of
-    its training targets; older cards do not have it.
+    its training targets, `known_price` the last price when it was registered; older cards have neither.
     """
 
     ticker: str
@@ -168,6 +169,7 @@ class AdapterCard(FrozenModel):
     windows_sha256: str
     git_revision: str
     trained_until: date | None = None
+    known_price: KnownPrice | None = None
     prompt_code: str = Field(default_factory=prompt_version)
 
     def base_model_location(self, folder: Path) -> str:

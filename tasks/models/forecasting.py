@@ -1,18 +1,59 @@
 """The forecast of the next sessions: latest bars in, median and band of prices out."""
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.core.contracts import Floats
-from tickerforge.features.config import FeatureConfig
+from tickerforge.features.config import FeatureConfig, FrozenModel
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.prices.sessions import AUTO, next_sessions
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import OnProgress
 
 INTERVAL = 0.8
+VOLATILITY_SESSIONS = 250
+# Dividends change adjusted closes afterwards; a wider difference is more than six standard deviations of all the moves.
+ADJUSTMENT, STANDARD_DEVIATIONS = 0.25, 6.0
+SESSIONS_PER_DAY = 5 / 7
+
+
+class KnownPrice(FrozenModel):
+    """The last adjusted close, USD, that was known when an adapter was registered.
+
+    `volatility` is the daily standard deviation of log returns up to then.
+    """
+
+    session: date
+    close: float
+    volatility: float
+
+
+def known_price(bars: pd.DataFrame) -> KnownPrice:
+    """Return the last known price of validated bars."""
+    closes = bars["adj_close"].to_numpy(float)
+    returns = np.diff(np.log(closes[-VOLATILITY_SESSIONS:]))
+    return KnownPrice(session=bars["date"].iloc[-1].date(), close=closes[-1], volatility=float(np.std(returns)))
+
+
+def implausible(bars: pd.DataFrame, known: KnownPrice) -> str:
+    """Say which of the prices cannot follow from the known one by the stock's usual moves; "" if all may.
+
+    The bar next to the known session is compared, and the last one.
+    """
+    days = (bars["date"] - pd.Timestamp(known.session)).dt.days.to_numpy()
+    for row in (int(np.abs(days).argmin()), len(bars) - 1):
+        close, moved = float(bars["adj_close"].iloc[row]), abs(np.log(bars["adj_close"].iloc[row] / known.close))
+        sessions = abs(int(days[row])) * SESSIONS_PER_DAY
+        if moved > ADJUSTMENT + STANDARD_DEVIATIONS * known.volatility * np.sqrt(sessions):
+            return (
+                f"the adjusted close {close:g} on {bars['date'].iloc[row]:%Y-%m-%d} is {close / known.close:.3g} times "
+                f"that of {known.session}, {known.close:g}, when the model was registered, and the stock usually moves "
+                f"by {known.volatility:.1%} a day"
+            )
+    return ""
 
 
 def forecast_next(
@@ -25,13 +66,14 @@ def forecast_next(
     training: TrainingConfig,
     seed: int,
     exchange: str = AUTO,
+    known: KnownPrice | None = None,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
-    """Forecast the next `features.horizon` sessions after the last bar.
+    """Forecast the next `features.horizon` sessions after the last bar; log a warning if the prices are implausible.
 
     Args:
         bars: Columns `date open high low close adj_close volume`, USD; checked by the rules of
-            `features.prices.bars.read_csv`.
+            `features.prices.bars.validate_frame`.
         ticker: Name in error messages.
         base_model: Hugging Face name or folder.
         adapter: PEFT folder, or `None` for the bare base model.
@@ -39,6 +81,7 @@ def forecast_next(
         training: Sampling settings, backend and lengths.
         seed: Seed of the sampling; the same seed and bars give the same forecast.
         exchange: Calendar of the next sessions, as in `tasks.prices.sessions.next_sessions`.
+        known: A price of this stock, with which the bars are compared.
         on_progress: Called with the number of answers drawn.
 
     Returns:
@@ -56,6 +99,13 @@ def forecast_next(
     from tickerforge.training.stages import answer_generator
 
     checked = validate_frame(bars, source=ticker)
+    if known is not None and (problem := implausible(checked, known)):
+        run_logger(__name__).warning(
+            "%s: %s. If these are not prices of %s, pass the right ones; if it was split since, train it again.",
+            ticker,
+            problem,
+            ticker,
+        )
     window = latest_window(checked, ticker=ticker, config=features)
     generate = answer_generator(
         base_model=base_model,

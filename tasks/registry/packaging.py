@@ -22,6 +22,7 @@ from tickerforge.tasks.base.paths import (
     MODEL_CARD_FILE,
 )
 from tickerforge.tasks.models.adapters import ADAPTER_FILES, AdapterCard, write_card
+from tickerforge.tasks.models.forecasting import known_price
 from tickerforge.tasks.registry.integrity import named_base_model, write_checksums
 from tickerforge.tasks.registry.model_code import write_model_code
 from tickerforge.tasks.store.artifacts import ArtifactRef, installed_version
@@ -55,7 +56,7 @@ def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: p
         run_id: The run; MLflow's tracking address is the one that `tasks.tracking.stage_runs.connect` set.
         adapter: Artifact of the stage that trained it.
         card: How it must be asked.
-        bars: The latest sessions become the input example.
+        bars: The latest sessions become the input example, and the last price that of the card.
 
     Returns:
         MLflow's record of the logged model, and the hash of its list of checksums.
@@ -63,6 +64,8 @@ def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: p
     with tempfile.TemporaryDirectory(prefix="tickerforge-") as staging, _without_its_warnings():
         import mlflow.pyfunc
 
+        if card.ticker != POOL:
+            card = card.model_copy(update={"known_price": known_price(bars)})
         artifacts = stage_artifacts(adapter, Path(staging), card=card)
         main, package = write_model_code(Path(staging))
         checksums = write_checksums(Path(staging))
@@ -121,21 +124,16 @@ def name_base_model(adapter: Path, location: str) -> None:
 
 
 def signature() -> Any:
-    """Return the model's signature: plain bars in, sessions out.
+    """Return the model's signature: the sessions that come out.
 
-    `date` may also be a text, and `volume` any number, since data sources count shares as integers; MLflow would refuse
-    both. Their values are checked together with the bars.
+    MLflow would refuse every frame whose columns are not named exactly as in a signature. So the bars that go in are
+    described by the input example, and checked by the rules of `features.prices.bars.validate_frame`.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import AnyType
 
-    prices = [ColSpec(DataType.double, name) for name in ("open", "high", "low", "close", "adj_close")]
     bounds = [ColSpec(DataType.double, name) for name in ("median", "lower", "upper")]
-    return ModelSignature(
-        inputs=Schema([ColSpec(AnyType(), "date"), *prices, ColSpec(AnyType(), "volume")]),
-        outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds]),
-    )
+    return ModelSignature(outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds]))
 
 
 def requirements() -> list[str]:

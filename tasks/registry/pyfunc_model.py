@@ -55,22 +55,25 @@ class TickerForecaster(PythonModel):
 
         Args:
             context: Not used.
-            model_input: Bars, oldest first: `date open high low close adj_close volume`, USD, 80 sessions or more.
+            model_input: Bars, oldest first: `date open high low close adj_close volume`, USD, 80 sessions or more; in
+                Yahoo's columns, or with the dates as index, they are accepted too.
             params: Not used.
 
         Returns:
             `date median lower upper` of the next sessions, USD; the bounds hold the central 80 %.
         """
-        from tickerforge.tasks.models.forecasting import forecast_next
+        from tickerforge.tasks.models.forecasting import KnownPrice, forecast_next
 
+        known = self.card.get("known_price")
         return forecast_next(
-            model_input,
+            pd.DataFrame(model_input),
             ticker=self.card["ticker"],
             base_model=self.base_model,
             adapter=self.adapter,
             features=self.features,
             training=self.training,
             seed=self.card["seed"],
+            known=KnownPrice.model_validate(known) if known else None,
         )
 
 

@@ -1,5 +1,6 @@
 """Bars: what a price file may look like, and what each fault in one is called."""
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tickerforge.features.config import SyntheticConfig
 from tickerforge.features.errors import BarsError, FeaturesError, TickerNameError
 from tickerforge.features.prices.bars import adjust, read_csv, read_csv_with_gaps, validate_frame, validate_ticker
+from tickerforge.features.prices.schemas import YAHOO_COLUMNS
 from tickerforge.features.synthetic import market
 
 STOCKNET = Path(__file__).resolve().parents[4] / "shared" / "data" / "stocknet"
@@ -205,6 +207,25 @@ def bars_frame() -> pd.DataFrame:
     return market(SyntheticConfig(sessions=100))
 
 
+def csv_of(bars: pd.DataFrame) -> bytes:
+    return bars.set_axis(list(YAHOO_COLUMNS), axis=1).to_csv(index=False).encode()
+
+
+def with_rows_without_prices(content: bytes) -> bytes:
+    """A price file with rows as Yahoo writes them for sessions whose prices it has lost."""
+    header, first, *rest = content.splitlines()
+    return b"\n".join([header, first, b"2000-01-05,null,null,null,null,null,null", b"2000-01-05,,,,,,0", *rest, b""])
+
+
+def downloaded(bars: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What `yfinance.download` returns: columns (price, ticker), dates as index."""
+    frames = {
+        ticker: each.rename(columns=str.title).rename(columns={"Adj_Close": "Adj Close"}).set_index("Date")
+        for ticker, each in bars.items()
+    }
+    return pd.concat(frames, axis=1, names=["Ticker", "Price"]).swaplevel(axis=1)
+
+
 @pytest.mark.parametrize(
     "variant",
     [
@@ -220,6 +241,16 @@ def bars_frame() -> pd.DataFrame:
         lambda bars: bars.assign(close=[repr(value) for value in bars["close"]]),
         lambda bars: bars.set_index(bars.index[::-1]),
         lambda bars: bars.assign(sector="tech")[["sector", *reversed(bars.columns)]],
+        lambda bars: bars.set_index(bars["date"].dt.strftime("%Y-%m-%d")).drop(columns="date"),
+        lambda bars: pd.read_csv(io.BytesIO(csv_of(bars)), dtype_backend="pyarrow", engine="pyarrow"),
+        lambda bars: pd.read_csv(io.BytesIO(csv_of(bars)), index_col=0),
+        lambda bars: pd.read_csv(io.BytesIO(csv_of(bars)), index_col="Date", parse_dates=True),
+        lambda bars: pd.read_csv(io.BytesIO(with_rows_without_prices(csv_of(bars)))),
+        lambda bars: pd.read_csv(io.BytesIO(with_rows_without_prices(csv_of(bars))), dtype=str, keep_default_na=False),
+        lambda bars: downloaded({"REQ": bars}),
+        lambda bars: downloaded({"REQ": bars}).reset_index(),
+        lambda bars: downloaded({"REQ": bars}).swaplevel(axis=1),
+        lambda bars: downloaded({"OTHER": bars.assign(close=1.0), "request": bars}),
     ],
 )
 def test_frames_of_many_makes_become_the_same_bars(variant: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -254,6 +285,26 @@ def test_text_and_missing_values_in_object_columns_are_named() -> None:
     bars.loc[2, "open"] = None
     with pytest.raises(BarsError, match="row 3, column open: '' is an empty cell"):
         validate_frame(bars, source="request")
+
+
+def test_rows_behind_one_without_prices_keep_their_numbers_in_a_frame() -> None:
+    bars = bars_frame().astype({"open": object})
+    bars.loc[2, ["open", "high", "low", "close", "adj_close", "volume"]] = np.nan
+    bars.loc[6, "open"] = "n/a"
+    with pytest.raises(BarsError, match="request, row 7, column open: 'n/a' is not a number"):
+        validate_frame(bars, source="request")
+    bars.loc[:, "open":"volume"] = np.nan
+    with pytest.raises(BarsError, match="request: no row has prices"):
+        validate_frame(bars, source="request")
+
+
+def test_columns_of_other_tickers_are_refused() -> None:
+    bars = bars_frame()
+    with pytest.raises(BarsError, match="request: the columns are those of 'A, B'; pass those of request"):
+        validate_frame(downloaded({"A": bars, "B": bars}), source="request")
+    adjusted = downloaded({"request": bars}).drop(columns="Adj Close", level="Price")
+    with pytest.raises(BarsError, match=r"column Adj Close is missing .*auto_adjust=False"):
+        validate_frame(adjusted, source="request")
 
 
 def test_frames_without_a_column_or_rows_are_refused() -> None:

@@ -56,6 +56,8 @@ def test_a_card_decides_neither_on_foreign_code_nor_on_the_backend(tmp_path: Pat
     here = training_here(CARD.training, config=TrainingConfig(lora_rank=8))
     assert (here.backend, here.trust_remote_code, here.lora_rank) == ("auto", False, CARD.training.lora_rank)
     write_card(tmp_path, CARD)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).touch()
     model = TickerForecaster()
     model.load_context(SimpleNamespace(artifacts={"adapter": str(tmp_path)}))
     assert (model.training.backend, model.training.trust_remote_code) == ("auto", False)

@@ -5,8 +5,15 @@ import pandas as pd
 import pytest
 
 from tickerforge.features.errors import BarsError, InsufficientHistoryError
+from tickerforge.features.prices.bars import read_csv
 from tickerforge.tasks.models.adapters import adapter_folder
-from tickerforge.tasks.models.forecasting import forecast_band, forecast_next, next_sessions
+from tickerforge.tasks.models.forecasting import (
+    forecast_band,
+    forecast_next,
+    implausible,
+    known_price,
+    next_sessions,
+)
 from tickerforge.tasks.windows.preprocess import read_bars
 from trained_pieces import FEATURES, TICKER, TRAINING, Pieces
 
@@ -92,3 +99,29 @@ def test_sessions_of_the_exchange_leave_out_its_holidays(stocknet: Path) -> None
 def test_other_calendars_go_on_as_their_dates_did(frequency: str, expected: list[str]) -> None:
     dates = pd.Series(pd.date_range("2020-01-01", periods=100, freq=frequency))
     assert [str(day.date()) for day in next_sessions(dates, count=2, ticker="DEMO")] == expected
+
+
+def test_real_prices_follow_from_an_earlier_one_and_most_other_stocks_prices_do_not(stocknet: Path) -> None:
+    stocks = {name: read_csv(stocknet / f"{name}.csv", ticker=name) for name in ("AAPL", "MSFT", "KO", "T", "XOM")}
+    found = 0
+    for name, bars in stocks.items():
+        known = known_price(bars.iloc[:600])
+        for length in (300, 600, 601, 605, 620, 660, len(bars)):
+            assert implausible(bars.iloc[:length], known) == ""
+        others = [other for stock, other in stocks.items() if stock != name]
+        found += sum(bool(implausible(other, known)) for other in others)
+    assert found >= 14
+
+
+def test_a_jump_is_told_by_its_size_and_the_time_that_passed(made: Pieces) -> None:
+    bars = read_bars(made.bars)
+    known = known_price(bars.iloc[:-1])
+
+    def jumped(factor: float, *, days: int) -> str:
+        last = bars.tail(1).assign(date=bars["date"].iloc[-2] + pd.Timedelta(days=days), adj_close=known.close * factor)
+        return implausible(pd.concat([bars.iloc[:-1], last]), known)
+
+    assert jumped(1.2, days=1) == ""
+    assert "is 1.8 times that of" in jumped(1.8, days=1)
+    assert jumped(1.8, days=400) == ""
+    assert "is 100 times that of" in jumped(100, days=400)
