@@ -70,3 +70,10 @@ def test_a_stock_without_versions_is_refused_with_the_cure(command: str, cli: Cl
     assert refused.exit_code == 2
     assert "nothing is registered for NOPE: train it first with `tickerforge run --stock NOPE`" in refused.stderr
     assert cli("registry", command, "../x").exit_code == 2
+
+
+def test_a_version_without_its_files_is_not_pulled(cli: Cli, tracking: Tracking) -> None:
+    refused = cli("pull", "AAPL", "pulled")
+    assert refused.exit_code == 2
+    assert "models:/tickerforge-AAPL/2 is damaged in MLflow: adapter_config.json is missing" in refused.stderr
+    assert not Path("pulled").exists()

@@ -187,6 +187,31 @@ def test_a_forecast_by_alias_equals_the_one_by_the_published_adapter(result: Pip
     assert all(session.date > registered.origin for session in registered.sessions)
 
 
+def test_a_version_that_is_damaged_in_the_registry_gives_no_forecast_of_the_night(result: PipelineResult) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    from tickerforge.flows.night.next_sessions import forecast_registered
+    from tickerforge.tasks.base.paths import Workspace
+    from tickerforge.tasks.prices.market_data import SyntheticSource, fetch_bars
+    from tickerforge.tasks.store.artifacts import Store
+
+    assert result.registered is not None
+    config = tiny_config()
+    bars = fetch_bars.fn(SyntheticSource(config=config.synthetic), config.stock, store=Store.current())
+    weights = Path(download_artifacts(result.registered.uri)) / "artifacts" / "adapter" / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    shutil.rmtree(Workspace.current().pulled, ignore_errors=True)
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        night = forecast_registered(config, bars=bars)
+        assert (night.failed, night.forecast) == (True, None)
+        assert "DEMO/1 is damaged in MLflow: adapter/adapter_model.safetensors has changed" in night.note
+    finally:
+        weights.write_bytes(content)
+    repaired = forecast_registered(config, bars=bars)
+    assert repaired.forecast is not None
+
+
 @pytest.mark.parametrize("damaged", ["adapter_config.json", "adapter_model.safetensors"])
 def test_an_adapter_with_an_unreadable_file_is_refused(result: PipelineResult, tmp_path: Path, damaged: str) -> None:
     from tickerforge.flows.night.next_sessions import forecast_stock
