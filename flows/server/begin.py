@@ -5,19 +5,17 @@ its successor does not know them.
 """
 
 import contextvars
-import logging
 import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tickerforge.flows.server.logs import open_run_log
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun
-
-logger = logging.getLogger(__name__)
+    from prefect.client.schemas.objects import FlowRun, State
 
 POLL_SECONDS = 3.0
 # A worker that lives tells its run within this time, and the run then leaves the rest to it.
@@ -37,30 +35,24 @@ def begin(flow: object, flow_run: "FlowRun", state: object) -> None:
 
 
 def _watch(run: "FlowRun") -> None:
-    while not _is_over(run):
-        if _is_cancelled(run):
-            if not _worker_ends_it():
-                _end(run)
+    while True:
+        state = _state(run)
+        if state is not None and (state.is_cancelling() or state.is_cancelled()):
+            break
+        if state is not None and state.is_final():
             return
         time.sleep(POLL_SECONDS)
+    if not _worker_ends_it():
+        _end(run)
 
 
-def _is_over(run: "FlowRun") -> bool:
-    """Return whether the run has ended; Prefect's engine keeps the state of its run here."""
-    return run.state is not None and run.state.is_final()
-
-
-def _is_cancelled(run: "FlowRun") -> bool:
-    """Return whether the server says that the run is to end; a server that does not answer says nothing."""
+def _state(run: "FlowRun") -> "State | None":
+    """Return the state that the server knows, or `None` if it does not answer, which must not end the run."""
     from prefect.client.orchestration import get_client
 
-    try:
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(run.id).state
-    except Exception:
-        logger.debug("the state of the run cannot be read", exc_info=True)
-        return False
-    return state is not None and (state.is_cancelling() or state.is_cancelled())
+    with suppress(Exception), get_client(sync_client=True) as client:
+        return client.read_flow_run(run.id).state
+    return None
 
 
 def _worker_ends_it() -> bool:

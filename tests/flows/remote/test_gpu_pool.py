@@ -2,7 +2,6 @@
 
 import contextvars
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from service_home import wait_until
 from tickerforge.flows.errors import StageFailed, StageRefused
 from tickerforge.flows.night.batches import BatchAnswer, TickerJob, TickerStages
 from tickerforge.flows.remote import gpu_pool
@@ -19,6 +19,7 @@ from tickerforge.flows.remote.gpu_pool import Call, GpuPool, call_all
 from tickerforge.flows.remote.here import Finished, Here, Recording
 from tickerforge.flows.remote.requests import StageAnswer, StageOutput, StageRequest, content_digest
 from tickerforge.flows.remote.worker import heavy_stage
+from tickerforge.flows.server import slots
 from tickerforge.flows.server.slots import GPU_LIMIT, gpu_slot, ticker_limit, ticker_slot
 from tickerforge.tasks.base.errors import StoreUnreachable
 from tickerforge.tasks.models.adapters import BaseModelRef
@@ -273,7 +274,16 @@ def taken(client: Any, name: str) -> int:
     return client.read_global_concurrency_limit_by_name(name).active_slots
 
 
-def test_a_ticker_has_one_slot_which_the_next_waits_for_and_gets(client: Any) -> None:
+def test_a_ticker_has_one_slot_which_the_next_waits_for_and_gets_and_says_so(
+    client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from prefect import flow
+    from prefect.states import Running
+
+    monkeypatch.setattr(slots, "MOMENT_SECONDS", 0.5)
+    monkeypatch.setattr(slots, "REPORT_SECONDS", 1)
+    train_ticker = flow(name="train-ticker")(lambda: None)
+    run, other = (client.create_flow_run(train_ticker, name=name, state=Running()) for name in ("BRK.B", "AAPL"))
     order: list[str] = []
 
     def second() -> None:
@@ -281,16 +291,20 @@ def test_a_ticker_has_one_slot_which_the_next_waits_for_and_gets(client: Any) ->
             order.append("second")
 
     other_run = contextvars.copy_context()
-    with ThreadPoolExecutor() as pool:
+    with caplog.at_level("INFO", logger="tickerforge"), ThreadPoolExecutor() as pool:
         with ticker_slot("BRK.B"):
             assert taken(client, ticker_limit("BRK.B")) == 1
             with ticker_slot("AAPL"):
                 waiting: Future[None] = pool.submit(other_run.run, second)
-                time.sleep(1)
+                assert wait_until(lambda: caplog.text.count("waiting for") == 2)
             order.append("first")
         waiting.result(60)
     assert order == ["first", "second"]
     assert taken(client, ticker_limit("BRK.B")) == 0
+    told = f"waiting for the other run of BRK.B: BRK.B ({run.id})"
+    assert [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()] == [told] * 2
+    for each in (run, other):
+        client.delete_flow_run(each.id)
 
 
 def test_a_slot_that_is_held_is_not_waited_for_again_within(client: Any) -> None:
@@ -299,6 +313,34 @@ def test_a_slot_that_is_held_is_not_waited_for_again_within(client: Any) -> None
             assert taken(client, GPU_LIMIT) == 1
         assert taken(client, GPU_LIMIT) == 1
     assert taken(client, GPU_LIMIT) == 0
+
+
+def test_a_run_that_waits_for_a_gpu_names_the_heavy_runs_at_work_and_not_itself(
+    client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from prefect import flow
+    from prefect.states import Running
+
+    monkeypatch.setattr(slots, "MOMENT_SECONDS", 0.5)
+    night, train = (flow(name=name)(lambda heavy_stages: None) for name in ("nightly", "train-ticker"))
+    here = client.create_flow_run(night, name="the night", parameters={"heavy_stages": "here"}, state=Running())
+    there = client.create_flow_run(train, parameters={"heavy_stages": "gpu-pool"}, state=Running())
+
+    @flow(name="heavy-stage")
+    def waits() -> None:
+        with gpu_slot():
+            pass
+
+    elsewhere = contextvars.copy_context()
+    with caplog.at_level("INFO", logger="tickerforge"), ThreadPoolExecutor() as pool:
+        with gpu_slot():
+            waiting: Future[None] = pool.submit(elsewhere.run, waits)
+            assert wait_until(lambda: "waiting for a GPU" in caplog.text)
+        waiting.result(60)
+    (told,) = [record.getMessage() for record in caplog.records if "waiting for a GPU" in record.getMessage()]
+    assert told.endswith(f"at work: the night ({here.id})")
+    for each in (here, there):
+        client.delete_flow_run(each.id)
 
 
 def test_the_gpus_slot_is_free_after_a_failure_and_a_server_without_the_limit_gets_one(client: Any) -> None:

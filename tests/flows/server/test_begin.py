@@ -108,4 +108,4 @@ def test_a_server_that_does_not_answer_cancels_nothing(prefect_server: None) -> 
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
-        assert not beginning._is_cancelled(FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4()))
+        assert beginning._state(FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4())) is None
