@@ -14,7 +14,7 @@ from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.settings.scope import Exchange, Tickers, due_on_session, stocks_of, with_stock
+from tickerforge.flows.settings.scope import Exchange, Tickers, skipped, stocks_of, with_stock
 from tickerforge.flows.train.steps import market_source
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.outputs.live import issue_forecast
@@ -41,14 +41,13 @@ def forecast(
         config: Data and backend; everything else comes from the adapters.
         tickers: Stocks; empty means all of the data folder.
         heavy_stages: Where the models run: in this process, or on workers of the GPU work pool.
-        exchange: Calendar such as XNYS; on a day without a session the run does nothing.
+        exchange: Calendar such as XNYS; a run that a schedule starts on a day without a session does nothing.
 
     Raises:
         NightFailed: If a stock failed; the others are done.
     """
-    if exchange is not None and not due_on_session(exchange):
-        logger.info("%s has no session today: nothing to forecast", exchange)
-        return ()
+    if (nothing := skipped(exchange, result=tuple[StockForecast, ...]())) is not None:
+        return nothing
     jobs, failed = [], []
     warnings: dict[str, str] = {}
     for stock in tickers or stocks_of(config):

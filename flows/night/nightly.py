@@ -19,13 +19,13 @@ from tickerforge.flows.remote.gpu_pool import BATCH_DEPLOYMENT, GPU_POOL, MOST_J
 from tickerforge.flows.remote.here import Finished
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.settings.scope import Exchange, Tickers, due, due_on_session, stocks_of, with_stock
+from tickerforge.flows.settings.scope import Exchange, Tickers, due, skipped, stocks_of, with_stock
 from tickerforge.flows.train.champions import current_champion, warm_start
 from tickerforge.flows.train.pipeline import PipelineResult, PreparedTicker, train
 from tickerforge.flows.train.steps import Steps
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.outputs.live import live_error_drift, score_issued
-from tickerforge.tasks.prices.sessions import stale_by
+from tickerforge.tasks.prices.sessions import calendar_of, stale_by
 from tickerforge.tasks.registry.registration import CHAMPION
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import Store
@@ -98,22 +98,22 @@ def nightly(
         config: Data and settings, the same for all tickers.
         tickers: Stocks; empty means all of the data folder.
         heavy_stages: Where training and sampling run: in this process, or on workers of the GPU work pool.
-        exchange: Calendar such as XNYS; on a day without a session the run does nothing.
+        exchange: Calendar such as XNYS; without it, that of each stock. A run that a schedule starts on a day without
+            a session does nothing.
         batch_size: Tickers that one run on the GPU pool trains one after the other.
 
     Raises:
         NightFailed: If a ticker failed; the others are done.
     """
-    if exchange is not None and not due_on_session(exchange):
-        logger.info("%s has no session today: nothing to do", exchange)
-        return Night(tickers=())
+    if (nothing := skipped(exchange, result=Night(tickers=()))) is not None:
+        return nothing
     names = tuple(dict.fromkeys(tickers or stocks_of(config)))
     failures: dict[str, str] = {}
     prepared = prepare_all(config, names, exchange=exchange, failures=failures)
     trained = train_elsewhere(list(prepared.values()), size=batch_size) if heavy_stages == GPU_POOL else {}
     results: dict[str, PipelineResult] = {}
     seconds: dict[str, float] = {}
-    for place, (stock, ready) in enumerate(prepared.items(), start=1):
+    for place, (stock, ready) in enumerate(prepared.items(), start=len(names) - len(prepared) + 1):
         started = time.monotonic()
         try:
             results[stock] = retrain(ready, stages=trained.get(stock))
@@ -121,7 +121,7 @@ def nightly(
             logger.exception("%s failed", stock)
             failures[stock] = in_words(error)
         seconds[stock] = time.monotonic() - started
-        logger.info("%d of %d tickers are done (%s)", place, len(prepared), stock)
+        logger.info("%d of %d tickers are done (%s)", place, len(names), stock)
     jobs = [ForecastJob(config=ready.config, bars=ready.bars) for ready in prepared.values()]
     forecasts = {each.stock: each for each in forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange)}
     failures = {stock: each.note for stock, each in forecasts.items() if each.failed} | failures
@@ -168,16 +168,15 @@ def prepare_ticker(config: PipelineConfig, stock: str, *, exchange: str | None) 
     steps = Steps(own, Store.current())
     bars = steps.bars()
     windows = steps.windows(bars)
-    stale = 0
-    if exchange is not None:
-        stale = stale_by(read_bars(bars)["date"].iloc[-1].date(), due(), exchange=exchange)
+    dates = read_bars(bars)["date"]
+    calendar = calendar_of(stock, dates, exchange=exchange or own.quality.exchange)
     return Prepared(
         config=own,
         bars=bars,
         windows=windows,
         start=warm_start(own, windows=windows),
         champion=current_champion(stock),
-        stale=stale,
+        stale=stale_by(dates.iloc[-1].date(), due(), exchange=calendar) if calendar else 0,
         not_updated=not_updated,
     )
 
@@ -237,10 +236,10 @@ def ticker_night(
     registered = result.registered if result else None
     promoted = registered is not None and CHAMPION in registered.aliases
     if ready is not None:
+        last = read_bars(ready.bars)["date"].iloc[-1].date()
         if ready.stale:
-            warnings.append(f"The prices lack {ready.stale} sessions.")
+            warnings.append(f"The prices end on {last} and lack {ready.stale} sessions.")
         if ready.not_updated:
-            last = read_bars(ready.bars)["date"].iloc[-1].date()
             warnings.append(f"The prices end on {last}, as they could not be updated ({ready.not_updated}).")
         try:
             champion = ready.champion

@@ -1,13 +1,16 @@
 """What a run over many stocks covers: which stocks, and on which days of their exchange."""
 
+import logging
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.prices.market_data import list_tickers
 from tickerforge.tasks.prices.sessions import exchange_date, is_session
+
+logger = logging.getLogger(__name__)
 
 Tickers = Annotated[
     tuple[str, ...],
@@ -17,7 +20,7 @@ Exchange = Annotated[
     str | None,
     Field(
         pattern=r"^[A-Z0-9_/]{3,8}$",
-        description="Calendar such as XNYS: the run does nothing on a day without a session.",
+        description="Calendar such as XNYS: a run on a schedule does nothing on a day without a session.",
     ),
 ]
 
@@ -46,6 +49,35 @@ def due() -> datetime:
 
     scheduled = flow_run.scheduled_start_time if flow_run.id else None
     return scheduled if isinstance(scheduled, datetime) else datetime.now(UTC)
+
+
+def skipped(exchange: str | None, *, result: object) -> Any:
+    """Return the outcome of a run that a schedule started on a day without a session; `None` if it has work to do.
+
+    A run that a person started does its work on any day, with the latest session.
+
+    Args:
+        exchange: Calendar such as XNYS; without it, the run has work to do.
+        result: What the flow returns to its caller.
+
+    Returns:
+        A state `Skipped` that says why, for the flow to return: Prefect takes it as the outcome, and the caller gets
+        `result`.
+
+    Raises:
+        MarketDataError: If there is no such exchange.
+    """
+    from prefect.context import FlowRunContext
+    from prefect.states import Completed
+
+    context = FlowRunContext.get()
+    if exchange is None or context is None or context.flow_run is None or not context.flow_run.auto_scheduled:
+        return None
+    if due_on_session(exchange):
+        return None
+    reason = f"{exchange} has no session on {exchange_date(due(), exchange=exchange)}"
+    logger.info("%s: nothing to do", reason)
+    return Completed(name="Skipped", message=reason, data=result)
 
 
 def due_on_session(exchange: str) -> bool:

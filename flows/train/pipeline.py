@@ -21,7 +21,7 @@ from tickerforge.flows.remote.requests import HeavyStages
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.slots import ticker_slot
 from tickerforge.flows.settings.config import PipelineConfig, command_of
-from tickerforge.flows.settings.scope import Exchange, due_on_session
+from tickerforge.flows.settings.scope import Exchange, skipped
 from tickerforge.flows.train.champions import current_champion, warm_start
 from tickerforge.flows.train.runs import Run, new_run_folder, recorded_run, stage_settings
 from tickerforge.flows.train.steps import adapters_of
@@ -75,16 +75,15 @@ def train_ticker(
     Args:
         config: Stock, data and every setting of every stage.
         heavy_stages: Where training and sampling run: in this process, or on workers of the GPU work pool.
-        exchange: Calendar such as XNYS, for runs on a schedule: on a day without a session the run does nothing; on
-            any other day it first updates the prices, if the configuration says so.
+        exchange: Calendar such as XNYS: the run first updates the prices, if the configuration says so. A run that a
+            schedule starts on a day without a session does nothing.
 
     Returns:
-        The results of the run; `None` on a day without a session.
+        The results of the run; `None` if it had nothing to do.
     """
     if exchange is not None:
-        if not due_on_session(exchange):
-            logger.info("%s has no session today: nothing to do for %s", exchange, config.stock)
-            return None
+        if (nothing := skipped(exchange, result=None)) is not None:
+            return nothing
         update_prices(config, exchange=exchange)
     return train(config, heavy=GpuPool() if heavy_stages == GPU_POOL else None)
 

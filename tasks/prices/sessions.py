@@ -117,6 +117,27 @@ def exchange_of(ticker: str, dates: NDArray[np.datetime64]) -> str:
     return YAHOO_ENDINGS.get(ending.upper(), EXCHANGE) if dot else EXCHANGE
 
 
+def calendar_of(ticker: str, dates: pd.Series, *, exchange: str = AUTO) -> str | None:
+    """Return the calendar that dates follow, or `None` if it is not known.
+
+    Args:
+        ticker: Name of the ticker.
+        dates: Sessions so far, ascending.
+        exchange: Calendar such as XNYS, which is returned as it is; `auto` takes that of `exchange_of`. With `none`,
+            or if `auto` falls back to New York but the latest 80 dates are not all sessions there, nothing is known.
+
+    Raises:
+        MarketDataError: If the holidays are not known.
+    """
+    if exchange != AUTO:
+        return None if exchange == NO_EXCHANGE else exchange
+    name = exchange_of(ticker, pd.DatetimeIndex(dates).to_numpy())
+    if name != EXCHANGE:
+        return name
+    latest = pd.DatetimeIndex(dates)[-SESSIONS_COMPARED:].as_unit("s")
+    return name if latest.isin(_closes(name, latest[0], latest[-1]).index).all() else None
+
+
 def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = AUTO) -> pd.DatetimeIndex:
     """List the next `count` sessions after the last of `dates`, oldest first.
 
@@ -133,12 +154,11 @@ def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = 
     """
     latest = pd.DatetimeIndex(dates)[-SESSIONS_COMPARED:].as_unit("s")
     last = latest[-1]
-    if exchange != NO_EXCHANGE:
-        name = exchange_of(ticker, pd.DatetimeIndex(dates).to_numpy()) if exchange == AUTO else exchange
-        closes = _closes(name, latest[0], last + pd.Timedelta(days=2 * count) + SLACK)
+    calendar = calendar_of(ticker, dates, exchange=exchange)
+    if calendar is not None:
+        closes = _closes(calendar, last, last + pd.Timedelta(days=2 * count) + SLACK)
         sessions = pd.DatetimeIndex(closes.index).as_unit("s")
-        if exchange != AUTO or name != EXCHANGE or latest.isin(sessions).all():
-            return sessions[sessions > last][:count]
+        return sessions[sessions > last][:count]
     daily = bool((latest.day_of_week >= 5).any())
     return pd.date_range(last, periods=count + 1, freq="D" if daily else "B", unit="s")[-count:]
 

@@ -150,25 +150,25 @@ def test_the_day_of_a_run_is_the_one_it_was_due_on_in_the_exchanges_time_zone(
     assert scope.due_on_session("XNYS") is works
 
 
-@pytest.mark.parametrize("name", [MANUAL, NIGHT, DAILY])
-def test_a_run_due_on_thanksgiving_does_nothing_and_ends_completed(
+@pytest.mark.parametrize("name", [NIGHT, DAILY])
+def test_a_scheduled_run_due_on_thanksgiving_does_nothing_and_says_so(
     client: Any, working_folder: Path, name: str
 ) -> None:
-    from datetime import datetime
-
+    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.flow_engine import run_flow
     from prefect.flows import load_flow_from_entrypoint
-    from prefect.states import Pending, Scheduled
+    from prefect.states import Pending
 
     deployed = client.read_deployment_by_name(name)
-    due = datetime.fromisoformat("2026-11-26T23:30:00-05:00")
-    run = client.create_flow_run_from_deployment(
-        deployed.id, parameters={"exchange": "XNYS"}, state=Scheduled(scheduled_time=due)
-    )
+    times = {"start_time": "2026-11-26T17:00:00-05:00", "end_time": "2026-11-27T00:00:00-05:00"}
+    client._client.post(f"/deployments/{deployed.id}/schedule", json=times).raise_for_status()
+    wanted = {"deployment_id": {"any_": [deployed.id]}, "expected_start_time": {"before_": times["end_time"]}}
+    (run, *_) = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
     # A worker does so when the time has come.
     client.set_flow_run_state(run.id, Pending(), force=True)
     run = client.read_flow_run(run.id)
     flow = load_flow_from_entrypoint(deployed.entrypoint)
     run_flow(flow, flow_run=run, parameters=flow.validate_parameters(run.parameters))
-    assert client.read_flow_run(run.id).state.is_completed()
+    state = client.read_flow_run(run.id).state
+    assert (state.name, state.message) == ("Skipped", "XNYS has no session on 2026-11-26")
     assert not list(working_folder.iterdir())

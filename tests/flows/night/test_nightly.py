@@ -1,20 +1,24 @@
 """The night in one process: prices come first, and a faulty ticker leaves the others alone and ends the night red."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from prefect import flow
 
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
 from tickerforge.flows.errors import NightFailed
-from tickerforge.flows.night.nightly import nightly
+from tickerforge.flows.night.nightly import nightly, prepare_ticker, ticker_night
 from tickerforge.flows.settings.config import with_overrides
 from tickerforge.tasks.base.disk import tree_hashes
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.prices.price_files import keep
+from tickerforge.tasks.prices.sessions import sessions_between
 from tiny_pipeline import tiny_config
 from trained_pieces import lend_base_model
 from web_server import Reply
@@ -57,7 +61,12 @@ def night_table() -> list[dict[str, Any]]:
 
 
 def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_a_red_night_that_says_who_and_why(
-    prefect_server: None, working_folder: Path, bars: pd.DataFrame, prices: Path, monkeypatch: pytest.MonkeyPatch
+    prefect_server: None,
+    working_folder: Path,
+    bars: pd.DataFrame,
+    prices: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = with_overrides(tiny_config(), ["stock=FRESH", "data=prices", "warm_start=champion", "update=yahoo"])
     with yahoo_server(monkeypatch, {"FRESH": bars, "LAGS": bars}) as yahoo:
@@ -65,6 +74,8 @@ def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_
         yahoo.instead["LAGS"] = [Reply(status=503)]
         with pytest.raises(NightFailed, match=r"4 tickers: 0 promoted, 2 failed") as failure:
             nightly(config)
+        done = [each.getMessage() for each in caplog.records if " tickers are done " in each.getMessage()]
+        assert done == ["3 of 4 tickers are done (FRESH)", "4 of 4 tickers are done (LAGS)"]
         told = str(failure.value).splitlines()[1:]
         assert [line.partition(":")[0] for line in told] == ["BAD", "SHORT"]
         assert "negative" in told[0] or "Close" in told[0]
@@ -95,3 +106,17 @@ def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_
         with pytest.raises(NightFailed, match="NOPE: MarketDataError: NOPE: Yahoo"):
             nightly(config, tickers=("NOPE",))
         assert [row["Outcome"] for row in night_table()] == ["failed"]
+
+
+@pytest.mark.parametrize(("calendar", "lacks"), [("auto", True), ("none", False)])
+def test_prices_that_ended_long_ago_are_stale_although_the_night_names_no_exchange(
+    prefect_server: None, working_folder: Path, bars: pd.DataFrame, calendar: str, lacks: bool
+) -> None:
+    sessions = sessions_between(date(2016, 1, 1), date(2017, 12, 29), exchange="XNYS")
+    sessions = sessions[sessions <= np.datetime64("2017-12-29")][-len(bars) :]
+    keep(working_folder / "prices", "AAPL", bars.assign(date=sessions))
+    config = with_overrides(tiny_config(), ["stock=AAPL", "data=prices", f"quality.exchange={calendar}"])
+    ready = flow(prepare_ticker, validate_parameters=False)(config, "AAPL", exchange=None)
+    assert (ready.stale > 2000) is lacks
+    warnings = ticker_night("AAPL", ready=ready, result=None, forecast=None, failure="", seconds=0).warnings
+    assert any("end on 2017-12-29 and lack" in warning for warning in warnings) is lacks
