@@ -3,6 +3,7 @@
 import logging
 import platform
 from collections.abc import Iterable
+from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,18 @@ logger = logging.getLogger(__name__)
 POOLS = ("cpu-pool", "gpu-pool")
 # Most runs that the server returns per request.
 PAGE = 200
-MESSAGE = "the service stopped during the run; start the run again and it continues from its last checkpoint"
+MESSAGE = "the service ended during the run; press Retry, and it continues from its last checkpoint"
+STOPPED = "stopped by `tickerforge down`; press Retry, and it continues from its last checkpoint"
 
 
-def settle_orphans() -> int:
-    """Close the runs that no worker executes any more; call it before the service's own workers start.
+def settle_orphans(*, stopped_since: datetime | None = None) -> int:
+    """Close the runs that no worker executes any more; call it while the service's own workers do not run.
 
     If the server knows workers of other machines, nothing is changed: their runs may be alive.
+
+    Args:
+        stopped_since: If `tickerforge down` has stopped the runs: when it began. Runs that have crashed since then get
+            a message that says so.
 
     Returns:
         The number of closed runs.
@@ -39,7 +45,10 @@ def settle_orphans() -> int:
         # Subflow runs have ended with their parent.
         while inside := {run for run, parent in parents.items() if parent in settled} - settled:
             settled |= inside
-        _close(client, [run for run in left if run.id in settled])
+        message = STOPPED if stopped_since else MESSAGE
+        _close(client, [run for run in left if run.id in settled], message=message)
+        if stopped_since:
+            _close(client, _crashed(client, since=stopped_since), message=message, force=True)
     if settled:
         logger.info("closed %d runs that an earlier service left unfinished", len(settled))
     return len(settled)
@@ -61,16 +70,26 @@ def _other_machines(client: "SyncPrefectClient") -> bool:
 
 
 def _open_runs(client: "SyncPrefectClient") -> list["FlowRun"]:
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
+
+    return _runs(client, state={"type": {"any_": [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]}})
+
+
+def _crashed(client: "SyncPrefectClient", *, since: datetime) -> list["FlowRun"]:
+    from prefect.client.schemas.objects import StateType
+
+    return _runs(client, state={"type": {"any_": [StateType.CRASHED]}}, end_time={"after_": since})
+
+
+def _runs(client: "SyncPrefectClient", **wanted: object) -> list["FlowRun"]:
+    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort
 
-    unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)))
+    chosen = FlowRunFilter.model_validate(wanted)
     found: list[FlowRun] = []
     while True:
         # Sorted by id: pages of a sort with equal values may overlap.
-        page = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=len(found))
+        page = client.read_flow_runs(flow_run_filter=chosen, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=len(found))
         found += page
         if len(page) < PAGE:
             return found
@@ -81,9 +100,11 @@ def _parent(client: "SyncPrefectClient", run: "FlowRun") -> object:
     return client.read_task_run(run.parent_task_run_id).flow_run_id
 
 
-def _close(client: "SyncPrefectClient", runs: Iterable["FlowRun"]) -> None:
+def _close(client: "SyncPrefectClient", runs: Iterable["FlowRun"], *, message: str, force: bool = False) -> None:
     from prefect.states import Cancelled, Crashed
 
     for run in runs:
         cancelled = run.state is not None and run.state.is_cancelling()
-        client.set_flow_run_state(run.id, Cancelled(message=MESSAGE) if cancelled else Crashed(message=MESSAGE))
+        client.set_flow_run_state(
+            run.id, Cancelled(message=message) if cancelled else Crashed(message=message), force=force
+        )

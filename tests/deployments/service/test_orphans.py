@@ -1,4 +1,5 @@
 import platform
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -6,7 +7,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.states import Cancelling, Running
+from prefect.states import Cancelling, Crashed, Running
 
 from tickerforge.deployments.service import orphans
 from tickerforge.deployments.service.orphans import POOLS, settle_orphans
@@ -66,6 +67,18 @@ def test_runs_of_an_earlier_service_are_closed_with_those_inside_them_and_no_oth
     assert state_of(client, cancelled) == "CANCELLED"
     assert [state_of(client, run) for run in (by_hand, inside_by_hand)] == ["RUNNING"] * 2
     assert settle_orphans() == 0
+
+
+def test_runs_that_down_has_stopped_say_so_and_those_that_crashed_before_do_not(client: SyncPrefectClient) -> None:
+    before = deployed_run(client, Crashed(message="out of memory"))
+    began = datetime.now(UTC)
+    stopped, silent = deployed_run(client, Running()), deployed_run(client, Running())
+    client.set_flow_run_state(stopped, Crashed(message="Execution was aborted by a termination signal."))
+    settle_orphans(stopped_since=began)
+    messages = [client.read_flow_run(run).state.message for run in (before, stopped, silent)]
+    assert messages[0] == "out of memory"
+    assert all(message.startswith("stopped by `tickerforge down`; press Retry") for message in messages[1:])
+    assert [state_of(client, run) for run in (stopped, silent)] == ["CRASHED"] * 2
 
 
 def test_more_runs_than_the_server_tells_at_a_time_are_all_closed(
