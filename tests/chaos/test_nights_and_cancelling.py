@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ pytestmark = [
 ]
 
 CANCELLED_SECONDS = 30
+WITHOUT_WORKER_SECONDS = 15
 
 
 @pytest.mark.parametrize("heavy_stages", ["gpu-pool", "here"])
@@ -40,6 +42,43 @@ def test_a_run_that_is_cancelled_stops_its_stage_and_frees_its_slots_within_half
     (partial,) = operations.store.glob("partial/grpo_1st-*")
     shutil.rmtree(partial)
     operations.completes(operations.train(config, heavy_stages=heavy_stages))
+    all_is_well(operations, reference)
+
+
+@pytest.mark.parametrize(("heavy_stages", "worker"), [("gpu-pool", "gpu-worker"), ("here", "cpu-worker")])
+def test_a_run_whose_worker_died_is_cancelled_within_fifteen_seconds(
+    operations: Operations, config: PipelineConfig, heavy_stages: str, worker: str
+) -> None:
+    long = with_overrides(config, ["training.grpo_1st.steps=5000"])
+    run = operations.train(long, heavy_stages=heavy_stages)
+    with operations.held_in("grpo_1st") as process:
+        operations.kill(worker)
+    at_work = operations.children(run)[-1]["id"] if heavy_stages == "gpu-pool" else run
+    operations.cancel(at_work)
+    gone = wait_until(lambda: not is_alive(process), seconds=WITHOUT_WORKER_SECONDS)
+    assert gone, operations.told(at_work)
+    assert operations.outcome(at_work, seconds=5) == "CANCELLED"
+    # A run whose stage was cancelled fails, and lets go of its ticker.
+    assert operations.outcome(run, seconds=60) in ("CANCELLED", "FAILED")
+    operations.lets_go(seconds=5)
+
+
+def test_a_night_started_by_hand_on_a_saturday_does_its_work(
+    operations: Operations, config: PipelineConfig, reference: dict[str, str]
+) -> None:
+    today = datetime.now(UTC).replace(hour=18)
+    saturday = today - timedelta(days=(today.weekday() - 5) % 7 or 7)
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": saturday.isoformat()}}
+    night = {"tickers": ["DEMO"], "exchange": "XNYS", "heavy_stages": "here"}
+    found = operations.api(f"/deployments/name/{NIGHT}")
+    parameters = {**found["parameters"], "config": config.model_dump(mode="json"), **night}
+    wanted = {"parameters": parameters, "state": state}
+    run = str(operations.api(f"/deployments/{found['id']}/create_flow_run", wanted)["id"])
+    operations.completes(run)
+    assert operations.run(run)["state"]["name"] == "Completed"
+    assert len(operations.versions()) == 1
+    logs = operations.api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
+    assert any("1 of 1 tickers are done" in log["message"] for log in logs)
     all_is_well(operations, reference)
 
 
