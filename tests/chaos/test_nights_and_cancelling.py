@@ -77,8 +77,13 @@ def test_a_night_started_by_hand_on_a_saturday_does_its_work(
     operations.completes(run)
     assert operations.run(run)["state"]["name"] == "Completed"
     assert len(operations.versions()) == 1
-    logs = operations.api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
-    assert any("1 of 1 tickers are done" in log["message"] for log in logs)
+
+    def says_so() -> bool:
+        logs = operations.api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
+        return any("1 of 1 tickers are done" in log["message"] for log in logs)
+
+    # The last lines arrive after the state.
+    assert wait_until(says_so, seconds=10)
     all_is_well(operations, reference)
 
 
