@@ -1,9 +1,11 @@
 """Prices from Yahoo: yfinance itself against a server on this machine that answers as Yahoo does."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 
 from tickerforge.features.config import SyntheticConfig
 from tickerforge.features.errors import BarsError
+from tickerforge.features.prices.bars import validate_frame
 from tickerforge.features.synthetic import market
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.prices import source_yahoo
@@ -185,3 +188,19 @@ def test_a_refetched_history_that_lacks_stored_sessions_is_refused(yahoo: Yahoo,
     with pytest.raises(MarketDataError, match="holds 2 sessions that the new prices lack"):
         fill(tmp_path, "AAPL", now=yahoo.instant)
     assert (tmp_path / "AAPL.csv").read_bytes() == as_csv(BARS.head(117))
+
+
+@pytest.mark.parametrize("tickers", ["AAPL", ["AAPL"], ["AAPL", "MSFT"]])
+@pytest.mark.parametrize("options", [{}, {"group_by": "ticker"}, {"multi_level_index": False}])
+def test_what_yfinance_downloads_is_taken_as_it_is(
+    yahoo: Yahoo, tickers: str | list[str], options: dict[str, Any]
+) -> None:
+    import yfinance
+
+    yahoo.bars["MSFT"] = BARS.assign(close=BARS["close"] * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        frame = yfinance.download(
+            tickers, start="2020-01-01", end="2030-01-01", auto_adjust=False, progress=False, threads=False, **options
+        )
+    pd.testing.assert_frame_equal(validate_frame(frame, source="AAPL"), BARS)
