@@ -1,7 +1,8 @@
-"""The report of one comparison: a self-contained HTML page, Markdown, pictures and numbers."""
+"""The report of one comparison: a self-contained HTML page with its pictures, Markdown and numbers."""
 
 import base64
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -55,6 +56,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = "report.html.j2"
+HTML_FILE, MARKDOWN_FILE, NUMBERS_FILE = "report.html", "report.md", "metrics.parquet"
+FIGURES_FOLDER = "figures"
+_COLOURS = 256
+# What the template writes for a picture.
+_EMBEDDED = re.compile(r'<figure id="picture-(\w+)">.*?src="data:image/png;base64,([^"]+)"', re.DOTALL)
 _FIRST_PICTURE = "forecasts"
 """The picture next to the verdict."""
 
@@ -66,7 +72,6 @@ class ReportPaths:
     html: Path
     markdown: Path
     metrics: Path
-    figures: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,10 @@ def write_report(
     provenance: Mapping[str, str] | None = None,
     quality: Sequence[QualityReport] = (),
 ) -> ReportPaths:
-    """Write `report.html`, `report.md`, `metrics.parquet` and `figures/*.png`; each file is complete or absent.
+    """Write `report.html`, `report.md` and `metrics.parquet`; each file is complete or absent.
 
-    Each picture is drawn once. The page embeds the same PNG and, on dark screens, shows it through a colour filter.
+    Each picture is drawn once, and only the page holds it: `write_figures` takes the PNG files out of the page. On dark
+    screens the page shows them through a colour filter.
 
     Args:
         report: From `evaluation.comparison.compare.compare`.
@@ -112,23 +118,30 @@ def write_report(
         OSError: The files cannot be written.
     """
     pictures = pictures_of(report, windows, forecasts, training_metrics=training_metrics, config=config)
-    figure_dir = out_dir / "figures"
-    (figure_dir if pictures else out_dir).mkdir(parents=True, exist_ok=True)
+    out_dir.mkdir(parents=True, exist_ok=True)
     images = draw_pictures(pictures)
-    for name, image in images.items():
-        write_atomically(figure_dir / f"{name}.png", image)
-    paths = ReportPaths(
-        html=out_dir / "report.html",
-        markdown=out_dir / "report.md",
-        metrics=out_dir / "metrics.parquet",
-        figures=tuple(figure_dir / f"{name}.png" for name in images),
-    )
+    paths = ReportPaths(html=out_dir / HTML_FILE, markdown=out_dir / MARKDOWN_FILE, metrics=out_dir / NUMBERS_FILE)
     write_atomically(paths.metrics, report.metrics_frame().to_parquet(index=False))
     markdown = render_markdown(report, verdict, pictures=pictures, provenance=provenance or {}, quality=quality)
     write_atomically(paths.markdown, markdown.encode())
     page = _render_html(report, verdict, pictures=pictures, images=images, provenance=provenance or {}, quality=quality)
     write_atomically(paths.html, page.encode())
     return paths
+
+
+def write_figures(folder: Path) -> list[Path]:
+    """Write the pictures of the page in a report's folder as `figures/*.png`, which its Markdown links to.
+
+    Raises:
+        OSError: If the page cannot be read or a file cannot be written.
+    """
+    figures = folder / FIGURES_FOLDER
+    written = []
+    for name, image in _EMBEDDED.findall((folder / HTML_FILE).read_text(encoding="utf-8")):
+        figures.mkdir(exist_ok=True)
+        written.append(figures / f"{name}.png")
+        write_atomically(written[-1], base64.b64decode(image))
+    return written
 
 
 def pictures_of(
@@ -171,14 +184,21 @@ def pictures_of(
 
 
 def draw_pictures(pictures: Sequence[Picture]) -> dict[str, bytes]:
-    """Draw every picture as a PNG file, by name."""
+    """Draw every picture as a PNG file, by name.
+
+    A palette of 256 colours takes a third of the space and changes no colour visibly.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
 
     images = {}
     for picture in pictures:
         # `savefig` would lay out the figure twice, for the same bytes.
+        canvas = FigureCanvasAgg(picture.draw())
+        canvas.draw()
+        drawn = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
         buffer = io.BytesIO()
-        FigureCanvasAgg(picture.draw()).print_png(buffer)  # type: ignore[no-untyped-call]
+        drawn.quantize(_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, "PNG")
         images[picture.name] = buffer.getvalue()
     return images
 

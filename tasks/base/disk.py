@@ -253,3 +253,11 @@ def copy_tree(source: Path, target: Path, *, leave_out: frozenset[str] = frozens
 def _copy_readable(source: Path | str, target: Path | str) -> None:
     shutil.copy2(source, target)
     os.chmod(target, 0o644)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, so that it takes no space again; copy it to another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

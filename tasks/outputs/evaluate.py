@@ -141,7 +141,7 @@ def compare_models(
         command: Command that repeats the run, for the report.
 
     Returns:
-        Artifact of the stage `comparison` with `report.html`, `report.md`, `metrics.parquet`, figures, `report.json`,
+        Artifact of the stage `comparison` with `report.html`, `report.md`, `metrics.parquet`, `report.json`,
         `verdict.json` and `expected_error.json`; its meta holds `chosen`, `promoted` and `headline`.
     """
     from tickerforge.evaluation.report.report import write_report

@@ -1,10 +1,11 @@
-"""The folders for people: results of a run and adapters of a ticker, each copied from the store in one step."""
+"""The folders for people: results of a run and adapters of a ticker, each filled from the store in one step."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from tickerforge.tasks.base.disk import copy_tree, replace_folder
+from tickerforge.evaluation.report.report import write_figures
+from tickerforge.tasks.base.disk import copy_tree, link_or_copy, replace_folder
 from tickerforge.tasks.base.paths import (
     ADAPTER_FOLDER,
     CARD_FILE,
@@ -54,14 +55,18 @@ def publish_sft_data(artifact: ArtifactRef, run_folder: RunFolder, *, stock: str
 
 
 def publish_comparison_folder(artifact: ArtifactRef, run_folder: RunFolder) -> Path:
-    """Copy the report, its figures and metrics into the run's folder.
+    """Link the report and its numbers into the run's folder, and write the pictures beside them as files.
 
     Raises:
         PublishError: If the folder cannot be written.
     """
-    return replace_folder(
-        run_folder.stage(artifact.stage), lambda fresh: copy_tree(artifact.path, fresh), marker=MANIFEST_FILE
-    )
+
+    def fill(fresh: Path) -> None:
+        for path in artifact.path.iterdir():
+            link_or_copy(path, fresh / path.name)
+        write_figures(fresh)
+
+    return replace_folder(run_folder.stage(artifact.stage), fill, marker=MANIFEST_FILE)
 
 
 def publish_adapter(artifact: ArtifactRef, target: ModelFolder | Path, *, card: AdapterCard) -> Path:

@@ -41,6 +41,7 @@ from tickerforge.tasks.registry.versions import (
 )
 from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of
+from tickerforge.tasks.tracking.reports import log_report
 from tickerforge.tasks.tracking.runs import LONGEST_TAG
 from tickerforge.tasks.tracking.stage_runs import PipelineRun, start_nested_run
 from tickerforge.tasks.windows.preprocess import read_bars
@@ -262,7 +263,7 @@ def _create_version(
 
     client = client_of(run.tracking)
     if not client.list_artifacts(run.run_id, COMPARISON.results_folder):
-        client.log_artifacts(run.run_id, str(comparison.path), COMPARISON.results_folder)
+        log_report(client, run.run_id, comparison)
     nested = start_nested_run(run, "register", tags={"stage": "register", "store_key": adapter.key})
     logged, checksums = log_adapter(nested, adapter, card=card, bars=read_bars(bars))
     try:

@@ -16,6 +16,7 @@ from tickerforge.tasks.outputs.evaluate import named_scores, read_report, read_v
 from tickerforge.tasks.store.artifacts import ArtifactRef, read_manifest
 from tickerforge.tasks.tracking.backfill import Journal
 from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of, connect
+from tickerforge.tasks.tracking.reports import log_report
 from tickerforge.tasks.tracking.runs import (
     LONGEST_TAG,
     PARENT_TAG,
@@ -234,7 +235,7 @@ def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
         _describe(run, client, verdict=f"{headline} [Report]({holder.report_page})")
         if maker:
             return
-        client.log_artifacts(run.run_id, str(comparison.path), COMPARISON.results_folder)
+        log_report(client, run.run_id, comparison)
         parent = _nested(run, stage, tags={"stage": stage, "store_key": comparison.key}, started=created)
         for model, rows in figures.items():
             tags = {"stage": stage, "model": model, "chosen": str(model == chosen).lower()}

@@ -16,7 +16,7 @@ from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
 from tickerforge.evaluation.core.contracts import EvalReport
 from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
 from tickerforge.evaluation.report.forecast_plots import forecast_panels
-from tickerforge.evaluation.report.report import write_report
+from tickerforge.evaluation.report.report import write_figures, write_report
 from tickerforge.evaluation.report.tables import ticker_rows, ticker_skills
 from tickerforge.evaluation.report.wording import pooling
 from tickerforge.features.pooling import pool_windows
@@ -130,7 +130,13 @@ def test_the_report_of_a_pool_shows_the_tickers_and_no_single_price_series(
         config=CONFIG,
         quality=[looked_over(ticker, odd=odd) for odd, ticker in enumerate(LIVES)],
     )
-    assert [path.stem for path in paths.figures] == ["forecasts", "skill", "horizon", "tickers", "calibration"]
+    assert [path.stem for path in write_figures(tmp_path)] == [
+        "forecasts",
+        "skill",
+        "horizon",
+        "tickers",
+        "calibration",
+    ]
     for text in (paths.markdown.read_text(), paths.html.read_text()):
         assert all(ticker in text for ticker in LIVES)
         assert "(tickers: 3)" in text

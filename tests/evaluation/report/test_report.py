@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
 from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.evaluation.core.labels import METRICS
-from tickerforge.evaluation.report.report import ReportPaths, render_markdown, write_report
+from tickerforge.evaluation.report.report import ReportPaths, render_markdown, write_figures, write_report
 from tickerforge.evaluation.report.tables import (
     METRIC_COLUMNS,
     account_rows,
@@ -101,8 +102,7 @@ def test_the_page_needs_no_network_and_every_picture_has_a_text(written: ReportP
 
 def test_the_page_holds_each_picture_once_and_filters_it_on_dark_screens_only(written: ReportPaths) -> None:
     text = written.html.read_text()
-    images = [link.removeprefix("data:image/png;base64,") for link in _Page(text).links]
-    assert sorted(base64.b64decode(image) for image in images) == sorted(path.read_bytes() for path in written.figures)
+    assert len(set(_Page(text).links)) == len(_Page(text).links) == 6
     dark = text[text.index("@media screen and (prefers-color-scheme: dark)") : text.index("* { box-sizing")]
     assert "figure img { filter: url(#dark); }" in dark
     assert text.count("filter: url(#dark)") == 1
@@ -123,7 +123,7 @@ def test_without_pictures_the_report_says_the_same_and_has_no_figures(case: Case
         out_dir=tmp_path,
         config=CONFIG.model_copy(update={"pictures": False}),
     )
-    assert paths.figures == ()
+    assert write_figures(tmp_path) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.parquet", "report.html", "report.md"]
     page = _Page(paths.html.read_text())
     assert page.links == page.alternatives == []
@@ -171,25 +171,36 @@ def test_what_there_is_to_say_about_the_prices_is_a_table_with_the_finding_as_it
     assert "missing sessions not known for some tickers" in quality_heading([clean, alone])
 
 
-def test_the_folder_has_exactly_the_expected_files(written: ReportPaths) -> None:
-    folder = written.html.parent
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    figures = {f"figures/{name}.png" for name in ("skill", "forecasts", "series", "horizon", "calibration", "training")}
-    assert found == {"report.html", "report.md", "metrics.parquet"} | figures
-    assert {path.name for path in written.figures} == {Path(name).name for name in figures}
-    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in written.figures)
+def test_the_folder_has_no_pictures_beside_the_page_which_holds_them(written: ReportPaths) -> None:
+    assert {path.name for path in written.html.parent.iterdir()} == {"report.html", "report.md", "metrics.parquet"}
+
+
+def test_the_pictures_of_the_page_are_small_files_if_one_wants_them(written: ReportPaths, tmp_path: Path) -> None:
+    shutil.copy(written.html, tmp_path)
+    figures = write_figures(tmp_path)
+    names = ["skill", "forecasts", "series", "horizon", "calibration", "training"]
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in figures) == sorted(
+        f"figures/{n}.png" for n in names
+    )
+    images = [link.removeprefix("data:image/png;base64,") for link in _Page(written.html.read_text()).links]
+    assert [path.read_bytes() for path in figures] == [base64.b64decode(image) for image in images]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+    assert all(4_000 < path.stat().st_size < 80_000 for path in figures)
 
 
 def test_the_numbers_on_disk_are_the_report(case: Case, written: ReportPaths) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(written.metrics), case[0].metrics_frame())
 
 
-def test_the_markdown_has_both_tables_and_links_existing_figures(case: Case, written: ReportPaths) -> None:
+def test_the_markdown_has_both_tables_and_links_existing_figures(
+    case: Case, written: ReportPaths, tmp_path: Path
+) -> None:
     text = written.markdown.read_text()
     assert text.startswith("# DEMO: not promoted\n")
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert len(links) == 6
-    assert all((written.markdown.parent / link).exists() for link in links)
+    shutil.copy(written.html, tmp_path)
+    assert {tmp_path / link for link in links} == set(write_figures(tmp_path))
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 * (1 + len(case[0].models))
     assert {line.count("|") for line in rows} == {len(METRIC_COLUMNS) + 2}
@@ -222,7 +233,7 @@ def test_a_backtest_is_a_table_and_a_picture_that_states_its_finding(case: Case,
     assert re.search(
         r"## Long or short by SFT returned [+−][\d.,]+ % per year after costs, by drift .*, holding ", text
     )
-    assert (tmp_path / "figures" / "trading.png").stat().st_size > 10_000
+    assert tmp_path / "figures" / "trading.png" in write_figures(tmp_path)
     words = " ".join(_Page(paths.html.read_text()).words)
     for row in account_rows(report):
         assert row[0] in words
@@ -244,7 +255,7 @@ def test_without_training_there_are_no_curves_and_a_failed_rewrite_leaves_the_pa
         )
 
     page = write(forecasts).html.read_text()
-    assert not (tmp_path / "figures" / "training.png").exists()
+    assert tmp_path / "figures" / "training.png" not in write_figures(tmp_path)
     assert "step by step" not in page
     with pytest.raises(ForecastsError, match="no forecast"):
         write(forecasts[forecasts["model"] != report.chosen])

@@ -37,7 +37,7 @@ def test_forecasts_are_found_again_and_depend_on_adapter_and_sampling(made: Piec
     assert len({ref.key for ref in made.forecasts}) == 3
 
 
-def test_the_comparison_holds_report_figures_numbers_and_verdict(made: Pieces) -> None:
+def test_the_comparison_holds_report_numbers_and_verdict(made: Pieces) -> None:
     folder = made.comparison.path
     assert {"report.html", "report.md", "metrics.parquet", "report.json", "verdict.json"} <= {
         path.name for path in folder.iterdir()
@@ -91,7 +91,7 @@ def test_a_comparison_with_bars_trades_at_their_adjusted_opens_and_logs_sharpe_r
     traded = {model for model, scores in named_scores(report).items() if "test/long_short_sharpe" in scores}
     assert "persistence" not in traded
     assert {"base", "sft"} <= traded
-    assert (with_bars.path / "figures" / "trading.png").is_file()
+    assert 'id="picture-trading"' in (with_bars.path / "report.html").read_text()
 
 
 def test_the_curves_hold_reward_by_step_in_the_order_of_the_stages(made: Pieces) -> None:
@@ -184,7 +184,10 @@ def test_results_and_adapters_are_published_in_their_folders(
     assert {path.name for path in run.stage("grpo_1st").iterdir()} == {"metrics.jsonl", "manifest.json"}
     assert csv == run.stage("sft_data") / "DEMO_sft_training_data.csv"
     assert len(pd.read_csv(csv)) == made.sft_data.meta["accepted"]
-    assert (run.stage("comparison") / "figures").is_dir()
+    comparison = run.stage("comparison")
+    assert (comparison / "figures" / "trading.png").is_file()
+    assert (comparison / "report.html").samefile(with_bars.path / "report.html")
+    assert not (with_bars.path / "figures").exists()
     assert folder == models.root / "sft_lora"
     assert {"adapter_config.json", "adapter_model.safetensors", "tickerforge.json"} <= {
         p.name for p in folder.iterdir()

@@ -165,7 +165,9 @@ def test_a_comparison_is_logged_by_split_and_metric_for_every_model(
     assert models[report.chosen].data.tags["chosen"] == "true"
     assert client_of(run.tracking).get_run(run.run_id).data.metrics["test/mse"] == expected
     names = {item.path for item in client_of(run.tracking).list_artifacts(run.run_id, "model_comparison")}
-    assert "model_comparison/report.html" in names
+    assert names == {"model_comparison/report.html"}
+    logged = Path(client_of(run.tracking).get_run(run.run_id).info.artifact_uri.removeprefix("file://"))
+    assert (logged / "model_comparison" / "report.html").samefile(made.comparison.path / "report.html")
 
 
 def test_a_run_shows_its_verdict_and_the_report_also_if_the_comparison_came_from_the_store(
