@@ -70,7 +70,9 @@ def test_an_own_process_sees_the_chosen_gpus_ends_with_its_caller_and_resumes_to
     def stop(progress: Progress) -> None:
         # This process may have servers of other tests.
         seen.extend(
-            each for each in psutil.Process().children(recursive=True) if "tickerforge.training" in each.cmdline()
+            each
+            for each in psutil.Process().children(recursive=True)
+            if each.status() != psutil.STATUS_ZOMBIE and "tickerforge.training" in each.cmdline()
         )
         assert seen
         assert {child.environ()["CUDA_VISIBLE_DEVICES"] for child in seen} == {"7"}

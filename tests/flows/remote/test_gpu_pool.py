@@ -296,13 +296,14 @@ def test_a_ticker_has_one_slot_which_the_next_waits_for_and_gets_and_says_so(
             assert taken(client, ticker_limit("BRK.B")) == 1
             with ticker_slot("AAPL"):
                 waiting: Future[None] = pool.submit(other_run.run, second)
-                assert wait_until(lambda: caplog.text.count("waiting for") == 2)
+                assert wait_until(lambda: caplog.text.count("waiting for") >= 2)
             order.append("first")
         waiting.result(60)
     assert order == ["first", "second"]
     assert taken(client, ticker_limit("BRK.B")) == 0
     told = f"waiting for the other run of BRK.B: BRK.B ({run.id})"
-    assert [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()] == [told] * 2
+    # Prefect offers the slot some seconds after it is free; until then there may be more lines.
+    assert {record.getMessage() for record in caplog.records if "waiting" in record.getMessage()} == {told}
     for each in (run, other):
         client.delete_flow_run(each.id)
 
