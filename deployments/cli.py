@@ -1,5 +1,6 @@
 """The command `tickerforge`: the entry point, with the commands of the service; `flows.cli.commands` has the others."""
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +36,7 @@ def up(
     host: Annotated[
         str | None,
         typer.Option(
-            help="Address to listen at. There is no login: everyone who can reach the address can run code.",
+            help="Address to listen at. Everyone who can reach it and has the login can run code.",
             show_default="127.0.0.1",
             metavar="ADDRESS",
         ),
@@ -48,6 +49,10 @@ def up(
         int | None,
         typer.Option(help="Port of MLflow.", min=1, max=65535, show_default="5000", metavar="PORT"),
     ] = None,
+    no_login: Annotated[
+        bool,
+        typer.Option("--no-login", help="Let every user of this machine use both servers, and so run code as you."),
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
     """Start Prefect, MLflow and the workers on this machine.
@@ -65,7 +70,7 @@ def up(
             deploy=lambda service: _deploy(Path(service.working_dir), data, recipe, tickers),
             renew=any(path is not None for path in (data, recipe, tickers)),
             working_dir=Path.cwd(),
-            at=Listening(host=host, prefect_port=prefect_port, mlflow_port=mlflow_port),
+            at=Listening(host=host, prefect_port=prefect_port, mlflow_port=mlflow_port, login=not no_login),
         )
         show(_addresses(service))
 
@@ -84,10 +89,17 @@ def down(debug: options.Debug = False) -> None:
 
 
 @app.command(epilog="Example: tickerforge status")
-def status(debug: options.Debug = False) -> None:
-    """Show what runs, since when, and where its log is.
+def status(
+    env: Annotated[
+        bool,
+        typer.Option("--env", help="Print only the lines that let `prefect` and `mlflow` in a shell use the service."),
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show what runs, since when, where its log is, and the login of both pages.
 
-    Ends with exit code 1 if a part of the service does not run or does not answer.
+    Ends with exit code 1 if a part of the service does not run or does not answer. `eval "$(tickerforge status --env)"`
+    lets the commands `prefect` and `mlflow` in this shell use the service.
     """
     with terminal_session(debug=debug):
         from tickerforge.deployments.service.health import health
@@ -99,6 +111,10 @@ def status(debug: options.Debug = False) -> None:
         if service is None:
             show(f"no service runs in {Workspace.current().root}: start one with `tickerforge up`")
             raise typer.Exit(1)
+        if env:
+            for name, value in service.variables().items():
+                typer.echo(f"export {name}={shlex.quote(value)}")
+            return
         faults = health(service)
         found = programs(service)
         show(_table(found, faults))
@@ -182,11 +198,19 @@ def _table(found: "list[Program]", faults: dict[str, str]) -> "Table":
     return table
 
 
+def _login(service: "Service") -> str:
+    if not service.login:
+        return "none: every user of this machine can use both"
+    user, _, password = service.login.partition(":")
+    return f"user {user}, password {password}; in one line, for Prefect's page: {service.login}"
+
+
 def _addresses(service: "Service") -> str:
     return "\n".join(
         [
             f"Prefect    {service.prefect_ui}",
             f"MLflow     {service.mlflow}",
+            f"login      {_login(service)}",
             f"databases  {service.database}",
             f"runs in    {service.working_dir}",
         ]

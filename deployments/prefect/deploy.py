@@ -225,14 +225,19 @@ def _make_pool(client: "SyncPrefectClient", name: str, *, pool_type: str, workin
     except ObjectNotFound:
         template = ProcessWorker.get_default_base_job_template() if pool_type == "process" else {}
         pool = client.create_work_pool(WorkPoolCreate(name=name, type=pool_type, base_job_template=template))
-    if working_dir is not None and pool.type == "process":
-        template = pool.base_job_template
-        settings = template["variables"]["properties"]
+    if pool.type != "process":
+        return
+    template = pool.base_job_template
+    settings = template["variables"]["properties"]
+    # Whoever may start a run chooses its parameters, not the command that executes it.
+    settings.pop("command", None)
+    template["job_configuration"].pop("command", None)
+    if working_dir is not None:
         settings["working_dir"]["default"] = str(working_dir.resolve())
         # A run that writes to its worker's output dies of a broken pipe when the worker ends. Its lines are in Prefect
         # and in `pipeline.log`.
         settings["stream_output"]["default"] = False
-        client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+    client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
 
 
 def _make_automation(client: "SyncPrefectClient") -> None:

@@ -14,16 +14,19 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+HOSTS_VARIABLE = "TICKERFORGE_HOSTS"
+_ADDRESSES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
 _FIX = "give --host an IPv4 address of this machine, or 0.0.0.0 for all, and ports above 1023"
 
 
 @dataclass(frozen=True)
 class Listening:
-    """The wanted address of the servers; `None` is the default, or the current value of a running service."""
+    """How the servers are wanted; `None` is the default, or the current value of a running service."""
 
     host: str | None = None
     prefect_port: int | None = None
     mlflow_port: int | None = None
+    login: bool = True
 
 
 def check_environment(service: Service) -> None:
@@ -34,14 +37,39 @@ def check_environment(service: Service) -> None:
     """
     for name, value in service.variables().items():
         if os.environ.get(name, value) != value:
+            # The other variables are parts of the login.
+            other = f"server than this service's {value}" if name in _ADDRESSES else "login than this service's"
             raise ConfigError(
-                f"{name} is set to another server than this service's {value}: unset it, so that commands and the "
-                "service use the same server"
+                f"{name} is set to another {other}: unset it, so that commands and the service use the same server"
             )
 
 
+def known_names(host: str) -> set[str]:
+    """Return the names under which others know servers that listen at `host`, with those of `TICKERFORGE_HOSTS`."""
+    names = {name.strip() for name in os.environ.get(HOSTS_VARIABLE, "").split(",")} - {""}
+    return names if ipaddress.IPv4Address(host).is_loopback else names | {socket.gethostname()}
+
+
+def warn_of_others(service: Service) -> None:
+    """Say who else can reach the servers, and what that means."""
+    here = ipaddress.IPv4Address(service.host).is_loopback
+    if service.login and not here:
+        logger.warning(
+            "Prefect and MLflow listen at %s, for other machines too. Everyone with the login can run code here, and "
+            "HTTP shows it to the network: put a proxy with TLS before both ports (docs/security.md)",
+            service.host,
+        )
+    elif not service.login:
+        logger.warning(
+            "Prefect and MLflow listen at %s without a login: %s can run code here as you. Use --no-login only where "
+            "you are alone",
+            service.host,
+            "every user of this machine" if here else "everyone who can reach these ports",
+        )
+
+
 def local_address(host: str) -> str:
-    """Return the address at which this machine reaches a server that listens at `host`; warn if others reach it too.
+    """Return the address at which this machine reaches a server that listens at `host`.
 
     Raises:
         ConfigError: If `host` is not an IPv4 address.
@@ -50,12 +78,6 @@ def local_address(host: str) -> str:
         place = ipaddress.IPv4Address(host)
     except ValueError:
         raise ConfigError(f"--host {host!r} is not an address: {_FIX}") from None
-    if not place.is_loopback:
-        logger.warning(
-            "Prefect and MLflow listen at %s without a login: everyone who can reach these ports can run code here. "
-            "Open them to a trusted network only, or put a proxy with a login before them",
-            host,
-        )
     return LOOPBACK if place.is_unspecified else str(place)
 
 

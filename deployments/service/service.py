@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from tickerforge.deployments.service.addresses import (
     check_environment,
     check_port,
     local_address,
+    warn_of_others,
 )
 from tickerforge.deployments.service.database import Databases, databases
 from tickerforge.deployments.service.health import wait_for_servers, wait_for_workers
@@ -35,6 +37,7 @@ from tickerforge.tasks.base.service import (
     read_service,
     server_lock,
     service_folder,
+    service_login,
     service_processes,
     write_service,
 )
@@ -67,7 +70,7 @@ def start(
         deploy: Creates pools and deployments; called when the servers answer.
         renew: Whether to call `deploy` even if the service runs already.
         working_dir: Folder to which runs write results and models.
-        at: Address and ports.
+        at: Address, ports, and whether there is a login.
 
     Raises:
         ConfigError: If host or ports cannot be used, or the environment names other servers.
@@ -86,12 +89,11 @@ def start(
             return _complete(service, deploy if renew else None)
         # Remains of an earlier service would hold databases and ports.
         _stop(workspace)
-        host = at.host or LOOPBACK
         service, where = _plan(workspace, working_dir=working_dir, at=at)
         try:
             with server_lock(workspace, alone=True):
                 # A command that waits for this lock then finds the record and a process manager that answers.
-                _start_servers(workspace, service, where, host=host)
+                _start_servers(workspace, service, where)
             return _complete(service, deploy, settle=True)
         except BaseException:
             logger.info("the start failed: stopping what was started")
@@ -138,6 +140,9 @@ def _report_running(service: Service, *, working_dir: Path, at: Listening) -> No
     there = (service.address, service.prefect_port, service.mlflow_port)
     if any(asked not in (None, has) for asked, has in zip(wanted, there, strict=True)):
         logger.warning("the service keeps its addresses: to change them, call `tickerforge down` first")
+    if at.login != bool(service.login):
+        has, option = ("a login", "with --no-login") if service.login else ("no login", "without --no-login")
+        logger.warning("the service has %s: to change that, call `tickerforge down`, then `up` %s", has, option)
     if working_dir.resolve() != Path(service.working_dir):
         logger.warning("runs still write to %s: to change that, call `tickerforge down` first", service.working_dir)
 
@@ -157,21 +162,24 @@ def _plan(workspace: Workspace, *, working_dir: Path, at: Listening) -> tuple[Se
         socket="",
         working_dir=str(working_dir.resolve()),
         database=where.shown,
+        host=host,
+        login=service_login(workspace) if at.login else "",
     )
     check_environment(service)
+    warn_of_others(service)
     return replace(service, socket=str(_socket_path(workspace))), where
 
 
-def _start_servers(workspace: Workspace, service: Service, where: Databases, *, host: str) -> None:
+def _start_servers(workspace: Workspace, service: Service, where: Databases) -> None:
     write_service(workspace, service)
     set_embedded_defaults(workspace)
     send_to_prefect()
     logger.info("starting Prefect and MLflow; their logs are in %s", service_folder(workspace) / "logs")
-    environment = _environment(workspace, service, where, host=host)
+    environment = _environment(workspace, service, where)
     processes.start_manager(environment, folder=Path(service.working_dir))
 
 
-def _environment(workspace: Workspace, service: Service, where: Databases, *, host: str) -> Mapping[str, str]:
+def _environment(workspace: Workspace, service: Service, where: Databases) -> Mapping[str, str]:
     return {
         **os.environ,
         **{name: os.environ.get(name, value) for name, value in _WORKER_SETTINGS.items()},
@@ -179,16 +187,12 @@ def _environment(workspace: Workspace, service: Service, where: Databases, *, ho
         HOME_VARIABLE: str(workspace.root),
         MARK: str(service_folder(workspace)),
         "TICKERFORGE_SOCKET": service.socket,
-        "PREFECT_SERVER_API_HOST": host,
-        "PREFECT_SERVER_API_PORT": str(service.prefect_port),
         "PREFECT_SERVER_UI_API_URL": "/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": service.prefect_ui,
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": where.prefect,
         # The default keeps leases in memory: a restart would lose them, and their slots would never be freed.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "MLFLOW_HOST": host,
-        "MLFLOW_PORT": str(service.mlflow_port),
-        "MLFLOW_WORKERS": "1",
         "MLFLOW_BACKEND_STORE_URI": where.mlflow,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": workspace.mlflow_artifacts.as_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -214,10 +218,11 @@ def _forget_socket(workspace: Workspace, path: Path) -> None:
 def _stop(workspace: Workspace) -> bool:
     service = read_service(workspace)
     if service is not None and service.answers():
+        began = datetime.now(UTC)
         stopped_runs = _end_runs(workspace)
         processes.stop_programs(service, WORKERS)
         if stopped_runs:
-            _settle(service)
+            _settle(service, since=began)
         with processes.manager(service) as remote:
             remote.shutdown()
         deadline = time.monotonic() + _MANAGER_END_SECONDS
@@ -232,8 +237,8 @@ def _stop(workspace: Workspace) -> bool:
     return ended or service is not None
 
 
-def _settle(service: Service) -> None:
-    """Close the runs whose last report Prefect did not take, for example because its SQLite was locked.
+def _settle(service: Service, *, since: datetime) -> None:
+    """Say in Prefect that the runs were stopped; close those whose last report it did not take, as SQLite was locked.
 
     If Prefect does not answer, the next `up` closes them.
     """
@@ -243,7 +248,7 @@ def _settle(service: Service) -> None:
     from tickerforge.tasks.base.retries import is_transient
 
     try:
-        settle_orphans()
+        settle_orphans(stopped_since=since)
     except Exception as error:
         if not is_transient(error):
             raise

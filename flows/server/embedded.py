@@ -14,6 +14,7 @@ from tickerforge.features.probe import probe
 from tickerforge.flows.errors import PrefectUnavailable
 from tickerforge.flows.server.logs import send_to_prefect
 from tickerforge.tasks.base.disk import os_errors_as_store_error
+from tickerforge.tasks.base.gate import new_login
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.service import running_service, server_lock
 
@@ -28,7 +29,7 @@ _PENDING_CONNECTIONS = 64
 
 
 class EmbeddedServer:
-    """A Prefect server in its own process, on a free port of the loopback interface.
+    """A Prefect server in its own process, on a free port of the loopback interface, with a login of its own.
 
     Prefect's own temporary server has three faults that this one avoids. It shares the terminal's process group, so
     Ctrl-C ends it before the run is reported as stopped. It survives a parent that was killed. It starts only after
@@ -41,6 +42,7 @@ class EmbeddedServer:
 
     def __init__(self, log: Path, *, keep: tuple[int, ...] = ()) -> None:
         self._log = log
+        self.login = new_login()
         with socket.socket() as listener, log.open("wb") as output:
             listener.bind(("127.0.0.1", 0))
             listener.listen(_PENDING_CONNECTIONS)
@@ -52,6 +54,7 @@ class EmbeddedServer:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env={**os.environ, "PREFECT_SERVER_API_AUTH_STRING": self.login},
                 pass_fds=[listener.fileno(), *keep],
             )
 
@@ -125,7 +128,7 @@ def start_prefect() -> None:
     # Exit handlers run in reverse order: this one, registered before Prefect's, runs after Prefect has sent its last
     # log lines and events.
     atexit.register(_server.stop)
-    os.environ[API_VARIABLE] = _server.url
+    os.environ |= {API_VARIABLE: _server.url, "PREFECT_API_AUTH_STRING": _server.login}
 
 
 def wait_for_prefect() -> None:

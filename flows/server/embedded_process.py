@@ -24,11 +24,18 @@ def _serve() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
 
+    # Its database is nobody else's business.
+    os.umask(0o077)
+
     import uvicorn
     from prefect.server.api.server import create_app
 
-    app = create_app(ephemeral=True, final=True)
-    config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=_GRACE_SECONDS)
+    from tickerforge.flows.server.sqlite import wait_for_write_lock
+    from tickerforge.tasks.base.gate import Gate
+
+    wait_for_write_lock()
+    gate = Gate(create_app(ephemeral=True, final=True))
+    config = uvicorn.Config(gate, log_level="error", lifespan="on", timeout_graceful_shutdown=_GRACE_SECONDS)
     uvicorn.Server(config).run([listener])
 
 

@@ -18,7 +18,7 @@ def set_embedded_defaults(workspace: Workspace) -> None:
     """Set the environment variables with which Prefect and MLflow use the workspace and log little.
 
     Variables that are set already win, so `PREFECT_API_URL` and `MLFLOW_TRACKING_URI` still select a server. If they
-    are unset and the service of this home runs (`tickerforge up`), they are set to its servers. Call this function
+    are unset and the service of this home runs (`tickerforge up`), they are set to its servers, with its login. Call it
     before Prefect or MLflow is imported: both read their settings at import.
 
     Raises:
@@ -43,7 +43,7 @@ def set_embedded_defaults(workspace: Workspace) -> None:
     with os_errors_as_store_error(workspace.state, doing="preparing the working folder of Prefect and MLflow"):
         workspace.state.mkdir(parents=True, exist_ok=True)
     if service := running_service(workspace):
-        defaults |= service.variables()
+        os.environ.update(service.variables_beside(os.environ))
     if "HF_HOME" not in os.environ:
         defaults["HF_HUB_CACHE"] = workspace.base_models / "hub"
     for name, value in defaults.items():

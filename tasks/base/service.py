@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from tickerforge.features.atomic import atomic_path
 from tickerforge.tasks.base.disk import locked
 from tickerforge.tasks.base.errors import LockTimeout, ServiceError, StoreError
+from tickerforge.tasks.base.gate import new_login
 from tickerforge.tasks.base.paths import Workspace
 
 if TYPE_CHECKING:
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 MARK = "TICKERFORGE_SERVICE"
 PROGRAM_MARK = "SUPERVISOR_PROCESS_NAME"
 RECORD_FILE = "service.json"
+LOGIN_FILE = "login"
 LOCK_FILE = "prefect-server.lock"
 RELEASE_SECONDS = 15.0
 POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 2.0
+_LOGIN = re.compile(r"[^:\s]+:\S+")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Service:
         socket: Address of the process manager.
         working_dir: Folder in which runs leave results and models.
         database: Where the databases are, without credentials.
+        host: Address at which both servers listen; `0.0.0.0` stands for all.
+        login: `user:password` of Prefect and MLflow; empty if they have none.
     """
 
     prefect_api: str
@@ -45,6 +51,8 @@ class Service:
     socket: str
     working_dir: str
     database: str
+    host: str = "127.0.0.1"
+    login: str = field(default="", repr=False)
 
     @property
     def prefect_ui(self) -> str:
@@ -67,8 +75,22 @@ class Service:
         return urlsplit(self.mlflow).port
 
     def variables(self) -> dict[str, str]:
-        """Return the environment variables with which Prefect and MLflow find the service."""
-        return {"PREFECT_API_URL": self.prefect_api, "MLFLOW_TRACKING_URI": self.mlflow}
+        """Return the environment variables with which Prefect and MLflow find the service and log in."""
+        return self.variables_beside({})
+
+    def variables_beside(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables without those of a server that the environment replaces: no other gets the login."""
+        found = {}
+        if environment.get("PREFECT_API_URL", self.prefect_api) == self.prefect_api:
+            found["PREFECT_API_URL"] = self.prefect_api
+            if self.login:
+                found["PREFECT_API_AUTH_STRING"] = self.login
+        if environment.get("MLFLOW_TRACKING_URI", self.mlflow) == self.mlflow:
+            found["MLFLOW_TRACKING_URI"] = self.mlflow
+            if self.login:
+                user, _, password = self.login.partition(":")
+                found |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+        return found
 
     def answers(self) -> bool:
         """Return whether its process manager accepts connections."""
@@ -107,10 +129,29 @@ def read_service(workspace: Workspace) -> Service | None:
 
 def write_service(workspace: Workspace, service: Service) -> None:
     """Write the service's record; only its owner may read it."""
-    with atomic_path(service_folder(workspace) / RECORD_FILE) as partial:
+    _write_private(service_folder(workspace) / RECORD_FILE, json.dumps(asdict(service), indent=2))
+
+
+def service_login(workspace: Workspace) -> str:
+    """Return the login of this home's service, `user:password`, and create it the first time.
+
+    Raises:
+        ServiceError: If the file has something else.
+    """
+    path = service_folder(workspace) / LOGIN_FILE
+    if not path.exists():
+        _write_private(path, new_login() + "\n")
+    login = path.read_text(encoding="utf-8").strip()
+    if not _LOGIN.fullmatch(login):
+        raise ServiceError(f"{path} does not hold `user:password`: correct it, or delete it for a new password")
+    return login
+
+
+def _write_private(path: Path, content: str) -> None:
+    with atomic_path(path) as partial:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(asdict(service), file, indent=2)
+            file.write(content)
 
 
 def running_service(workspace: Workspace) -> Service | None:

@@ -196,7 +196,8 @@ def lasting(base: Path, environment: Mapping[str, str]) -> Iterator[Operations]:
     try:
         done = made.up()
         assert done.returncode == 0, done.stdout + done.stderr
-        yield made
+        with made.logged_in():
+            yield made
     finally:
         made.call("down")
         for process in made.processes():

@@ -1,5 +1,6 @@
 """A home with a service that a test drives through the command line, in processes of its own."""
 
+import base64
 import json
 import os
 import socket
@@ -9,13 +10,15 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.service import Service, read_service, service_processes
@@ -86,6 +89,20 @@ class Home:
         own = {name: value for name, value in os.environ.items() if not name.startswith(shared)}
         return {**own, "TICKERFORGE_HOME": str(self.root), **self.environment}
 
+    def headers(self) -> dict[str, str]:
+        """Return the headers of a request with the service's login, if it has one."""
+        login = self.service.login
+        return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()} if login else {}
+
+    @contextmanager
+    def logged_in(self) -> Iterator[None]:
+        """Let MLflow's client in this process use the service's login."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.service.variables().items():
+                if name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+                    patch.setenv(name, value)
+            yield
+
     def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         self.work.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, *(DRIVER if arguments[0] == "up" else CLI), *arguments]
@@ -93,8 +110,12 @@ class Home:
             command, cwd=self.work, env=self.variables(), capture_output=True, text=True, check=False, timeout=300
         )
 
-    def up(self) -> "subprocess.CompletedProcess[str]":
-        return self.call("up", "--prefect-port", str(self.prefect_port), "--mlflow-port", str(self.mlflow_port))
+    def up(self, *options: str) -> "subprocess.CompletedProcess[str]":
+        return self.call("up", *self.ports, *options)
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        return ("--prefect-port", str(self.prefect_port), "--mlflow-port", str(self.mlflow_port))
 
     def pid(self, program: str) -> int:
         from tickerforge.deployments.service.processes import programs
@@ -126,7 +147,7 @@ class Home:
         """
         data = None if body is None else json.dumps(body).encode()
         url = f"http://127.0.0.1:{self.prefect_port}/api{path}"
-        request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json", **self.headers()})
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:

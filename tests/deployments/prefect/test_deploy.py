@@ -99,6 +99,14 @@ def test_deploying_twice_changes_nothing(client: Any, data: Path, tickers: Path)
     assert [name for _, name in after["automations"]].count(AUTOMATION) == 1
 
 
+def test_no_run_chooses_the_command_that_executes_it(client: Any) -> None:
+    for name in ("cpu-pool", "gpu-pool"):
+        template = client.read_work_pool(name).base_job_template
+        assert "working_dir" in template["variables"]["properties"]
+        assert "command" not in template["variables"]["properties"]
+        assert "command" not in template["job_configuration"]
+
+
 def test_what_a_user_switched_paused_or_added_in_the_ui_outlives_a_new_deployment(
     client: Any, data: Path, tickers: Path
 ) -> None:
@@ -160,6 +168,7 @@ def test_a_scheduled_run_due_on_thanksgiving_does_nothing_and_says_so(
     from prefect.states import Pending
 
     deployed = client.read_deployment_by_name(name)
+    client.update_deployment_schedule(deployed.id, deployed.schedules[0].id, active=True)
     times = {"start_time": "2026-11-26T17:00:00-05:00", "end_time": "2026-11-27T00:00:00-05:00"}
     client._client.post(f"/deployments/{deployed.id}/schedule", json=times).raise_for_status()
     wanted = {"deployment_id": {"any_": [deployed.id]}, "expected_start_time": {"before_": times["end_time"]}}

@@ -1,22 +1,26 @@
+import json
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from service_home import Home, answers, wait_until, write_namesakes
+from service_home import Home, answers, free_port, wait_until, write_namesakes
 from tickerforge.deployments.service.processes import stop_programs
 from tickerforge.deployments.service.service import Listening, start
 from tickerforge.flows.errors import ConfigError
 from tickerforge.tasks.base import service as records
 from tickerforge.tasks.base.errors import ServiceError
 from tickerforge.tasks.base.paths import Workspace
-from tickerforge.tasks.base.service import server_lock
+from tickerforge.tasks.base.service import server_lock, service_login
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -37,6 +41,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         yield made
     finally:
         made.call("down")
+
+
+@pytest.fixture
+def login(home: Home) -> Iterator[None]:
+    with home.logged_in():
+        yield
 
 
 def test_everything_runs_and_status_says_since_when_and_where_the_logs_are(home: Home) -> None:
@@ -60,6 +70,133 @@ def test_only_its_owner_reads_the_record_and_nobody_else_reaches_the_servers(hom
     assert all(address.startswith("127.0.0.1:") for address in found)
 
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+# The first request needs nobody's consent, and the page may not see its answer; the others ask first.
+PAGE = """<p></p><script>
+const create = "{create}", body = "{{}}", json = {{"Content-Type": "application/json"}};
+const tell = (name, request) => request.then(() => name + " sent", () => name + " refused");
+const open = new Promise((yes, no) => {{
+  const socket = new WebSocket("{events}", ["prefect"]); socket.onopen = yes; socket.onerror = no;
+}});
+Promise.all([
+  tell("plain", fetch(create, {{method: "POST", mode: "no-cors", body, headers: {{"Content-Type": "text/plain"}}}})),
+  tell("json", fetch(create, {{method: "POST", body, headers: json}})),
+  tell("login", fetch(create, {{method: "POST", body, headers: {{...json, Authorization: "{login}"}}}})),
+  tell("socket", open),
+]).then(told => document.querySelector("p").textContent = told.join(", "));
+</script>"""
+PREFECT_READ, MLFLOW_READ = "/api/deployments/filter", "/api/2.0/mlflow/experiments/search"
+
+
+@pytest.mark.parametrize(("server", "path"), [("prefect", PREFECT_READ), ("mlflow", MLFLOW_READ)])
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", None])
+def test_only_the_owners_own_requests_are_answered(home: Home, server: str, path: str, kind: str | None) -> None:
+    port = home.prefect_port if server == "prefect" else home.mlflow_port
+    url, sent = f"http://127.0.0.1:{port}{path}", {} if kind is None else {"Content-Type": kind}
+    elsewhere = {"Origin": "http://elsewhere.example"}
+    assert status_of(url, sent) == 401
+    assert status_of(url, sent | {"Authorization": "Basic dGlja2VyZm9yZ2U6d3Jvbmc="}) == 401
+    assert status_of(url, sent | elsewhere) == 403
+    assert status_of(url, sent | home.headers() | elsewhere) == 403
+    assert status_of(url, sent | home.headers() | {"Host": f"elsewhere.example:{port}"}) == 403
+    assert status_of(url, {"Content-Type": "application/json"} | home.headers()) == 200
+
+
+def test_the_login_is_shown_to_its_owner_and_in_no_log_and_no_argument_list(home: Home) -> None:
+    login = home.service.login
+    password = login.partition(":")[2]
+    assert len(password) >= 32
+    file = home.root / "state" / "service" / "login"
+    assert file.read_text().strip() == login
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert login in home.call("status").stdout
+    assert all(password not in log.read_text(errors="replace") for log in (file.parent / "logs").iterdir())
+    assert all(password not in " ".join(process.cmdline()) for process in home.processes())
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("curl"), reason="needs root, to become another user, and curl"
+)
+def test_another_user_of_this_machine_starts_nothing(home: Home) -> None:
+    sleeper = home.api("/deployments/name/sleeper/test")["id"]
+    before = home.api("/flow_runs/count", {})
+    sent = (
+        "--data",
+        '{"job_variables": {"command": "touch /tmp/not-so"}}',
+        "--header",
+        "Content-Type: application/json",
+    )
+    create = f"http://127.0.0.1:{home.prefect_port}/api/deployments/{sleeper}/create_flow_run"
+    register = f"{home.service.mlflow}/api/2.0/mlflow/registered-models/create"
+    for url in (create, register):
+        command = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", *sent, url]
+        done = subprocess.run(command, user="nobody", cwd="/", capture_output=True, text=True, check=True)
+        assert done.stdout == "401"
+    assert home.api("/flow_runs/count", {}) == before
+
+
+@pytest.mark.parametrize("path", ["events/in", "events/out", "logs/out"])
+def test_a_websocket_opens_for_the_owner_only(home: Home, path: str) -> None:
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
+    from websockets.sync.client import connect
+    from websockets.typing import Origin, Subprotocol
+
+    url, prefect = f"ws://127.0.0.1:{home.prefect_port}/api/{path}", [Subprotocol("prefect")]
+
+    def answer(token: str | None) -> str:
+        with connect(url, subprotocols=prefect, proxy=None) as socket:
+            socket.send(json.dumps({"type": "auth", "token": token}))
+            return str(json.loads(socket.recv(timeout=30))["type"])
+
+    assert answer(home.service.login) == "auth_success"
+    for token in (None, "tickerforge:wrong"):
+        with pytest.raises(ConnectionClosed):
+            answer(token)
+    with pytest.raises(InvalidStatus):
+        connect(url, proxy=None)
+    with pytest.raises(InvalidStatus):
+        connect(url, subprotocols=prefect, origin=Origin("http://elsewhere.example"), proxy=None)
+
+
+@pytest.mark.skipif(not BROWSER, reason="needs chromium")
+def test_a_page_in_a_real_browser_starts_nothing(home: Home, tmp_path: Path) -> None:
+    sleeper = home.api("/deployments/name/sleeper/test")["id"]
+    before = home.api("/flow_runs/count", {})
+    # Even with the login, as if the browser had it.
+    page = PAGE.format(
+        create=f"http://127.0.0.1:{home.prefect_port}/api/deployments/{sleeper}/create_flow_run",
+        events=f"ws://127.0.0.1:{home.prefect_port}/api/events/in",
+        login=home.headers()["Authorization"],
+    )
+    (tmp_path / "index.html").write_text(page)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    port = free_port()
+    serve = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+    with subprocess.Popen(serve, **quiet) as server:  # type: ignore[call-overload]
+        try:
+            assert wait_until(lambda: answers(f"http://127.0.0.1:{port}"))
+            options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
+            asked = [str(BROWSER), *options, "--timeout=60000", "--virtual-time-budget=20000", "--dump-dom"]
+            done = subprocess.run(
+                [*asked, f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=True, timeout=120
+            )
+        finally:
+            server.terminate()
+    assert "<p>plain sent, json refused, login refused, socket refused</p>" in done.stdout
+    assert home.api("/flow_runs/count", {}) == before
+
+
+def status_of(url: str, headers: dict[str, str]) -> int:
+    """Return the status of a `POST` without filter; one without headers of its own is what a form of a page sends."""
+    body = b'{"max_results": 1}' if "2.0" in url else b"{}"
+    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 def test_commands_in_the_same_home_use_the_service_unless_told_otherwise(home: Home) -> None:
     code = (
         "import os; from tickerforge.tasks.base.environment import set_embedded_defaults\n"
@@ -78,7 +215,7 @@ def test_commands_in_the_same_home_use_the_service_unless_told_otherwise(home: H
 
 
 def test_a_model_that_was_registered_without_the_service_is_pulled_through_it_and_the_reverse(
-    home: Home, tmp_path: Path
+    home: Home, login: None, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
@@ -129,19 +266,22 @@ def test_a_server_and_a_worker_that_are_killed_come_back(home: Home) -> None:
     assert wait_until(lambda: all(home.pid(name) not in (0, pid) for name, pid in killed.items()))
     assert wait_until(home.is_well), home.logs()
     # A child of the killed server may have answered until now: its successor ends it first.
-    assert wait_until(lambda: answers(home.service.mlflow)), home.logs()
+    assert wait_until(lambda: answers(f"{home.service.mlflow}/health")), home.logs()
 
 
 def test_down_tells_runs_to_stop_and_leaves_no_process_and_no_port(home: Home) -> None:
     run = home.start_sleeper("-")
-    place = Path(home.service.socket)
+    place, login = Path(home.service.socket), home.service.login
     done = home.call("down")
     assert done.returncode == 0, done.stderr
     with closing(sqlite3.connect(home.workspace.prefect_db)) as database:
         assert database.execute("SELECT state_type FROM flow_run WHERE id = ?", [run]).fetchone() == ("CRASHED",)
+        latest = "SELECT s.message FROM flow_run r JOIN flow_run_state s ON s.id = r.state_id WHERE r.id = ?"
+        assert "stopped by `tickerforge down`; press Retry" in database.execute(latest, [run]).fetchone()[0]
     assert (home.work / "sleeper.stopped").read_text() == "TerminationSignal"
+    assert service_login(home.workspace) == login
     assert home.processes() == []
-    assert not answers(f"http://127.0.0.1:{home.mlflow_port}")
+    assert not answers(f"http://127.0.0.1:{home.mlflow_port}/health")
     assert not place.parent.exists()
     assert not (home.root / "state" / "service" / "service.json").exists()
     again = home.call("down")
