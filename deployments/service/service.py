@@ -54,8 +54,7 @@ _MANAGER_EXIT_SECONDS = 5
 _LONGEST_SOCKET = 92
 _SOCKET_FILE = "manager.sock"
 _WORKER_SETTINGS = {
-    # A worker ends, and its runs with it, after twelve queries in a row without an answer: here after two minutes.
-    "PREFECT_WORKER_QUERY_SECONDS": "10",
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
 

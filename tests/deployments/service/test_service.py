@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 
 from service_home import Home, answers, free_port, wait_until, write_namesakes
 from tickerforge.deployments.service.processes import stop_programs
 from tickerforge.deployments.service.service import Listening, start
+from tickerforge.deployments.service.warm import RUN_NAME
 from tickerforge.flows.errors import ConfigError
 from tickerforge.tasks.base import service as records
 from tickerforge.tasks.base.errors import ServiceError
@@ -267,6 +269,26 @@ def test_a_server_and_a_worker_that_are_killed_come_back(home: Home) -> None:
     assert wait_until(home.is_well), home.logs()
     # A child of the killed server may have answered until now: its successor ends it first.
     assert wait_until(lambda: answers(f"{home.service.mlflow}/health")), home.logs()
+
+
+def test_a_run_is_a_fork_of_a_process_that_has_imported_everything_and_ends_with_its_client(home: Home) -> None:
+    run = home.start_sleeper("-")
+    started = home.work / "sleeper.started"
+    process = psutil.Process(int(started.read_text().split(",")[0].removeprefix("pid ")))
+    assert process.name() == RUN_NAME
+    parent = process.parent()
+    assert parent is not None
+    assert "tickerforge.deployments.service.warm" in parent.cmdline()
+    (client,) = [
+        each
+        for each in home.processes()
+        if "prefect.engine" in each.cmdline() and each.environ().get("PREFECT__FLOW_RUN_ID") == run
+    ]
+    client.kill()
+    assert wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    assert parent.is_running()
+    assert wait_until(lambda: home.api(f"/flow_runs/{run}")["state_type"] == "CRASHED")
+    started.unlink()
 
 
 def test_down_tells_runs_to_stop_and_leaves_no_process_and_no_port(home: Home) -> None:

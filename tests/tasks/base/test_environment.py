@@ -1,4 +1,5 @@
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,29 @@ def test_prefect_and_mlflow_live_in_the_workspace_and_phone_nobody(tmp_path: Pat
     assert found["HF_HUB_CACHE"] == str(tmp_path / "home" / "cache" / "base_models" / "hub")
     assert found["DO_NOT_TRACK"] == found["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert found["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+def test_only_its_owner_can_open_the_home_and_its_databases(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    defaults(home)
+    assert [mode(path) for path in (home, home / "state")] == [0o700, 0o700]
+    database = home / "state" / "mlflow.db"
+    database.write_text("")
+    for path, loose in ((home, 0o755), (home / "state", 0o775), (database, 0o644)):
+        path.chmod(loose)
+    defaults(home)
+    assert [mode(path) for path in (home, home / "state", database)] == [0o700, 0o700, 0o600]
+
+
+def test_a_folder_that_many_use_stays_open_and_the_state_in_it_does_not(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    defaults(tmp_path)
+    assert mode(tmp_path) == 0o1777
+    assert mode(tmp_path / "state") == 0o700
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_what_the_user_set_wins(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""A worker of the service: Prefect's process worker, patient in an outage, whose runs start in a warm process."""
+
+import argparse
+import asyncio
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from httpx import HTTPStatusError, TransportError
+from prefect.utilities.processutils import command_to_string, setup_signal_handlers_worker
+from prefect.workers.process import ProcessWorker
+
+from tickerforge.deployments.service import warm
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+# So long a server may be away before the worker ends, and its runs with it.
+_PATIENCE_SECONDS = 120
+_WAITING_CLIENTS = 64
+
+
+class ServiceWorker(ProcessWorker):
+    """Prefect's process worker, except that one query per second may fail for two minutes."""
+
+    def __init__(self, *, runs_at: Path | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._runs_at = runs_at
+        self._answered = time.monotonic()
+
+    async def get_and_submit_flow_runs(self) -> "list[FlowRun]":
+        """Look for scheduled runs and start them; an outage of the server is not an error until it lasts."""
+        try:
+            found = await super().get_and_submit_flow_runs()
+        except (TransportError, HTTPStatusError) as error:
+            lasting = time.monotonic() - self._answered > _PATIENCE_SECONDS
+            if lasting or not _is_outage(error):
+                raise
+            return []
+        self._answered = time.monotonic()
+        return found
+
+    async def run(self, flow_run: "FlowRun", configuration: Any, task_status: Any = None) -> Any:
+        """Execute a run in a fork of the warm process, whatever command its variables name."""
+        configuration.command = None if self._runs_at is None else command_to_string(warm.command(self._runs_at))
+        return await super().run(flow_run, configuration, task_status)
+
+
+def _is_outage(error: Exception) -> bool:
+    status = getattr(getattr(error, "response", None), "status_code", HTTPStatus.SERVICE_UNAVAILABLE)
+    return bool(status >= HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _start_warm(*, models: bool) -> Path | None:
+    """Start the warm process, and return the socket at which it will listen; `None` on systems other than Linux."""
+    if sys.platform != "linux":
+        return None
+    path = Path(tempfile.mkdtemp(prefix="tickerforge-")) / "warm.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(_WAITING_CLIENTS)
+        # It ends at the end of its input, which this process holds open.
+        subprocess.Popen(
+            [sys.executable, "-m", warm.__name__, "models" if models else "flows", str(path), str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+        )
+    return path
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pool")
+    parser.add_argument("--limit", type=int, required=True, help="most runs at a time")
+    parser.add_argument("--models", action="store_true", help="import the model libraries too")
+    options = parser.parse_args()
+    name = f"{options.pool.removesuffix('-pool')}-{platform.node()}"
+    setup_signal_handlers_worker(os.getpid(), f"the worker {name}", print)
+    worker = ServiceWorker(
+        runs_at=_start_warm(models=options.models),
+        work_pool_name=options.pool,
+        name=name,
+        limit=options.limit,
+        create_pool_if_not_found=False,
+    )
+    asyncio.run(worker.start())
+
+
+if __name__ == "__main__":
+    _main()
