@@ -27,7 +27,7 @@ from tickerforge.deployments.service.processes import SERVERS, WORKERS
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.server.logs import send_to_prefect
 from tickerforge.tasks.base.disk import locked, os_errors_as_store_error
-from tickerforge.tasks.base.environment import set_embedded_defaults
+from tickerforge.tasks.base.environment import keep_private, set_embedded_defaults
 from tickerforge.tasks.base.paths import HOME_VARIABLE, Workspace
 from tickerforge.tasks.base.service import (
     MARK,
@@ -77,6 +77,7 @@ def start(
         StoreError: If the home cannot be written.
     """
     folder = service_folder(workspace)
+    keep_private(workspace)
     with os_errors_as_store_error(folder, doing="preparing the service"):
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)

@@ -1,6 +1,7 @@
 """The embedded defaults of Prefect and MLflow, and the version of the running code."""
 
 import os
+import stat
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -40,14 +41,33 @@ def set_embedded_defaults(workspace: Workspace) -> None:
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     # Prefect creates its own folder only if the parent exists.
-    with os_errors_as_store_error(workspace.state, doing="preparing the working folder of Prefect and MLflow"):
-        workspace.state.mkdir(parents=True, exist_ok=True)
+    keep_private(workspace)
     if service := running_service(workspace):
         os.environ.update(service.variables_beside(os.environ))
     if "HF_HOME" not in os.environ:
         defaults["HF_HUB_CACHE"] = workspace.base_models / "hub"
     for name, value in defaults.items():
         os.environ.setdefault(name, str(value))
+
+
+def keep_private(workspace: Workspace) -> None:
+    """Create the home, and take it and its databases from the other users of this machine.
+
+    A folder that somebody else owns stays as it is, and so does one that many use, such as `/tmp`.
+
+    Raises:
+        StoreError: If the home cannot be created.
+    """
+    with os_errors_as_store_error(workspace.state, doing="preparing the working folder of Prefect and MLflow"):
+        workspace.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        workspace.state.mkdir(mode=0o700, exist_ok=True)
+        # SQLite gives its other files the mode of the database.
+        private = (workspace.root, workspace.state, workspace.prefect_db, workspace.mlflow_db)
+        for path in filter(os.path.exists, private):
+            found = path.stat()
+            shared = found.st_uid != os.geteuid() or found.st_mode & stat.S_ISVTX
+            if found.st_mode & 0o077 and not shared and path != Path.home():
+                path.chmod(found.st_mode & 0o700)
 
 
 @cache
