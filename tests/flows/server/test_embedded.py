@@ -1,9 +1,13 @@
+import base64
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -55,6 +59,29 @@ def test_a_server_that_cannot_start_says_why_and_where_its_log_is(
     with pytest.raises(PrefectUnavailable, match=r"unable to open database file.*server\.log"):
         server.wait(timeout=PATIENCE_SECONDS)
     server.stop()
+
+
+def test_the_embedded_server_answers_its_own_command_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
+    server = EmbeddedServer(tmp_path / "server.log")
+    own = {"Authorization": "Basic " + base64.b64encode(server.login.encode()).decode()}
+
+    def status(headers: dict[str, str]) -> int:
+        try:
+            with urlopen(Request(f"{server.url}/version", headers=headers), timeout=30) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            return error.code
+
+    try:
+        server.wait(timeout=PATIENCE_SECONDS)
+        assert status(own) == 200
+        assert status({}) == 401
+        assert status({**own, "Host": "elsewhere.example"}) == 403
+        assert status({**own, "Origin": "http://elsewhere.example"}) == 403
+        assert stat.S_IMODE((tmp_path / "prefect.db").stat().st_mode) == 0o600
+    finally:
+        server.stop()
 
 
 def test_a_configured_server_is_used_instead_of_an_embedded_one(
