@@ -9,15 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from httpx import HTTPStatusError, TransportError
 from prefect.utilities.processutils import command_to_string, setup_signal_handlers_worker
 from prefect.workers.process import ProcessWorker
 
 from tickerforge.deployments.service import warm
+from tickerforge.tasks.base.retries import is_transient
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -39,9 +38,9 @@ class ServiceWorker(ProcessWorker):
         """Look for scheduled runs and start them; an outage of the server is not an error until it lasts."""
         try:
             found = await super().get_and_submit_flow_runs()
-        except (TransportError, HTTPStatusError) as error:
+        except Exception as error:
             lasting = time.monotonic() - self._answered > _PATIENCE_SECONDS
-            if lasting or not _is_outage(error):
+            if lasting or not is_transient(error):
                 raise
             return []
         self._answered = time.monotonic()
@@ -51,11 +50,6 @@ class ServiceWorker(ProcessWorker):
         """Execute a run in a fork of the warm process, whatever command its variables name."""
         configuration.command = None if self._runs_at is None else command_to_string(warm.command(self._runs_at))
         return await super().run(flow_run, configuration, task_status)
-
-
-def _is_outage(error: Exception) -> bool:
-    status = getattr(getattr(error, "response", None), "status_code", HTTPStatus.SERVICE_UNAVAILABLE)
-    return bool(status >= HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _start_warm(*, models: bool) -> Path | None:
