@@ -27,6 +27,7 @@ CURRENT_CHAMPION = "champion"
 MODELS = (*BASELINES, BASE, POOLED, *ADAPTERS, CURRENT_CHAMPION)
 
 FORECAST_COLUMNS = ("ticker", "origin", "split", "model", "median", "samples", "n_samples", "n_valid")
+REPORT_FILE = "report.html"
 DECIDING_METRIC = "scaled_mse"
 SIGNIFICANCE = 0.05
 """Level of the report's claims and intervals; the gate has its own limit, `GateConfig.max_p_value`."""

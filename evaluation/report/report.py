@@ -14,7 +14,16 @@ import pandas as pd
 from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.comparison.contamination import cut_off, split_title
 from tickerforge.evaluation.core.config import EvaluationConfig
-from tickerforge.evaluation.core.contracts import AFTER, BASE, DRIFT, SCORED_SPLITS, EvalReport, ScoredSplit, Verdict
+from tickerforge.evaluation.core.contracts import (
+    AFTER,
+    BASE,
+    DRIFT,
+    REPORT_FILE,
+    SCORED_SPLITS,
+    EvalReport,
+    ScoredSplit,
+    Verdict,
+)
 from tickerforge.evaluation.core.labels import METRICS, MODEL_DEFINITIONS, model_label
 from tickerforge.evaluation.core.panels import answers_of, judged_part, session_calendar, truth_of
 from tickerforge.evaluation.report.forecast_plots import forecast_panels, price_series
@@ -56,7 +65,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = "report.html.j2"
-HTML_FILE, MARKDOWN_FILE, NUMBERS_FILE = "report.html", "report.md", "metrics.parquet"
+MARKDOWN_FILE, NUMBERS_FILE = "report.md", "metrics.parquet"
 FIGURES_FOLDER = "figures"
 _COLOURS = 256
 # What the template writes for a picture.
@@ -120,7 +129,7 @@ def write_report(
     pictures = pictures_of(report, windows, forecasts, training_metrics=training_metrics, config=config)
     out_dir.mkdir(parents=True, exist_ok=True)
     images = draw_pictures(pictures)
-    paths = ReportPaths(html=out_dir / HTML_FILE, markdown=out_dir / MARKDOWN_FILE, metrics=out_dir / NUMBERS_FILE)
+    paths = ReportPaths(html=out_dir / REPORT_FILE, markdown=out_dir / MARKDOWN_FILE, metrics=out_dir / NUMBERS_FILE)
     write_atomically(paths.metrics, report.metrics_frame().to_parquet(index=False))
     markdown = render_markdown(report, verdict, pictures=pictures, provenance=provenance or {}, quality=quality)
     write_atomically(paths.markdown, markdown.encode())
@@ -137,7 +146,7 @@ def write_figures(folder: Path) -> list[Path]:
     """
     figures = folder / FIGURES_FOLDER
     written = []
-    for name, image in _EMBEDDED.findall((folder / HTML_FILE).read_text(encoding="utf-8")):
+    for name, image in _EMBEDDED.findall((folder / REPORT_FILE).read_text(encoding="utf-8")):
         figures.mkdir(exist_ok=True)
         written.append(figures / f"{name}.png")
         write_atomically(written[-1], base64.b64decode(image))

@@ -25,7 +25,7 @@ from tickerforge.flows.settings.scope import Exchange, skipped
 from tickerforge.flows.train.champions import current_champion, warm_start
 from tickerforge.flows.train.runs import Run, new_run_folder, recorded_run, stage_settings
 from tickerforge.flows.train.steps import adapters_of
-from tickerforge.tasks.base.paths import RunFolder, model_folder
+from tickerforge.tasks.base.paths import REPORT_FILE, RunFolder, model_folder
 from tickerforge.tasks.base.prefect_artifacts import publish_comparison
 from tickerforge.tasks.models.adapters import BaseModelRef
 from tickerforge.tasks.outputs.evaluate import read_expected_error, read_report, read_verdict
@@ -36,7 +36,7 @@ from tickerforge.tasks.outputs.publish import (
     publish_sft_data,
     publish_stage,
 )
-from tickerforge.tasks.registry.registration import REPORT_FILE, RegisteredModel, register_adapter
+from tickerforge.tasks.registry.registration import RegisteredModel, register_adapter
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef
 from tickerforge.tasks.tracking.stage_runs import log_comparison, log_stage, wait_for_tracking

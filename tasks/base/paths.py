@@ -9,6 +9,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tickerforge.evaluation.core.contracts import REPORT_FILE as REPORT_FILE
 from tickerforge.features.prices.bars import validate_ticker
 from tickerforge.features.stages import ADAPTERS, stage_named
 from tickerforge.tasks.base.errors import StoreError
@@ -130,7 +131,7 @@ class Workspace:
         return self.state / "mlartifacts"
 
     def _refuse_former_layout(self) -> None:
-        # These two do not fail if the home is a file or may not be read; whoever uses it then says so.
+        # `os.path` does not fail if the home is a file or cannot be read; the code that uses the home reports that.
         signs = [os.path.join(self.root, name) for name in _FORMER_SIGNS]
         if not any(os.path.exists(sign) and not os.path.islink(sign) for sign in signs):
             return

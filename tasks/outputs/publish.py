@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from tickerforge.evaluation.report.report import write_figures
 from tickerforge.tasks.base.disk import copy_tree, link_or_copy, replace_folder
 from tickerforge.tasks.base.paths import (
     ADAPTER_FOLDER,
@@ -60,6 +59,7 @@ def publish_comparison_folder(artifact: ArtifactRef, run_folder: RunFolder) -> P
     Raises:
         PublishError: If the folder cannot be written.
     """
+    from tickerforge.evaluation.report.report import write_figures
 
     def fill(fresh: Path) -> None:
         for path in artifact.path.iterdir():

@@ -22,7 +22,7 @@ from tickerforge.tasks.base.disk import (
 )
 from tickerforge.tasks.base.errors import NotRegistered
 from tickerforge.tasks.base.logs import run_logger
-from tickerforge.tasks.base.paths import ADAPTER_FOLDER, BASE_MODEL_FOLDER, CARD_FILE
+from tickerforge.tasks.base.paths import ADAPTER_FOLDER, BASE_MODEL_FOLDER, CARD_FILE, REPORT_FILE
 from tickerforge.tasks.base.retries import TASK_OPTIONS
 from tickerforge.tasks.models.adapters import AdapterCard
 from tickerforge.tasks.outputs.evaluate import named_scores, read_report, read_verdict
@@ -47,7 +47,6 @@ from tickerforge.tasks.tracking.stage_runs import PipelineRun, start_nested_run
 from tickerforge.tasks.windows.preprocess import read_bars
 from tickerforge.training.errors import AdapterError
 
-REPORT_FILE = "report.html"
 MADE = ("adapter_key", "data_sha256")
 _ARTIFACTS = "artifacts"
 TAGGED_METRICS = ("mse", "mae", "scaled_mse", "skill", "valid_rate")
@@ -185,7 +184,7 @@ def _download(tracking: Tracking, version: Any, dest: Path) -> Path:
 
     def fill(fresh: Path) -> None:
         with _registered_files(tracking, version) as downloaded:
-            unpack(downloaded, fresh, final=final, source=_uri(version))
+            unpack(downloaded, fresh, final=final, source=RegisteredAdapter.of(version).uri)
         fsync_tree(fresh)
 
     return replace_folder(dest, fill, marker=CARD_FILE)
@@ -200,7 +199,8 @@ def _registered_files(tracking: Tracking, version: Any) -> Iterator[Path]:
     """
     import mlflow
 
-    uri, ticker = _uri(version), version.name.removeprefix("tickerforge-")
+    adapter = RegisteredAdapter.of(version)
+    uri, ticker = adapter.uri, adapter.ticker
     with tempfile.TemporaryDirectory(prefix="tickerforge-") as temporary:
         folders = {name: Path(temporary, _ARTIFACTS, name) for name in (ADAPTER_FOLDER, BASE_MODEL_FOLDER)}
         with as_tracking_error(tracking.uri):
@@ -222,10 +222,6 @@ def _registered_files(tracking: Tracking, version: Any) -> Iterator[Path]:
                 ticker,
             )
         yield Path(temporary, _ARTIFACTS)
-
-
-def _uri(version: Any) -> str:
-    return f"models:/{version.name}/{version.version}"
 
 
 def _is_whole(tracking: Tracking, version: Any) -> bool:

@@ -4,22 +4,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tickerforge.evaluation.report.report import HTML_FILE
 from tickerforge.features.stages import COMPARISON
 from tickerforge.tasks.base.disk import link_or_copy
+from tickerforge.tasks.base.paths import REPORT_FILE
 from tickerforge.tasks.store.artifacts import ArtifactRef
 
 
 def log_report(client: Any, run_id: str, comparison: ArtifactRef) -> None:
-    """Log the page of a comparison to a run, so that whoever reaches MLflow can read it; raises MLflow's errors.
+    """Log the page of a comparison to a run, so that everyone who can open MLflow can read it; raises MLflow's errors.
 
     If MLflow's files are a folder of this machine, the page is linked into it, and takes no space again.
     """
-    page, place = comparison.path / HTML_FILE, urlsplit(client.get_run(run_id).info.artifact_uri)
+    page, place = comparison.path / REPORT_FILE, urlsplit(client.get_run(run_id).info.artifact_uri)
     if place.scheme not in ("", "file"):
         client.log_artifact(run_id, str(page), COMPARISON.results_folder)
         return
-    target = Path(unquote(place.path)) / COMPARISON.results_folder / HTML_FILE
+    target = Path(unquote(place.path)) / COMPARISON.results_folder / REPORT_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     link_or_copy(page, target)

@@ -10,7 +10,7 @@ from typing import Any
 from tickerforge.features.stages import COMPARISON
 from tickerforge.tasks.base.environment import git_revision
 from tickerforge.tasks.base.logs import run_logger
-from tickerforge.tasks.base.paths import METRICS_FILE, Workspace
+from tickerforge.tasks.base.paths import METRICS_FILE, REPORT_FILE, Workspace
 from tickerforge.tasks.models.training_log import finite_numbers, read_metrics
 from tickerforge.tasks.outputs.evaluate import named_scores, read_report, read_verdict
 from tickerforge.tasks.store.artifacts import ArtifactRef, read_manifest
@@ -58,7 +58,7 @@ class PipelineRun:
     @property
     def report_page(self) -> str:
         """The page of the report among the run's files, if it was logged there."""
-        return f"{self.page}/artifacts/{COMPARISON.results_folder}/report.html"
+        return f"{self.page}/artifacts/{COMPARISON.results_folder}/{REPORT_FILE}"
 
     @property
     def address(self) -> str:
@@ -228,7 +228,7 @@ def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
         if chosen is not None:
             write_values(client, run.run_id, metrics=figures[chosen])
         client.set_tag(run.run_id, "verdict", headline[:LONGEST_TAG])
-        # Whoever registers the adapter knows better.
+        # The registration sets it again, with its outcome.
         client.set_tag(run.run_id, "promoted", "false")
         maker = _maker(run, client, stage=stage, key=comparison.key) if comparison.cached else None
         holder = replace(run, run_id=maker.data.tags[PARENT_TAG]) if maker else run
