@@ -229,7 +229,7 @@ def _make_pool(client: "SyncPrefectClient", name: str, *, pool_type: str, workin
         return
     template = pool.base_job_template
     settings = template["variables"]["properties"]
-    # Whoever may start a run chooses its parameters, not the command that executes it.
+    # A run may set its parameters, but not the command that executes it.
     settings.pop("command", None)
     template["job_configuration"].pop("command", None)
     if working_dir is not None:

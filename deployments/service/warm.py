@@ -1,7 +1,7 @@
 """A process that has imported everything once, and forks for each flow run; and the client that a worker starts.
 
 A fresh interpreter needs seconds to import Prefect, MLflow and the model libraries. A fork of a process that has
-imported them needs none. The worker starts `warm.py client SOCKET` in the place of `python -m prefect.engine`. The
+imported them needs none. The worker starts `warm.py client SOCKET` instead of `python -m prefect.engine`. The
 client sends its environment, folder and output to this process, passes signals on, and exits with the run's status.
 
 The client imports the standard library only, so that it starts in some milliseconds.
@@ -199,8 +199,8 @@ def _sources() -> dict[str, tuple[int, int]]:
 
 def _run(request: dict[str, Any], *, fresh: bool) -> None:
     """Run Prefect's engine with the environment and in the folder of the client."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])

@@ -236,7 +236,8 @@ def ticker_night(
     registered = result.registered if result else None
     promoted = registered is not None and CHAMPION in registered.aliases
     if ready is not None:
-        last = read_bars(ready.bars)["date"].iloc[-1].date()
+        if ready.stale or ready.not_updated:
+            last = read_bars(ready.bars)["date"].iloc[-1].date()
         if ready.stale:
             warnings.append(f"The prices end on {last} and lack {ready.stale} sessions.")
         if ready.not_updated:

@@ -65,7 +65,7 @@ def skipped(exchange: str | None, *, result: object) -> Any:
         `result`.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is not known.
     """
     from prefect.context import FlowRunContext
     from prefect.states import Completed
@@ -84,6 +84,6 @@ def due_on_session(exchange: str) -> bool:
     """Return whether the exchange has a session on the day of `due`, in the exchange's time zone.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is not known.
     """
     return is_session(exchange_date(due(), exchange=exchange), exchange=exchange)

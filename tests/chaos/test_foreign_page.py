@@ -21,7 +21,7 @@ def test_a_post_from_a_foreign_page_or_for_a_foreign_host_starts_no_run(
 ) -> None:
     night = operations.api(f"/deployments/name/{NIGHT}")["id"]
     before = operations.api("/flow_runs/count", {})
-    # A browser sends no login with a foreign page's request; whoever rebinds a name has the user's own.
+    # A browser sends no login with a foreign page's request. Under a rebound name it sends the user's own.
     headers = operations.headers() | {"Host": "evil.example"} if login else dict(PAGE)
     if kind is not None:
         headers["Content-Type"] = kind

@@ -232,7 +232,7 @@ def test_pulling_and_forecasting_run_no_code_from_the_registry(
     settings = files / "artifacts" / "adapter" / "adapter_config.json"
     mapping = {"auto_mapping": {"base_model_class": "Model", "parent_library": "evil"}}
     settings.write_text(json.dumps(json.loads(settings.read_text()) | mapping))
-    # Whoever can change the files can also state them as registered.
+    # A person who can change the files can also change their list.
     (files / "artifacts" / "adapter" / "checksums.json").unlink()
     digest = write_checksums(files / "artifacts")
     client_of(tracking).set_model_version_tag(registered.name, registered.version, "checksums_sha256", digest)
