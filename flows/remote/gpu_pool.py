@@ -12,10 +12,14 @@ from uuid import UUID
 from prefect import task
 from pydantic import BaseModel
 
+from tickerforge.features.stages import BASE_MODEL
 from tickerforge.flows.errors import StageFailed, StageRefused
-from tickerforge.flows.remote.requests import StageAnswer, StageOutput, StageRequest, content_digest
-from tickerforge.tasks.base.retries import TASK_OPTIONS, patiently
+from tickerforge.flows.remote.here import Here
+from tickerforge.flows.remote.requests import REFUSALS, StageAnswer, StageOutput, StageRequest, content_digest
+from tickerforge.tasks.base.retries import TASK_OPTIONS, is_transient, patiently
+from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.store.records import read_record
+from tickerforge.training.config import TINY
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -42,16 +46,45 @@ _Answer = TypeVar("_Answer", bound=BaseModel)
 
 @dataclass(frozen=True)
 class GpuPool:
-    """Runner of heavy stages on workers of `gpu-pool`; for use inside a flow."""
+    """Runner of heavy stages on workers of `gpu-pool`; for use inside a flow. Finished stages come from `store`."""
+
+    store: Store
 
     def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
-        """Run stages on the pool, in one flow run, and wait for it.
+        """Find stages finished, or run them on the pool, in one flow run, and wait for it.
 
         Raises:
             StageFailed: If it failed there; its own flow run shows the cause.
             StageRefused: If it refused its inputs.
         """
+        found = self._finished(requests)
+        if found is not None:
+            return found
         return on_gpu_pool.with_options(task_run_name=f"{requests[0].stage} on {GPU_POOL}")(list(requests))
+
+    def _finished(self, requests: Sequence[StageRequest]) -> list[StageOutput] | None:
+        """Return the outputs of stages that are all in the store; `None` if the pool must run one or look for it.
+
+        A caller that is retried sends the same requests again, so that it finds the flow run that it started.
+        """
+        found: list[StageOutput] = []
+        for request in requests:
+            # With other base models, the backend depends on the machine, and so does what is to be found.
+            if request.config.training.model != TINY:
+                return None
+            # The card of an adapter names its base model, and both may have to be fetched.
+            if request.base_model is None and request.stage != BASE_MODEL.name:
+                return None
+            try:
+                output = Here(self.store).find(request)
+            except Exception as error:
+                if not isinstance(error, REFUSALS) and not is_transient(error):
+                    raise
+                return None
+            if output is None:
+                return None
+            found.append(output)
+        return found
 
 
 @task(name="on-gpu-pool", **TASK_OPTIONS)

@@ -12,7 +12,10 @@ from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.models.adapters import BaseModelRef
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef
+from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
+# With these errors a stage refuses its inputs; another worker may accept them.
+REFUSALS = (AdapterError, BackendUnavailable, BaseModelError)
 # The path of an artifact and whether it was cached differ between machines and attempts; its hash does not.
 _INCIDENTAL = frozenset({"path", "location", "cached", "meta"})
 

@@ -5,13 +5,10 @@ from prefect.runtime import flow_run
 
 from tickerforge.flows.remote.gpu_pool import ANSWERS
 from tickerforge.flows.remote.here import Here
-from tickerforge.flows.remote.requests import StageAnswer, StageRequest
+from tickerforge.flows.remote.requests import REFUSALS, StageAnswer, StageRequest
 from tickerforge.flows.server.begin import begin
 from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.store.records import write_record
-from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
-
-REFUSALS = (AdapterError, BackendUnavailable, BaseModelError)
 
 
 @flow(

@@ -38,7 +38,7 @@ from tickerforge.tasks.outputs.publish import (
 )
 from tickerforge.tasks.registry.registration import RegisteredModel, register_adapter
 from tickerforge.tasks.registry.versions import RegisteredAdapter
-from tickerforge.tasks.store.artifacts import ArtifactRef
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.tracking.stage_runs import log_comparison, log_stage, wait_for_tracking
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def train_ticker(
         if (nothing := skipped(exchange, result=None)) is not None:
             return nothing
         update_prices(config, exchange=exchange)
-    return train(config, heavy=GpuPool() if heavy_stages == GPU_POOL else None)
+    return train(config, heavy=GpuPool(Store.current()) if heavy_stages == GPU_POOL else None)
 
 
 def train(

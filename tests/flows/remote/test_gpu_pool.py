@@ -21,6 +21,7 @@ from tickerforge.flows.remote.requests import StageAnswer, StageOutput, StageReq
 from tickerforge.flows.remote.worker import heavy_stage
 from tickerforge.flows.server import slots
 from tickerforge.flows.server.slots import GPU_LIMIT, gpu_slot, ticker_limit, ticker_slot
+from tickerforge.flows.settings.config import with_overrides
 from tickerforge.tasks.base.errors import StoreUnreachable
 from tickerforge.tasks.models.adapters import BaseModelRef
 from tickerforge.tasks.registry.versions import RegisteredAdapter
@@ -146,12 +147,12 @@ def worker(client: Any, deployed: Any, *, name: str = "gpu", crashes: int = 0) -
         thread.join()
 
 
-def asked(request: StageRequest) -> list[StageOutput]:
+def asked(*requests: StageRequest) -> list[StageOutput]:
     from prefect import flow
 
     @flow
     def asks() -> list[StageOutput]:
-        return GpuPool().run([request])
+        return GpuPool(Store.current()).run(requests)
 
     return asks()
 
@@ -167,13 +168,56 @@ def test_a_refusal_comes_back_as_one_with_its_reason(client: Any, tmp_path: Path
 
 
 def test_a_failure_there_fails_here_with_its_message_and_is_not_repeated(client: Any) -> None:
-    request = StageRequest(
-        stage="grpo_1st", config=tiny_config(), base_model=BASE.model_copy(update={"artifact": None})
-    )
-    with worker(client, heavy_stage) as names, pytest.raises(StageFailed, match="grpo_1st needs windows") as failure:
+    request = StageRequest(stage="grpo_1st", config=tiny_config(), windows=WINDOWS)
+    with worker(client, heavy_stage) as names, pytest.raises(StageFailed, match="needs a base model") as failure:
         asked(request)
     assert not isinstance(failure.value, StageRefused)
     assert len(names) == 1
+
+
+def test_a_finished_stage_comes_from_the_store_and_starts_no_run_on_the_pool(client: Any) -> None:
+    request = StageRequest(stage="base_model", config=tiny_config())
+    with worker(client, heavy_stage) as names:
+        (made,) = asked(request)
+        # The pool looks itself for what the caller cannot find.
+        other = request.model_copy(update={"config": with_overrides(tiny_config(), ["training.tiny.steps=61"])})
+        asked(request, other)
+        assert names == ["base_model of DEMO"] * 2
+    found, _ = asked(request, other)
+    assert isinstance(made, BaseModelRef)
+    assert isinstance(found, BaseModelRef)
+    assert (found.location, found.identity) == (made.location, made.identity)
+
+
+def test_what_this_machine_cannot_look_up_is_asked_of_the_pool(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: object, **options: object) -> None:
+        raise StoreUnreachable("the shared store does not answer")
+
+    config = tiny_config()
+    (tmp_path / "shared").mkdir()
+    store = Store(tmp_path / "store", SharedStore(str(tmp_path / "shared")))
+    monkeypatch.setattr(SharedStore, "fetch", away)
+    training = config.training
+    requests = {
+        "the store does not answer": StageRequest(stage="base_model", config=config),
+        "another base model": StageRequest(
+            stage="base_model",
+            config=config.model_copy(update={"training": training.model_copy(update={"model": "org/name"})}),
+        ),
+        "no base model": StageRequest(stage="forecasts", config=config, windows=WINDOWS, adapter=AAPL_7),
+        "refused here": StageRequest(
+            stage="sft",
+            config=config,
+            base_model=BASE.model_copy(update={"artifact": None}),
+            adapter=tmp_path,
+            answers=tmp_path / "answers.csv",
+        ),
+    }
+    (tmp_path / "answers.csv").touch()
+    found = {why: GpuPool(store)._finished([request]) for why, request in requests.items()}
+    assert found == dict.fromkeys(requests)
 
 
 def test_a_caller_that_is_retried_asks_for_the_same_thing_though_its_artifacts_are_cached_or_elsewhere_by_now() -> None:
