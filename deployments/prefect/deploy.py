@@ -215,7 +215,10 @@ def _switches(client: "SyncPrefectClient", name: str) -> "tuple[bool, list[Deplo
 
 
 def _make_pool(client: "SyncPrefectClient", name: str, *, pool_type: str, working_dir: Path | None) -> None:
-    """Create a work pool if it is missing, and set the folder in which it runs."""
+    """Create a work pool if it is missing; renew the template of one for processes, and set the folder of its runs.
+
+    Default values that a user chose in the template stay.
+    """
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
     from prefect.workers.process import ProcessWorker
@@ -223,15 +226,18 @@ def _make_pool(client: "SyncPrefectClient", name: str, *, pool_type: str, workin
     try:
         pool = client.read_work_pool(name)
     except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template() if pool_type == "process" else {}
-        pool = client.create_work_pool(WorkPoolCreate(name=name, type=pool_type, base_job_template=template))
+        pool = client.create_work_pool(WorkPoolCreate(name=name, type=pool_type))
     if pool.type != "process":
         return
-    template = pool.base_job_template
+    template = ProcessWorker.get_default_base_job_template()
     settings = template["variables"]["properties"]
-    # A run may set its parameters, but not the command that executes it.
+    # A run may set its parameters, but not the command that executes it. Older pools allow it.
     settings.pop("command", None)
     template["job_configuration"].pop("command", None)
+    former = pool.base_job_template.get("variables", {}).get("properties", {})
+    for setting, chosen in former.items():
+        if setting in settings and "default" in chosen:
+            settings[setting]["default"] = chosen["default"]
     if working_dir is not None:
         settings["working_dir"]["default"] = str(working_dir.resolve())
         # A run that writes to its worker's output dies of a broken pipe when the worker ends. Its lines are in Prefect

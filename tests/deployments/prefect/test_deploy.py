@@ -107,6 +107,27 @@ def test_no_run_chooses_the_command_that_executes_it(client: Any) -> None:
         assert "command" not in template["job_configuration"]
 
 
+@pytest.mark.parametrize("kind", ["made by hand", "of an older version"])
+def test_a_pool_with_another_template_gets_ours_and_keeps_the_values_that_a_user_chose(
+    client: Any, data: Path, tickers: Path, kind: str
+) -> None:
+    from prefect.client.schemas.actions import WorkPoolUpdate
+    from prefect.workers.process import ProcessWorker
+
+    ours = client.read_work_pool("cpu-pool").base_job_template
+    template: dict[str, Any] = {}
+    if kind == "of an older version":
+        template = ProcessWorker.get_default_base_job_template()
+        assert "command" in template["job_configuration"]
+        template["variables"]["properties"]["name"]["default"] = "ours"
+    client.update_work_pool("cpu-pool", WorkPoolUpdate(base_job_template=template))
+    deploy(data=data, tickers=tickers)
+    found = client.read_work_pool("cpu-pool").base_job_template
+    if template:
+        ours["variables"]["properties"]["name"]["default"] = "ours"
+    assert found == ours
+
+
 def test_what_a_user_switched_paused_or_added_in_the_ui_outlives_a_new_deployment(
     client: Any, data: Path, tickers: Path
 ) -> None:
