@@ -214,7 +214,7 @@ def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Ma
 
 
 def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
-    """Log an artifact of `compare_models`: nested runs with the `split/metric` of every model, and the report.
+    """Log an artifact of `compare_models`: a nested run with the `model/split/metric` of all models, and the report.
 
     The parent run gets the figures of the model chosen on validation, and the verdict. For a comparison from the store
     it links to the run that made it. If MLflow is down, all this follows later.
@@ -222,11 +222,11 @@ def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
     report, created = read_report(comparison), read_manifest(comparison).created
     headline, stage = read_verdict(comparison).headline, COMPARISON.name
     scores, chosen = named_scores(report), report.chosen
-    figures = {name: [StepMetrics(0, created, finite_numbers(metrics))] for name, metrics in scores.items()}
+    compared = {f"{model}/{name}": value for model, values in scores.items() for name, value in values.items()}
 
     def write(run: PipelineRun, client: Any) -> None:
         if chosen is not None:
-            write_values(client, run.run_id, metrics=figures[chosen])
+            write_values(client, run.run_id, metrics=[StepMetrics(0, created, finite_numbers(scores[chosen]))])
         client.set_tag(run.run_id, "verdict", headline[:LONGEST_TAG])
         # The registration sets it again, with its outcome.
         client.set_tag(run.run_id, "promoted", "false")
@@ -236,15 +236,10 @@ def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
         if maker:
             return
         log_report(client, run.run_id, comparison)
-        parent = _nested(run, stage, tags={"stage": stage, "store_key": comparison.key}, started=created)
-        for model, rows in figures.items():
-            tags = {"stage": stage, "model": model, "chosen": str(model == chosen).lower()}
-            run_id = _nested(run, f"{stage} {model}", tags=tags, parent=parent, started=created)
-            write_values(client, run_id, metrics=rows)
-            client.set_terminated(run_id)
-        if chosen is not None:
-            write_values(client, parent, metrics=figures[chosen])
-        client.set_terminated(parent)
+        tags = {"stage": stage, "store_key": comparison.key, "chosen": chosen or ""}
+        nested = _nested(run, stage, tags=tags, started=created)
+        write_values(client, nested, metrics=[StepMetrics(0, created, finite_numbers(compared))])
+        client.set_terminated(nested)
 
     _add(log, "the comparison", write)
 
