@@ -278,6 +278,6 @@ def _wait_for(ending: "list[psutil.Process]", *, seconds: float) -> None:
 def _end_leftovers(workspace: Workspace) -> bool:
     left = list(service_processes(workspace))
     if left:
-        logger.info("ending %d processes of an earlier service", len(left))
+        logger.info("ending %d processes that the service left behind", len(left))
         processes.end(left)
     return bool(left)

@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,9 @@ class WarmProcess:
         self._runs[run] = (connection, handle)
         self._selector.register(handle, selectors.EVENT_READ, lambda _: self._run_ended(run))
         self._selector.register(connection, selectors.EVENT_READ, lambda _: self._client_ended(run))
-        connection.sendall(f"{run}\n".encode())
+        # If the client was killed meanwhile, the end of the connection ends the run.
+        with suppress(OSError):
+            connection.sendall(f"{run}\n".encode())
         return None
 
     def _run_ended(self, run: int) -> None:
@@ -177,16 +180,19 @@ class WarmProcess:
 
 def _read_request(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     header, streams, _, _ = socket.recv_fds(connection, _HEADER_BYTES, _STANDARD_STREAMS)
-    with connection.makefile("rb") as body:
-        return json.loads(body.read(int.from_bytes(header, "big"))), streams
+    try:
+        with connection.makefile("rb") as body:
+            return json.loads(body.read(int.from_bytes(header, "big"))), streams
+    except (OSError, ValueError):
+        for stream in streams:
+            os.close(stream)
+        raise
 
 
 def _answer(connection: socket.socket, status: int) -> None:
-    try:
+    with suppress(OSError):
         # A process that a signal ended exits with 128 + its number, as a shell reports it.
         connection.sendall(f"{status if status >= 0 else 128 - status}\n".encode())
-    except OSError:
-        return
 
 
 def _sources() -> dict[str, tuple[int, int]]:
@@ -214,11 +220,16 @@ def _run(request: dict[str, Any], *, fresh: bool) -> None:
 
 
 def _serve(path: str, listener: socket.socket, *, models: bool) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # The worker gets the same signal. This process ends when the worker and its runs have ended.
-        signal.signal(number, signal.SIG_IGN)
+    def end(*_: object) -> None:
+        _forget(Path(path))
+        os._exit(0)
+
+    # The worker gets the same signals. Before the imports are done, this process has no runs and ends with the worker.
+    # Afterwards it ends when the worker and all runs have ended.
+    _on_signals(end)
     for module in (*_FLOWS, *(_MODELS if models and not _NVIDIA.exists() else ())):
         importlib.import_module(module)
+    _on_signals(signal.SIG_IGN)
     gc.collect()
     gc.freeze()
     warm = WarmProcess(listener)
@@ -226,8 +237,17 @@ def _serve(path: str, listener: socket.socket, *, models: bool) -> None:
     if request is not None:
         _run(request, fresh=warm.is_outdated())
         return
-    Path(path).unlink(missing_ok=True)
-    Path(path).parent.rmdir()
+    _forget(Path(path))
+
+
+def _on_signals(action: Any) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, action)
+
+
+def _forget(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""The process that forks for each flow run."""
+
+import array
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import tickerforge.deployments.service.warm as warm
+from service_home import wait_until
+from tickerforge.deployments.service.warm import WarmProcess
+
+
+def test_a_client_that_ends_in_the_middle_of_its_request_leaves_no_open_file(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "warm.sock"))
+        listener.listen()
+        process = WarmProcess(listener)
+        before = os.listdir("/proc/self/fd")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "warm.sock"))
+            streams = array.array("i", range(3))
+            client.sendmsg([(100).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+            client.sendall(b"{")
+        assert process._accept(listener) is None
+        assert os.listdir("/proc/self/fd") == before
+
+
+def test_it_ends_with_its_worker_also_while_it_still_imports(tmp_path: Path) -> None:
+    (tmp_path / "socket").mkdir()
+    path = tmp_path / "socket" / "warm.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        command = [sys.executable, "-m", warm.__name__, "models", str(path), str(listener.fileno())]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+    # Its own handler is there before the first import.
+    assert wait_until(lambda: handles_sigterm(process.pid), seconds=30)
+    process.terminate()
+    assert process.wait(timeout=10) == 0
+    assert not path.parent.exists()
+
+
+def handles_sigterm(process: int) -> bool:
+    (caught,) = [line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("SigCgt")]
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
