@@ -57,8 +57,8 @@ class QualityConfig(FrozenModel):
 
     exchange: str = Field(
         default="auto",
-        description="Calendar such as XNYS; auto: 24/7 if dates are on weekends, else by the ending of the "
-        "ticker (.L, .T), else New York; none: dates are not compared with a calendar.",
+        description="Calendar such as XNYS; auto: by the ending of the ticker (.L, .T), else 24/7 if dates are on "
+        "weekends, else New York; none: dates are not compared with a calendar.",
     )
     max_missing: float = Field(default=0.1, ge=0, le=1, description="Most sessions of the exchange without prices.")
     max_extra: float = Field(default=0.1, ge=0, le=1, description="Most prices on days without a session.")

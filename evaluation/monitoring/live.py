@@ -16,7 +16,7 @@ from tickerforge.features.config import FrozenModel
 
 ISSUED_COLUMNS = (
     *("ticker", "version", "origin", "issued_at", "late", "origin_close", "sigma"),
-    *("interval", "target_dates", "median", "lower", "upper"),
+    *("interval", "target_dates", "median", "lower", "upper", "provisional_dates"),
 )
 
 
@@ -96,7 +96,8 @@ def score_live(issued: pd.DataFrame, closes: pd.Series, *, ticker: str) -> LiveS
         issued: One row per forecast, columns `ISSUED_COLUMNS`: `ticker`; `version` of the model; `origin` (date);
             `issued_at` (instant); `late` (issued when the first price was known); `origin_close` (USD, as known then);
             `sigma` (daily log-return standard deviation at the origin); `interval` (nominal coverage); `target_dates`,
-            `median`, `lower`, `upper` (each of shape `(horizon,)`; USD). No rows if nothing has been issued yet.
+            `median`, `lower`, `upper` (each of shape `(horizon,)`; USD); `provisional_dates`, those target dates that
+            were a guess. No rows if nothing has been issued yet.
         closes: Adjusted closes (USD) up to now, indexed by session, ascending.
         ticker: The one ticker of all rows.
 
@@ -177,10 +178,12 @@ def _checked(issued: pd.DataFrame, *, ticker: str) -> pd.DataFrame:
 
 
 def _missing(issued: pd.DataFrame, sessions: Dates) -> tuple[date, ...]:
-    """Return the target dates up to the last session that have no price."""
+    """Return the target dates up to the last session that have no price, without provisional ones."""
     if issued.empty:
         return ()
-    planned = np.unique(np.concatenate([np.asarray(row, dtype="datetime64[D]") for row in issued["target_dates"]]))
+    rows = zip(issued["target_dates"], issued["provisional_dates"], strict=True)
+    sure = [sorted(set(dates) - set(guessed)) for dates, guessed in rows]
+    planned = np.unique(np.concatenate([np.asarray(dates, dtype="datetime64[D]") for dates in sure]))
     return tuple(np.setdiff1d(planned[planned <= sessions[-1]], sessions).tolist())
 
 

@@ -43,7 +43,7 @@ class QualityReport(FrozenModel):
         sessions: Sessions of that exchange from `first` to `last`.
         missing: Sessions of the exchange without prices.
         extra: Days with prices on which the exchange had no session.
-        note: Why the dates were not compared with a calendar.
+        note: Why the dates, or some of them, were not compared with a calendar.
         history: What has changed in the history since the former bars; empty in the stored report, which depends on
             the bars alone.
     """
@@ -73,7 +73,9 @@ class QualityReport(FrozenModel):
         ]
         if self.history:
             table.append((f"{self.history.kind}_history", _count(self.history.rows), str(self.history)))
-        if self.note:
+        if self.note and self.exchange:
+            table.append(("calendar", "compared in part", self.note))
+        elif self.note:
             table[1:3] = [("calendar", "not compared", self.note)]
         return [{"What": what.replace("_", " "), "Count": count, "Meaning": meaning} for what, count, meaning in table]
 
@@ -96,7 +98,7 @@ def assess(
         exchange: The exchange whose sessions these are.
         sessions: The exchange's sessions, ascending (datetime64[s]), at least from the first bar to the last; without
             them nothing is compared.
-        note: Why nothing is compared.
+        note: Why nothing is compared, or not all days.
     """
     values = bar_columns(bars)
     dates = values["date"].astype("datetime64[s]")

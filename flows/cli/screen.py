@@ -30,6 +30,10 @@ _LABELS = {
     "theta": "Theta",
     "arima": "AutoARIMA",
 }
+_PROVISIONAL = (
+    "provisional: a weekday, as the holidays of the exchange are not known for that day. Update the library "
+    "exchange-calendars, or name the exchange, such as --set quality.exchange=XETR."
+)
 _HEADERS = ("MSE", "median", "trimmed", "MAE", "median", "trimmed", "MSE / persistence's", "p")
 
 
@@ -185,8 +189,10 @@ def forecast_table(result: "Forecast") -> RenderableType:
     table.add_column(f"{band}, high", justify="right")
     for session in result.sessions:
         prices = (f"{price:,.2f}" for price in (session.median, session.lower, session.upper))
-        table.add_row(session.date.isoformat(), *prices)
-    return table
+        table.add_row(session.day, *prices)
+    if not any(session.provisional for session in result.sessions):
+        return table
+    return Group(table, Text(_PROVISIONAL))
 
 
 def preprocessed(results: Sequence["Preprocessed"]) -> RenderableType:

@@ -12,6 +12,7 @@ from tickerforge.flows.remote.gpu_pool import ANSWERS
 from tickerforge.flows.remote.here import Here, Recording
 from tickerforge.flows.remote.requests import StageOutput
 from tickerforge.flows.server.begin import begin
+from tickerforge.flows.server.outcome import in_words
 from tickerforge.flows.server.slots import gpu_slot
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import Steps, adapters_of
@@ -111,5 +112,5 @@ def _run_ticker(job: TickerJob) -> TickerStages:
             steps.champion_forecasts(job.windows, job.champion)
     except Exception as error:
         logger.exception("%s failed", stock)
-        return TickerStages(stock=stock, results=results, error=f"{type(error).__name__}: {error}")
+        return TickerStages(stock=stock, results=results, error=in_words(error))
     return TickerStages(stock=stock, results=results)

@@ -13,6 +13,7 @@ from tickerforge.flows.night.next_sessions import Forecast, StockForecast
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
 from tickerforge.flows.server.begin import begin
+from tickerforge.flows.server.outcome import in_words
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import Exchange, Tickers, skipped, stocks_of, with_stock
 from tickerforge.flows.train.steps import market_source
@@ -59,7 +60,7 @@ def forecast(
             jobs.append(ForecastJob(config=own, bars=bars))
         except Exception as error:
             logger.exception("no prices of %s", stock)
-            failed.append(StockForecast(stock=stock, note=f"{type(error).__name__}: {error}", failed=True))
+            failed.append(StockForecast(stock=stock, note=in_words(error), failed=True))
     made = forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange)
     found = (*failed, *(each.model_copy(update={"warning": warnings.get(each.stock, "")}) for each in made))
     publish_table("forecasts", [forecast_row(each) for each in found], description="Forecasts of the next sessions.")
@@ -113,6 +114,7 @@ def issue(made: Forecast, *, exchange: str | None) -> None:
         lower=[session.lower for session in made.sessions],
         upper=[session.upper for session in made.sessions],
         issued_at=datetime.now(UTC),
+        provisional_dates=[session.date for session in made.sessions if session.provisional],
         exchange=exchange or exchange_of(made.ticker, np.array(dates, dtype="datetime64[D]")),
     )
 
@@ -133,7 +135,7 @@ def forecast_row(found: StockForecast) -> dict[str, str]:
     return {
         "Stock": found.stock,
         "From": str(made.origin),
-        "To": str(last.date),
+        "To": last.day,
         "Median move": f"{last.median / made.last_close - 1:+.2%}",
         "Adapter": f"{found.note}, version {made.version}",
         "Watch": found.warning,

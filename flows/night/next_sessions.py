@@ -7,6 +7,7 @@ from pathlib import Path
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.pooling import POOL
 from tickerforge.features.windows import latest_window
+from tickerforge.flows.server.outcome import in_words
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import market_source, training_here
 from tickerforge.tasks.base.errors import NotRegistered
@@ -16,6 +17,7 @@ from tickerforge.tasks.models.adapters import adapter_folder, read_card
 from tickerforge.tasks.models.forecasting import INTERVAL, forecast_next
 from tickerforge.tasks.models.train import base_model_for
 from tickerforge.tasks.prices.market_data import fetch_bars
+from tickerforge.tasks.prices.sessions import NO_EXCHANGE
 from tickerforge.tasks.registry.registration import CHALLENGER, CHAMPION, fetch_registered
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
@@ -28,12 +30,18 @@ logger = logging.getLogger(__name__)
 
 
 class Session(FrozenModel):
-    """The forecast of one session: median and bounds of the band, USD."""
+    """The forecast of one session: median and bounds of the band, USD; the date of a provisional one is a guess."""
 
     date: date
     median: float
     lower: float
     upper: float
+    provisional: bool = False
+
+    @property
+    def day(self) -> str:
+        """The date in words."""
+        return f"{self.date} (provisional)" if self.provisional else str(self.date)
 
 
 class Forecast(FrozenModel):
@@ -73,7 +81,7 @@ def forecast_registered(config: PipelineConfig, *, bars: ArtifactRef) -> StockFo
             absent = str(error)
         except Exception as error:
             logger.exception("no forecast of %s", config.stock)
-            return StockForecast(stock=config.stock, note=f"{type(error).__name__}: {error}", failed=True)
+            return StockForecast(stock=config.stock, note=in_words(error), failed=True)
         else:
             return StockForecast(stock=config.stock, forecast=made, note=alias)
     return StockForecast(stock=config.stock, note=absent)
@@ -123,7 +131,7 @@ def forecast_stock(
             features=card.features,
             training=training,
             seed=card.seed,
-            exchange=config.quality.exchange,
+            exchange=NO_EXCHANGE if config.data is None else config.quality.exchange,
             known=card.known_price,
             on_progress=report,
         )
@@ -136,10 +144,5 @@ def forecast_stock(
         version=version,
         sigma=float(latest_window(prices, ticker=config.stock, config=card.features)["sigma"].iloc[0]),
         interval=INTERVAL,
-        sessions=tuple(
-            Session(date=day.date(), median=median, lower=lower, upper=upper)
-            for day, median, lower, upper in zip(
-                table["date"], table["median"], table["lower"], table["upper"], strict=True
-            )
-        ),
+        sessions=tuple(Session.model_validate(row | {"date": row["date"].date()}) for row in table.to_dict("records")),
     )

@@ -18,6 +18,7 @@ from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import BATCH_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
 from tickerforge.flows.remote.here import Finished
 from tickerforge.flows.server.begin import begin
+from tickerforge.flows.server.outcome import in_words
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import Exchange, Tickers, due, skipped, stocks_of, with_stock
 from tickerforge.flows.train.champions import current_champion, warm_start
@@ -142,11 +143,6 @@ def nightly(
     return night
 
 
-def in_words(error: Exception) -> str:
-    """Write an error as the table of the night shows it."""
-    return f"{type(error).__name__}: {error}"
-
-
 def prepare_all(
     config: PipelineConfig, names: Sequence[str], *, exchange: str | None, failures: dict[str, str]
 ) -> dict[str, Prepared]:
@@ -257,7 +253,7 @@ def ticker_night(
         verdict=result.verdict.headline if result else "",
         promoted=promoted,
         version=registered.version if registered else "",
-        forecast=f"{made.sessions[-1].median / made.last_close - 1:+.2%} by {made.sessions[-1].date}" if made else "",
+        forecast=f"{made.sessions[-1].median / made.last_close - 1:+.2%} by {made.sessions[-1].day}" if made else "",
         live=live,
         warnings=tuple(warnings),
         seconds=seconds,

@@ -4,7 +4,7 @@ import errno
 
 from tickerforge.evaluation.core.errors import BaselineUnavailable, EvaluationError, PredictionsError
 from tickerforge.features.errors import FeaturesError
-from tickerforge.flows.errors import ConfigError, MissingArtifactError, PrefectUnavailable
+from tickerforge.flows.errors import ConfigError, FlowsError, MissingArtifactError
 from tickerforge.tasks.base.errors import ServiceError, TasksError, TrackingError
 from tickerforge.training.errors import (
     AdapterError,
@@ -27,7 +27,7 @@ _BAD_INPUT = (
     BaselineUnavailable,
     PredictionsError,
 )
-_EXPECTED = (*_BAD_INPUT, PrefectUnavailable, EvaluationError, TrainingError)
+_EXPECTED = (*_BAD_INPUT, FlowsError, EvaluationError, TrainingError)
 _STOPPED = {"CancelledRun", "TaskRunCancelled", "Abort"}
 _FULL_DISK_WORDS = ("no space left on device", "disk is full", "disk quota exceeded")
 _FULL_DISK = (
@@ -88,3 +88,10 @@ def message(error: BaseException) -> str:
     if is_expected(error):
         return text if isinstance(error, _EXPECTED) else _FULL_DISK
     return f"{type(error).__name__}: {text}\n{_REPORT}"
+
+
+def in_words(error: BaseException) -> str:
+    """Describe why one ticker of many failed: the kind of the error, what went wrong, and how to fix it."""
+    text = message(error).replace("\n", " ")
+    kind = f"{type(error).__name__}: "
+    return text if text.startswith(kind) else kind + text

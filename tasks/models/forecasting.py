@@ -9,7 +9,7 @@ import pandas as pd
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.features.config import FeatureConfig, FrozenModel
 from tickerforge.tasks.base.logs import run_logger
-from tickerforge.tasks.prices.sessions import AUTO, next_sessions
+from tickerforge.tasks.prices.sessions import AUTO, next_sessions, provisional
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import OnProgress
 
@@ -85,12 +85,13 @@ def forecast_next(
         on_progress: Called with the number of answers drawn.
 
     Returns:
-        `horizon` rows: `date` (datetime64[s]), `median`, `lower`, `upper` (USD; bounds of the central 80 %). If no
-        answer was valid, all three are the last close.
+        `horizon` rows: `date` (datetime64[s]), `median`, `lower`, `upper` (USD; bounds of the central 80 %),
+        `provisional` (the date is a guess, as in `tasks.prices.sessions.provisional`). If no answer was valid, all
+        three prices are the last close.
 
     Raises:
         FeaturesError: If the bars are not acceptable or too few.
-        MarketDataError: If the sessions of the exchange are unknown.
+        MarketDataError: If there is no such exchange.
         TrainingError: If the model or the adapter cannot be used.
     """
     from tickerforge.evaluation.core.forecasts import collect_forecasts
@@ -126,7 +127,8 @@ def forecast_next(
         )
     lower, upper = forecast_band(samples) if len(samples) else (median, median)
     dates = next_sessions(checked["date"], count=features.horizon, ticker=ticker, exchange=exchange)
-    return pd.DataFrame({"date": dates, "median": median, "lower": lower, "upper": upper})
+    guessed = provisional(dates, dates=checked["date"], ticker=ticker, exchange=exchange)
+    return pd.DataFrame({"date": dates, "median": median, "lower": lower, "upper": upper, "provisional": guessed})
 
 
 def forecast_band(samples: Floats) -> tuple[Floats, Floats]:

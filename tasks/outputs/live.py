@@ -26,7 +26,7 @@ class IssuedForecast(FrozenModel):
     `origin` is the last session that it knew, `origin_close` the adjusted close at that time (USD), `sigma` the
     standard deviation of daily log returns at the origin. `median`, `lower` and `upper` (USD) have one value per
     session of `target_dates`; the band should hold the share `interval` of the prices. The first price is known from
-    `first_close` on.
+    `first_close` on. `provisional_dates` are those target dates that were a guess.
     """
 
     ticker: str
@@ -41,6 +41,7 @@ class IssuedForecast(FrozenModel):
     median: tuple[PositiveFloat, ...]
     lower: tuple[PositiveFloat, ...]
     upper: tuple[PositiveFloat, ...]
+    provisional_dates: tuple[date, ...] = ()
 
     @property
     def late(self) -> bool:
@@ -70,6 +71,7 @@ def issue_forecast(
     upper: Sequence[float],
     issued_at: datetime,
     exchange: str = EXCHANGE,
+    provisional_dates: Sequence[date] = (),
 ) -> IssuedForecast:
     """Record a forecast; only the first one of a version and origin counts, as a later one could know more.
 
@@ -86,6 +88,7 @@ def issue_forecast(
         upper: USD, shape (horizon,).
         issued_at: Now, with a time zone.
         exchange: Calendar of the ticker's exchange such as XNYS; the first price is known at its close.
+        provisional_dates: Those target dates that are a guess.
 
     Returns:
         The forecast that counts: this one, or the one that was recorded before.
@@ -108,6 +111,7 @@ def issue_forecast(
         median=tuple(median),
         lower=tuple(lower),
         upper=tuple(upper),
+        provisional_dates=tuple(provisional_dates),
     )
     name = f"{ticker}/{origin}-v{version}"
     standing = read_record(_FORECASTS, name, IssuedForecast)

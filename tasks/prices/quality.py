@@ -5,13 +5,15 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from tickerforge.features.config import QualityConfig
 from tickerforge.features.prices.history import HistoryChange
 from tickerforge.features.prices.quality import QualityReport, assess, check
 from tickerforge.features.prices.schemas import Columns
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.paths import QUALITY_FILE
-from tickerforge.tasks.prices.sessions import AUTO, NO_EXCHANGE, exchange_of, sessions_between
+from tickerforge.tasks.prices.sessions import AUTO, NO_EXCHANGE, exchange_of, recorded, sessions_between
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
 
 HISTORY, REPAIR_COUNTS = "history", "repairs"
@@ -91,14 +93,20 @@ def _assessed(prices: Columns, *, ticker: str, repairs: Mapping[str, int], excha
         return assess(prices, ticker=ticker, repairs=repairs, note=note)
     dates = prices["date"]
     name = exchange_of(ticker, dates) if exchange == AUTO else exchange
-    first, last = dates[[0, -1]].astype("datetime64[D]").tolist()
+    days = dates.astype("datetime64[D]")
     try:
-        sessions = sessions_between(first, last, exchange=name)
+        sessions = sessions_between(days[0].item(), days[-1].item(), exchange=name)
+        first, last = recorded(name)
     except MarketDataError as error:
         if exchange != AUTO:
             raise
         return assess(prices, ticker=ticker, repairs=repairs, note=str(error))
-    return assess(prices, ticker=ticker, repairs=repairs, exchange=name, sessions=sessions)
+    unknown = dates[(days < np.datetime64(first)) | (days > np.datetime64(last))]
+    note = ""
+    if len(unknown):
+        note = f"{name} is recorded from {first} to {last}; the {len(unknown)} days outside are not compared"
+        sessions = np.union1d(sessions, unknown)
+    return assess(prices, ticker=ticker, repairs=repairs, exchange=name, sessions=sessions, note=note)
 
 
 def _in_task_run() -> bool:

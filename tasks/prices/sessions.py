@@ -1,4 +1,7 @@
-"""Trading sessions: on which days an exchange is open, when each one closes, and which ones come next."""
+"""Trading sessions: on which days an exchange is open, when each one closes, and which ones come next.
+
+Some calendars are recorded for some years only. On other days, weekdays stand for sessions: they are *provisional*.
+"""
 
 import warnings
 from datetime import UTC, date, datetime
@@ -18,14 +21,18 @@ EXCHANGE = "XNYS"
 AUTO, NO_EXCHANGE = "auto", "none"
 SESSIONS_COMPARED = 80
 SLACK = pd.Timedelta(days=30)
-ANY_YEAR = 2020
+# Every calendar is recorded for this year.
+ANY_YEAR = 2025
 ALWAYS = "24/7"
 WEEKEND_SHARE = 0.1
+_LONGEST = 200
 YAHOO_ENDINGS = {
     **{"L": "XLON", "DE": "XETR", "F": "XFRA", "PA": "XPAR", "AS": "XAMS", "BR": "XBRU", "LS": "XLIS", "MI": "XMIL"},
     **{"MC": "XMAD", "SW": "XSWX", "VI": "XWBO", "ST": "XSTO", "HE": "XHEL", "CO": "XCSE", "OL": "XOSL", "IR": "XDUB"},
+    **{"IC": "XICE", "WA": "XWAR", "PR": "XPRA", "BD": "XBUD", "IS": "XIST", "TL": "XTAL", "RG": "XRIS", "VS": "XLIT"},
     **{"T": "XTKS", "HK": "XHKG", "SS": "XSHG", "SZ": "XSHG", "KS": "XKRX", "KQ": "XKRX", "TW": "XTAI", "SI": "XSES"},
-    **{"BO": "XBOM", "NS": "XBOM", "AX": "XASX", "NZ": "XNZE", "TO": "XTSE", "V": "XTSE", "SA": "BVMF", "MX": "XMEX"},
+    **{"BO": "XBOM", "NS": "XBOM", "AX": "XASX", "NZ": "XNZE", "KL": "XKLS", "BK": "XBKK", "SR": "XSAU", "JO": "XJSE"},
+    **{"TO": "XTSE", "V": "XTSE", "SA": "BVMF", "MX": "XMEX", "SN": "XSGO", "BA": "XBUE", "TWO": "XTAI"},
 }
 """Ending of a ticker at Yahoo → calendar of its exchange."""
 KNOWN = "XNYS (New York), XNAS (Nasdaq), XLON (London), XETR (Frankfurt), XTKS (Tokyo) and 24/7"
@@ -37,7 +44,7 @@ def exchange_timezone(exchange: str) -> str:
     Raises:
         MarketDataError: If there is no such exchange.
     """
-    return str(_years(exchange, ANY_YEAR, ANY_YEAR).tz)
+    return str(_calendar(exchange).tz)
 
 
 def exchange_date(instant: datetime, *, exchange: str) -> date:
@@ -54,7 +61,7 @@ def is_session(day: date, *, exchange: str) -> bool:
     """Return whether the exchange trades on a day.
 
     Raises:
-        MarketDataError: If there is no such exchange, or its holidays are not known for that day.
+        MarketDataError: If there is no such exchange.
     """
     session = pd.Timestamp(day)
     return bool((_closes(exchange, session, session).index == session).any())
@@ -72,7 +79,7 @@ def stale_by(last_session: date, instant: datetime, *, exchange: str) -> int:
         exchange: Calendar such as XNYS.
 
     Raises:
-        MarketDataError: If there is no such exchange, or its holidays are not known.
+        MarketDataError: If there is no such exchange.
         ValueError: If the instant has no time zone.
     """
     moment, held = _moment(instant), pd.Timestamp(last_session)
@@ -84,7 +91,7 @@ def close_of(day: date, *, exchange: str) -> datetime:
     """Find the instant (UTC) at which a day's closing price is known: the session's close, or else the day's end.
 
     Raises:
-        MarketDataError: If there is no such exchange, or its holidays are not known for that day.
+        MarketDataError: If there is no such exchange.
     """
     session = pd.Timestamp(day)
     closes = _closes(exchange, session, session)
@@ -94,27 +101,36 @@ def close_of(day: date, *, exchange: str) -> datetime:
 
 
 def sessions_between(first: date, last: date, *, exchange: str) -> NDArray[np.datetime64]:
-    """List the sessions of an exchange from one day to another and some around them, ascending (datetime64[s]).
+    """List the recorded sessions from one day to another and some around them, ascending (datetime64[s]).
 
     Raises:
-        MarketDataError: If there is no such exchange, or its holidays are not known for that time.
+        MarketDataError: If there is no such exchange.
     """
-    decades = range(first.year // 10, last.year // 10 + 1)
-    try:
-        return np.concatenate([_sessions(exchange, 10 * each, 10 * each + 9) for each in decades])
-    except MarketDataError:
-        return _sessions(exchange, first.year, last.year)
+    parts = [each.sessions.to_numpy() for each in _decades(exchange, first.year, last.year)]
+    return np.concatenate([np.array([], dtype="datetime64[s]"), *parts]).astype("datetime64[s]")
+
+
+def recorded(exchange: str) -> tuple[date, date]:
+    """Return the first and the last day for which the sessions of an exchange are recorded.
+
+    Raises:
+        MarketDataError: If there is no such exchange.
+    """
+    calendar = _calendar(exchange)
+    first, last = calendar.bound_min(), calendar.bound_max()
+    return first.date() if first is not None else date.min, last.date() if last is not None else date.max
 
 
 def exchange_of(ticker: str, dates: NDArray[np.datetime64]) -> str:
     """Choose the calendar of a ticker: by the ending that Yahoo gives its name, else New York's.
 
-    If more than a tenth of the dates are on weekends, the market has no holidays.
+    Without a known ending, the market has no holidays if more than a tenth of the dates are on weekends.
     """
-    if np.mean(~np.is_busday(dates.astype("datetime64[D]"))) > WEEKEND_SHARE:
-        return ALWAYS
     _, dot, ending = ticker.rpartition(".")
-    return YAHOO_ENDINGS.get(ending.upper(), EXCHANGE) if dot else EXCHANGE
+    if dot and ending.upper() in YAHOO_ENDINGS:
+        return YAHOO_ENDINGS[ending.upper()]
+    on_weekends = np.mean(~np.is_busday(dates.astype("datetime64[D]"))) > WEEKEND_SHARE
+    return ALWAYS if on_weekends else EXCHANGE
 
 
 def calendar_of(ticker: str, dates: pd.Series, *, exchange: str = AUTO) -> str | None:
@@ -150,7 +166,7 @@ def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = 
             of them are on weekends, else on business days.
 
     Raises:
-        MarketDataError: If there is no such exchange, or its holidays are not known.
+        MarketDataError: If there is no such exchange.
     """
     latest = pd.DatetimeIndex(dates)[-SESSIONS_COMPARED:].as_unit("s")
     last = latest[-1]
@@ -163,6 +179,29 @@ def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = 
     return pd.date_range(last, periods=count + 1, freq="D" if daily else "B", unit="s")[-count:]
 
 
+def provisional(coming: pd.DatetimeIndex, *, dates: pd.Series, ticker: str, exchange: str = AUTO) -> NDArray[np.bool_]:
+    """Mark those of the next sessions that are a guess; shape (count,).
+
+    Guesses are days after the last recorded one of the calendar, and all days if `auto` knows no calendar.
+
+    Args:
+        coming: From `next_sessions`.
+        dates: As for `next_sessions`.
+        ticker: As for `next_sessions`.
+        exchange: As for `next_sessions`; with `none`, no day is marked: the user says that there are no holidays.
+
+    Raises:
+        MarketDataError: If there is no such exchange.
+    """
+    if exchange == NO_EXCHANGE:
+        return np.zeros(len(coming), bool)
+    calendar = calendar_of(ticker, dates, exchange=exchange)
+    if calendar is None:
+        return np.ones(len(coming), bool)
+    last = np.datetime64(recorded(calendar)[1])
+    return np.asarray(coming.to_numpy().astype("datetime64[D]") > last)
+
+
 def _moment(instant: datetime) -> pd.Timestamp:
     """Convert an instant to UTC."""
     if instant.tzinfo is None:
@@ -173,31 +212,59 @@ def _moment(instant: datetime) -> pd.Timestamp:
 def _closes(exchange: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.Series:
     """Look up the closing instants (UTC) by session (midnight, no zone), from `first` to `last`.
 
-    No session closes before its day begins in UTC, not even in Wellington, so a UTC date bounds what can be known.
+    No session closes before its day begins in UTC, not even in Wellington, so a UTC date bounds what can be known. On
+    days that are not recorded, weekdays stand for sessions, with the usual hour of closing.
     """
-    return _years(exchange, (first - SLACK).year, last.year).closes.loc[first:last]
+    parts = [each.closes for each in _decades(exchange, first.year, last.year)]
+    begin, end = recorded(exchange)
+    if first.date() < begin or last.date() > end:
+        calendar = _calendar(exchange)
+        days = pd.bdate_range(first, last, freq="C", weekmask=calendar.weekmask)
+        days = days[(days.date < begin) | (days.date > end)]
+        local = calendar.closes.dt.tz_convert(calendar.tz).dt.tz_localize(None)
+        usual = (local - local.index.to_series()).mode()[0]
+        parts.append(pd.Series((days + usual).tz_localize(calendar.tz).tz_convert(UTC), index=days))
+    return pd.concat(parts).sort_index().loc[first:last]
 
 
-@lru_cache(maxsize=256)
-def _sessions(exchange: str, first: int, last: int) -> NDArray[np.datetime64]:
-    return _years(exchange, first, last).sessions.to_numpy().astype("datetime64[s]")
+def _decades(exchange: str, first: int, last: int) -> "list[ExchangeCalendar]":
+    """Build the calendars of the recorded decades from one year to another, oldest first."""
+    found = [_decade(exchange, each) for each in range(first // 10, last // 10 + 1)]
+    return [each for each in found if each is not None]
 
 
-@lru_cache(maxsize=8)
-def _years(exchange: str, first: int, last: int) -> "ExchangeCalendar":
-    """Build the calendar of whole years, so that a night over many tickers builds it once."""
+def _calendar(exchange: str) -> "ExchangeCalendar":
+    calendar = _decade(exchange, ANY_YEAR // 10)
+    if calendar is None:
+        raise MarketDataError(f"the calendar {exchange} is not recorded for {ANY_YEAR}: name another exchange")
+    return calendar
+
+
+@lru_cache(maxsize=64)
+def _decade(exchange: str, decade: int) -> "ExchangeCalendar | None":
+    """Build the calendar of ten years, which takes as long as that of one; `None` if none of them is recorded."""
     import exchange_calendars
     from exchange_calendars.errors import InvalidCalendarName
 
+    def built(first: pd.Timestamp, last: pd.Timestamp) -> "ExchangeCalendar":
+        return exchange_calendars.get_calendar(exchange, start=first, end=last)
+
+    first, last = pd.Timestamp(10 * decade, 1, 1), pd.Timestamp(10 * decade + 9, 12, 31)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            return exchange_calendars.get_calendar(
-                exchange, start=pd.Timestamp(first, 1, 1), end=pd.Timestamp(last, 12, 31)
-            )
+            try:
+                return built(first, last)
+            except ValueError:
+                some = built(pd.Timestamp(ANY_YEAR, 1, 1), pd.Timestamp(ANY_YEAR, 12, 31))
+            first, last = max(first, some.bound_min() or first), min(last, some.bound_max() or last)
+            return built(first, last) if first < last else None
         except InvalidCalendarName as fault:
             raise MarketDataError(
                 f"there is no exchange {exchange!r}; known are {KNOWN}, and all others of exchange-calendars"
             ) from fault
-        except ValueError as fault:
-            raise MarketDataError(f"{exchange}: {fault} Update the library exchange-calendars.") from fault
+        except (ValueError, NotImplementedError) as fault:
+            raise MarketDataError(
+                f"the library exchange-calendars cannot build the calendar {exchange} ({str(fault)[:_LONGEST]}): name "
+                "another exchange or none, or update the library"
+            ) from fault

@@ -133,7 +133,8 @@ def signature() -> Any:
     from mlflow.types import ColSpec, DataType, Schema
 
     bounds = [ColSpec(DataType.double, name) for name in ("median", "lower", "upper")]
-    return ModelSignature(outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds]))
+    guessed = ColSpec(DataType.boolean, "provisional")
+    return ModelSignature(outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds, guessed]))
 
 
 def requirements() -> list[str]:

@@ -60,7 +60,8 @@ class TickerForecaster(PythonModel):
             params: Not used.
 
         Returns:
-            `date median lower upper` of the next sessions, USD; the bounds hold the central 80 %.
+            `date median lower upper provisional` of the next sessions, USD; the bounds hold the central 80 %. A
+            provisional date is a guess, as the holidays of the exchange are not known.
         """
         from tickerforge.tasks.models.forecasting import KnownPrice, forecast_next
 

@@ -16,6 +16,7 @@ def issued_frame(windows: pd.DataFrame, **paths: list) -> pd.DataFrame:
             "sigma": windows["sigma"].to_list(),
             "interval": 0.8,
             "target_dates": windows["target_dates"].to_list(),
+            "provisional_dates": [()] * len(windows),
             **paths,
         }
     )

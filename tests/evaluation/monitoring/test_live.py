@@ -52,6 +52,7 @@ def one(**changed: object) -> pd.DataFrame:
         "sigma": 0.01,
         "interval": 0.8,
         "target_dates": [day.date() for day in SESSIONS[21:24]],
+        "provisional_dates": [],
         "median": median,
         "lower": median - 0.6,
         "upper": median + 0.6,
@@ -122,6 +123,9 @@ def test_a_session_without_a_price_moves_the_path_to_the_next_ones_and_is_listed
     assert live.scaled_mse == pytest.approx(np.mean(((moves - np.log([1.01, 1.02, 1.03])) / 0.01) ** 2))
     assert live.missing_dates == (SESSIONS[22].date(),)
     assert "planned sessions without a price: 2026-02-04" in live.text
+    guessed = score_live(one(provisional_dates=[SESSIONS[22].date()]), closes.drop(SESSIONS[22]), ticker="DEMO")
+    assert guessed.missing_dates == ()
+    assert guessed.windows == live.windows
 
 
 def test_an_origin_that_the_data_have_lost_is_counted_and_not_scored() -> None:

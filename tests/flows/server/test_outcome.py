@@ -4,8 +4,8 @@ import sqlite3
 import pytest
 
 from tickerforge.features.errors import BarsError
-from tickerforge.flows.errors import ConfigError, MissingArtifactError, PrefectUnavailable
-from tickerforge.flows.server.outcome import exit_code, message
+from tickerforge.flows.errors import ConfigError, MissingArtifactError, NightFailed, PrefectUnavailable
+from tickerforge.flows.server.outcome import exit_code, in_words, message
 from tickerforge.tasks.base.errors import MarketDataError, NotRegistered, PublishError, StoreError, TrackingError
 from tickerforge.training.errors import (
     AdapterError,
@@ -57,3 +57,9 @@ def test_an_unexpected_failure_says_what_to_report() -> None:
     text = message(ZeroDivisionError("division by zero"))
     assert "ZeroDivisionError: division by zero" in text
     assert "--debug" in text
+
+
+def test_a_night_with_failed_tickers_is_no_bug_unless_a_ticker_failed_by_one() -> None:
+    assert message(NightFailed("ACME: MarketDataError: x")) == "ACME: MarketDataError: x"
+    assert in_words(MarketDataError("x")) == "MarketDataError: x"
+    assert in_words(ZeroDivisionError("x")).startswith("ZeroDivisionError: x This is a bug")

@@ -33,7 +33,7 @@ def forecast(made: Pieces, bars: pd.DataFrame, *, seed: int = 3, adapter: bool =
 def test_a_forecast_is_ten_sessions_with_a_median_inside_its_band_in_prices(made: Pieces) -> None:
     bars = read_bars(made.bars)
     table = forecast(made, bars)
-    assert list(table.columns) == ["date", "median", "lower", "upper"]
+    assert list(table.columns) == ["date", "median", "lower", "upper", "provisional"]
     assert len(table) == FEATURES.horizon
     assert table["date"].iloc[0] > bars["date"].iloc[-1]
     assert ((table["lower"] <= table["median"]) & (table["median"] <= table["upper"])).all()

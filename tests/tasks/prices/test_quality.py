@@ -58,12 +58,33 @@ def test_limits_hold_for_what_is_stored_already_and_an_unknown_exchange_is_refus
         fetch_with_quality(source, "ACME", store=store, quality=QualityConfig(exchange="MARS"))
 
 
-def test_the_calendar_follows_from_weekends_then_from_the_name() -> None:
+def test_the_calendar_follows_from_the_name_then_from_weekends() -> None:
     weekdays = pd.bdate_range("2020-01-01", periods=200).to_numpy()
     every_day = pd.date_range("2020-01-01", periods=200).to_numpy()
     assert exchange_of("AAPL", weekdays) == exchange_of("BRK.B", weekdays) == "XNYS"
     assert exchange_of("VOD.L", weekdays) == "XLON"
-    assert exchange_of("BTC-USD", every_day) == "24/7"
+    assert exchange_of("BTC-USD", every_day) == exchange_of("BRK.B", every_day) == "24/7"
+
+
+def test_an_ending_outweighs_weekends_so_that_shifted_dates_do_not_make_a_market_without_holidays() -> None:
+    # Sessions of Tokyo and of Riyadh: Monday to Friday written in UTC, and Sunday to Thursday.
+    sundays = pd.bdate_range("2020-01-01", periods=200, freq="C", weekmask="1111001").to_numpy()
+    assert exchange_of("7203.T", sundays) == "XTKS"
+    assert exchange_of("2222.SR", sundays) == "XSAU"
+
+
+def test_days_that_the_calendar_does_not_record_are_neither_missing_nor_extra(tmp_path: Path) -> None:
+    days = pd.bdate_range("2020-06-01", periods=300, freq="C", weekmask="1111001")
+    lines = good_lines()
+    dated = [f"{day:%Y-%m-%d}{line[10:]}" for day, line in zip(days, lines[1:], strict=True)]
+    source = written(tmp_path, [lines[0], *dated], ticker="2222.SR")
+    _, report = fetch_with_quality(source, "2222.SR", store=Store(tmp_path / "store"), quality=QualityConfig())
+    assert report is not None
+    assert report.exchange == "XSAU"
+    assert report.missing == ()
+    assert min(report.extra) > pd.Timestamp("2021-01-01").date()
+    assert "XSAU is recorded from 2021-01-01" in report.note
+    assert "compared in part" in [row["Count"] for row in report.rows_of_table()]
 
 
 def test_every_calendar_that_an_ending_stands_for_is_known() -> None:

@@ -11,11 +11,16 @@ import pytest
 
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.prices.sessions import (
+    ALWAYS,
+    EXCHANGE,
+    YAHOO_ENDINGS,
     close_of,
     exchange_date,
     exchange_timezone,
     is_session,
     next_sessions,
+    provisional,
+    recorded,
     sessions_between,
     stale_by,
 )
@@ -116,9 +121,68 @@ def test_an_unknown_exchange_is_refused_with_known_ones() -> None:
         is_session(date(2026, 11, 20), exchange="NOWHERE")
 
 
-def test_days_beyond_the_recorded_holidays_are_refused_with_the_cure() -> None:
-    with pytest.raises(MarketDataError, match=r"XBOM.*Update the library exchange-calendars"):
-        is_session(date(2047, 1, 4), exchange="XBOM")
+@pytest.mark.parametrize("exchange", ["XBOM", "XSHG", "XSES"])
+def test_ten_sessions_at_the_end_of_the_recorded_year_are_those_of_the_calendar(exchange: str) -> None:
+    dates = pd.Series(sessions_between(date(2026, 1, 1), date(2026, 12, 31), exchange=exchange)[-11:])
+    coming = next_sessions(dates[:1], count=10, ticker="ACME", exchange=exchange)
+    assert coming.tolist() == dates[1:].tolist()
+    assert not provisional(coming, dates=dates[:1], ticker="ACME", exchange=exchange).any()
+
+
+def test_days_after_the_recorded_ones_are_weekdays_and_provisional() -> None:
+    first, last = recorded("XBOM")
+    assert first == date(1997, 1, 1)
+    dates = pd.Series([pd.Timestamp(last) - pd.Timedelta(days=3)])
+    coming = next_sessions(dates, count=6, ticker="TCS.NS")
+    after = pd.bdate_range(pd.Timestamp(last) + pd.Timedelta(days=1), periods=6)
+    guessed = provisional(coming, dates=dates, ticker="TCS.NS")
+    assert 0 < guessed.sum() < 6
+    assert coming[guessed].tolist() == after[: guessed.sum()].tolist()
+    assert close_of(after[0].date(), exchange="XBOM") == after[0].tz_localize("Asia/Kolkata") + pd.Timedelta("15h30min")
+    assert not is_session((after[0] + pd.offsets.Week(weekday=6)).date(), exchange="XBOM")
+    noon = after[4].tz_localize("UTC") + pd.Timedelta(hours=12)
+    assert stale_by(last, noon.to_pydatetime(), exchange="XBOM") == 5
+
+
+def months(count: int) -> pd.DatetimeIndex:
+    return pd.date_range(pd.Timestamp.now().normalize(), periods=count, freq="MS").union([pd.Timestamp(2026, 11, 12)])
+
+
+def assert_ten_sessions_follow(exchange: str, day: pd.Timestamp) -> None:
+    dates = pd.Series([day])
+    coming = next_sessions(dates, count=10, ticker="ACME", exchange=exchange)
+    known = ~provisional(coming, dates=dates, ticker="ACME", exchange=exchange)
+    assert len(coming) == 10
+    assert (coming > day).all()
+    assert set(coming[known]) <= set(sessions_between(day.date(), coming[-1].date(), exchange=exchange))
+    assert (coming[-1] - day).days <= 35
+    assert close_of(coming[0].date(), exchange=exchange) > day.tz_localize("UTC")
+
+
+@pytest.mark.parametrize("exchange", ["XBOM", "XSHG", "XSES", "XSAU", "XNYS", "24/7"])
+def test_ten_sessions_follow_at_every_month_that_comes(exchange: str) -> None:
+    for day in months(14):
+        assert_ten_sessions_follow(exchange, day)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("exchange", sorted({*YAHOO_ENDINGS.values(), EXCHANGE, ALWAYS}))
+def test_ten_sessions_follow_on_every_exchange_that_an_ending_stands_for(exchange: str) -> None:
+    for day in months(14):
+        assert_ten_sessions_follow(exchange, day)
+
+
+def test_sessions_without_a_known_exchange_are_provisional_unless_the_user_says_there_is_none() -> None:
+    dates = pd.Series(pd.bdate_range("2026-08-05", "2026-12-23"))
+    coming = next_sessions(dates, count=3, ticker="SAP")
+    assert provisional(coming, dates=dates, ticker="SAP").all()
+    assert not provisional(coming, dates=dates, ticker="SAP", exchange="none").any()
+    assert not provisional(coming, dates=dates, ticker="SAP.DE").any()
+
+
+def test_a_calendar_that_the_library_cannot_build_is_refused_with_the_cure() -> None:
+    with pytest.raises(MarketDataError, match=r"cannot build the calendar ASEX.*name another exchange or none"):
+        is_session(date(2026, 11, 20), exchange="ASEX")
 
 
 @pytest.mark.parametrize("ask", [partial(stale_by, date(2026, 11, 20)), exchange_date])
