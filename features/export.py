@@ -14,7 +14,7 @@ from tickerforge.features.config import FeatureConfig
 from tickerforge.features.errors import FeaturesError, InsufficientHistoryError, PublishedLayoutError, shortened
 from tickerforge.features.indicators import SHORTEST_WINDOW, WINDOW_INDICATORS, window_indicators
 from tickerforge.features.prices import csvfile
-from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.splits import Split, assign_splits, split_borders
 from tickerforge.features.statistics import extremes
 

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.errors import InsufficientHistoryError
 from tickerforge.features.indicators import FROM_WINDOW, SERIES_WARM_UP, series_indicators, window_indicators
-from tickerforge.features.prices.bars import adjusted_columns, validate_ticker
+from tickerforge.features.prices.bars import adjusted_columns
 from tickerforge.features.prices.schemas import Columns, bar_columns
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.prompts import FEATURE_COLUMNS
 from tickerforge.features.splits import SPLITS, assign_splits, sessions_needed, split_borders
 from tickerforge.features.statistics import daily_sigma, window_statistics

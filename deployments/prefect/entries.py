@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.pooling import POOL
-from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.remote.gpu_pool import CPU_POOL, GPU_POOL, PoolName
 from tickerforge.tasks.prices.sessions import exchange_timezone

@@ -1,20 +1,26 @@
-"""Daily bars: read from CSV, validated with errors that name row, column and value, and adjusted for splits."""
+"""Daily bars: read from files and frames of any dialect, validated, and adjusted for splits.
 
-import re
+`dialects` lists the dialects, `pricefile` and `priceframe` make tables of cells, and this module makes bars of a table.
+"""
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tickerforge.features.errors import BarsError, TickerNameError, shortened
+from tickerforge.features.errors import BarsError, shortened
 from tickerforge.features.prices import csvfile
+from tickerforge.features.prices.cells import Ambiguous, Days, Numbers, currencies, days, decimal_mark, numbers
+from tickerforge.features.prices.dialects import SUNDAY_MARKETS
 from tickerforge.features.prices.plaincsv import plain_columns
+from tickerforge.features.prices.pricefile import PriceFile
+from tickerforge.features.prices.priceframe import frame_table
+from tickerforge.features.prices.pricetable import PriceTable
 from tickerforge.features.prices.schemas import (
     BAR_COLUMNS,
     FAULTS,
@@ -22,29 +28,20 @@ from tickerforge.features.prices.schemas import (
     YAHOO_COLUMNS,
     Columns,
     bar_columns,
-    first_violation,
+    violations,
 )
+from tickerforge.features.prices.tickers import validate_ticker
 
-LONGEST_TICKER = 32
-
-REPAIRS: dict[str, str] = {
-    "rows_without_prices": "rows with a date and no prices, left out",
-    "blank_rows": "empty rows, left out",
-    "byte_order_marks": "byte order marks before the header, left out",
-    "times_of_day": "times of day and time zones after a date, left out: the date as written counts",
-    "other_columns": "columns other than Yahoo's, ignored",
-}
-"""What is repaired in a price file, in words; every other fault is an error."""
-
-_TICKER = re.compile(r"[A-Za-z0-9_^=-][A-Za-z0-9._^=-]*", re.ASCII)
-_NUMERIC_CELL = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
-_DATE = re.compile(r"\s*(\d{4}-\d{2}-\d{2})(?:[T ][\d:.,+-]*Z?)?\s*", re.ASCII)
-_NO_VALUE = frozenset({"", "null"})
-_NO_TRADE = _NO_VALUE | {"0"}
+MOST_FAULTS = 20
+SAME_PRICE = 1e-9
+_YAHOO_NAMES = dict(zip(BAR_COLUMNS, YAHOO_COLUMNS, strict=True))
+_FEWEST_ROWS = 5
+_FEWEST_FOR_WEEKDAYS = 15
+_SPANS = {"weekly": (5, 9), "monthly": (26, 35), "quarterly": (80, 100), "yearly": (350, 380)}
 
 
 class CsvBars(NamedTuple):
-    """The bars of a file, the dates of its rows without prices, and how often each of `REPAIRS` was made."""
+    """The bars of a file, the dates of its rows without prices, and how often each of `dialects.REPAIRS` was made."""
 
     bars: pd.DataFrame
     without_prices: tuple[date, ...] = ()
@@ -59,49 +56,21 @@ class CsvColumns(NamedTuple):
     repairs: Mapping[str, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The origin of values, for messages: a name, the row to show for each position, the columns' own names."""
-
-    name: str
-    rows: Sequence[int]
-    labels: dict[str, str]
-
-    def error(self, position: int, column: str, value: object, *, fault: str, cure: str) -> BarsError:
-        place = f"{self.name}, row {self.rows[position]}, column {self.labels[column]}"
-        return BarsError(f"{place}: {shortened(value)} {fault}; {cure}")
-
-
-def validate_ticker(name: str) -> str:
-    """Return `name` if it is safe as part of a file name.
-
-    Raises:
-        TickerNameError: Empty, longer than 32 characters, starting with a dot, or with a character other than ASCII
-            letters, digits, `.`, `-`, `_`, `^`, `=`.
-    """
-    if isinstance(name, str) and len(name) <= LONGEST_TICKER and _TICKER.fullmatch(name):
-        return name
-    raise TickerNameError(
-        f"{shortened(name)} is not a ticker name: use 1 to {LONGEST_TICKER} ASCII letters, digits and . - _ ^ =, "
-        "not starting with a dot (for example AAPL, BRK-A, ^GSPC)"
-    )
-
-
 def read_csv(path: str | Path, *, ticker: str) -> pd.DataFrame:
-    """Read the daily bars of one ticker from a CSV file with Yahoo's columns.
+    """Read the daily bars of one ticker from a price file in any dialect of `dialects`.
 
     Args:
-        path: File with the columns `Date, Open, High, Low, Close, Adj Close, Volume` in any order and case; others are
-            ignored. Dates are `YYYY-MM-DD`; a time of day after the date is dropped.
-        ticker: Name of the ticker, for messages.
+        path: The file: text or Parquet, also compressed; with the rows of one ticker or of several.
+        ticker: Name of the ticker, for messages and to choose its rows.
 
     Returns:
         Columns `date` (datetime64[s], midnight), `open high low close adj_close` (USD) and `volume` (shares), float64,
         one row per session, oldest first.
 
     Raises:
-        BarsError: The file is missing, unreadable, lacks a column, or holds a value that breaks the schema of bars; the
-            message names file, row as a text editor shows it, column, value and what to do.
+        BarsError: The file is missing, unreadable, lacks a column, is not daily, can be read in two ways, or holds
+            values that break the schema of bars; the message names file, row as a text editor shows it, column, value
+            and what to do.
         TickerNameError: `ticker` is not a valid name.
     """
     return read_csv_with_gaps(path, ticker=ticker).bars
@@ -110,12 +79,12 @@ def read_csv(path: str | Path, *, ticker: str) -> pd.DataFrame:
 def read_csv_with_gaps(path: str | Path, *, ticker: str) -> CsvBars:
     """Read a file as `read_csv` does, and report which of its rows hold no prices, and what was repaired.
 
-    Yahoo writes a row of `null` for a session whose prices it has lost. In such a row all prices are `null` or empty,
-    and the volume is that or 0. It is left out: the session is missing, as if it had no row. A row that lacks only some
-    of its values is an error.
+    Sources write a row without prices for a session whose prices they have lost. In such a row all prices are missing
+    or 0, and so is the volume. It is left out: the session is missing, as if it had no row. A row that lacks only some
+    of its prices is an error.
 
     Returns:
-        Bars, the dates of the rows left out, in the file's order, and the repairs that were made.
+        Bars, the dates of the rows left out, oldest first, and the repairs that were made.
     """
     validate_ticker(ticker)
     return parse_csv(read_content(path, ticker=ticker), path=path, ticker=ticker)
@@ -143,51 +112,25 @@ def parse_columns(raw: bytes, *, path: str | Path, ticker: str) -> CsvColumns:
     """Parse the content of a price file without making a frame; see `read_csv_with_gaps`."""
     name = f"{validate_ticker(ticker)}: {path}"
     plain = plain_columns(raw)
-    if plain is not None and first_violation(plain) is None:
+    if plain is not None and not violations(plain) and not _misdated(plain["date"], ticker=ticker):
         return CsvColumns(plain)
-    try:
-        table = csvfile.parse_text(raw, path=path, error=BarsError)
-    except BarsError as fault:
-        raise BarsError(f"{ticker}: {fault}") from fault
-    labels = _locate(table.header, name=name)
-    columns = list(zip(*table.rows, strict=True))
-    cells: dict[str, Sequence[Any]] = {column: columns[table.header.index(label)] for column, label in labels.items()}
-    gaps = _rows_without_prices(cells)
-    dates = _dates(cells["date"], _Source(name, table.lines, labels))
-    repairs = {
-        "rows_without_prices": len(gaps),
-        "blank_rows": table.blank_rows,
-        "byte_order_marks": int(table.byte_order_mark),
-        "times_of_day": sum(len(cell.strip()) > len("2017-09-01") for cell in cells["date"]),
-        "other_columns": sum(bool(label) for label in table.header) - len(labels),
-    }
-    kept = [row for row in range(len(table.rows)) if row not in gaps]
-    if not kept:
-        raise BarsError(f"{name}: no row has prices; download the file again")
-    source = _Source(name, [table.lines[row] for row in kept], labels)
-    cells = {column: [cells[column][row] for row in kept] for column in BAR_COLUMNS}
-    bars = _checked(
-        {
-            column: dates[kept] if column == "date" else _numbers(cells[column], column, source)
-            for column in BAR_COLUMNS
-        },
-        source,
-    )
-    return CsvColumns(
-        bars,
-        tuple(dates[row].item() for row in sorted(gaps)),
-        {name: count for name, count in repairs.items() if count},
-    )
+    return columns_of(PriceFile(raw, name=name), ticker=ticker)
+
+
+def columns_of(file: PriceFile, *, ticker: str) -> CsvColumns:
+    """Read the bars of one ticker of an opened file; see `read_csv_with_gaps`."""
+    name = file.name if file.name.startswith(f"{ticker}: ") else f"{ticker}: {file.name}"
+    return interpret(file.table(ticker), name=name, ticker=ticker)
 
 
 def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
-    """Validate bars in a frame by the rules of `read_csv`; rows without prices are left out.
+    """Validate bars in a frame by the rules of `read_csv`.
 
     Args:
-        frame: Columns as in a CSV file (`Adj Close`), as `read_csv` returns them (`adj_close`), or as yfinance's
-            `download` returns them (each with its ticker), in any case. Dates may be the index, and may be strings,
-            dates or timestamps (the local date of a zoned timestamp counts).
-        source: Name of the frame in messages; of the columns of several tickers, those of `source` are taken.
+        frame: Columns as in a price file of any dialect, as `read_csv` returns them (`adj_close`), or as yfinance's
+            `download` returns them (each with its ticker). Dates may be the index, and may be strings, dates or
+            timestamps (the local date of a zoned timestamp counts).
+        source: Name of the frame in messages; of several tickers, the rows or columns of `source` are taken.
 
     Returns:
         A new frame as `read_csv` returns it.
@@ -195,60 +138,14 @@ def validate_frame(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
     Raises:
         BarsError: A column is missing, there are no rows, or a value breaks the schema; rows are counted from 1.
     """
-    frame = _of_one_ticker(frame, source=source)
-    dated = isinstance(frame.index, pd.DatetimeIndex) or _canonical(str(frame.index.name)) == "date"
-    if dated and "date" not in {_canonical(str(name)) for name in frame.columns}:
-        frame = frame.rename_axis("Date").reset_index()
-    if frame.empty:
-        raise BarsError(f"{source}: the frame has no rows; it needs one row per session")
-    labels = _locate([str(name) for name in frame.columns], name=source)
-    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
-    gaps = _rows_without_prices({column: _cells(frame[label]) for column, label in labels.items() if column != "date"})
-    kept = [row for row in range(len(frame)) if row not in gaps]
-    if not kept:
-        raise BarsError(f"{source}: no row has prices; download the prices again")
-    frame = frame.iloc[kept]
-    shown = _Source(source, [row + 1 for row in kept], labels)
-    values: dict[str, NDArray] = {}
-    for column, label in labels.items():
-        series = frame[label]
-        if column == "date" and isinstance(series.dtype, (np.dtype, pd.DatetimeTZDtype)) and series.dtype.kind == "M":
-            series = series if series.dt.tz is None else series.dt.tz_localize(None)
-            missing = np.flatnonzero(series.isna())
-            if len(missing):
-                raise shown.error(int(missing[0]), "date", "NaT", fault="is not a date", cure="fill in the date")
-            values[column] = series.to_numpy(dtype="datetime64[D]")
-        elif column != "date" and pd.api.types.is_numeric_dtype(series.dtype):
-            values[column] = series.to_numpy(dtype=np.float64, na_value=np.nan)
-        else:
-            values[column] = (
-                _dates(_cells(series), shown) if column == "date" else _numbers(_cells(series), column, shown)
-            )
-    return pd.DataFrame(_checked(values, shown))
+    return frame_bars(frame, source=source).bars
 
 
-def _of_one_ticker(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
-    """Return the columns of one ticker, without its name, from a frame whose columns have one beside their own."""
-    if not isinstance(frame.columns, pd.MultiIndex):
-        return frame
-    levels = [frame.columns.get_level_values(level) for level in range(frame.columns.nlevels)]
-    named = [{_canonical(str(name)) for name in level} for level in levels]
-    place = next((place for place, names in enumerate(named) if "close" in names), None)
-    if place is None or len(levels) != 2:
-        raise BarsError(f"{source}: the columns have {len(levels)} names each; pass a frame with one name per column")
-    tickers = [name for name in dict.fromkeys(levels[1 - place]) if name]
-    wanted = source if source in tickers or len(tickers) != 1 else tickers[0]
-    if wanted not in tickers:
-        raise BarsError(
-            f"{source}: the columns are those of {shortened(', '.join(map(str, tickers)))}; pass those of {source}"
-        )
-    return frame.loc[:, [name in (wanted, "") for name in levels[1 - place]]].droplevel(1 - place, axis=1)
-
-
-def _cells(series: pd.Series) -> list[str]:
-    """Write the values of a frame as a price file would."""
-    text = "{:g}".format if pd.api.types.is_float_dtype(series.dtype) else str
-    return ["" if missing else text(cell) for cell, missing in zip(series, series.isna(), strict=True)]
+def frame_bars(frame: pd.DataFrame, *, source: str) -> CsvBars:
+    """Do the same as `validate_frame`, and report the rows without prices and what was repaired."""
+    table = frame_table(frame, ticker=source.partition(" ")[0], name=source)
+    found = interpret(table, name=source, ticker=source.partition(" ")[0])
+    return CsvBars(pd.DataFrame(found.columns), *found[1:])
 
 
 def adjust(bars: pd.DataFrame) -> pd.DataFrame:
@@ -270,81 +167,306 @@ def adjusted_columns(values: Columns) -> Columns:
     return {"date": values["date"], **scaled, "close": values["adj_close"], "volume": values["volume"]}
 
 
-def _canonical(name: str) -> str:
-    return name.strip().lower().replace(" ", "_")
+# ---- from cells to bars
 
 
-def _locate(header: Sequence[str], *, name: str) -> dict[str, str]:
-    """Find the header's own name of each bar column."""
-    labels: dict[str, str] = {}
-    for label in header:
-        column = _canonical(label)
-        if column in labels:
-            raise BarsError(f"{name}: column {shortened(label)} appears twice in the header; keep one of them")
-        if column in BAR_COLUMNS:
-            labels[column] = label
-    for column, yahoo in zip(BAR_COLUMNS, YAHOO_COLUMNS, strict=True):
-        if column not in labels:
-            hint = (
-                " (download prices unadjusted, with an Adj Close beside the Close; in yfinance: auto_adjust=False)"
-                if column == "adj_close"
-                else ""
-            )
-            raise BarsError(
-                f"{name}: column {yahoo} is missing{hint}; the header reads "
-                f"{shortened(', '.join(header), at_most=200)} and must have {','.join(YAHOO_COLUMNS)}, separated by "
-                "commas"
-            )
-    return {column: labels[column] for column in BAR_COLUMNS}
+class _Faults:
+    """The faulty rows of a table, collected so that one error names them all."""
+
+    def __init__(self, table: PriceTable, *, name: str) -> None:
+        self._name = name
+        self._rows = table.rows
+        self._labels = {column: table.labels[place] or _YAHOO_NAMES[column] for column, place in table.places.items()
+                        if column in _YAHOO_NAMES}  # fmt: skip
+        self._found: dict[int, str] = {row: f"row {row}: {text}" for row, text in table.faults}
+
+    def label(self, column: str) -> str:
+        """Return the table's own name of a column of bars."""
+        return self._labels.get(column, _YAHOO_NAMES[column])
+
+    def add(self, position: int, column: str, value: object, *, fault: str, cure: str) -> None:
+        """Note the fault of a cell; of a row's faults, the first one stays."""
+        row = int(self._rows[position])
+        self._found.setdefault(row, f"row {row}, column {self.label(column)}: {shortened(value)} {fault}; {cure}")
+
+    def check(self) -> None:
+        """Raise if there are faults.
+
+        Raises:
+            BarsError: Names the first `MOST_FAULTS` faulty rows, and counts the others.
+        """
+        if not self._found:
+            return
+        first, *others = [text for _, text in sorted(self._found.items())]
+        # A row of the wrong length has no column: its place ends with the row.
+        text = f"{self._name}, {first}"
+        if others:
+            shown = others[: MOST_FAULTS - 1]
+            more = f"\n  and {len(others) - len(shown):,} more" if len(others) > len(shown) else ""
+            listed = "".join(f"\n  {each}" for each in shown)
+            text += f"\n{len(others) + 1:,} rows are faulty; the next:{listed}{more}"
+        raise BarsError(text)
 
 
-def _rows_without_prices(cells: Mapping[str, Sequence[str]]) -> set[int]:
-    """Positions of rows with a date and no prices."""
-    prices = zip(*(cells[column] for column in PRICE_COLUMNS), strict=True)
-    return {
-        row
-        for row, (values, volume) in enumerate(zip(prices, cells["volume"], strict=True))
-        if volume.strip() in _NO_TRADE and all(value.strip() in _NO_VALUE for value in values)
+def interpret(table: PriceTable, *, name: str, ticker: str) -> CsvColumns:
+    """Make bars of a table of cells.
+
+    Args:
+        table: The cells of one ticker.
+        name: Name of the table in messages.
+        ticker: Name of the ticker.
+
+    Raises:
+        BarsError: As `read_csv`.
+    """
+    faults = _Faults(table, name=name)
+    repairs = dict(table.repairs)
+    if not len(table.rows):
+        faults.check()
+    places = _chosen_places(table, name=name, repairs=repairs)
+    when = _read_dates(table, places, faults, name=name)
+    columns = _read_numbers(table, places, faults, name=name, repairs=repairs)
+    clocks = when.times
+    if "clock" in places:
+        clocks = [str(cell) for cell in table.columns[places["clock"]]]
+    repairs["date_forms"] = when.unusual
+    repairs["times_of_day"] = sum(map(bool, when.times)) if when.instants is None else 0
+    _check_daily(when, clocks, name=name, ticker=ticker, label=faults.label("date"))
+    values: Columns = {"date": when.values.astype("datetime64[s]")}
+    values |= {column: columns[column].values for column in columns}
+    missing = {column: columns[column].missing for column in columns}
+    order = np.arange(len(table.rows))
+    dated = values["date"][~np.isnat(values["date"])]
+    if len(dated) > 1 and dated[0] > dated[-1] and (dated[1:] <= dated[:-1]).all():
+        order = order[::-1]
+        repairs["newest_first"] = 1
+    order = _without_repeats(values, order, clocks, when.instants, repairs)
+    empty, gaps = _without_prices(values, missing, order)
+    repairs["rows_without_prices"] = len(gaps)
+    order = order[~empty]
+    _fill_halts(values, missing, order, repairs)
+    lost = missing["volume"] & np.isnan(values["volume"])
+    repairs["missing_volumes"] = int(lost[order].sum()) if "volume" in places else 0
+    values["volume"][lost] = 0.0
+    missing["volume"][:] = False
+    for column in PRICE_COLUMNS:
+        for position in order[missing[column][order]]:
+            cell = table.columns[places[column]][position]
+            fault = "is an empty cell" if not str(cell).strip() else "is a missing value"
+            cure = "fill in the number or delete the row"
+            faults.add(int(position), column, cell, fault=fault, cure=cure)
+    if not len(order):
+        faults.check()
+        raise BarsError(f"{name}: no row has prices; download the prices again")
+    bars = {column: np.ascontiguousarray(values[column][order]) for column in BAR_COLUMNS}
+    unread = {(bad.position, column) for column, found in columns.items() for bad in found.bad}
+    unread |= {(bad.position, "date") for bad in when.bad}
+    unread |= {(int(position), column) for column in columns for position in np.flatnonzero(missing[column])}
+    for violation in violations(bars):
+        position, column = int(order[violation.position]), violation.column
+        if (position, column) not in unread:
+            value = bars[column][violation.position]
+            shown = str(value.astype("datetime64[D]")) if column == "date" else float(value)
+            rule = FAULTS[violation.rule]
+            faults.add(position, column, shown, fault=rule.fault, cure=rule.cure)
+    faults.check()
+    return CsvColumns(bars, gaps, {key: int(repairs[key]) for key in sorted(repairs) if repairs[key]})
+
+
+def _chosen_places(table: PriceTable, *, name: str, repairs: dict[str, int]) -> dict[str, int]:
+    """Decide which columns serve, and count those of other names and those that are left over."""
+    places = {column: place for column, place in table.places.items() if column != "symbol"}
+    if "close" not in places:
+        # A close that is adjusted alone serves as both if open, high and low are adjusted too.
+        places["close"] = places["adj_close"]
+        repairs["no_unadjusted_close"] = 1
+    if "adj_close" not in places:
+        places["adj_close"] = places["close"]
+        repairs["no_adjusted_close"] = 1
+    repairs["no_volume"] = int("volume" not in places)
+    known = [(column, table.labels[place]) for column, place in table.places.items() if column in _YAHOO_NAMES]
+    repairs["renamed_columns"] = sum(
+        label.strip().lower().replace(" ", "_") != column for column, label in known if repairs.get("no_header", 0) == 0
+    )
+    repairs["other_columns"] = sum(bool(label.strip()) for label in table.labels) - len(known)
+    return places
+
+
+def _read_dates(table: PriceTable, places: Mapping[str, int], faults: _Faults, *, name: str) -> Days:
+    cells = table.columns[places["date"]]
+    if isinstance(cells, np.ndarray) and cells.dtype.kind == "M":
+        instants = cells.astype("datetime64[s]")
+        values = instants.astype("datetime64[D]")
+        for position in np.flatnonzero(np.isnat(values)):
+            faults.add(int(position), "date", "NaT", fault="is not a date", cure="fill in the date")
+        found = Days(values)
+        seconds = (instants - values.astype("datetime64[s]")).astype(np.int64)
+        if (seconds > 0).any():
+            found.times = [f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}" for second in seconds]
+        return found
+    if isinstance(cells, np.ndarray):
+        cells = [("" if np.isnan(cell) else f"{cell:.0f}") for cell in cells]
+    try:
+        found = days(cells, column=faults.label("date"))
+    except Ambiguous as fault:
+        raise BarsError(f"{name}, column {faults.label('date')}: {fault}; write dates as YYYY-MM-DD") from fault
+    for bad in found.bad:
+        faults.add(bad.position, "date", cells[bad.position], fault=bad.fault, cure=bad.cure)
+    return found
+
+
+def _read_numbers(
+    table: PriceTable, places: Mapping[str, int], faults: _Faults, *, name: str, repairs: dict[str, int]
+) -> dict[str, Numbers]:
+    """Read prices and volumes; a file without volumes has 0."""
+    texts = {
+        place: table.columns[place]
+        for column, place in places.items()
+        if column in (*PRICE_COLUMNS, "volume") and not isinstance(table.columns[place], np.ndarray)
     }
+    mark = "."
+    if texts:
+        prices = [cell for place, cells in texts.items() if place != places.get("volume") for cell in cells]
+        volumes = texts.get(places.get("volume", -1), ())
+        try:
+            mark = decimal_mark("\n".join(prices), "\n".join(volumes), separator=table.separator)
+        except Ambiguous as fault:
+            raise BarsError(
+                f"{name}: the decimal mark of the prices is not clear: {fault}; write them with a decimal point and "
+                "without thousands separators"
+            ) from fault
+        if len(found := currencies(prices)) > 1:
+            raise BarsError(
+                f"{name}: the prices are in several currencies ({', '.join(sorted(found))}); keep those of one"
+            )
+    read: dict[int, Numbers] = {}
+    columns: dict[str, Numbers] = {}
+    for column in (*PRICE_COLUMNS, "volume"):
+        place = places.get(column)
+        if place is None:
+            columns[column] = Numbers(np.zeros(len(table.rows)), np.zeros(len(table.rows), dtype=bool))
+            continue
+        if place not in read:
+            cells = table.columns[place]
+            if isinstance(cells, np.ndarray):
+                read[place] = Numbers(cells.astype(np.float64), np.isnan(cells))
+            else:
+                read[place] = numbers(cells, mark=mark, sizes=column == "volume")
+            repairs["number_forms"] = repairs.get("number_forms", 0) + read[place].unusual
+            for bad in read[place].bad:
+                faults.add(bad.position, column, table.columns[place][bad.position], fault=bad.fault, cure=bad.cure)
+        columns[column] = Numbers(read[place].values.copy(), read[place].missing.copy(), read[place].bad)
+    return columns
 
 
-def _numbers(cells: Sequence[str], column: str, source: _Source) -> NDArray[np.float64]:
-    if not all(map(_NUMERIC_CELL.fullmatch, cells)):
-        position = next(row for row, cell in enumerate(cells) if not _NUMERIC_CELL.fullmatch(cell))
-        cell = cells[position]
-        fault = "is not a number" if cell.strip() else "is an empty cell"
-        cure = "write a plain number such as 101.25 or delete the row"
-        if cell.strip() == "null":
-            cure = "Yahoo writes null if it has no price: fill it in or delete the row"
-        raise source.error(position, column, cell, fault=fault, cure=cure)
-    return np.array(list(map(float, cells)))
+def _without_repeats(
+    values: Columns,
+    order: NDArray[np.intp],
+    clocks: Sequence[str],
+    instants: NDArray[np.float64] | None,
+    repairs: dict[str, int],
+) -> NDArray[np.intp]:
+    """Leave out a row that repeats the one before, and the earlier of two rows of the last day."""
+    dates = values["date"][order]
+    again = np.flatnonzero(dates[1:] == dates[:-1]) + 1
+    if not len(again):
+        return order
+    keep = np.ones(len(order), dtype=bool)
+    for place in again:
+        one, two = order[place - 1], order[place]
+        if all(
+            values[column][one] == values[column][two] or np.isnan([values[column][one], values[column][two]]).all()
+            for column in (*PRICE_COLUMNS, "volume")
+        ):
+            keep[place] = False
+            repairs["repeated_rows"] = repairs.get("repeated_rows", 0) + 1
+        elif place == len(order) - 1 and (
+            (instants is not None and instants[two] > instants[one])
+            or (instants is None and len(clocks) > 0 and clocks[two] > clocks[one])
+        ):
+            keep[place - 1] = False
+            repairs["earlier_rows"] = 1
+    return order[keep]
 
 
-def _dates(cells: Sequence[str], source: _Source) -> NDArray[np.datetime64]:
-    matches = map(_DATE.fullmatch, cells)
-    texts = [match[1] if match else "unreadable" for match in matches]
-    try:
-        return np.array(texts, dtype="datetime64[D]")
-    except ValueError as fault:
-        position = next(row for row, text in enumerate(texts) if not _is_day(text))
-        cure = "write dates as YYYY-MM-DD, for example 2017-09-01"
-        raise source.error(position, "date", cells[position], fault="is not a date", cure=cure) from fault
+def _without_prices(
+    values: Columns, missing: Mapping[str, NDArray[np.bool_]], order: NDArray[np.intp]
+) -> tuple[NDArray[np.bool_], tuple[date, ...]]:
+    """Find the rows with a date and no prices: a mask over `order`, and their dates."""
+    empty = np.ones(len(order), dtype=bool)
+    for column in ("open", "high", "low", "close"):
+        empty &= missing[column][order] | (values[column][order] == 0)
+    volume = values["volume"][order]
+    empty &= missing["volume"][order] | (volume == 0)
+    dates = values["date"][order[empty]]
+    return empty, tuple(each.item() for each in dates[~np.isnat(dates)].astype("datetime64[D]"))
 
 
-def _is_day(text: str) -> bool:
-    try:
-        np.datetime64(text, "D")
-    except ValueError:
-        return False
-    return True
+def _fill_halts(
+    values: Columns, missing: Mapping[str, NDArray[np.bool_]], order: NDArray[np.intp], repairs: dict[str, int]
+) -> None:
+    """Give a session without trade the close before as open, high and low, if it repeats that close."""
+    open_, high, low, close = (values[column][order] for column in ("open", "high", "low", "close"))
+    untraded = np.ones(len(order), dtype=bool)
+    for column, each in (("open", open_), ("high", high), ("low", low)):
+        untraded &= missing[column][order] | (each == 0)
+    untraded[1:] &= np.isclose(close[1:], close[:-1], rtol=SAME_PRICE, atol=0)
+    untraded[:1] = False
+    if not untraded.any():
+        return
+    places = order[untraded]
+    for column in ("open", "high", "low"):
+        values[column][places] = values["close"][places]
+        missing[column][places] = False
+    repairs["halts"] = int(untraded.sum())
 
 
-def _checked(values: Columns, source: _Source) -> Columns:
-    columns = bar_columns({**values, "date": values["date"].astype("datetime64[s]")})
-    violation = first_violation(columns)
-    if violation is None:
-        return columns
-    position, column, rule = violation
-    value = columns[column][position]
-    shown = str(value.astype("datetime64[D]")) if column == "date" else float(value)
-    raise source.error(position, column, shown, fault=FAULTS[rule].fault, cure=FAULTS[rule].cure)
+def _check_daily(when: Days, clocks: Sequence[str], *, name: str, ticker: str, label: str) -> None:
+    """Refuse bars that are not daily, and dates that are a day off.
+
+    Raises:
+        BarsError: Names what the bars seem to be.
+    """
+    known = when.values[~np.isnat(when.values)]
+    if len(known) < _FEWEST_ROWS:
+        return
+    each = np.unique(known)
+    if len(each) <= 0.6 * len(known):
+        per_day = len(known) / len(each)
+        what = (
+            "bars of less than a day; add them up to daily bars, or download daily ones"
+            if len(clocks)
+            else "several tickers without a column that names them; give it a column Symbol"
+        )
+        raise BarsError(f"{name}: {label} repeats each date {per_day:.1f} times: these are {what}")
+    if problem := _misdated(each, ticker=ticker):
+        raise BarsError(f"{name}: {problem}")
+
+
+def _misdated(dates: NDArray[np.datetime64], *, ticker: str) -> str:
+    """Say why dates, ascending, are not those of daily sessions; empty if they can be."""
+    each = dates.astype("datetime64[D]")
+    if len(each) < _FEWEST_ROWS:
+        return ""
+    steps = np.diff(each).astype(np.int64)
+    usual = float(np.median(steps))
+    for span, (least, most) in _SPANS.items():
+        if least <= usual <= most and np.mean((steps >= least) & (steps <= most)) > 0.8:
+            return f"these are {span} bars, from {each[0]} to {each[-1]}; download daily ones"
+    if len(each) < _FEWEST_FOR_WEEKDAYS or ticker.upper().rpartition(".")[2] in SUNDAY_MARKETS:
+        return ""
+    # 1970-01-01 was a Thursday: 0 is Monday.
+    shares = np.bincount((each.astype(np.int64) + 3) % 7, minlength=7) / len(each)
+    monday, friday, saturday, sunday = shares[[0, 4, 5, 6]]
+    if sunday > 0.12 and friday < 0.02 and saturday < 0.02:
+        return (
+            "the dates are those of Sunday to Thursday: these look like sessions of Monday to Friday that are dated a "
+            "day early, as an Asian session is in UTC; write the date at the exchange. If the exchange does open on "
+            "Sundays, name the ticker with Yahoo's ending, for example 2222.SR"
+        )
+    if saturday > 0.12 and monday < 0.02 and sunday < 0.02:
+        return (
+            "the dates are those of Tuesday to Saturday: these look like sessions of Monday to Friday that are dated a "
+            "day late, as an American evening is in UTC; write the date at the exchange"
+        )
+    return ""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tickerforge.features.config import FrozenModel, QualityConfig
 from tickerforge.features.errors import QualityError
-from tickerforge.features.prices.bars import REPAIRS
+from tickerforge.features.prices.dialects import REPAIRS
 from tickerforge.features.prices.history import HistoryChange
 from tickerforge.features.prices.schemas import Columns, bar_columns
 

@@ -44,7 +44,7 @@ FAULTS: dict[str, Fault] = {
 
 
 class Violation(NamedTuple):
-    """The first broken rule of a frame: 0-based position of the row, column, and key into `FAULTS`."""
+    """A broken rule: 0-based position of the row, column, and key into `FAULTS`."""
 
     position: int
     column: str
@@ -56,18 +56,17 @@ def bar_columns(bars: pd.DataFrame | Mapping[str, NDArray]) -> Columns:
     return {column: np.asarray(bars[column]) for column in BAR_COLUMNS}
 
 
-def first_violation(bars: pd.DataFrame | Mapping[str, NDArray]) -> Violation | None:
+def violations(bars: pd.DataFrame | Mapping[str, NDArray]) -> list[Violation]:
     """Check bars against the rules.
 
     Args:
         bars: Columns `BAR_COLUMNS`, dates as datetime64[s] and numbers as float64.
 
     Returns:
-        The violation in the first faulty row (of several, the first rule of `FAULTS`), or `None`.
+        Every broken rule of every row, the topmost row first, and in a row by the order of `FAULTS`.
     """
     values = bar_columns(bars)
     dates = values.pop("date")
-    ascends = dates[1:] > dates[:-1]
     broken: dict[tuple[str, str], NDArray[np.bool_]] = {
         **{("finite", column): ~np.isfinite(each) for column, each in values.items()},
         **{("positive", column): values[column] <= 0 for column in PRICE_COLUMNS},
@@ -79,16 +78,14 @@ def first_violation(bars: pd.DataFrame | Mapping[str, NDArray]) -> Violation | N
         ("of_our_times", "date"): (dates < _FIRST_DAY) | (dates > _LAST_DAY),
         ("high_at_least_low", "high"): values["high"] < values["low"],
     }
-    if not ascends.all():
+    if not (dates[1:] > dates[:-1]).all():
         broken["unique", "date"] = pd.Series(dates).duplicated().to_numpy()
         broken["ascending", "date"] = np.concatenate([[False], dates[1:] < dates[:-1]])
     rules = list(FAULTS)
     found = [
-        (int(rows.argmax()), rules.index(rule), BAR_COLUMNS.index(column))
+        (int(position), rules.index(rule), BAR_COLUMNS.index(column))
         for (rule, column), rows in broken.items()
         if rows.any()
+        for position in np.flatnonzero(rows)
     ]
-    if not found:
-        return None
-    position, rule, column = min(found)
-    return Violation(position, BAR_COLUMNS[column], rules[rule])
+    return [Violation(position, BAR_COLUMNS[column], rules[rule]) for position, rule, column in sorted(found)]

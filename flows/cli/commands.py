@@ -126,7 +126,7 @@ def preprocess_command(
     fault, and ends with exit code 2.
     """
     with terminal_session(debug=debug):
-        from tickerforge.features.prices.bars import validate_ticker
+        from tickerforge.features.prices.tickers import validate_ticker
 
         named = [] if stocks == ["all"] else [validate_ticker(name) for name in stocks or ()]
         config = _config(context)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tickerforge.features.export import published_sigma, read_published
 from tickerforge.features.pooling import POOL
-from tickerforge.features.prices.bars import read_csv, validate_ticker
+from tickerforge.features.prices.bars import read_csv
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.stages import COMPARISON, SFT, stage_named
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows

@@ -88,7 +88,7 @@ def rollback_command(
 
 def _registry_of(stock: str) -> "Tracking":
     """Check the name of the stock, then connect to MLflow."""
-    from tickerforge.features.prices.bars import validate_ticker
+    from tickerforge.features.prices.tickers import validate_ticker
 
     validate_ticker(stock)
     set_environment()

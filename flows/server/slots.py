@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING
 
-from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.flows.server.embedded import is_shared
 from tickerforge.tasks.base.retries import is_transient, patiently
 

@@ -60,7 +60,7 @@ class PipelineConfig(FrozenModel):
     @field_validator("stock")
     @classmethod
     def _stock_can_name_a_file(cls, stock: str) -> str:
-        from tickerforge.features.prices.bars import validate_ticker
+        from tickerforge.features.prices.tickers import validate_ticker
 
         return validate_ticker(stock)
 

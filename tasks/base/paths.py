@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tickerforge.evaluation.core.contracts import REPORT_FILE as REPORT_FILE
-from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.stages import ADAPTERS, stage_named
 from tickerforge.tasks.base.errors import StoreError
 from tickerforge.training.contracts import ADAPTER_CONFIG_FILE as ADAPTER_CONFIG_FILE

@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, PositiveFloat, model_validator
 from tickerforge.evaluation.monitoring.drift import ErrorDrift, ExpectedError, error_drift
 from tickerforge.evaluation.monitoring.live import ISSUED_COLUMNS, LiveScores, score_live
 from tickerforge.features.config import FrozenModel
-from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.prices.sessions import EXCHANGE, close_of
 from tickerforge.tasks.store.records import list_records, read_record, write_record

@@ -12,10 +12,11 @@ from pydantic import Field
 
 from tickerforge.features.config import FrozenModel, QualityConfig, SyntheticConfig
 from tickerforge.features.pooling import POOL
-from tickerforge.features.prices.bars import CsvColumns, parse_columns, read_content, validate_ticker
+from tickerforge.features.prices.bars import CsvColumns, parse_columns, read_content
 from tickerforge.features.prices.history import history_change
 from tickerforge.features.prices.quality import QualityReport
 from tickerforge.features.prices.schemas import Columns, bar_columns
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.synthetic import market
 from tickerforge.features.tables import read_table, to_columns, to_table, write_table
 from tickerforge.tasks.base.disk import file_sha256

@@ -9,8 +9,9 @@ import pandas as pd
 
 from tickerforge.features.atomic import atomic_path
 from tickerforge.features.pooling import POOL
-from tickerforge.features.prices.bars import read_csv, validate_ticker
+from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.prices.schemas import BAR_COLUMNS, PRICE_COLUMNS, YAHOO_COLUMNS
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.tasks.base.disk import os_errors_as_publish_error
 from tickerforge.tasks.base.errors import MarketDataError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tickerforge.features.atomic import write_atomically
 from tickerforge.features.errors import TickerNameError
-from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.tasks.base.disk import file_sha256, os_errors_as_store_error
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.logs import run_logger

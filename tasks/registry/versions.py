@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.pooling import POOL
-from tickerforge.features.prices.bars import validate_ticker
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.tasks.base.errors import NotRegistered
 from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from tickerforge.features.config import SyntheticConfig
 from tickerforge.features.errors import BarsError, FeaturesError, TickerNameError
-from tickerforge.features.prices.bars import adjust, read_csv, read_csv_with_gaps, validate_frame, validate_ticker
+from tickerforge.features.prices.bars import adjust, read_csv, read_csv_with_gaps, validate_frame
 from tickerforge.features.prices.schemas import YAHOO_COLUMNS
+from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.synthetic import market
 
 STOCKNET = Path(__file__).resolve().parents[4] / "shared" / "data" / "stocknet"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hostile import HOSTILE, Hostile, good_lines, text, unusual_places
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.errors import BarsError, FeaturesError
-from tickerforge.features.prices.bars import REPAIRS, parse_csv, read_csv
+from tickerforge.features.prices.bars import parse_csv, read_csv
+from tickerforge.features.prices.dialects import REPAIRS
 from tickerforge.features.prices.plaincsv import plain_columns
 from tickerforge.features.prices.quality import ODDITIES
 from tickerforge.flows.prices.preprocess import Preprocessed, preprocess

@@ -1,0 +1,71 @@
+"""A price table before its cells are read: labels, columns of cells, and where each column of bars is."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from numpy.typing import NDArray
+
+from tickerforge.features.errors import BarsError, shortened
+from tickerforge.features.prices.schemas import BAR_COLUMNS, YAHOO_COLUMNS
+from tickerforge.features.prices.tickers import matching_ticker
+
+
+@dataclass
+class PriceTable:
+    """The cells of one ticker.
+
+    Attributes:
+        labels: The header's own names.
+        columns: One sequence of texts, or one array of numbers or instants, per label.
+        rows: The row of each entry, as an editor counts.
+        places: Position of each column of bars, and of `clock` (time of day), among the labels.
+        separator: The mark between the cells; empty if there was none.
+        faults: Rows whose cells cannot be told apart: row and what is wrong.
+        repairs: How often each of `dialects.REPAIRS` was made so far.
+    """
+
+    labels: list[str]
+    columns: list[Sequence[str] | NDArray]
+    rows: Sequence[int]
+    places: dict[str, int]
+    separator: str = ""
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    repairs: dict[str, int] = field(default_factory=dict)
+
+
+def single(places: Mapping[str, Sequence[int]], labels: Sequence[str], *, name: str) -> dict[str, int]:
+    """Return the only position of each column.
+
+    Raises:
+        BarsError: If two columns have the same name.
+    """
+    for column, found in places.items():
+        if len(found) > 1 and column != "symbol":
+            raise BarsError(
+                f"{name}: column {shortened(labels[found[1]])} appears twice in the header; keep one of them"
+            )
+    return {column: found[0] for column, found in places.items()}
+
+
+def missing_column(column: str, labels: Sequence[str], *, name: str) -> BarsError:
+    """Make the error for a table without a column."""
+    yahoo = dict(zip(BAR_COLUMNS, YAHOO_COLUMNS, strict=True))[column]
+    return BarsError(
+        f"{name}: column {yahoo} is missing; the header reads {shortened(', '.join(labels), at_most=200)} and must "
+        "name date, open, high, low and close, for example Date,Open,High,Low,Close,Adj Close,Volume"
+    )
+
+
+def find_ticker(ticker: str, names: Sequence[str], *, name: str) -> str:
+    """Find a ticker among those that a table holds.
+
+    Raises:
+        BarsError: If it is not there; offers the nearest.
+    """
+    found = matching_ticker(ticker, names)
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(ticker.upper(), [each.upper() for each in names], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"pass those of {ticker}"
+    raise BarsError(f"{name}: the prices are those of {shortened(', '.join(names))}; {hint}")
