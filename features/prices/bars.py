@@ -176,9 +176,12 @@ class _Faults:
     def __init__(self, table: PriceTable, *, name: str) -> None:
         self._name = name
         self._rows = table.rows
-        self._labels = {column: table.labels[place] or _YAHOO_NAMES[column] for column, place in table.places.items()
-                        if column in _YAHOO_NAMES}  # fmt: skip
-        self._found: dict[int, str] = {row: f"row {row}: {text}" for row, text in table.faults}
+        self._labels = {
+            column: table.labels[place] or _YAHOO_NAMES[column]
+            for column, place in table.places.items()
+            if column in _YAHOO_NAMES
+        }
+        self._found = {row: (f"row {row}: {fault}", cure) for row, fault, cure in table.faults}
 
     def label(self, column: str) -> str:
         """Return the table's own name of a column of bars."""
@@ -187,25 +190,23 @@ class _Faults:
     def add(self, position: int, column: str, value: object, *, fault: str, cure: str) -> None:
         """Note the fault of a cell; of a row's faults, the first one stays."""
         row = int(self._rows[position])
-        self._found.setdefault(row, f"row {row}, column {self.label(column)}: {shortened(value)} {fault}; {cure}")
+        self._found.setdefault(row, (f"row {row}, column {self.label(column)}: {shortened(value)} {fault}", cure))
 
     def check(self) -> None:
         """Raise if there are faults.
 
         Raises:
-            BarsError: Names the first `MOST_FAULTS` faulty rows, and counts the others.
+            BarsError: Names the first `MOST_FAULTS` faulty rows, each cure once, and counts the other rows.
         """
         if not self._found:
             return
-        first, *others = [text for _, text in sorted(self._found.items())]
-        # A row of the wrong length has no column: its place ends with the row.
-        text = f"{self._name}, {first}"
-        if others:
-            shown = others[: MOST_FAULTS - 1]
-            more = f"\n  and {len(others) - len(shown):,} more" if len(others) > len(shown) else ""
-            listed = "".join(f"\n  {each}" for each in shown)
-            text += f"\n{len(others) + 1:,} rows are faulty; the next:{listed}{more}"
-        raise BarsError(text)
+        lines, cures = [], set[str]()
+        for _, (text, cure) in sorted(self._found.items())[:MOST_FAULTS]:
+            lines.append(text if cure in cures else f"{text}; {cure}")
+            cures.add(cure)
+        if (more := len(self._found) - len(lines)) > 0:
+            lines.append(f"and {more:,} more faulty rows")
+        raise BarsError(f"{self._name}, " + "\n  ".join(lines))
 
 
 def interpret(table: PriceTable, *, name: str, ticker: str) -> CsvColumns:
@@ -277,9 +278,8 @@ def _chosen_places(table: PriceTable, *, name: str, repairs: dict[str, int]) -> 
     """Decide which columns serve, and count those of other names and those that are left over."""
     places = {column: place for column, place in table.places.items() if column != "symbol"}
     if "close" not in places:
-        # A close that is adjusted alone serves as both if open, high and low are adjusted too.
         places["close"] = places["adj_close"]
-        repairs["no_unadjusted_close"] = 1
+        repairs["adjusted_only"] = 1
     if "adj_close" not in places:
         places["adj_close"] = places["close"]
         repairs["no_adjusted_close"] = 1
@@ -394,7 +394,7 @@ def _without_prices(
 ) -> tuple[NDArray[np.bool_], tuple[date, ...]]:
     """Find the rows with a date and no prices: a mask over `order`, and their dates."""
     empty = np.ones(len(order), dtype=bool)
-    for column in ("open", "high", "low", "close"):
+    for column in PRICE_COLUMNS:
         empty &= missing[column][order] | (values[column][order] == 0)
     volume = values["volume"][order]
     empty &= missing["volume"][order] | (volume == 0)
@@ -438,7 +438,7 @@ def _check_daily(when: Days, clocks: Sequence[str], *, name: str, ticker: str, l
             if len(clocks)
             else "several tickers without a column that names them; give it a column Symbol"
         )
-        raise BarsError(f"{name}: {label} repeats each date {per_day:.1f} times: these are {what}")
+        raise BarsError(f"{name}: {label} repeats each date {per_day:.3g} times: these are {what}")
     if problem := _misdated(each, ticker=ticker):
         raise BarsError(f"{name}: {problem}")
 

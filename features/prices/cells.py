@@ -95,48 +95,33 @@ def decimal_mark(prices: str, volumes: str, *, separator: str) -> str:
     Raises:
         Ambiguous: If the cells contradict each other, or can be read in both ways.
     """
-    if "," not in prices and "," not in volumes and not (separator == ";" and "." in prices + volumes):
+    if "," not in prices + volumes and not (separator == ";" and "." in prices + volumes):
         return "."
-    possible = {".", ","}
-    shown: dict[str, str] = {}
     for text in (prices, volumes):
-        for mark, other in ((".", ","), (",", ".")):
-            if mark in text:
-                left = _GROUPS[mark].sub("", text)
-                if mark in left and (cell := _cell_around(text, left, mark)) is not None:
-                    # Not a group of thousands, so it can only stand before decimals.
-                    possible.discard(other)
-                    shown.setdefault(mark, cell)
-                if certain := _CERTAIN_GROUPS[mark].search(text):
-                    possible.discard(mark)
-                    shown.setdefault(other, _line_at(text, certain.start()))
-        if len(possible) == 1:
-            return possible.pop()
-        if not possible:
-            point, comma = shown.get(".", ""), shown.get(",", "")
-            raise Ambiguous(f"{point!r} has a decimal point and {comma!r} a decimal comma")
-        if text is prices and not re.search(r"\d[.,]\d", prices):
-            # Prices without any mark: the volumes alone have groups of thousands.
-            continue
-    example = next((line for line in f"{prices}\n{volumes}".split("\n") if "," in line), "")
-    if not example and separator != ";":
-        return "."
-    if not re.search(r"\d[.,]\d", prices):
-        return "." if "," in volumes else ","
-    example = example or next(line for line in prices.split("\n") if "." in line)
-    plain = example.replace(",", ".").strip()
-    raise Ambiguous(f"{example!r} can be {plain} or {plain.replace('.', '')}")
+        # Cells that only fit a decimal point, and those that only fit a decimal comma.
+        proof = {mark: _proof(text, mark) for mark in ",."}
+        few = sum(map(len, proof.values())) // 20
+        for mark, other in ((",", "."), (".", ",")):
+            # The few cells that contradict all others are faults of their own.
+            if proof[mark] and len(proof[other]) <= few:
+                return mark
+        if any(proof.values()):
+            raise Ambiguous(f"{proof['.'][0]!r} has a decimal point and {proof[','][0]!r} a decimal comma")
+    unclear = next((line for line in prices.split("\n") if "," in line), "") or next(
+        (line for line in prices.split("\n") if "." in line and separator == ";"), ""
+    )
+    if not unclear:
+        # Prices without any mark: what stands in the volumes are thousands.
+        return "." if "," in volumes or "." in prices else ","
+    read = unclear.replace(",", ".").strip()
+    raise Ambiguous(f"{unclear!r} can be {read} or {read.replace('.', '')}")
 
 
-def _cell_around(text: str, left: str, mark: str) -> str | None:
-    """Find a cell whose mark is left when groups of thousands are taken away."""
-    place = left.find(mark)
-    number = left[:place].count("\n")
-    return text.split("\n")[number] if place >= 0 else None
-
-
-def _line_at(text: str, place: int) -> str:
-    return text[text.rfind("\n", 0, place) + 1 :].split("\n", 1)[0]
+def _proof(text: str, mark: str) -> list[str]:
+    """Return the lines that can be read with this decimal mark alone."""
+    other = "." if mark == "," else ","
+    found = [line for line in text.split("\n") if mark in line and mark in _GROUPS[mark].sub("", line)]
+    return found + [line for line in text.split("\n") if other in line and _CERTAIN_GROUPS[other].search(line)]
 
 
 def currencies(cells: Sequence[str]) -> set[str]:

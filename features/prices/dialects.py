@@ -60,9 +60,11 @@ SYMBOL_NAMES = (
 TIME_NAMES = ("time", "timeofday", "zeit", "uhrzeit", "hora", "heure", "ora", "время")
 """Names of a column with the time of day, beside one with the date."""
 
-RAW_PRICES = ("open", "high", "low")
-ADJUSTED_PREFIXES = ("adj", "adjusted", "adjustment")
-"""A file that holds adjusted prices alone names them with one of these before the column's own name."""
+ADJUSTED_NAMES = {
+    column: tuple(f"{prefix}{column}" for prefix in ("adj", "adjusted", "adjustment"))
+    for column in ("open", "high", "low")
+}
+"""Names in a file that holds adjusted prices alone; beside others, these columns are ignored."""
 
 MISSING = frozenset(
     {"", "-", "--", "–", "—", "−", ".", "nan", "null", "none", "na", "n/a", "n.a.", "n.a", "nat", "nil", "<na>", r"\n"}
@@ -131,7 +133,7 @@ REPAIRS: dict[str, str] = {
     "missing_volumes": "rows without a volume, read as 0",
     "no_volume": "files without volumes, read as 0",
     "no_adjusted_close": "files without an adjusted close, whose close serves as both",
-    "repaired_jumps": "jumps by a certain factor, removed from the adjusted close",
+    "adjusted_only": "files with adjusted prices alone, which serve as both",
 }
 """What is repaired in a price file, in words; every other fault is an error."""
 
@@ -169,6 +171,9 @@ def locate(labels: Sequence[str]) -> dict[str, list[int]]:
         ):
             best = places[0][0]
             found[column] = [place for rank, place in places if rank == best]
+    for column, known in ADJUSTED_NAMES.items():
+        if column not in found and (near := [place for place, name in enumerate(names) if name in known]):
+            found[column] = near
     if "volume" not in found and (near := [place for place, name in enumerate(names) if name.startswith("volume")]):
         found["volume"] = near[:1]
     if found.get("clock") == found.get("date"):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tickerforge.features.errors import BarsError, shortened
 from tickerforge.features.prices.dialects import COLUMN_NAMES, canonical, locate
-from tickerforge.features.prices.pricetable import PriceTable, find_ticker, missing_column, single
+from tickerforge.features.prices.pricetable import PriceTable, check_columns, find_ticker
 from tickerforge.features.prices.pricetext import without_tickers
 
 _PRICES = ("open", "high", "low", "close")
@@ -60,10 +60,7 @@ def frame_table(frame: pd.DataFrame, *, ticker: str, name: str) -> PriceTable:
     if frame.empty:
         raise BarsError(f"{name}: the frame has no rows; it needs one row per session")
     names = [str(label) for label in frame.columns]
-    places = single(locate(names), names, name=name)
-    for column in ("date", *_PRICES):
-        if column not in places and not (column == "close" and "adj_close" in places):
-            raise missing_column(column, names, name=name)
+    places = check_columns(locate(names), names, name=name)
     return PriceTable(
         labels=names,
         columns=[_cells(frame.iloc[:, place]) for place in range(len(names))],

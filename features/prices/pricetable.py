@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from numpy.typing import NDArray
 
 from tickerforge.features.errors import BarsError, shortened
+from tickerforge.features.prices.dialects import canonical
 from tickerforge.features.prices.schemas import BAR_COLUMNS, YAHOO_COLUMNS
 from tickerforge.features.prices.tickers import matching_ticker
+
+_RANGE = ("open", "high", "low")
 
 
 @dataclass
@@ -21,7 +24,7 @@ class PriceTable:
         rows: The row of each entry, as an editor counts.
         places: Position of each column of bars, and of `clock` (time of day), among the labels.
         separator: The mark between the cells; empty if there was none.
-        faults: Rows whose cells cannot be told apart: row and what is wrong.
+        faults: Rows that cannot be split into cells: row, what is wrong, and what to do about it.
         repairs: How often each of `dialects.REPAIRS` was made so far.
     """
 
@@ -30,7 +33,7 @@ class PriceTable:
     rows: Sequence[int]
     places: dict[str, int]
     separator: str = ""
-    faults: list[tuple[int, str]] = field(default_factory=list)
+    faults: list[tuple[int, str, str]] = field(default_factory=list)
     repairs: dict[str, int] = field(default_factory=dict)
 
 
@@ -46,6 +49,21 @@ def single(places: Mapping[str, Sequence[int]], labels: Sequence[str], *, name: 
                 f"{name}: column {shortened(labels[found[1]])} appears twice in the header; keep one of them"
             )
     return {column: found[0] for column, found in places.items()}
+
+
+def check_columns(places: Mapping[str, Sequence[int]], labels: Sequence[str], *, name: str) -> dict[str, int]:
+    """Return the only position of each column, if none is missing.
+
+    Raises:
+        BarsError: If two columns have the same name, or one is missing.
+    """
+    found = single(places, labels, name=name)
+    adjusted = "adj_close" in found and all(canonical(labels[found[each]]).startswith("adj") for each in _RANGE
+                                            if each in found)  # fmt: skip
+    for column in ("date", *_RANGE, "close"):
+        if column not in found and not (column == "close" and adjusted):
+            raise missing_column(column, labels, name=name)
+    return found
 
 
 def missing_column(column: str, labels: Sequence[str], *, name: str) -> BarsError:

@@ -11,7 +11,7 @@ from itertools import islice
 from tickerforge.features.errors import BarsError
 from tickerforge.features.prices.cells import is_date_like
 from tickerforge.features.prices.dialects import COLUMN_NAMES, SEPARATORS, canonical, locate, tuple_label
-from tickerforge.features.prices.pricetable import PriceTable, find_ticker, missing_column, single
+from tickerforge.features.prices.pricetable import PriceTable, check_columns, find_ticker, missing_column
 
 _HEADER_WITHIN = 60
 _SAMPLE_CHARACTERS = 1 << 16
@@ -100,7 +100,7 @@ class PriceText:
             labels=list(labels),
             columns=[],
             rows=[],
-            places=single(places, labels, name=self._name),
+            places=check_columns(places, labels, name=self._name),
             separator=head.separator,
             repairs={
                 "separators": int(head.separator != ","),
@@ -155,7 +155,7 @@ class PriceText:
     def _fill(self, table: PriceTable, numbers: Sequence[int] | None, keep: Sequence[int] | None) -> None:
         """Put the cells into the table; rows of another length than the header are faults."""
         head = self._head
-        width, named = len(head.labels), head.named
+        width, named, first_label = len(head.labels), head.named, head.labels[0].lower()
         rows: list[int] = []
         kept: list[list[str]] = []
         odd: list[tuple[int, list[str]]] = []
@@ -169,7 +169,7 @@ class PriceText:
             blank, trailing = blank + trailing, 0
             if len(cells) != width:
                 odd.append((first + 1, cells))
-            elif named and cells[0] == head.labels[0] and cells == head.labels:
+            elif named and cells[0].lower() == first_label and self._is_header(cells):
                 again += 1
             else:
                 rows.append(first + 1)
@@ -178,7 +178,7 @@ class PriceText:
         table.repairs["footer_rows"] = self._without_notes(rows, kept, odd)
         table.repairs["header_rows"] += again
         table.faults = [
-            (line, f"the row has {len(cells)} cells and the header has {width}; correct or delete the row")
+            (line, f"the row has {len(cells)} cells and the header has {width}", "correct or delete the row")
             for line, cells in odd
         ]
         if not rows and not odd:
@@ -186,6 +186,9 @@ class PriceText:
         columns = list(zip(*kept, strict=True)) if kept else [()] * width
         table.rows = rows
         table.columns = [columns[place] for place in (range(width) if keep is None else keep)]
+
+    def _is_header(self, cells: Sequence[str]) -> bool:
+        return list(map(canonical, cells)) == list(map(canonical, self._head.labels))
 
     def _without_notes(self, rows: list[int], kept: list[list[str]], odd: list[tuple[int, list[str]]]) -> int:
         """Take away lines of words that follow the last prices, such as a source's copyright, and count them."""
@@ -228,16 +231,14 @@ def find_head(text: str, *, name: str) -> Head:
             if scores and scores[place] > best[0]:
                 best = scores[place], rows[place][2]
                 found = _head_at(rows, place, separator) if scores[place] >= _FEWEST_NAMES else None
-    if found is None and best[0] < _FEWEST_NAMES:
+    if found is None:
         for separator in SEPARATORS:
             if separator in sample and (bare := _without_header(_sample_rows(sample, separator), separator)):
                 return bare
-    places = found.places if found else locate(best[1])
-    for column in ("date", *_PRICES):
-        if column not in places and not (column == "close" and "adj_close" in places):
-            raise missing_column(column, best[1], name=name)
     if found is None:
         raise missing_column("date", best[1], name=name)
+    if not found.tickers:
+        check_columns(found.places, found.labels, name=name)
     return found
 
 

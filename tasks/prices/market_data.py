@@ -30,8 +30,14 @@ from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_v
 _NAMED_TICKERS = 8
 _MODULES = (
     "tickerforge.features.prices.bars",
+    "tickerforge.features.prices.cells",
     "tickerforge.features.prices.csvfile",
+    "tickerforge.features.prices.dialects",
     "tickerforge.features.prices.plaincsv",
+    "tickerforge.features.prices.pricefile",
+    "tickerforge.features.prices.priceframe",
+    "tickerforge.features.prices.pricetable",
+    "tickerforge.features.prices.pricetext",
     "tickerforge.features.prices.schemas",
     "tickerforge.features.synthetic",
     "tickerforge.features.tables",

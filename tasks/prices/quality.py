@@ -22,6 +22,7 @@ HISTORY, REPAIR_COUNTS = "history", "repairs"
 _MODULES = (
     "tickerforge.features.prices.quality",
     "tickerforge.features.prices.bars",
+    "tickerforge.features.prices.dialects",
     "tickerforge.tasks.prices.quality",
     "tickerforge.tasks.prices.sessions",
 )

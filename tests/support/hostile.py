@@ -1,9 +1,12 @@
 """Malformed price files: how each is made, and how it must end."""
 
+import gzip
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
+from price_sources import zipped
 from tickerforge.features.config import SyntheticConfig
 from tickerforge.features.synthetic import market
 
@@ -30,12 +33,15 @@ def text(lines: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_cell(column: str, value: str, *, row: int = 50) -> Callable[[list[str]], str]:
-    """One cell of the file's `row`, as an editor counts, replaced."""
+def with_cell(
+    column: str, value: str, *, row: int = 50, then: tuple[str, str] | None = None
+) -> Callable[[list[str]], str]:
+    """One cell of the file's `row`, as an editor counts, replaced, and perhaps another one."""
 
     def make(lines: list[str]) -> str:
         cells = lines[row - 1].split(",")
-        cells[HEADER.split(",").index(column)] = value
+        for name, cell in [(column, value), *([then] if then else [])]:
+            cells[HEADER.split(",").index(name)] = cell
         return text([*lines[: row - 1], ",".join(cells), *lines[row:]])
 
     return make
@@ -63,6 +69,18 @@ def constant(line: str) -> str:
     return f"{line[:10]},5,5,5,5,5,100"
 
 
+def day_later(line: str) -> str:
+    """The last row again, later on the same day, with another close."""
+    day, open_, high, low, close, *_ = line.split(",")
+    return f"{day} 16:00,{open_},{high},{low},{close}1,{close}1,77"
+
+
+def halted(before: str, line: str) -> str:
+    """A session without trade as some sources write it: no range, and the close of the row before."""
+    close = before.split(",")[4]
+    return f"{line[:10]},0,0,0,{close},{close},0"
+
+
 def decimal_commas(line: str) -> str:
     return ";".join(cell.replace(".", ",") for cell in line.split(","))
 
@@ -70,14 +88,18 @@ def decimal_commas(line: str) -> str:
 ROW_50 = ("ACME.csv, row 50, column ",)
 HOSTILE = [
     Hostile("utf-8 with a byte order mark", lambda lines: "\ufeff" + text(lines), "byte_order_marks"),
-    Hostile("utf-16", lambda lines: text(lines).encode("utf-16"), ("row 1", "binary or UTF-16", "save it as CSV")),
+    Hostile("utf-16", lambda lines: text(lines).encode("utf-16"), "encodings"),
     Hostile(
         "latin-1 in a column of its own",
         lambda lines: text([f"{lines[0]},Note", *(f"{each},Börse" for each in lines[1:])]).encode("latin-1"),
-        ("row 2", "byte 0xf6 is not UTF-8", "save the file as CSV in UTF-8"),
+        "encodings",
     ),
-    Hostile("a binary file", lambda lines: b"\x89PNG\r\n\x1a\n\x00\x00", ("row 3", "binary", "save it as CSV")),
-    Hostile("an archive", lambda lines: b"PK\x03\x04\x14\x00\x00\x00", ("row 1", "binary")),
+    Hostile("a binary file", lambda lines: b"\x89PNG\r\n\x1a\n\x00\x00", ("a picture", "save the prices as CSV")),
+    Hostile("other bytes", lambda lines: b"\x7fELF\x02\x01\n\x00\x00", ("row 2", "binary", "save it as CSV")),
+    Hostile("half an archive", lambda lines: b"PK\x03\x04\x14\x00\x00\x00", ("cannot be unpacked", "again")),
+    Hostile("half a compressed file", lambda lines: gzip.compress(text(lines).encode())[:900], ("cannot be unpacked",)),
+    Hostile("a compressed file", lambda lines: gzip.compress(text(lines).encode()), "compressed"),
+    Hostile("a workbook", lambda lines: zipped("", "xl/workbook.xml"), ("Excel workbook", "save the sheet")),
     Hostile("a web page", lambda lines: "<html>\n<body>429 Too Many Requests</body>\n", ("column Date is missing",)),
     Hostile("json", lambda lines: '{"chart": {"result": null}}\n{}\n', ("column Date is missing",)),
     Hostile("nothing", lambda lines: "", ("the file is empty", "needs a header")),
@@ -86,35 +108,36 @@ HOSTILE = [
     Hostile("rows and no header", lambda lines: text(lines[1:]), ("column Date is missing",)),
     Hostile("one row", lambda lines: text(lines[:2]), ("ACME: 1 sessions", "use a longer price history")),
     Hostile("too few rows", lambda lines: text(lines[:80]), ("ACME: 79 sessions", "are needed")),
-    Hostile("semicolons", lambda lines: text(lines).replace(",", ";"), ("row 1", "separated by ';'", "commas")),
-    Hostile("tabs", lambda lines: text(lines).replace(",", "\t"), ("row 1", "separated by '\\t'", "commas")),
+    Hostile("semicolons", lambda lines: text(lines).replace(",", ";"), "separators"),
+    Hostile("tabs", lambda lines: text(lines).replace(",", "\t"), "separators"),
     Hostile(
         "decimal commas with semicolons",
         lambda lines: text([lines[0].replace(",", ";"), *map(decimal_commas, lines[1:])]),
-        ("row 1", "separated by ';'", "a point in decimal numbers"),
+        "number_forms",
     ),
     Hostile("decimal commas with commas", with_cell("Open", "99,5"), ("row 50", "8 cells", "correct or delete")),
     Hostile("decimal comma in quotes", with_cell("Open", '"99,5"'), (*ROW_50, "Open", "'99,5'", "plain number")),
-    Hostile("thousands separators", with_cell("Volume", '"1,234,567"'), (*ROW_50, "Volume", "'1,234,567'")),
-    Hostile("thousands with apostrophes", with_cell("Close", "1'234.5"), (*ROW_50, "Close", '"1\'234.5"')),
-    Hostile("currency signs", with_cell("Close", "$101.5"), (*ROW_50, "Close", "'$101.5'", "plain number")),
+    Hostile("thousands separators", with_cell("Volume", '"1,234,567"'), "number_forms"),
+    Hostile("thousands with apostrophes", with_cell("Volume", "1'234'567"), "number_forms"),
+    Hostile("currency signs", with_cell("Close", "$98.5"), "number_forms"),
+    Hostile("two currencies", with_cell("Close", "$98.5", then=("Open", "€98.4")), ("several currencies ($, €)",)),
     Hostile("other digits", with_cell("Close", "１０１"), (*ROW_50, "Close", "is not a number")),
     Hostile("underscores in numbers", with_cell("Close", "1_01"), (*ROW_50, "Close", "'1_01'")),
     Hostile("hexadecimal", with_cell("Close", "0x65"), (*ROW_50, "Close", "'0x65'")),
     Hostile("a formula", with_cell("Close", "=A1"), (*ROW_50, "Close", "'=A1'")),
     Hostile("mixed date formats", with_cell("Date", "03/13/2015"), (*ROW_50, "Date", "YYYY-MM-DD")),
-    Hostile("dates of the day first", each_row(lambda each: f"31.12.2015{each[10:]}"), ("row 2, column Date",)),
+    Hostile("dates of the day first", each_row(lambda each: f"31.12.2015{each[10:]}"), ("each date 300 times",)),
     Hostile("a day that is none", with_cell("Date", "2015-02-30"), (*ROW_50, "Date", "'2015-02-30' is not a date")),
     Hostile("dates as numbers", with_cell("Date", "42076"), (*ROW_50, "Date", "is not a date")),
     Hostile("a date in another era", with_cell("Date", "0015-03-12"), (*ROW_50, "Date", "from 1800 to 2199")),
     Hostile("time zones", each_row(lambda each: f"{each[:10]} 00:00:00-05:00{each[10:]}"), "times_of_day"),
     Hostile("times in UTC", each_row(lambda each: f"{each[:10]}T21:00:00Z{each[10:]}"), "times_of_day"),
-    Hostile("a row twice", with_row(lambda lines, row: [row, row]), ("row 51, column Date", "keep one row")),
+    Hostile("a row twice", with_row(lambda lines, row: [row, row]), "repeated_rows"),
     Hostile(
         "two rows of one date", with_cell("Date", "2015-03-11", row=51), ("row 51, column Date", "keep one row")
     ),
     Hostile(
-        "newest first", lambda lines: text([lines[0], *reversed(lines[1:])]), ("row 3, column Date", "oldest first")
+        "newest first", lambda lines: text([lines[0], *reversed(lines[1:])]), "newest_first"
     ),
     Hostile("rows of no price", with_row(lambda lines, row: [f"{row[:10]},null,null,null,null,null,0"]),
             "rows_without_prices"),
@@ -122,7 +145,7 @@ HOSTILE = [
     Hostile("a hole of a week", lambda lines: text(lines[:100] + lines[105:]), "missing"),
     Hostile("a price of zero", with_cell("Close", "0"), (*ROW_50, "Close", "0.0 is not a positive price")),
     Hostile("a negative price", with_cell("Adj Close", "-3"), (*ROW_50, "Adj Close", "-3.0", "delete the row")),
-    Hostile("nan", with_cell("Low", "nan"), (*ROW_50, "Low", "'nan' is not a number")),
+    Hostile("nan", with_cell("Low", "nan"), (*ROW_50, "Low", "'nan' is a missing value")),
     Hostile("inf", with_cell("High", "inf"), (*ROW_50, "High", "'inf' is not a number")),
     Hostile("a number too large", with_cell("High", "1e400"), (*ROW_50, "High", "inf is not a finite number")),
     Hostile("high below low", with_cell("High", "1"), (*ROW_50, "High", "lower than the low")),
@@ -134,15 +157,34 @@ HOSTILE = [
     Hostile("prices that never move", each_row(constant), ("ACME: the prices do not move", "check the data")),
     Hostile("a price a hundred times too large for a day", with_cell("Adj Close", "10000"), "jumps"),
     Hostile("no column of volume", lambda lines: text([each.rpartition(",")[0] for each in lines]),
-            ("column Volume is missing",)),
-    Hostile("an empty volume", with_cell("Volume", ""), (*ROW_50, "Volume", "is an empty cell")),
+            "no_volume"),
+    Hostile("an empty volume", with_cell("Volume", ""), "missing_volumes"),
     Hostile("a negative volume", with_cell("Volume", "-1"), (*ROW_50, "Volume", "negative volume")),
     Hostile("volumes of zero", each_row(lambda each: f"{each.rpartition(',')[0]},0"), "sessions_without_volume"),
     Hostile("a column twice", lambda lines: text([lines[0].replace("Open", "Close"), *lines[1:]]), ("appears twice",)),
-    Hostile("further columns", each_row(lambda each: f"{each},x"), ("row 2", "8 cells")),
+    Hostile("further columns", each_row(lambda each: f"{each},x"), ("row 2", "8 cells", "row 21", "280 more faulty")),
     Hostile("further columns with a name",
             lambda lines: text([f"{lines[0]},Sector", *(f"{each},x" for each in lines[1:])]), "other_columns"),
     Hostile("blank rows", with_row(lambda lines, row: ["", row, "  "]), "blank_rows"),
+    Hostile("a banner", lambda lines: "Prices of ACME\n\n" + text(lines), "banner_rows"),
+    Hostile("a note at the end", lambda lines: text(lines) + "Downloaded from example.com\n", "footer_rows"),
+    Hostile("the header again", with_row(lambda lines, row: [lines[0], row]), "header_rows"),
+    Hostile("no header, but a known order",
+            lambda lines: text([",".join([*each.split(",")[:5], each.split(",")[6]]) for each in lines[1:]]),
+            "no_header"),
+    Hostile("dates in words", each_row(lambda each: f'"{date.fromisoformat(each[:10]):%b %d, %Y}"{each[10:]}'),
+            "date_forms"),
+    Hostile("other names", lambda lines: text([lines[0].replace("Volume", "Vol."), *lines[1:]]), "renamed_columns"),
+    Hostile("no adjusted close", lambda lines: text([lines[0].replace("Adj Close", "Note"), *lines[1:]]),
+            "no_adjusted_close"),
+    Hostile("adjusted prices alone",
+            lambda lines: text(["Date,adjOpen,adjHigh,adjLow,Note,adjClose,Volume", *lines[1:]]), "adjusted_only"),
+    Hostile("the last day twice",
+            lambda lines: text([*lines[:-1], lines[-1].replace(",", " 10:30,", 1), day_later(lines[-1])]),
+            "earlier_rows"),
+    Hostile("a halt", with_row(lambda lines, row: [halted(lines[48], row)]), "halts"),
+    Hostile("a halt at another price", with_row(lambda lines, row: [halted(lines[30], row)]),
+            (*ROW_50, "Open", "0.0 is not a positive price")),
     Hostile("a row cut off", lambda lines: text(lines)[:-30], ("row 301", "correct or delete the row")),
     Hostile("a quote that never ends", with_cell("Open", '"99'), ("row 50", "correct or delete the row")),
     Hostile("a cell of a million digits", with_cell("Open", "1" * 1_000_000), ("row 50", "not readable as CSV")),

@@ -89,16 +89,16 @@ def test_harmless_variations_of_a_file_read_the_same(tmp_path: Path, text: str) 
         ("Open", "abc", ["'abc'", "is not a number"]),
         ("Close", "1_000", ["'1_000'", "is not a number"]),
         ("Close", "１２", ["is not a number"]),
-        ("Close", "$12", ["'$12'", "is not a number"]),
-        ("High", "nan", ["'nan'", "is not a number"]),
+        ("Close", "$", ["'$'", "is not a number"]),
+        ("High", "nan", ["'nan'", "is a missing value", "fill in the number"]),
         ("High", "inf", ["'inf'", "is not a number"]),
         ("High", "1e999", ["inf", "is not a finite number"]),
-        ("Low", "null", ["'null'", "fill it in or delete the row"]),
+        ("Low", "null", ["'null'", "is a missing value", "delete the row"]),
         ("Adj Close", "", ["is an empty cell", "delete the row"]),
         ("Adj Close", "-1.5", ["-1.5", "is not a positive price"]),
         ("Close", "0", ["0.0", "is not a positive price"]),
         ("Volume", "-3", ["-3.0", "is a negative volume"]),
-        ("Volume", "", ["is an empty cell"]),
+        ("Volume", "many", ["is not a number"]),
         ("Date", "30/08/2017", ["'30/08/2017'", "is not a date", "YYYY-MM-DD"]),
         ("Date", "2017-02-30", ["'2017-02-30'", "is not a date"]),
         ("Date", "NaT", ["'NaT'", "is not a date"]),
@@ -131,7 +131,7 @@ def test_the_topmost_broken_row_is_reported_first(tmp_path: Path) -> None:
     assert "row 3, column High: -1.0" in fault_of(write(tmp_path, file_of(ROWS[0], early, late)))
 
 
-@pytest.mark.parametrize("column", HEADER.split(","))
+@pytest.mark.parametrize("column", HEADER.split(",")[:5])
 def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
     keep = [i for i, name in enumerate(HEADER.split(",")) if name != column]
     lines = [",".join(line.split(",")[i] for i in keep) for line in [HEADER, *ROWS]]
@@ -144,12 +144,10 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
         (b"", "the file is empty"),
         (b" \n\n", "the file is empty"),
         (HEADER.encode() + b"\n", "no rows"),
-        (file_of(*ROWS).replace(",", ";").encode(), "row 1: the cells are separated by ';'"),
         (file_of(ROWS[0], ROWS[1] + ",9").encode(), "row 3: the row has 8 cells and the header has 7"),
         (file_of(ROWS[0], "2017-08-29,10.5").encode(), "row 3: the row has 2 cells"),
-        (file_of(*ROWS).encode("utf-16"), "UTF-16"),
-        (b"PK\x03\x04\x00\x00", "row 1: the file is binary"),
-        (file_of(ROWS[0]).encode() + b"2017-08-29,\xff\xfe,", "row 3: byte 0xff is not UTF-8"),
+        (b"PK\x03\x04\x00\x00", "compressed and cannot be unpacked"),
+        (file_of(ROWS[0]).encode() + b"\x81\0\0\0", "row 3: byte 0x81 is not utf-8 text"),
         (file_of(*ROWS, header=HEADER.replace("Open", "close")).encode(), "appears twice"),
         (file_of(ROWS[0], "2017-08-29," + "1" * 200_000).encode(), "row 3: not readable as CSV"),
     ],
@@ -262,7 +260,7 @@ def test_frames_of_many_makes_become_the_same_bars(variant: Callable[[pd.DataFra
 @pytest.mark.parametrize(
     ("column", "value", "part"),
     [
-        ("close", np.nan, "nan is not a finite number"),
+        ("close", np.nan, "nan is a missing value"),
         ("close", np.inf, "inf is not a finite number"),
         ("adj_close", -1.0, "-1.0 is not a positive price"),
         ("volume", -1.0, "-1.0 is a negative volume"),
@@ -281,7 +279,7 @@ def test_a_bad_value_in_a_frame_is_named_with_its_row(column: str, value: object
 def test_text_and_missing_values_in_object_columns_are_named() -> None:
     bars = bars_frame().astype({"open": object})
     bars.loc[2, "open"] = "n/a"
-    with pytest.raises(BarsError, match="row 3, column open: 'n/a' is not a number"):
+    with pytest.raises(BarsError, match="row 3, column open: 'n/a' is a missing value"):
         validate_frame(bars, source="request")
     bars.loc[2, "open"] = None
     with pytest.raises(BarsError, match="row 3, column open: '' is an empty cell"):
@@ -292,7 +290,7 @@ def test_rows_behind_one_without_prices_keep_their_numbers_in_a_frame() -> None:
     bars = bars_frame().astype({"open": object})
     bars.loc[2, ["open", "high", "low", "close", "adj_close", "volume"]] = np.nan
     bars.loc[6, "open"] = "n/a"
-    with pytest.raises(BarsError, match="request, row 7, column open: 'n/a' is not a number"):
+    with pytest.raises(BarsError, match="request, row 7, column open: 'n/a' is a missing value"):
         validate_frame(bars, source="request")
     bars.loc[:, "open":"volume"] = np.nan
     with pytest.raises(BarsError, match="request: no row has prices"):
@@ -301,23 +299,23 @@ def test_rows_behind_one_without_prices_keep_their_numbers_in_a_frame() -> None:
 
 def test_columns_of_other_tickers_are_refused() -> None:
     bars = bars_frame()
-    with pytest.raises(BarsError, match="request: the columns are those of 'A, B'; pass those of request"):
+    with pytest.raises(BarsError, match="request: the prices are those of 'A, B'; pass those of request"):
         validate_frame(downloaded({"A": bars, "B": bars}), source="request")
     adjusted = downloaded({"request": bars}).drop(columns="Adj Close", level="Price")
-    with pytest.raises(BarsError, match=r"column Adj Close is missing .*auto_adjust=False"):
-        validate_frame(adjusted, source="request")
+    expected = bars.assign(adj_close=bars["close"])
+    pd.testing.assert_frame_equal(validate_frame(adjusted, source="request"), expected)
 
 
 def test_frames_without_a_column_or_rows_are_refused() -> None:
     bars = bars_frame()
-    with pytest.raises(BarsError, match="request: column Adj Close is missing"):
-        validate_frame(bars.drop(columns="adj_close"), source="request")
+    with pytest.raises(BarsError, match="request: column Close is missing"):
+        validate_frame(bars.drop(columns="close"), source="request")
     with pytest.raises(BarsError, match="request: column Date is missing"):
         validate_frame(bars.drop(columns="date"), source="request")
     with pytest.raises(BarsError, match="request: the frame has no rows"):
         validate_frame(bars.head(0), source="request")
-    with pytest.raises(BarsError, match="column date: '20200101' is not a date"):
-        validate_frame(bars.assign(date=20200101), source="request")
+    with pytest.raises(BarsError, match="column date: '7' is not a date"):
+        validate_frame(bars.assign(date=7), source="request")
 
 
 def test_adjusting_removes_the_jump_of_a_split() -> None:
@@ -354,8 +352,8 @@ def test_a_row_without_any_price_is_left_out_and_its_date_told(tmp_path: Path, c
 @pytest.mark.parametrize(
     ("row", "part"),
     [
-        ("2017-08-30,null,null,null,null,10.0,0", "row 4, column Open: 'null' is not a number"),
-        ("2017-08-30,null,null,null,null,null,500", "row 4, column Open: 'null' is not a number"),
+        ("2017-08-30,null,null,null,null,10.0,0", "row 4, column Open: 'null' is a missing value"),
+        ("2017-08-30,null,null,null,null,null,500", "row 4, column Open: 'null' is a missing value"),
         ("someday,null,null,null,null,null,null", "row 4, column Date: 'someday' is not a date"),
     ],
 )

@@ -1,13 +1,17 @@
 """Price files in the dialects of many sources become the same bars, to the last bit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from price_sources import ADJUSTED, UNADJUSTED, Bars, Written, bars_to_write
-from tickerforge.features.prices.bars import parse_csv
+from price_sources import ADJUSTED, UNADJUSTED, Bars, Written, bars_to_write, excel_german, long_file, plain
+from tickerforge.features.errors import BarsError
+from tickerforge.features.prices.bars import parse_csv, read_csv, validate_frame
 from tickerforge.features.prices.dialects import REPAIRS
+from tickerforge.features.prices.pricefile import PriceFile
 
 
 def read(content: Written) -> pd.DataFrame:
@@ -27,3 +31,125 @@ def test_a_source_without_an_adjusted_close_is_read_to_the_last_bit(write: Calla
 def test_a_source_with_an_adjusted_close_is_read_to_the_last_bit(write: Callable[[Bars], Written]) -> None:
     bars = bars_to_write()
     pd.testing.assert_frame_equal(read(write(bars)), bars, check_exact=True)
+
+
+def refused(content: Written) -> str:
+    with pytest.raises(BarsError) as caught:
+        read(content)
+    return str(caught.value)
+
+
+def daily(bars: Bars, dates: str | Sequence[date], *, header: str = "Date,Open,High,Low,Close,Volume") -> str:
+    """The same bars on other days, or with their days in another form."""
+    days = [f"{each:{dates}}" for each in bars["date"]] if isinstance(dates, str) else [str(each) for each in dates]
+    lines = plain(bars, header).splitlines()
+    return "\n".join(
+        [lines[0], *(f"{day},{line.partition(',')[2]}" for day, line in zip(days, lines[1:], strict=True))]
+    )
+
+
+@pytest.mark.parametrize("order", ["%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%m/%d/%y", "%d/%m/%y", "%y/%m/%d"])
+def test_a_day_after_the_12th_proves_the_order_of_day_and_month(order: str) -> None:
+    bars = bars_to_write(adjusted=False)
+    pd.testing.assert_frame_equal(read(daily(bars, order)), bars, check_exact=True)
+
+
+def test_dates_that_prove_no_order_are_refused_with_both_readings() -> None:
+    early = [f"{day:02}/{month:02}/2017" for month in (1, 2, 3) for day in range(1, 13)]
+    message = refused(daily(bars_to_write(sessions=len(early) + 100).head(len(early)), [*early]))
+    assert "column Date: '02/01/2017' can be 2017-02-01 or 2017-01-02" in message
+    assert "write dates as YYYY-MM-DD" in message
+
+
+def test_a_decimal_mark_that_nothing_proves_is_refused_with_both_readings() -> None:
+    rows = [f'2017-01-{day:02},"1,234","1,235","1,233","1,234",100' for day in range(2, 7)]
+    message = refused("\n".join(["Date,Open,High,Low,Close,Volume", *rows]))
+    assert "'1,234' can be 1.234 or 1234" in message
+    proven = "\n".join(["Date,Open,High,Low,Close,Volume", *(row.replace("100", '"1,000,000"') for row in rows)])
+    assert read(proven)["close"].tolist() == [1234.0] * 5
+
+
+def test_marks_that_contradict_each_other_are_refused() -> None:
+    lines = excel_german(bars_to_write(adjusted=False)).decode("cp1252").splitlines()
+    mixed = [lines[0], *lines[1:50], *(line.replace(",", ".") for line in lines[50:])]
+    assert "has a decimal point and" in refused("\n".join(mixed))
+
+
+def test_all_faulty_rows_are_listed_at_once_each_cure_once() -> None:
+    lines = plain(bars_to_write()).splitlines()
+    for row in range(10, 40):
+        lines[row] = lines[row].replace(",", ",-" if row % 2 else ",?", 1)
+    message = refused("\n".join(lines)).splitlines()
+    assert len(message) == 21
+    assert message[0].endswith("write a plain number such as 101.25 or delete the row")
+    assert message[1].strip().startswith("row 12, column Open: -")
+    assert message[1].endswith("correct the price or delete the row")
+    assert message[2].endswith("is not a number")
+    assert message[-1] == "  and 10 more faulty rows"
+
+
+@pytest.mark.parametrize(
+    ("dates", "part"),
+    [
+        (pd.date_range("2015-01-05 09:30", periods=100, freq="h"), "bars of less than a day"),
+        (pd.date_range("2010-01-04", periods=100, freq="W-FRI").date, "these are weekly bars, from 2010-01-08"),
+        (pd.date_range("2010-01-31", periods=100, freq="ME").date, "these are monthly bars"),
+        (pd.date_range("2000-01-01", periods=100, freq="QS").date, "these are quarterly bars"),
+        (pd.bdate_range("2015-01-05", periods=100, freq="C", weekmask="Sun Mon Tue Wed Thu").date, "a day early"),
+        (pd.bdate_range("2015-01-05", periods=100, freq="C", weekmask="Tue Wed Thu Fri Sat").date, "a day late"),
+    ],
+)
+def test_bars_that_are_not_daily_and_dates_a_day_off_are_named_as_that(dates: Sequence[date], part: str) -> None:
+    bars = bars_to_write(adjusted=False)
+    for header in ("Date,Open,High,Low,Close,Volume", "date,o,h,l,c,v"):
+        assert part in refused(daily(bars, [*dates], header=header))
+    frame = bars.assign(date=pd.DatetimeIndex(list(map(pd.Timestamp, dates))).as_unit("s"))
+    with pytest.raises(BarsError, match=part):
+        validate_frame(frame, source="ACME")
+
+
+def test_tokyo_sessions_written_in_utc_are_named_and_a_sunday_market_is_not(tmp_path: Path) -> None:
+    bars = bars_to_write(adjusted=False)
+    utc = bars["date"].dt.tz_localize("Asia/Tokyo").dt.tz_convert("UTC")
+    assert "as an Asian session is in UTC" in refused(daily(bars, [each.isoformat() for each in utc]))
+    sundays = pd.bdate_range("2015-01-04", periods=100, freq="C", weekmask="Sun Mon Tue Wed Thu").date
+    (tmp_path / "2222.SR.csv").write_text(daily(bars, [*sundays]))
+    assert len(read_csv(tmp_path / "2222.SR.csv", ticker="2222.SR")) == 100
+
+
+@pytest.mark.parametrize("content", [long_file(bars_to_write(adjusted=False)), UNADJUSTED["wide"](bars_to_write())])
+def test_a_file_of_several_tickers_offers_the_nearest(content: Written) -> None:
+    raw = content if isinstance(content, bytes) else content.encode()
+    assert PriceFile(raw, name="x").tickers() in (["ACME", "OTHER"], ["OTHER", "ACME"])
+    three = (
+        parse_csv(raw, path="x", ticker="OTHER").bars["close"] / parse_csv(raw, path="x", ticker="acme").bars["close"]
+    )
+    assert three.round(6).eq(3).all()
+    with pytest.raises(BarsError, match=r"the prices are those of .*; did you mean ACME"):
+        parse_csv(raw, path="x", ticker="ACNE")
+
+
+def test_one_tickers_rows_have_a_fingerprint_of_their_own() -> None:
+    bars = bars_to_write(adjusted=False)
+    first = PriceFile(long_file(bars).encode(), name="x")
+    longer = PriceFile((long_file(bars) + "2030-01-01,1,1,1,1,1,OTHER\n").encode(), name="x")
+    assert first.fingerprint("ACME") == longer.fingerprint("ACME")
+    assert first.fingerprint("OTHER") != longer.fingerprint("OTHER")
+
+
+@pytest.mark.parametrize("word", ["NaN", "null", "-", "", "N/A", "#N/A", "None"])
+def test_rows_without_prices_are_left_out_however_a_source_writes_them(word: str) -> None:
+    bars = bars_to_write(adjusted=False)
+    lines = plain(bars).splitlines()
+    lines[50] = ",".join([lines[50][:10], *[word] * 5])
+    found = parse_csv("\n".join(lines).encode(), path="x", ticker="ACME")
+    assert found.without_prices == (date.fromisoformat(lines[50][:10]),)
+    pd.testing.assert_frame_equal(found.bars, bars.drop(49).reset_index(drop=True), check_exact=True)
+
+
+def test_the_rows_of_a_long_file_keep_their_numbers() -> None:
+    text = long_file(bars_to_write(adjusted=False)).splitlines()
+    text[150] = text[150].replace(",", ",oops", 1)
+    with pytest.raises(BarsError, match="row 151, column open: 'oops"):
+        parse_csv("\n".join(text).encode(), path="x", ticker="OTHER")
+    assert len(parse_csv("\n".join(text).encode(), path="x", ticker="ACME").bars) == 100

@@ -90,10 +90,10 @@ def test_a_wrong_hash_of_the_archive_ends_with_nothing_written(cli: Cli) -> None
 
 def test_a_folder_is_checked_and_copied_and_its_faulty_file_named(cli: Cli) -> None:
     keep(Path("downloads"), "GOOD", BARS)
-    Path("downloads/BAD.csv").write_bytes(as_csv(BARS).replace(b"Volume", b"Vol"))
+    Path("downloads/BAD.csv").write_bytes(as_csv(BARS).replace(b"High", b"Note"))
     result = cli("csv", "downloads", "--data", "prices")
     assert result.exit_code == 2
-    assert "downloads/BAD.csv: column Volume is missing" in result.stderr
+    assert "downloads/BAD.csv: column High is missing" in result.stderr
     assert [path.name for path in Path("prices").iterdir()] == ["GOOD.csv"]
 
 

@@ -69,7 +69,7 @@ def test_a_malformed_file_is_mended_and_counted_or_refused_by_name(case: Hostile
         assert result.error.startswith("ACME: ")
         for part in case.ends:
             assert part in result.error
-        assert len(result.error) < 600
+        assert len(result.error) < 2500
         assert before.items() <= after.items()
         assert not [name for name in after.keys() - before.keys() if name.startswith(("windows/", "partial/"))]
 
@@ -196,7 +196,7 @@ def test_no_damage_to_a_file_ends_otherwise_than_in_good_bars_or_a_named_fault(c
         fault = None
     if fault is not None:
         assert NAMED.fullmatch(str(fault)), str(fault)
-        assert len(str(fault)) < 1000
+        assert len(str(fault)) < 3000
         return
     bars = found.bars
     assert bars["date"].is_monotonic_increasing
