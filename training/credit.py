@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tickerforge.features.prompts import NUMBER
+from tickerforge.features.prompts import NUMBER, NUMBERED
 
 SMALLEST_SPREAD = 1e-4
 """Added to the spread that divides the advantages."""
@@ -99,20 +99,39 @@ def tokens_of_values(pieces: Sequence[str], *, horizon: int) -> list[list[int]]:
 
     Returns:
         For each value, the positions of the tokens that contain part of its number; a token with parts of two numbers
-        belongs to the first. Empty if the answer has no such list of numbers.
+        belongs to the first. In the numbered style the colon before a value and the space after it count too, unless
+        their token holds part of a label: there a model that writes single digits chooses the sign and the end of the
+        number. Empty if the answer has no such values.
     """
     ends = np.cumsum([len(piece) for piece in pieces])
     text = "".join(pieces)
-    start = text.rfind("[") + 1
-    numbers = list(NUMBER.finditer(text, start, max(text.rfind("]"), start)))
-    if start == 0 or len(numbers) != horizon:
+    numbers, labels = _spans(text)
+    if len(numbers) != horizon:
         return []
+
+    def tokens(start: int, end: int) -> range:
+        first, last = np.searchsorted(ends, [start, end - 1], side="right")
+        return range(int(first), int(last) + 1)
+
+    of_labels = {token for span in labels for token in tokens(*span)}
     owner: dict[int, int] = {}
-    for value, number in enumerate(numbers):
-        first, last = np.searchsorted(ends, [number.start(), number.end() - 1], side="right")
-        for token in range(int(first), int(last) + 1):
-            owner.setdefault(token, value)
+    for value, span in enumerate(numbers):
+        for token in tokens(*span):
+            if token not in of_labels:
+                owner.setdefault(token, value)
     found: list[list[int]] = [[] for _ in range(horizon)]
     for token, value in owner.items():
         found[value].append(token)
     return found
+
+
+def _spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return where the values of a valid answer stand, and where their labels stand (none in a list)."""
+    start = text.rfind("<answer>") + len("<answer>")
+    end = text.find("</answer>", start)
+    if "[" in text[start:end]:
+        inside = text.rfind("[") + 1, text.rfind("]")
+        return [match.span() for match in NUMBER.finditer(text, *inside)], []
+    found = list(NUMBERED.finditer(text, start, end))
+    values = [(match.end("label"), min(match.end() + 1, end)) for match in found]
+    return values, [match.span("label") for match in found]

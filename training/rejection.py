@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tickerforge.features.prompts import parse, render_answer
+from tickerforge.features.prompts import AnswerFormat, parse, render_answer
 from tickerforge.training.config import RejectionConfig
 from tickerforge.training.contracts import Example
 
@@ -55,13 +55,17 @@ def scaled_error(values: Sequence[float], target: Sequence[float]) -> float:
     return float(np.sum((np.asarray(values, float) - np.asarray(target, float)) ** 2 / ahead))
 
 
-def true_answers(examples: Sequence[Example], *, decimals: int = 0) -> list[list[str]]:
+def true_answers(examples: Sequence[Example], *, written: AnswerFormat = AnswerFormat()) -> list[list[str]]:
     """Return the actual prices of each window, as its only answer."""
-    return [[render_answer(example.target, decimals=decimals)] for example in examples]
+    return [[render_answer(example.target, decimals=written.decimals, style=written.style)] for example in examples]
 
 
 def select_answers(
-    examples: Sequence[Example], answers: Sequence[Sequence[str]], *, config: RejectionConfig, decimals: int = 0
+    examples: Sequence[Example],
+    answers: Sequence[Sequence[str]],
+    *,
+    config: RejectionConfig,
+    written: AnswerFormat = AnswerFormat(),
 ) -> pd.DataFrame:
     """Select the accepted answers, in order of time.
 
@@ -76,7 +80,7 @@ def select_answers(
         examples: Train windows; windows of validation or test must not be among them.
         answers: For each example, the texts sampled for it.
         config: Rule, answers to keep, lowest skill, number of buckets.
-        decimals: Decimals of a rewritten answer (0 in model units).
+        written: Format of a rewritten answer.
 
     Returns:
         One row per accepted answer, with the columns `ACCEPTED_COLUMNS`: `prompt` is JSON, `answer` is rewritten in
@@ -84,19 +88,19 @@ def select_answers(
         number of the time bucket.
     """
     if config.rule == "best_of_n":
-        best = _best_of_n(examples, answers, config=config, decimals=decimals)
+        best = _best_of_n(examples, answers, config=config, written=written)
         return _within_quota(best, best_first=config.min_skill is not None)[list(ACCEPTED_COLUMNS)]
-    first = _first_valid(examples, answers, config=config, decimals=decimals)
+    first = _first_valid(examples, answers, config=config, written=written)
     if config.rule == "published":
         asked = 0.0 if config.min_skill is None else config.min_skill
-        best = _best_of_n(examples, answers, config=config, decimals=decimals)
+        best = _best_of_n(examples, answers, config=config, written=written)
         beating = best.loc[best["skill"] >= asked, "window_id"].nunique()
         first = first.sort_values(["error", "window_id"]).head(beating).sort_values("position", ignore_index=True)
     return first[list(ACCEPTED_COLUMNS)]
 
 
 def _best_of_n(
-    examples: Sequence[Example], answers: Sequence[Sequence[str]], *, config: RejectionConfig, decimals: int
+    examples: Sequence[Example], answers: Sequence[Sequence[str]], *, config: RejectionConfig, written: AnswerFormat
 ) -> pd.DataFrame:
     rows = []
     for position, (example, texts) in enumerate(zip(examples, answers, strict=True)):
@@ -111,13 +115,13 @@ def _best_of_n(
         for rank, (values, (_, text)) in enumerate(best):
             skill = answer_skill(values, example.target, last_close=example.last_close)
             if config.min_skill is None or skill >= config.min_skill:
-                row = _row(example, text, values, decimals=decimals)
+                row = _row(example, text, values, written=written)
                 rows.append(row | {"skill": skill, "rank": rank, "position": position})
     return _frame(rows, count=len(examples), buckets=config.buckets)
 
 
 def _first_valid(
-    examples: Sequence[Example], answers: Sequence[Sequence[str]], *, config: RejectionConfig, decimals: int
+    examples: Sequence[Example], answers: Sequence[Sequence[str]], *, config: RejectionConfig, written: AnswerFormat
 ) -> pd.DataFrame:
     rows = []
     for position, (example, texts) in enumerate(zip(examples, answers, strict=True)):
@@ -125,21 +129,21 @@ def _first_valid(
         text, values = next(((text, values) for text, values in parsed if values is not None), ("", None))
         if values is None:
             continue
-        row = _row(example, text, values, decimals=decimals)
+        row = _row(example, text, values, written=written)
         skill = answer_skill(values, example.target, last_close=example.last_close)
         error = float(np.mean((np.asarray(values) - np.asarray(example.target)) ** 2))
         rows.append(row | {"skill": skill, "rank": 0, "position": position, "error": error})
     return _frame(rows, count=len(examples), buckets=config.buckets)
 
 
-def _row(example: Example, text: str, values: Sequence[float], *, decimals: int) -> dict[str, Any]:
+def _row(example: Example, text: str, values: Sequence[float], *, written: AnswerFormat) -> dict[str, Any]:
     think = text.split("<think>", 1)[1].split("</think>", 1)[0]
     return {
         "window_id": example.window_id,
         "ticker": example.ticker,
         "origin": pd.Timestamp(example.origin),
         "prompt": json.dumps(example.prompt, ensure_ascii=False),
-        "answer": render_answer(values, think=think.strip(), decimals=decimals),
+        "answer": render_answer(values, think=think.strip(), decimals=written.decimals, style=written.style),
     }
 
 

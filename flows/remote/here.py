@@ -13,8 +13,9 @@ from tickerforge.flows.server.slots import gpu_slot
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.retries import is_transient
-from tickerforge.tasks.models.adapters import BaseModelRef, base_model_identity, read_card
-from tickerforge.tasks.models.train import base_model_for, prepare_base_model, sample_answers, train_grpo, train_sft
+from tickerforge.tasks.models.adapters import BaseModelRef, read_card
+from tickerforge.tasks.models.base_models import base_model_for, prepare_base_model
+from tickerforge.tasks.models.train import sample_answers, train_grpo, train_sft
 from tickerforge.tasks.outputs.evaluate import forecast_model
 from tickerforge.tasks.registry.registration import fetch_registered
 from tickerforge.tasks.registry.versions import RegisteredAdapter
@@ -85,7 +86,7 @@ class Here:
 
     def _call(self, request: StageRequest) -> tuple[Any, dict[str, Any]]:
         """Return the task of a stage and its arguments except the store."""
-        training, features = request.config.training, request.config.features
+        training, features = request.config.training, request.config.prompts
         if request.stage == BASE_MODEL.name:
             return prepare_base_model, {"config": training, "features": features}
         common: dict[str, Any] = {
@@ -117,9 +118,7 @@ class Here:
         card = read_card(folder)
         is_here = card.training.model != TINY or Path(card.base_model_location(folder)).is_dir()
         with nullcontext() if is_here else gpu_slot():
-            location = base_model_for(card, folder, store=self.store)
-        model = request.config.training.model
-        return BaseModelRef(model=model, location=location, identity=base_model_identity(location))
+            return base_model_for(card, folder, store=self.store)
 
     def _adapter(self, request: StageRequest) -> ArtifactRef | Path | None:
         if isinstance(request.adapter, ArtifactRef):

@@ -15,15 +15,22 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
-from tickerforge.features.config import FeatureConfig, FrozenModel, QualityConfig, SyntheticConfig, UpdateSource
+from tickerforge.features.config import (
+    AnswerStyle,
+    FeatureConfig,
+    FrozenModel,
+    QualityConfig,
+    SyntheticConfig,
+    UpdateSource,
+)
 from tickerforge.features.pooling import POOL
 from tickerforge.flows.errors import ConfigError
-from tickerforge.training.config import TrainingConfig
+from tickerforge.training.config import TINY, TrainingConfig
 
 SHOWN_CHARACTERS = 80
 TICKER_PATTERN = r"^[A-Za-z0-9_^=-][A-Za-z0-9._^=-]{0,31}$"
 # Settings of the machine, not of the run: a command that repeats the run elsewhere leaves them out.
-_MACHINE_SETTINGS = ("training.launch.isolate", "training.launch.vllm_server")
+_MACHINE_SETTINGS = ("training.model_wheel", "training.launch.isolate", "training.launch.vllm_server")
 
 
 class PipelineConfig(FrozenModel):
@@ -56,6 +63,14 @@ class PipelineConfig(FrozenModel):
     training: TrainingConfig = Field(default=TrainingConfig(), description="Base model and stages.")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="How forecasts are compared.")
     gate: GateConfig = Field(default=GateConfig(), description="When a challenger becomes champion.")
+
+    @property
+    def prompts(self) -> FeatureConfig:
+        """The settings of windows and prompts, with the style of answers that suits the base model."""
+        if self.features.answer_style is not None:
+            return self.features
+        style: AnswerStyle = "list" if self.training.model == TINY else "numbered"
+        return self.features.model_copy(update={"answer_style": style})
 
     @field_validator("stock")
     @classmethod

@@ -106,6 +106,7 @@ def _differences(
         "LoRA rank": card.training.lora_rank == config.training.lora_rank,
         "kind of windows": takes_same_windows(card, config),
         "kind of prompts": card.features.prompt_style == config.features.prompt_style,
+        "style of answers": card.features.answer_style == config.prompts.answer_style,
         "end of training, later than this run's": bool(card.trained_until and border and card.trained_until <= border),
     }
     return [name for name, same in alike.items() if not same]

@@ -251,7 +251,7 @@ class Steps:
             stage=stage,
             base_model=base_model.location,
             base_model_identity=base_model.identity,
-            features=self.config.features,
+            features=self.config.prompts,
             training=self.config.training,
             seed=stage_seed(self.config, FORECASTS.name),
             windows_sha256=windows.sha256,
@@ -273,11 +273,11 @@ def as_artifact(result: StageOutput) -> ArtifactRef:
 
 def takes_same_windows(card: AdapterCard, config: PipelineConfig) -> bool:
     """Return whether an adapter was trained on the same kind of windows as those of a configuration."""
-    left_out = {"prompt_style", "train_fraction", "test_fraction"}
+    left_out = {"prompt_style", "answer_style", "train_fraction", "test_fraction"}
     return card.features.model_dump(exclude=left_out) == config.features.model_dump(exclude=left_out)
 
 
 def training_here(recorded: TrainingConfig, *, config: TrainingConfig) -> TrainingConfig:
     """Return an adapter's recorded settings, with the user's own settings for this machine and for remote code."""
-    own = ("backend", "gpu_memory_utilization", "trust_remote_code")
+    own = ("backend", "gpu_memory_utilization", "model_wheel", "trust_remote_code")
     return recorded.model_copy(update={name: getattr(config, name) for name in own})

@@ -13,6 +13,7 @@ from tickerforge.evaluation.core.contracts import REPORT_FILE as REPORT_FILE
 from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.stages import ADAPTERS, stage_named
 from tickerforge.tasks.base.errors import StoreError
+from tickerforge.training.config import MADE_HERE
 from tickerforge.training.contracts import ADAPTER_CONFIG_FILE as ADAPTER_CONFIG_FILE
 from tickerforge.training.contracts import ADAPTER_FOLDER as ADAPTER_FOLDER
 from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE as ADAPTER_WEIGHTS_FILE
@@ -212,7 +213,7 @@ def model_subfolder(model: str) -> PurePosixPath:
     Raises:
         ValueError: If nothing usable remains of the name.
     """
-    is_path = model != "tiny" and (model.startswith(("/", ".", "~")) or Path(model).is_dir())
+    is_path = model not in MADE_HERE and (model.startswith(("/", ".", "~")) or Path(model).is_dir())
     parts = [Path(model).expanduser().resolve().name] if is_path else model.split("/")
     safe = [_UNSAFE.sub("-", part).strip(".-") for part in parts]
     if not all(safe) or len(safe) > 2:

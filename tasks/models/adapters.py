@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from tickerforge.features.config import FeatureConfig, FrozenModel
 from tickerforge.tasks.base.disk import combined_sha256, file_sha256
@@ -171,6 +171,11 @@ class AdapterCard(FrozenModel):
     trained_until: date | None = None
     known_price: KnownPrice | None = None
     prompt_code: str = Field(default_factory=prompt_version)
+
+    @field_validator("features")
+    @classmethod
+    def _a_list_if_it_says_nothing(cls, features: FeatureConfig) -> FeatureConfig:
+        return features.model_copy(update={"answer_style": features.answer_style or "list"})
 
     def base_model_location(self, folder: Path) -> str:
         """Return the base model to load: the one in the adapter's folder, else the recorded name or path."""

@@ -1,4 +1,4 @@
-"""The base model and the training stages as stored artifacts: each is built once, and resumes after an interruption."""
+"""The training stages as stored artifacts: each is built once, and resumes after an interruption."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,46 +8,31 @@ from prefect import task
 
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.pooling import POOL, spread
-from tickerforge.features.stages import BASE_MODEL, SFT, SFT_DATA, STAGES, AdapterStage, Stage, stage_named
-from tickerforge.tasks.base.logs import run_logger
+from tickerforge.features.prompts import answer_format
+from tickerforge.features.stages import SFT, SFT_DATA, STAGES, AdapterStage, Stage, stage_named
 from tickerforge.tasks.base.paths import SFT_DATA_FILE
 from tickerforge.tasks.base.progress import progress_reporter
 from tickerforge.tasks.base.retries import TASK_OPTIONS
-from tickerforge.tasks.models.adapters import (
-    AdapterCard,
-    BaseModelRef,
-    adapter_folder,
-    adapter_identity,
-    base_model_identity,
-)
+from tickerforge.tasks.models.adapters import BaseModelRef, adapter_folder, adapter_identity
+from tickerforge.tasks.models.base_models import MODEL_LIBRARIES as MODEL_LIBRARIES
 from tickerforge.tasks.models.sft_data import store_sft_data
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version, part_sha256
 from tickerforge.tasks.windows.preprocess import read_windows
-from tickerforge.training.config import TINY, TrainingConfig
+from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import StageResult
-from tickerforge.training.errors import BaseModelError
 
-TINY_MODULES = (
-    "tickerforge.training.models.tiny",
-    "tickerforge.training.examples",
-    "tickerforge.training.backends.checkpoints",
-    "tickerforge.training.backends.recorder",
-    "tickerforge.training.backends.tiny_model",
-    "tickerforge.training.backends.loading",
-    "tickerforge.training.backends.trl_",
-)
 MODEL_MODULES = (
     "tickerforge.features.pooling",
     "tickerforge.features.prompts",
     "tickerforge.features.units",
     "tickerforge.training",
 )
-MODEL_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "unsloth", "vllm", "xgrammar")
 
 # These change how safely and how fast a stage runs, but not its result; the model itself counts by content.
 _WITHOUT_EFFECT = {
     "model",
     "model_cutoff",
+    "model_wheel",
     "backend",
     "checkpoint_every",
     "gpu_memory_utilization",
@@ -56,46 +41,6 @@ _WITHOUT_EFFECT = {
     "trust_remote_code",
 }
 _STAGE_GROUPS = {group for stage in STAGES for group in stage.settings}
-
-
-@task(name="prepare-base-model", **TASK_OPTIONS)
-def prepare_base_model(config: TrainingConfig, *, features: FeatureConfig, store: Store) -> BaseModelRef:
-    """Build the tiny base model if the configuration names it, or check another base model.
-
-    Args:
-        config: Configuration with the model's name; `config.tiny` describes the tiny one.
-        features: Context, horizon and indicators that the tiny model is trained on.
-        store: Store of the tiny model.
-
-    Raises:
-        BaseModelError: If the model cannot be used.
-    """
-    from tickerforge.training.models import check_model
-    from tickerforge.training.models.tiny import build_tiny
-
-    check_model(config.model, features=features)
-    if config.model != TINY:
-        folder = Path(config.model).expanduser()
-        location = str(folder.resolve()) if folder.is_dir() else config.model
-        return BaseModelRef(model=config.model, location=location, identity=base_model_identity(location))
-
-    def build(folder: Path) -> Mapping[str, Scalar]:
-        with progress_reporter() as report:
-            return build_tiny(folder, config=config.tiny, features=features, on_progress=report)
-
-    relevant = features.model_dump(mode="json", exclude={"units", "prompt_style", "train_fraction", "test_fraction"})
-    ref = store.build(
-        BASE_MODEL.name,
-        {"tiny": config.tiny, "features": relevant},
-        build,
-        code=code_version("tickerforge.features", *TINY_MODULES, libraries=MODEL_LIBRARIES),
-        seed=config.tiny.seed,
-        resumable=True,
-    )
-    location = str(ref.path)
-    return BaseModelRef(
-        model=TINY, location=location, identity=base_model_identity(location), artifact=ref, cached=ref.cached
-    )
 
 
 @task(name="train-grpo", task_run_name="{stage}", **TASK_OPTIONS)
@@ -188,7 +133,7 @@ def sample_answers(
                 config=config,
                 out_dir=folder,
                 seed=seed,
-                decimals=0 if features.units == "sigma" else 4,
+                written=answer_format(features),
                 on_progress=report,
             )
         return _meta(result)
@@ -245,25 +190,6 @@ def train_sft(
     data = accepted.path / SFT_DATA_FILE
     inputs = stage_inputs(SFT, base_model, adapter, config) | {"sft_data": part_sha256(accepted, SFT_DATA_FILE)}
     return store.build(SFT.name, inputs, build, code=_code(), seed=seed, resumable=True)
-
-
-def base_model_for(card: AdapterCard, folder: Path, *, store: Store) -> str:
-    """Return the base model of an adapter: in its folder, or as recorded; build the tiny one again if it is missing.
-
-    Raises:
-        BaseModelError: If the recorded base model is missing, and this version would build another one.
-    """
-    location = card.base_model_location(folder)
-    if card.training.model != "tiny" or Path(location).is_dir():
-        return location
-    run_logger(__name__).info("the base model %s is missing: building it again", location)
-    again = prepare_base_model.fn(card.training, features=card.features, store=store)
-    if again.identity != card.base_model_identity:
-        raise BaseModelError(
-            f"the adapter {folder} was trained on another base model than this version builds, and {location} is "
-            f"missing: train {card.ticker} again with `tickerforge run --stock {card.ticker}`"
-        )
-    return again.location
 
 
 def stage_inputs(

@@ -25,7 +25,8 @@ from tickerforge.tasks.models.adapters import ADAPTER_FILES, AdapterCard, write_
 from tickerforge.tasks.models.forecasting import known_price
 from tickerforge.tasks.registry.integrity import named_base_model, write_checksums
 from tickerforge.tasks.registry.model_code import write_model_code
-from tickerforge.tasks.store.artifacts import ArtifactRef, installed_version
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store, installed_version
+from tickerforge.training.config import SMOLLM2
 from tickerforge.training.errors import AdapterError
 
 MODEL_NAME = "model"
@@ -78,7 +79,7 @@ def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: p
                 model_config={"ticker": card.ticker, "base_model": card.training.model, "stage": card.stage},
                 signature=signature(),
                 input_example=bars.tail(EXAMPLE_SESSIONS).reset_index(drop=True),
-                pip_requirements=requirements(),
+                pip_requirements=requirements(card),
             )
             return logged, checksums
 
@@ -95,7 +96,7 @@ def _without_its_warnings() -> Iterator[None]:
 def stage_artifacts(adapter: ArtifactRef, folder: Path, *, card: AdapterCard) -> Mapping[str, Path]:
     """Lay out the folders of the model: `adapter` with its card and, if the base was built here, `base_model`.
 
-    A base model with a public name is only named: it is downloaded when the adapter is loaded.
+    A base model that others can get is only named: it is fetched when the adapter is loaded.
     """
     staged = {ADAPTER_FOLDER: folder / ADAPTER_FOLDER}
     copy_tree(adapter.path / ADAPTER_FOLDER, staged[ADAPTER_FOLDER], leave_out=frozenset({MODEL_CARD_FILE}))
@@ -108,6 +109,10 @@ def stage_artifacts(adapter: ArtifactRef, folder: Path, *, card: AdapterCard) ->
         )
         card = card.model_copy(update={"base_model": BASE_MODEL_FOLDER})
         name_base_model(staged[ADAPTER_FOLDER], f"../{BASE_MODEL_FOLDER}")
+    elif card.training.model == SMOLLM2:
+        # Its folder is another one on every machine, which makes it from the wheel.
+        card = card.model_copy(update={"base_model": SMOLLM2})
+        name_base_model(staged[ADAPTER_FOLDER], SMOLLM2)
     write_card(staged[ADAPTER_FOLDER], card)
     return staged
 
@@ -137,9 +142,10 @@ def signature() -> Any:
     return ModelSignature(outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds, guessed]))
 
 
-def requirements() -> list[str]:
+def requirements(card: AdapterCard) -> list[str]:
     """Return the packages that the model needs, in the installed versions without local labels such as `+cpu`."""
-    versions = {name: installed_version(name) for name in REQUIREMENTS}
+    needed = (*REQUIREMENTS, "gguf") if card.training.model == SMOLLM2 else REQUIREMENTS
+    versions = {name: installed_version(name) for name in needed}
     return [f"{name}=={version.split('+')[0]}" for name, version in versions.items() if version]
 
 
@@ -163,6 +169,10 @@ def unpack(downloaded: Path, folder: Path, *, final: Path, source: str) -> None:
         copy_tree(downloaded / BASE_MODEL_FOLDER, folder / BASE_MODEL_FOLDER)
         base = str(final / BASE_MODEL_FOLDER)
         name_base_model(folder, base)
+    elif base == SMOLLM2:
+        from tickerforge.tasks.models.base_models import store_smollm2
+
+        base = str(store_smollm2(Store.current()).path)
     (folder / MODEL_CARD_FILE).write_text(_readme(card, final=final, base=base, source=source), encoding="utf-8")
 
 

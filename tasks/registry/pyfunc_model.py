@@ -30,8 +30,9 @@ class TickerForecaster(PythonModel):
                 "(its requirements.txt says in which versions)"
             )
         from tickerforge.features.config import FeatureConfig
+        from tickerforge.tasks.base.paths import home
         from tickerforge.tasks.registry.integrity import damage
-        from tickerforge.training.config import TrainingConfig
+        from tickerforge.training.config import SMOLLM2, TrainingConfig
         from tickerforge.training.errors import AdapterError
 
         self.adapter = Path(context.artifacts["adapter"])
@@ -49,6 +50,10 @@ class TickerForecaster(PythonModel):
             update={"backend": "auto", "trust_remote_code": False}
         )
         self.base_model = context.artifacts.get("base_model") or self.card["base_model"]
+        if self.base_model == SMOLLM2:
+            from tickerforge.tasks.models.wheel import smollm2_folder
+
+            self.base_model = str(smollm2_folder(home()))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Forecast the sessions after the last row.

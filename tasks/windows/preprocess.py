@@ -33,7 +33,7 @@ def store_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> 
 
     Args:
         bars: Artifact of `fetch_bars`.
-        config: Windows, indicators and splits. Units and prompt style do not change the windows.
+        config: Windows, indicators and splits. Units and the style of prompts and answers do not change the windows.
         store: Where the artifact goes.
 
     Returns:
@@ -44,7 +44,7 @@ def store_windows(bars: ArtifactRef, *, config: FeatureConfig, store: Store) -> 
         InsufficientHistoryError: If the ticker has too few sessions.
     """
     ticker = str(bars.meta["ticker"])
-    relevant = config.model_dump(mode="json", exclude={"units", "prompt_style"})
+    relevant = config.model_dump(mode="json", exclude={"units", "prompt_style", "answer_style"})
     cut_by = FeatureConfig.model_validate(relevant)
 
     def build(folder: Path) -> Mapping[str, Scalar]:

@@ -53,7 +53,8 @@ PRELOADED = [
 
 def all_stages(root: Path) -> dict[str, dict[str, str]]:
     """Run every stage in a store; returns the hashes of what each one leaves, but for its timings."""
-    from tickerforge.tasks.models.train import prepare_base_model, sample_answers, train_grpo, train_sft
+    from tickerforge.tasks.models.base_models import prepare_base_model
+    from tickerforge.tasks.models.train import sample_answers, train_grpo, train_sft
     from tickerforge.tasks.prices.market_data import SyntheticSource, fetch_bars
     from tickerforge.tasks.windows.preprocess import store_windows
 

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickerforge.features.config import FeatureConfig, SyntheticConfig
+from tickerforge.features.config import AnswerStyle, FeatureConfig, SyntheticConfig
 from tickerforge.features.prompts import (
     FEATURE_COLUMNS,
     FULL_LINES,
     STANDARDISED_SYSTEM_PROMPT,
     SYSTEM_PROMPT,
+    answer_format,
     answer_pattern,
+    format_asked,
     parse,
     render,
     render_answer,
@@ -98,6 +100,21 @@ def test_train_standard_prompts_show_the_published_scores(window: pd.Series, sty
 def test_what_is_rendered_parses_back(values: list[int], think: str) -> None:
     assert parse(render_answer(values, think=think), horizon=10) == tuple(map(float, values))
     assert re.fullmatch(answer_pattern(10), render_answer(values))
+    numbered = render_answer(values, think=think, style="numbered")
+    assert parse(numbered, horizon=10) == tuple(map(float, values))
+    assert re.fullmatch(answer_pattern(10, style="numbered"), render_answer(values, style="numbered"))
+
+
+def test_the_system_prompt_shows_the_format_that_answers_must_have(window: pd.Series) -> None:
+    for units in ("sigma", "train_standard"):
+        for style in ("list", "numbered"):
+            config = FeatureConfig(units=units, answer_style=style)
+            chat = render(window, config=config)
+            assert format_asked(chat) == answer_format(config)
+            assert ("1:v1 2:v2 ..." in chat[0]["content"]) is (style == "numbered")
+    assert render(window, config=FULL) == render(window, config=FeatureConfig(answer_style="list"))
+    with pytest.raises(ValueError, match="no known format"):
+        format_asked([{"role": "system", "content": "Answer as you like."}])
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=3))
@@ -110,6 +127,8 @@ def test_decimals_parse_back_to_four_places(values: list[float]) -> None:
     [
         "<think></think><answer>[1, 2, 3]</answer>",
         " <think>up\nthen down</think>\n<answer> [+1,2.0 , 3.] </answer>\n",
+        "<think></think><answer>1:1 2:2 3:3</answer>",
+        "<think></think><answer>\n1: 1.\n2: +2\n3: 3.0\n</answer>",
         "<think>a < b, b > c</think><answer>[1,2,3]</answer>",
     ],
 )
@@ -146,6 +165,20 @@ def test_answers_are_read_through_harmless_spacing(text: str) -> None:
         "<think></think><answer>[1, 2, 1000001]</answer>",
         f"<think></think><answer>[1, 2, {'9' * 400}]</answer>",
         "<think></think><answer>[1, 2, three]</answer>",
+        "<think></think><answer>1:1 2:2</answer>",
+        "<think></think><answer>1:1 2:2 3:3 4:4</answer>",
+        "<think></think><answer>1:1 3:2 2:3</answer>",
+        "<think></think><answer>1:1 1:2 2:3</answer>",
+        "<think></think><answer>0:1 1:2 2:3</answer>",
+        "<think></think><answer>01:1 02:2 03:3</answer>",
+        "<think></think><answer>1:1 2: 3:3</answer>",
+        "<think></think><answer>1:1 2:nan 3:3</answer>",
+        "<think></think><answer>1:1 2:2 3:1000001</answer>",
+        "<think></think><answer>1:1,2:2,3:3</answer>",
+        "<think></think><answer>[1:1 2:2 3:3]</answer>",
+        "<think></think><answer>1:1 2:2 3:3 or so</answer>",
+        "<think></think><answer>1:1 2:2 3:3",
+        "<think></think><answer>1.1 2.2 3.3</answer>",
         "<think></think><answer>[[1, 2, 3]]</answer>",
         "<think></think><answer>[1, 2, 3]</answer> and so on",
         "<think></think><answer>[1, 2, 3]</answer></answer>",
@@ -195,10 +228,14 @@ def test_a_history_of_equal_prices_is_ten_zeros() -> None:
     assert to_model_units([7.0] * 10, origin_price=7.0, sigma=0.01).tolist() == [0] * 10
 
 
+@pytest.mark.parametrize("style", ["list", "numbered"])
 @pytest.mark.parametrize(("decimals", "think"), [(0, ""), (2, "up"), (4, "")])
-def test_the_pattern_of_answers_allows_what_is_written_and_no_longer_thought(decimals: int, think: str) -> None:
-    pattern = answer_pattern(3, decimals=decimals, longest_think=2)
+def test_the_pattern_of_answers_allows_what_is_written_and_no_longer_thought(
+    decimals: int, think: str, style: AnswerStyle
+) -> None:
+    pattern = answer_pattern(3, decimals=decimals, longest_think=2, style=style)
     values = [1.25, -3.5, 30.0]
-    assert re.fullmatch(pattern, render_answer(values, think=think, decimals=decimals))
-    assert not re.fullmatch(pattern, render_answer(values, think="flat", decimals=decimals))
-    assert not re.fullmatch(pattern, render_answer(values, decimals=decimals + 1))
+    assert re.fullmatch(pattern, render_answer(values, think=think, decimals=decimals, style=style))
+    assert not re.fullmatch(pattern, render_answer(values, think="flat", decimals=decimals, style=style))
+    assert not re.fullmatch(pattern, render_answer(values, decimals=decimals + 1, style=style))
+    assert not re.fullmatch(pattern, render_answer(values[:2], think=think, decimals=decimals, style=style))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef
-from tickerforge.tasks.models.train import prepare_base_model, sample_answers, train_grpo, train_sft
+from tickerforge.tasks.models.base_models import prepare_base_model
+from tickerforge.tasks.models.train import sample_answers, train_grpo, train_sft
 from tickerforge.tasks.outputs.evaluate import compare_models, forecast_model
 from tickerforge.tasks.prices.market_data import SyntheticSource, fetch_bars
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store

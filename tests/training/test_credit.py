@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minute_training import train_examples
-from tickerforge.features.prompts import parse
+from tickerforge.features.prompts import AnswerFormat, parse, render_answer
 from tickerforge.training.backends.sampling import draw_tokens, in_halves
 from tickerforge.training.config import GRPOStageConfig, RewardConfig
 from tickerforge.training.credit import DISCOUNT, advantages, half_of, tokens_of_values
@@ -43,6 +43,45 @@ def test_a_value_without_a_digit_before_its_point_owns_its_sign_and_point_too() 
     pieces = ["<think></think><answer>", "[", "-", ".", "5", ",", " +", ".25", ", ", ".", "75", "]", "</answer>"]
     assert parse("".join(pieces), horizon=3) == (-0.5, 0.25, 0.75)
     assert tokens_of_values(pieces, horizon=3) == [[2, 3, 4], [6, 7], [9, 10]]
+
+
+def test_in_the_numbered_style_a_value_owns_its_sign_and_its_end_but_no_label() -> None:
+    pieces = [
+        "<think>1:9</think>",
+        "<answer>",
+        "1",
+        ":-",
+        "9",
+        " ",
+        "2",
+        ":",
+        "1",
+        "2",
+        " ",
+        "3",
+        ":",
+        "0",
+        "</answer>",
+    ]
+    assert parse("".join(pieces), horizon=3) == (-9.0, 12.0, 0.0)
+    assert tokens_of_values(pieces, horizon=3) == [[3, 4, 5], [7, 8, 9, 10], [12, 13]]
+    with_spaces = ["<think></think><answer>", "1:", " -", "9", " 2", ":", " 12", "</", "answer>"]
+    assert tokens_of_values(with_spaces, horizon=2) == [[2, 3], [5, 6]]
+
+
+def test_the_tiny_tokenizer_writes_both_styles_and_credits_whole_integers() -> None:
+    from tickerforge.training.backends.tiny_model import build_tokenizer
+
+    values = [-9, 12, 300, 0, 5, -7, 1, 2, -300, -18]
+    for style, first in (("list", "["), ("numbered", "1:")):
+        tokenizer = build_tokenizer(AnswerFormat(style))
+        ids = tokenizer(render_answer(values, style=style))["input_ids"]
+        pieces = tokenizer.batch_decode([[each] for each in ids])
+        assert pieces[3] == first
+        assert parse("".join(pieces), horizon=10) == tuple(map(float, values))
+        assert ["".join(pieces[t] for t in owned) for owned in tokens_of_values(pieces, horizon=10)] == [
+            str(value) for value in values
+        ]
 
 
 @pytest.mark.parametrize("pieces", [[], ["no", " list"], ["[", "1", ",", "2", "]"], ["[1, 2, x]"]])

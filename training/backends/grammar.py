@@ -8,23 +8,23 @@ from typing import Any
 
 import torch
 
-from tickerforge.features.prompts import SYSTEM_PROMPT, Chat, answer_pattern
+from tickerforge.features.prompts import Chat, answer_pattern, format_asked
 from tickerforge.training.errors import BackendUnavailable
 
 # Lengths in characters, which limit the lengths in tokens: tags, brackets and end of an answer; a value with its comma.
-_FRAME, _INTEGER, _DECIMALS = len("<think></think><answer>[]</answer>") + 1, len("-300, "), 4
+_FRAME, _INTEGER, _LABEL = len("<think></think><answer>[]</answer>") + 1, len("-300, "), len("10:")
 
 
 def pattern_for(prompts: Sequence[Chat], *, horizon: int, max_tokens: int) -> str:
-    """Return the regular expression of valid answers to these prompts: integers or decimals, as the system prompt asks.
+    """Return the regular expression of valid answers to these prompts, in the format that the system prompt asks for.
 
     The text inside `<think>` is limited so that the answer fits into `max_tokens` with any tokenizer; if there is no
     room for it, it is left out.
     """
-    decimals = 0 if prompts[0][0]["content"] == SYSTEM_PROMPT else _DECIMALS
-    value = _INTEGER + (decimals + 1 if decimals else 0)
+    asked = format_asked(prompts[0])
+    value = _INTEGER + (asked.decimals + 1 if asked.decimals else 0) + (_LABEL if asked.style == "numbered" else 0)
     room = max(0, max_tokens - _FRAME - value * horizon)
-    return answer_pattern(horizon, decimals=decimals, longest_think=room)
+    return answer_pattern(horizon, decimals=asked.decimals, style=asked.style, longest_think=room)
 
 
 class Grammar:

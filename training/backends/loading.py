@@ -165,7 +165,7 @@ def check_length(prompt: int, *, answer: int, limit: int) -> None:
 def _unreadable_model(base_model: str, error: Exception) -> str:
     return (
         f"cannot load the base model {base_model!r}: {_first_line(error)}\n"
-        "Use a local folder, a Hugging Face name that this machine can reach, or `tiny`."
+        "Use a local folder, a Hugging Face name that this machine can reach, `tiny` or `smollm2`."
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments, set_seed
 
-from tickerforge.features.prompts import FULL_LINES, SYSTEM_PROMPT, Chat
+from tickerforge.features.prompts import FULL_LINES, AnswerFormat, Chat
 from tickerforge.features.units import CLIP
 from tickerforge.training.backends.checkpoints import remove_checkpoints
 from tickerforge.training.backends.loading import limit_threads, quieten
@@ -25,24 +25,30 @@ PAD, UNKNOWN, START, END = "<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>"
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 MAX_POSITIONS = 1024
 FREQUENCIES = 24
+MOST_VALUES = 60
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(written: AnswerFormat = AnswerFormat()) -> PreTrainedTokenizerFast:
     """Make a tokenizer: one token per integer -300 ... 300, one per word of the prompt, one for the system prompt.
 
-    White space separates tokens and is dropped, so answers look like `[1,2]`, which parses like `[1, 2]`.
+    White space separates tokens and is dropped, so answers look like `[1,2]`, which parses like `[1, 2]`. In the
+    numbered style a label is one token, with the space before it and its colon.
     """
     labels = [label for label, _, _ in FULL_LINES]
     words = ["system", "user", "assistant", "prices", "forecast", *labels, "[", "]", ","]
+    label = ""
+    if written.style == "numbered":
+        words += ["1:", *(f" {number}:" for number in range(2, MOST_VALUES + 1))]
+        label = r" ?\d+:|"
     integers = [str(value) for value in range(-CLIP, CLIP + 1)]
     vocabulary = {token: index for index, token in enumerate([PAD, UNKNOWN, *integers, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        Regex(r"-?\d+|[A-Za-z_]+|[^\sA-Za-z0-9_]"), behavior="removed", invert=True
+        Regex(label + r"-?\d+|[A-Za-z_]+|[^\sA-Za-z0-9_]"), behavior="removed", invert=True
     )
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([START, END])
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in [*TAGS, SYSTEM_PROMPT]])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in [*TAGS, written.system_prompt]])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, eos_token=END, padding_side="left"
     )
@@ -121,6 +127,7 @@ def build(
     chats: Sequence[Chat],
     answers: Sequence[str],
     *,
+    written: AnswerFormat,
     config: TinyConfig,
     out_dir: Path,
     on_progress: OnProgress | None,
@@ -130,6 +137,7 @@ def build(
     Args:
         chats: Prompts of synthetic windows.
         answers: The true answer to each prompt.
+        written: Their format.
         config: Size, steps and seed.
         out_dir: Folder of the model; holds checkpoints until it is finished.
         on_progress: Receives the metrics of each step.
@@ -140,7 +148,7 @@ def build(
     quieten()
     limit_threads()
     set_seed(config.seed)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(written)
     model = build_model(config, tokenizer)
     args = TrainingArguments(
         output_dir=str(out_dir),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.features.config import FeatureConfig
-from tickerforge.features.prompts import Chat, render_answer
+from tickerforge.features.prompts import Chat, answer_format, render_answer
 from tickerforge.features.synthetic import bars_from_log_prices, log_prices
 from tickerforge.features.windows import build_windows
 from tickerforge.training.config import TinyConfig
@@ -29,7 +29,7 @@ def build_tiny(
     """
     from tickerforge.training.backends import tiny_model
 
-    defaults = FeatureConfig()
+    defaults, written = FeatureConfig(), answer_format(features)
     features = features.model_copy(
         update={"train_fraction": defaults.train_fraction, "test_fraction": defaults.test_fraction}
     )
@@ -41,8 +41,8 @@ def build_tiny(
         styled = features.model_copy(update={"prompt_style": style})
         for example in build_examples(rows, config=styled):
             chats.append(example.prompt)
-            answers.append(render_answer(example.target))
-    return tiny_model.build(chats, answers, config=config, out_dir=out_dir, on_progress=on_progress)
+            answers.append(render_answer(example.target, style=written.style))
+    return tiny_model.build(chats, answers, written=written, config=config, out_dir=out_dir, on_progress=on_progress)
 
 
 def synthetic_windows(config: TinyConfig, *, features: FeatureConfig, count: int) -> pd.DataFrame:

@@ -7,8 +7,9 @@ import pytest
 from tickerforge.features.errors import PublishedLayoutError
 from tickerforge.tasks.base.errors import NotFinished
 from tickerforge.tasks.models.adapters import adapter_folder, adapter_identity, base_model_identity
+from tickerforge.tasks.models.base_models import base_model_for, prepare_base_model
 from tickerforge.tasks.models.sft_data import store_sft_data
-from tickerforge.tasks.models.train import base_model_for, prepare_base_model, sample_answers, train_sft
+from tickerforge.tasks.models.train import sample_answers, train_sft
 from tickerforge.tasks.store.artifacts import FinishedOnly, read_manifest
 from tickerforge.tasks.windows.preprocess import read_windows
 from tickerforge.training.errors import AdapterError, BaseModelError
@@ -151,19 +152,19 @@ def test_a_local_base_model_is_identified_by_its_content_and_a_hub_name_by_itsel
 
 def test_the_base_model_of_an_adapter_is_the_one_beside_it_else_the_recorded_one(made: Pieces, tmp_path: Path) -> None:
     card = made.card()
-    assert base_model_for(card, tmp_path, store=made.store) == made.base_model.location
+    assert base_model_for(card, tmp_path, store=made.store).location == made.base_model.location
     (tmp_path / "base_model").mkdir()
-    assert base_model_for(card, tmp_path, store=made.store) == str(tmp_path / "base_model")
+    assert base_model_for(card, tmp_path, store=made.store).location == str(tmp_path / "base_model")
 
 
 def test_a_base_model_that_has_gone_is_built_again_if_it_is_the_same(made: Pieces, tmp_path: Path) -> None:
     gone = made.card().model_copy(update={"base_model": str(tmp_path / "gone")})
-    assert base_model_for(gone, tmp_path, store=made.store) == made.base_model.location
+    assert base_model_for(gone, tmp_path, store=made.store).location == made.base_model.location
     other = gone.model_copy(update={"base_model_identity": "another"})
     with pytest.raises(BaseModelError, match="another base model"):
         base_model_for(other, tmp_path, store=made.store)
     named = gone.model_copy(update={"training": TRAINING.model_copy(update={"model": "gpt2"}), "base_model": "gpt2"})
-    assert base_model_for(named, tmp_path, store=made.store) == "gpt2"
+    assert base_model_for(named, tmp_path, store=made.store).location == "gpt2"
 
 
 def test_a_path_without_a_model_is_refused(made: Pieces, tmp_path: Path) -> None:

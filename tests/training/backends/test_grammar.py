@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tickerforge.features.prompts import STANDARDISED_SYSTEM_PROMPT, SYSTEM_PROMPT, Chat, parse
+from tickerforge.features.prompts import DECIMALS, STANDARDISED_SYSTEM_PROMPT, SYSTEM_PROMPT, AnswerFormat, Chat, parse
 from tickerforge.training.backends.base import SamplingJob
 from tickerforge.training.backends.transformers_ import TransformersBackend
 from trained_pieces import TRAINING, pieces
@@ -64,7 +64,11 @@ def valid_rate(answers: list[list[str]]) -> float:
     return sum(parse(text, horizon=HORIZON) is not None for text in texts) / len(texts)
 
 
-@pytest.mark.parametrize("system", [SYSTEM_PROMPT, STANDARDISED_SYSTEM_PROMPT], ids=["integers", "decimals"])
+@pytest.mark.parametrize(
+    "system",
+    [AnswerFormat(style, decimals).system_prompt for style in ("list", "numbered") for decimals in (0, DECIMALS)],
+    ids=["integers", "decimals", "numbered integers", "numbered decimals"],
+)
 def test_even_an_untrained_model_writes_valid_answers_under_a_grammar(untrained: str, system: str) -> None:
     pytest.importorskip("xgrammar")
     answers = draw(untrained, chats(system), constrained=True)
