@@ -18,7 +18,7 @@ from tiny_pipeline import tiny_config
 CONFIG = tiny_config()
 TICKER = CONFIG.stock
 SYNTHETIC = CONFIG.synthetic
-FEATURES = CONFIG.features
+FEATURES = CONFIG.prompts
 TRAINING = CONFIG.training
 EVALUATION = CONFIG.evaluation
 GATE = CONFIG.gate
