@@ -9,7 +9,7 @@ import typer
 
 from tickerforge.flows.cli import options
 from tickerforge.flows.cli.commands import app
-from tickerforge.flows.cli.terminal import show, terminal_session
+from tickerforge.flows.cli.terminal import set_environment, show, terminal_session
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -156,6 +156,36 @@ def deploy_command(
         folder = Path(service.working_dir) if service else Path.cwd()
         for name in _deploy(folder, data, recipe, tickers, gpus=gpus):
             show(name)
+
+
+@app.command("prune", epilog="Example: tickerforge prune --keep-nights 30 --dry-run")
+def prune_command(
+    keep_nights: Annotated[int, typer.Option(help="Number of the latest nights to keep.", min=1, metavar="NIGHTS")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Remove what only earlier nights need: runs, results, artifacts, old versions and logs.
+
+    Champions, challengers, the version to which a rollback returns, issued forecasts and everything that an active run
+    uses stay. The command also works while the service runs. If it is interrupted, run it again.
+    """
+    with terminal_session(debug=debug):
+        set_environment()
+        from tickerforge.deployments.service.database import DATABASE_VARIABLE, databases
+        from tickerforge.flows.cli.prune import prune
+        from tickerforge.flows.errors import ConfigError
+        from tickerforge.tasks.base.paths import Workspace
+        from tickerforge.tasks.base.service import running_service
+
+        workspace = Workspace.current()
+        found, service = databases(workspace), running_service(workspace)
+        if service is not None and service.database != found.shown:
+            raise ConfigError(
+                f"the service uses {service.database}, and this command {found.shown}: set {DATABASE_VARIABLE} as for "
+                "`tickerforge up`"
+            )
+        prune(workspace, prefect=found.prefect, mlflow=found.mlflow, keep_nights=keep_nights, dry_run=dry_run, yes=yes)
 
 
 def _deploy(

@@ -14,13 +14,12 @@ from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import Steps
 from tickerforge.tasks.base.environment import git_revision
 from tickerforge.tasks.base.errors import PublishError
-from tickerforge.tasks.base.paths import RunFolder, Workspace, run_folder
+from tickerforge.tasks.base.paths import RUN_TIMESTAMP, RunFolder, Workspace, run_folder
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+from tickerforge.tasks.tracking.runs import RESULTS_TAG
 from tickerforge.tasks.tracking.stage_runs import PipelineLog, finish_pipeline, follow_pipeline
 
 logger = logging.getLogger(__name__)
-
-TIMESTAMP = "%Y%m%d_%H%M%S"
 
 
 def new_run_folder(stock: str) -> RunFolder:
@@ -33,7 +32,7 @@ def new_run_folder(stock: str) -> RunFolder:
     """
     instant = datetime.now(UTC)
     while True:
-        folder = run_folder(stock, instant.strftime(TIMESTAMP))
+        folder = run_folder(stock, instant.strftime(RUN_TIMESTAMP))
         try:
             folder.root.mkdir(parents=True)
         except FileExistsError:
@@ -68,7 +67,7 @@ class Run:
                 "data_sha256": windows.sha256,
                 "git_revision": git_revision(),
                 "seed": str(self.config.seed),
-                "results": str(self.folder.root),
+                RESULTS_TAG: str(self.folder.root),
             }
             | _prefect_tags(),
             started=self.started,

@@ -137,7 +137,7 @@ def locked(
     """Hold a lock among threads and processes; the system releases it when its holder ends, also after `kill -9`.
 
     Args:
-        path: Lock file; created if missing, never removed.
+        path: Lock file; created if missing. Only a process that holds the lock may remove it.
         waiting_for: What the log says is being waited for, once, if the lock is taken.
         shared: Whether other holders of a shared lock may hold it at the same time.
         timeout: Seconds to wait; without a limit by default.
@@ -150,15 +150,12 @@ def locked(
         StoreError: If the lock file cannot be created or opened.
         LockTimeout: If somebody else holds the lock longer than `timeout`.
     """
-    with os_errors_as_store_error(path.parent, doing=f"locking {waiting_for}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_CLOEXEC, 0o644)
     began, logged = time.monotonic(), False
+    descriptor = _open_lock(path, waiting_for=waiting_for, create=create)
     try:
         while True:
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-                break
             except BlockingIOError as error:
                 if timeout is not None and time.monotonic() - began >= timeout:
                     raise LockTimeout(f"another process holds the lock {path} of {waiting_for}") from error
@@ -166,9 +163,31 @@ def locked(
                     run_logger(__name__).info("another run is at %s: waiting for it", waiting_for)
                     logged = True
                 time.sleep(LOCK_POLL_SECONDS)
+            else:
+                if _is_at(path, descriptor):
+                    break
+                # Its last holder removed the file: others lock a new one.
+                os.close(descriptor)
+                descriptor = -1
+                descriptor = _open_lock(path, waiting_for=waiting_for, create=create)
         yield descriptor
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _open_lock(path: Path, *, waiting_for: str, create: bool) -> int:
+    with os_errors_as_store_error(path.parent, doing=f"locking {waiting_for}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_CLOEXEC, 0o644)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether a path still names an open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def fsync_tree(folder: Path) -> None:

@@ -21,6 +21,8 @@ from tickerforge.training.contracts import METRICS_FILE as METRICS_FILE
 from tickerforge.training.contracts import SFT_DATA_FILE as SFT_DATA_FILE
 
 HOME_VARIABLE = "TICKERFORGE_HOME"
+RUN_TIMESTAMP = "%Y%m%d_%H%M%S"
+RESULTS_FOLDER = "results"
 BARS_FILE = "bars.parquet"
 QUALITY_FILE = "quality.json"
 WINDOWS_FILE = "windows.parquet"
@@ -194,7 +196,7 @@ class ModelFolder:
         return self.root / folder
 
 
-def run_folder(stock: str, timestamp: str, *, base: Path = Path("results")) -> RunFolder:
+def run_folder(stock: str, timestamp: str, *, base: Path = Path(RESULTS_FOLDER)) -> RunFolder:
     """Return the folder of a run, `{base}/{STOCK}_{TIMESTAMP}`; characters unfit for a file name become `-`."""
     return RunFolder(base / f"{validate_ticker(stock)}_{_UNSAFE.sub('-', timestamp)}")
 

@@ -139,15 +139,27 @@ def history(tracking: Tracking, ticker: str) -> tuple[VersionRecord, ...]:
     return tuple(_record(version, aliases) for version in versions)
 
 
+def predecessors(version: str, tags: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return the champions before a version, the latest first, up to the first one that was not rolled back.
+
+    Args:
+        version: Number of the version.
+        tags: Tags of all versions that exist, by number.
+    """
+    found: list[str] = []
+    former = tags[version].get(FORMER_CHAMPION, _NO_CHAMPION)
+    while former in tags and former not in (version, *found):
+        found.append(former)
+        if ROLLED_BACK_AT not in tags[former]:
+            break
+        former = tags[former].get(FORMER_CHAMPION, _NO_CHAMPION)
+    return found
+
+
 def _predecessor(champion: Any, versions: Mapping[str, Any]) -> str | None:
-    seen = {str(champion.version)}
-    version = champion.tags.get(FORMER_CHAMPION)
-    while version in versions and version not in seen:
-        if ROLLED_BACK_AT not in versions[version].tags:
-            return str(version)
-        seen.add(version)
-        version = versions[version].tags.get(FORMER_CHAMPION)
-    return None
+    tags = {number: version.tags for number, version in versions.items()}
+    before = predecessors(str(champion.version), tags)
+    return before[-1] if before and ROLLED_BACK_AT not in tags[before[-1]] else None
 
 
 def _record(version: Any, aliases: Mapping[str, str]) -> VersionRecord:

@@ -1,5 +1,6 @@
 """The registry: adapters as MLflow models with the aliases challenger and champion, and their download."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -166,8 +167,11 @@ def fetch_registered(tracking: Tracking, adapter: RegisteredAdapter, *, cache: P
     version = find_version(tracking, adapter.name, alias=str(adapter.version))
     # A registry that was set up again counts its versions from 1 again.
     folder = cache / adapter.name / f"{adapter.version}-{version.creation_timestamp}"
-    with locked(cache / f".{adapter.name}.lock", waiting_for=f"fetching {adapter}"):
+    with locked(copies_lock(cache / adapter.name), waiting_for=f"fetching {adapter}"):
         if folder.is_dir():
+            with suppress(OSError):
+                # The time of the last use: `pulled_place` removes copies that nobody has used for long.
+                os.utime(folder)
             damaged = damage(pulled_folders(folder), tag=version.tags.get(CHECKSUMS_TAG))
             if not damaged:
                 return folder
@@ -177,6 +181,11 @@ def fetch_registered(tracking: Tracking, adapter: RegisteredAdapter, *, cache: P
             with os_errors_as_store_error(folder, doing="removing a damaged adapter"):
                 shutil.rmtree(folder)
         return _download(tracking, version, folder)
+
+
+def copies_lock(folder: Path) -> Path:
+    """Return the lock of the folder that has the copies of a model's versions."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _download(tracking: Tracking, version: Any, dest: Path) -> Path:

@@ -11,7 +11,7 @@ from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, clien
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
-_PREFIX = "tickerforge-"
+PREFIX = "tickerforge-"
 
 
 class RegisteredAdapter(FrozenModel):
@@ -46,7 +46,7 @@ class RegisteredAdapter(FrozenModel):
     @classmethod
     def of(cls, record: Any) -> Self:
         """Return the version that MLflow's record describes."""
-        return cls(ticker=record.name.removeprefix(_PREFIX), version=int(record.version))
+        return cls(ticker=record.name.removeprefix(PREFIX), version=int(record.version))
 
     def __str__(self) -> str:
         return f"{self.ticker}@{self.version}"
@@ -86,7 +86,7 @@ def model_name(ticker: str) -> str:
     Raises:
         TickerNameError: If the ticker is not a valid name.
     """
-    return f"{_PREFIX}{validate_ticker(ticker)}"
+    return f"{PREFIX}{validate_ticker(ticker)}"
 
 
 def find_version(tracking: Tracking, name: str, *, alias: str) -> Any:
@@ -124,7 +124,7 @@ def aliases_of(tracking: Tracking, name: str) -> dict[str, str]:
 
 def _what_there_is(client: Any, name: str, alias: str) -> str:
     found = client.search_registered_models(filter_string=f"name = '{name}'")
-    ticker = name.removeprefix(_PREFIX)
+    ticker = name.removeprefix(PREFIX)
     if not found:
         return f"nothing is registered for {ticker}: train it first with `tickerforge run --stock {ticker}`"
     known = ", ".join(f"{ticker}@{known}" for known in sorted(found[0].aliases))

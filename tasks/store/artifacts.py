@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -180,6 +180,9 @@ class Store:
         with os_errors_as_store_error(self.root, doing=f"reading {stage}"):
             if not folder.exists():
                 return None, ""
+            with suppress(OSError):
+                # The time of the last use: `tasks.store.pruning` removes what no run has used for long.
+                os.utime(folder)
             manifest, damage = verified(folder, key)
         return (manifest.reference(folder, cached=True), "") if manifest else (None, damage)
 

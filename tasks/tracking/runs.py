@@ -17,6 +17,7 @@ from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, clien
 
 PARENT_TAG = "mlflow.parentRunId"
 PIPELINE_TAG = "pipeline_id"
+RESULTS_TAG = "results"
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
 # MLflow accepts a thousand values per call, and at most a hundred of them may be parameters.
 _BATCH_METRICS, _BATCH_PARAMS = 900, 100

@@ -26,7 +26,7 @@ def test_the_console_script_knows_the_commands_of_the_pipeline_and_of_operation(
     (script,) = entry_points(group="console_scripts", name="tickerforge")
     assert script.load() is module.main
     told = cli("--help").output
-    for name in ("run", "forecast", "doctor", "up", "down", "status", "deploy"):
+    for name in ("run", "forecast", "doctor", "up", "down", "status", "deploy", "prune"):
         assert f"  {name} " in told
 
 

@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 import threading
@@ -141,3 +142,22 @@ def test_a_shared_lock_keeps_out_only_who_wants_it_alone(tmp_path: Path) -> None
         with pytest.raises(LockTimeout, match=r"holds the lock .*lock of it"):
             take()
     take()
+
+
+def test_who_waits_for_a_lock_whose_holder_removes_the_file_locks_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    entered: list[int] = []
+
+    def enter() -> None:
+        with locked(path, waiting_for="a") as descriptor:
+            entered.append(os.fstat(descriptor).st_ino)
+
+    thread = threading.Thread(target=enter)
+    with locked(path, waiting_for="a"):
+        thread.start()
+        # It waits with the old file open.
+        thread.join(0.5)
+        assert entered == []
+        path.unlink()
+    thread.join(10)
+    assert entered == [path.stat().st_ino]
