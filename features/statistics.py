@@ -101,3 +101,43 @@ def daily_sigma(close: Array, *, window: int, minimum: int) -> Array:
     squares = (((windows - mean[:, None]) * seen) ** 2).sum(axis=1)
     sigma = np.sqrt(squares / np.maximum(count - 1, 1))
     return np.where(count >= minimum, sigma, np.nan)
+
+
+def range_variance(high: Array, low: Array, close: Array) -> Array:
+    """Compute the variance of each session from its range: ``ln(H / L)² / (4 ln 2)`` (Parkinson 1980, J. Business 53).
+
+    H and L include the close of the session before, so that a move overnight counts. If a file has no range (open, high
+    and low equal the close), this is the squared return times a constant. Compare it with returns only up to a factor.
+
+    Args:
+        high: Adjusted highs, shape `(n,)`, USD.
+        low: Adjusted lows.
+        close: Adjusted closes.
+
+    Returns:
+        Shape `(n,)`, squared log return; NaN for the first session.
+    """
+    before = close[:-1]
+    top = np.maximum(np.maximum(high, close)[1:], before)
+    bottom = np.minimum(np.minimum(low, close)[1:], before)
+    return np.concatenate([[np.nan], np.square(np.log(top / bottom)) / (4 * np.log(2))])
+
+
+def trailing_mean(values: Array, *, length: int) -> Array:
+    """Compute the mean of the last `length` values up to each one; NaNs and missing earlier values are left out.
+
+    Each mean uses its own values only, so it does not depend on the rest of the series, to the last bit.
+
+    Args:
+        values: Shape `(n,)`.
+        length: Most values in one mean.
+
+    Returns:
+        Shape `(n,)`; NaN without any value.
+    """
+    padded = np.concatenate([np.full(length - 1, np.nan), values])
+    windows = sliding_window_view(padded, length)
+    known = np.isfinite(windows)
+    count = known.sum(axis=1)
+    total = np.where(known, windows, 0.0).sum(axis=1)
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)

@@ -13,11 +13,15 @@ from tickerforge.features.prices.schemas import Columns, bar_columns
 from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.prompts import FEATURE_COLUMNS
 from tickerforge.features.splits import SPLITS, assign_splits, sessions_needed, split_borders
-from tickerforge.features.statistics import daily_sigma, window_statistics
+from tickerforge.features.statistics import daily_sigma, range_variance, trailing_mean, window_statistics
 
 WINDOW_COLUMNS = (
     *("ticker", "origin", "split", "history", "target", "target_dates", "sigma", "train_mean", "train_std"),
+    *("past_variance", "target_variance"),
 )
+VARIANCE_SESSIONS = (1, 5, 22)
+"""Sessions of the means in `past_variance`: a day, a week and a month (Corsi 2009, J. Financial Econometrics 7)."""
+_VARIANCES = tuple(f"variance_{length}" for length in VARIANCE_SESSIONS)
 SMALLEST_SIGMA = 1e-8
 """Daily log-return volatility; below it, prices count as not moving."""
 
@@ -26,8 +30,8 @@ def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
     """Build every window of one ticker with its history, targets, split and features.
 
     Left out are origins within the indicators' warm-up, windows that cross a border or lie in an embargo, and windows
-    whose prices have not moved. Only `target`, `target_dates` and `split` depend on sessions after the origin, and
-    `train_mean` and `train_std`, which describe the whole train split.
+    whose prices have not moved. Only `target`, `target_dates`, `target_variance` and `split` depend on sessions after
+    the origin, and `train_mean` and `train_std`, which describe the whole train split.
 
     Args:
         bars: As `features.prices.bars.read_csv` returns them.
@@ -39,8 +43,10 @@ def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
         `history` (USD adjusted close, array of shape `(context,)`, last is the price at the origin); `target` (USD,
         `(horizon,)`); `target_dates` (`(horizon,)`); `sigma` (daily log-return standard deviation over the
         `sigma_window` sessions up to the origin); `train_mean`, `train_std` (USD, population, over the train rows);
-        then the columns `features.prompts.FEATURE_COLUMNS`: averages, bands, extremes, `mom_10`, `macd` and `trend`
-        (per session) in USD, oscillators as they are, timesteps 0 to context - 1, lags within ±1.
+        `past_variance` (mean daily `range_variance` over the `VARIANCE_SESSIONS` sessions up to the origin, `(3,)`);
+        `target_variance` (that of each target session, `(horizon,)`); then the columns
+        `features.prompts.FEATURE_COLUMNS`: averages, bands, extremes, `mom_10`, `macd` and `trend` (per session) in
+        USD, oscillators as they are, timesteps 0 to context - 1, lags within ±1.
 
     Raises:
         InsufficientHistoryError: A split has no window; names the ticker, the sessions present and those needed.
@@ -59,8 +65,9 @@ def session_columns(bars: Columns, *, config: FeatureConfig, start: int = 0) -> 
         start: First row to return; the values do not depend on it, to the last bit.
 
     Returns:
-        `date`, `adj_close` (USD), `sigma` and the columns `features.prompts.FEATURE_COLUMNS` as `build_windows` has
-        them, each of shape `(n - start,)`; NaN within the warm-up, whose sessions are not origins.
+        `date`, `adj_close` (USD), `variance_1`, `variance_5`, `variance_22` (means of `range_variance`), `sigma` and
+        the columns `features.prompts.FEATURE_COLUMNS` as `build_windows` has them, each of shape `(n - start,)`; NaN
+        within the warm-up, whose sessions are not origins.
     """
     close = bars["adj_close"]
     first = min(max(start, _first_origin(config)), len(close))
@@ -71,7 +78,7 @@ def session_columns(bars: Columns, *, config: FeatureConfig, start: int = 0) -> 
         known |= {**_indicators(bars, origins, config=config), **window_statistics(history)}
     warm_up = np.full(first - start, np.nan)
     features = {name: np.concatenate([warm_up, known.get(name, warm_up[:0])]) for name in ("sigma", *FEATURE_COLUMNS)}
-    return {"date": bars["date"][start:], "adj_close": close[start:], **features}
+    return {"date": bars["date"][start:], "adj_close": close[start:], **_variances(bars, start), **features}
 
 
 def cut_windows(sessions: Columns, *, ticker: str, config: FeatureConfig) -> Columns:
@@ -89,6 +96,7 @@ def cut_windows(sessions: Columns, *, ticker: str, config: FeatureConfig) -> Col
     at_origins = {name: values[origins] for name, values in sessions.items()}
     columns = _known_at(at_origins, origins, close=close, ticker=ticker, config=config)
     columns |= {"split": split.astype(object), "target": close[after], "target_dates": dates[after]}
+    columns["target_variance"] = sessions[_VARIANCES[0]][after]
     return {name: columns[name] for name in (*WINDOW_COLUMNS, *FEATURE_COLUMNS)}
 
 
@@ -142,7 +150,7 @@ def latest_window(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
         config: As for `build_windows`.
 
     Returns:
-        One row with the columns of `build_windows` except `split`, `target` and `target_dates`.
+        One row with the columns of `build_windows` except `split`, `target`, `target_dates` and `target_variance`.
 
     Raises:
         InsufficientHistoryError: Fewer sessions than the warm-up needs, or prices that do not move.
@@ -189,6 +197,7 @@ def _known_at(
         "sigma": at_origins["sigma"],
         "train_mean": np.full(len(origins), train.mean()),
         "train_std": np.full(len(origins), train.std()),
+        "past_variance": np.stack([at_origins[name] for name in _VARIANCES], axis=1),
         **{name: at_origins[name] for name in FEATURE_COLUMNS},
     }
 
@@ -197,6 +206,17 @@ def _sigma(close: NDArray[np.float64], first: int, *, config: FeatureConfig) -> 
     """Compute the volatility at each session from row `first` on, from as little of the series as needed."""
     before = max(0, first - config.sigma_window)
     return daily_sigma(close[before:], window=config.sigma_window, minimum=config.sigma_min)[first - before :]
+
+
+def _variances(bars: Columns, start: int) -> Columns:
+    """Compute `variance_1` and so on at each session from row `start` on."""
+    before = max(0, start - VARIANCE_SESSIONS[-1])
+    adjusted = adjusted_columns({name: values[before:] for name, values in bars.items()})
+    daily = range_variance(adjusted["high"], adjusted["low"], adjusted["close"])
+    return {
+        name: trailing_mean(daily, length=length)[start - before :]
+        for name, length in zip(_VARIANCES, VARIANCE_SESSIONS, strict=True)
+    }
 
 
 def _indicators(bars: Columns, origins: NDArray[np.int64], *, config: FeatureConfig) -> dict[str, NDArray[np.float64]]:

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tickerforge.features.config import SyntheticConfig
-from tickerforge.features.statistics import autocorrelation, daily_sigma, extremes, trend, window_statistics
+from tickerforge.features.statistics import (
+    autocorrelation,
+    daily_sigma,
+    extremes,
+    range_variance,
+    trailing_mean,
+    trend,
+    window_statistics,
+)
 from tickerforge.features.synthetic import market
 
 WINDOWS = arrays(
@@ -99,3 +107,23 @@ def test_sigma_of_prices_that_stand_still_is_zero_and_of_one_price_undefined() -
 def test_sigma_minimum_counts_returns() -> None:
     close = pd.Series(np.exp(np.arange(10) % 3)).to_numpy()
     assert np.isfinite(daily_sigma(close, window=5, minimum=4)).tolist() == [False] * 4 + [True] * 6
+
+
+def test_the_range_of_a_finely_observed_walk_estimates_its_variance() -> None:
+    steps = 0.01 / np.sqrt(4000) * np.random.default_rng(0).standard_normal((2000, 4000))
+    path = np.concatenate([[0.0], steps.ravel().cumsum()])
+    inside = np.exp(path[np.arange(2000)[:, None] * 4000 + np.arange(4001)])
+    found = range_variance(inside.max(axis=1), inside.min(axis=1), inside[:, -1])
+    assert np.isnan(found[0])
+    assert abs(found[1:].mean() / 0.01**2 - 1) < 0.05
+
+
+def test_a_gap_counts_and_without_a_range_the_variance_is_the_squared_return() -> None:
+    close = np.array([100.0, 110.0, 99.0])
+    squares = np.diff(np.log(close)) ** 2 / (4 * np.log(2))
+    np.testing.assert_allclose(range_variance(close, close, close)[1:], squares)
+
+
+def test_a_trailing_mean_takes_the_known_values_up_to_each_one() -> None:
+    found = trailing_mean(np.array([np.nan, 2.0, 4.0, 9.0]), length=2)
+    np.testing.assert_array_equal(found, [np.nan, 2.0, 3.0, 6.5])

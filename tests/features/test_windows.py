@@ -16,7 +16,7 @@ from tickerforge.features.indicators import series_indicators, window_indicators
 from tickerforge.features.prices.bars import adjust, read_csv
 from tickerforge.features.prompts import FEATURE_COLUMNS, render, render_all
 from tickerforge.features.splits import SPLITS
-from tickerforge.features.statistics import daily_sigma
+from tickerforge.features.statistics import daily_sigma, range_variance
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows, latest_window
 
@@ -41,6 +41,7 @@ def test_a_window_holds_ten_closes_the_next_ten_and_their_dates(bars: pd.DataFra
     windows = build_windows(bars, ticker="ACME", config=config)
     assert list(windows.columns) == [
         *("ticker", "origin", "split", "history", "target", "target_dates", "sigma", "train_mean", "train_std"),
+        *("past_variance", "target_variance"),
         *FEATURE_COLUMNS,
     ]
     assert windows["origin"].is_monotonic_increasing
@@ -49,11 +50,16 @@ def test_a_window_holds_ten_closes_the_next_ten_and_their_dates(bars: pd.DataFra
     rows = {date: row for row, date in enumerate(bars["date"])}
     close, dates = bars["adj_close"].to_numpy(), bars["date"].to_numpy()
     sigma = daily_sigma(close, window=60, minimum=20)
+    adjusted = adjust(bars)
+    variance = range_variance(*(adjusted[name].to_numpy() for name in ("high", "low", "close")))
     for window in windows.iloc[::37].to_dict("records"):
         row = rows[window["origin"]]
         np.testing.assert_array_equal(window["history"], close[row - 9 : row + 1])
         np.testing.assert_array_equal(window["target"], close[row + 1 : row + 11])
         np.testing.assert_array_equal(window["target_dates"], dates[row + 1 : row + 11])
+        np.testing.assert_array_equal(window["target_variance"], variance[row + 1 : row + 11])
+        means = [variance[max(row + 1 - n, 1) : row + 1].mean() for n in (1, 5, 22)]
+        np.testing.assert_allclose(window["past_variance"], means)
         assert window["sigma"] == sigma[row]
         assert window["ticker"] == "ACME"
     np.testing.assert_allclose(windows["train_mean"], close[:350].mean(), rtol=1e-14)
@@ -130,11 +136,12 @@ def test_the_latest_window_is_what_was_known_at_that_origin(bars: pd.DataFrame, 
     for row in (59, 260, 489):
         latest = latest_window(bars.head(row + 1), ticker="ACME", config=config)
         assert len(latest) == 1
-        assert not {"split", "target", "target_dates"} & set(latest.columns)
+        assert not {"split", "target", "target_dates", "target_variance"} & set(latest.columns)
         assert latest["origin"].iloc[0] == bars["date"].iloc[row]
         built = windows[windows["origin"] == bars["date"].iloc[row]]
         for name in ("sigma", *FEATURE_COLUMNS):
             assert latest[name].iloc[0] == built[name].iloc[0], name
+        np.testing.assert_array_equal(latest["past_variance"].iloc[0], built["past_variance"].iloc[0])
         assert render(latest.iloc[0], config=config) == render(built.iloc[0], config=config)
 
 
