@@ -12,7 +12,8 @@ from tickerforge.evaluation.core.contracts import (
     AFTER,
     BASELINES,
     CURRENT_CHAMPION,
-    DRIFT,
+    DECIDING_METRIC,
+    FREE,
     MODELS,
     PERSISTENCE,
     SCORED_SPLITS,
@@ -35,7 +36,7 @@ from tickerforge.evaluation.core.panels import (
 from tickerforge.evaluation.evidence.intervals import detailed_intervals
 from tickerforge.evaluation.evidence.significance import by_session
 from tickerforge.evaluation.evidence.superiority import superiority
-from tickerforge.evaluation.metrics.scores import naive_errors
+from tickerforge.evaluation.metrics.scores import scales_of
 from tickerforge.features.pooling import spread
 from tickerforge.features.stages import ADAPTERS
 
@@ -95,7 +96,7 @@ def compare(
     models = _models(forecasts, ticker=ticker)
     selected = select_windows(windows, config=config)
     calendar = session_calendar(windows)
-    naive = naive_errors(windows)
+    scales = scales_of(windows)
     cut_off = config.test_after
 
     def scored(truth: Truth, answers: Sequence[Answers], available: int) -> SplitScores:
@@ -104,7 +105,7 @@ def compare(
             answers,
             available=available,
             interval=config.interval,
-            naive=naive,
+            scales=scales,
             by_ticker=pool is not None,
             cut_off=cut_off,
         )
@@ -118,7 +119,9 @@ def compare(
         answers = [answers_of(forecasts, model=model, truth=truth) for model in models]
         parts.append(scored(truth, answers, int((windows["split"] == split).sum())))
         if split == "validation":
-            chosen = choose_adapter({model: float(loss.mean()) for model, loss in parts[0].losses.items()})
+            chosen = choose_adapter(
+                {model: float(loss.mean()) for model, loss in parts[0].losses[DECIDING_METRIC].items()}
+            )
     truth, answers = judged_part(truth, answers, cut_off=cut_off)
     if truth.split == AFTER:
         kept = (windows["split"] == "test") & (session_dates(windows["origin"]) >= np.datetime64(cut_off))
@@ -139,7 +142,7 @@ def compare(
         notes=tuple(note for part in parts for note in part.notes),
         tickers=tuple(row for part in parts for row in part.tickers),
         calibration=tuple(each for part in parts for each in part.calibration),
-        superiority=_together(truth, parts[-1].losses, candidates=tried),
+        superiority=_together(truth, parts[-1].losses["scaled_mse"], candidates=tried),
         intervals=_intervals(truth, answers, model=chosen, by_ticker=pool is not None),
         test_after=cut_off,
         backtest=backtest(
@@ -161,8 +164,10 @@ def _models(forecasts: pd.DataFrame, *, ticker: str) -> tuple[str, ...]:
     found = set(forecasts["model"])
     if unknown := found - set(MODELS):
         raise ForecastsError(f"{ticker}: unknown models {sorted(unknown)}; known are {', '.join(MODELS)}")
-    if missing := {PERSISTENCE, DRIFT} - found:
-        raise ForecastsError(f"{ticker}: every comparison needs persistence and drift; {sorted(missing)} is missing")
+    if missing := {PERSISTENCE, *FREE} - found:
+        raise ForecastsError(
+            f"{ticker}: every comparison needs the free forecasters; {', '.join(sorted(missing))} is missing"
+        )
     return in_display_order(found)
 
 

@@ -9,11 +9,14 @@ import numpy as np
 from tickerforge.evaluation.core.contracts import (
     AFTER,
     CURRENT_CHAMPION,
-    DECIDING_METRIC,
+    DRIFT,
     PERSISTENCE,
     POOLED,
+    RANDOM_WALK,
+    RANDOM_WALK_HAR,
     Calibration,
     Floats,
+    Loss,
     MetricRow,
     ScoredSplit,
     Significance,
@@ -24,13 +27,13 @@ from tickerforge.evaluation.core.labels import model_label, percent
 from tickerforge.evaluation.core.panels import Answers, Truth
 from tickerforge.evaluation.evidence.significance import by_session, diebold_mariano, independent_rows
 from tickerforge.evaluation.metrics.accuracy import scaled_errors, skill
-from tickerforge.evaluation.metrics.scores import score
+from tickerforge.evaluation.metrics.scores import Scales, score
 from tickerforge.features.stages import ADAPTERS
 
 
 @dataclass(frozen=True)
 class SplitScores:
-    """The figures of one split; `losses` are the scaled squared errors of every model by window (n,)."""
+    """The figures of one split; `losses` are those of every model by window (n,), by the name of the loss."""
 
     summary: SplitSummary
     metrics: list[MetricRow]
@@ -38,7 +41,7 @@ class SplitScores:
     calibration: list[Calibration]
     tickers: list[TickerScore]
     notes: list[str]
-    losses: dict[str, Floats]
+    losses: dict[Loss, dict[str, Floats]]
 
 
 def score_split(
@@ -47,7 +50,7 @@ def score_split(
     *,
     available: int,
     interval: float,
-    naive: Mapping[str, float],
+    scales: Scales,
     by_ticker: bool,
     cut_off: date | None = None,
 ) -> SplitScores:
@@ -58,28 +61,45 @@ def score_split(
         answers: Every model's forecasts.
         available: Number of windows before the selection.
         interval: Nominal coverage of the band.
-        naive: From `evaluation.metrics.scores.naive_errors`.
+        scales: From `evaluation.metrics.scores.scales_of`.
         by_ticker: Whether to report every ticker's share.
         cut_off: Last day that the base model may have been trained on.
     """
     models = [each.model for each in answers]
-    losses = {each.model: scaled_errors(truth.target, each.median, sigma=truth.sigma).mean(axis=1) for each in answers}
-    scored = {each.model: score(truth, each, interval=interval, naive=naive) for each in answers}
+    scored = {each.model: score(truth, each, interval=interval, scales=scales) for each in answers}
+    squared = {each.model: scaled_errors(truth.target, each.median, sigma=truth.sigma) for each in answers}
+    ranked = {model: fit.crps for model, (_, fit) in scored.items()}
+    losses: dict[Loss, dict[str, Floats]] = {
+        "scaled_mse": {model: loss.mean(axis=1) for model, loss in squared.items()},
+        "crps": {model: loss.mean(axis=1) for model, loss in ranked.items()},
+    }
+    sampled = [each.model for each in answers if each.n_samples.any()]
     calibration = [
-        Calibration(split=truth.split, model=each.model, shares=tuple(scored[each.model][1].pit.tolist()))
-        for each in answers
-        if each.n_samples.any()
+        Calibration(split=truth.split, model=model, shares=tuple(scored[model][1].pit.tolist())) for model in sampled
     ]
-    tests = [_test(truth, losses, model=model, against=PERSISTENCE) for model in models if model != PERSISTENCE]
+    pairs: list[tuple[Loss, str, str]] = [("scaled_mse", model, PERSISTENCE) for model in models]
+    pairs += [("crps", model, RANDOM_WALK) for model in sampled]
     for reference in (CURRENT_CHAMPION, POOLED):
         if reference in models:
-            tests += [_test(truth, losses, model=model, against=reference) for model in ADAPTERS if model in models]
+            pairs += [("scaled_mse", model, reference) for model in ADAPTERS if model in models]
+    pairs += [
+        ("crps", model, reference)
+        for reference in (RANDOM_WALK_HAR, DRIFT, CURRENT_CHAMPION, POOLED)
+        for model in (*ADAPTERS, CURRENT_CHAMPION)
+        if model in sampled and reference in models
+    ]
+    tests = [
+        _test(truth, losses[loss], model=model, against=reference, loss=loss)
+        for loss, model, reference in pairs
+        if model != reference
+    ]
     notes = [*_silence(truth, answers), *_untested(truth.split, tests)]
     if truth.split == "test":
         notes += [_tails(each) for each in calibration]
+    figures = {model: values for model, (values, _) in scored.items()}
     return SplitScores(
         summary=_summary(truth, available=available, cut_off=cut_off),
-        metrics=_metric_rows(truth, answers, scores={model: figures for model, (figures, _) in scored.items()}),
+        metrics=_metric_rows(truth, figures, ahead={"scaled_mse": squared, "crps": ranked}),
         tests=tests,
         calibration=calibration,
         tickers=_by_ticker(truth, losses) if by_ticker else [],
@@ -103,44 +123,52 @@ def _summary(truth: Truth, *, available: int, cut_off: date | None) -> SplitSumm
 
 
 def _metric_rows(
-    truth: Truth, answers: Sequence[Answers], *, scores: Mapping[str, dict[str, float | None]]
+    truth: Truth, scores: Mapping[str, dict[str, float | None]], *, ahead: Mapping[Loss, Mapping[str, Floats]]
 ) -> list[MetricRow]:
-    for name, loss in (("skill", DECIDING_METRIC), ("skill_published", "mse")):
-        reference = scores[PERSISTENCE][loss] or 0.0
+    """Make the rows of all metrics, and those of the losses (n, h) for each session ahead."""
+    skills = (("skill", "scaled_mse", PERSISTENCE), ("skill_published", "mse", PERSISTENCE))
+    for name, loss, standard in (*skills, ("crps_skill", "crps", RANDOM_WALK)):
+        reference = scores[standard][loss] or 0.0
         for values in scores.values():
             values[name] = skill(values[loss] or 0.0, reference)
     rows = [
         MetricRow(split=truth.split, metric=metric, horizon=None, values={m: scores[m][metric] for m in scores})
         for metric in scores[PERSISTENCE]
     ]
-    ahead = {each.model: scaled_errors(truth.target, each.median, sigma=truth.sigma).mean(axis=0) for each in answers}
-    return rows + [
-        MetricRow(
-            split=truth.split,
-            metric=DECIDING_METRIC,
-            horizon=step + 1,
-            values={model: float(errors[step]) for model, errors in ahead.items()},
-        )
-        for step in range(truth.horizon)
-    ]
+    for metric, losses in ahead.items():
+        means = {model: loss.mean(axis=0) for model, loss in losses.items()}
+        rows += [
+            MetricRow(
+                split=truth.split,
+                metric=metric,
+                horizon=step + 1,
+                values={model: float(values[step]) for model, values in means.items()},
+            )
+            for step in range(truth.horizon)
+        ]
+    return rows
 
 
-def _test(truth: Truth, losses: Mapping[str, Floats], *, model: str, against: str) -> Significance:
+def _test(truth: Truth, losses: Mapping[str, Floats], *, model: str, against: str, loss: Loss) -> Significance:
     test = diebold_mariano(
         by_session(losses[model], positions=truth.positions),
         by_session(losses[against], positions=truth.positions),
         positions=np.unique(truth.positions),
         horizon=truth.horizon,
     )
-    return Significance(split=truth.split, model=model, against=against, **asdict(test))
+    return Significance(split=truth.split, model=model, against=against, loss=loss, **asdict(test))
 
 
-def _by_ticker(truth: Truth, losses: Mapping[str, Floats]) -> list[TickerScore]:
+def _by_ticker(truth: Truth, losses: Mapping[Loss, Mapping[str, Floats]]) -> list[TickerScore]:
     rows = []
     for ticker in np.unique(truth.tickers):
         mine = truth.tickers == ticker
-        values = {model: float(loss[mine].mean()) for model, loss in losses.items()}
-        rows.append(TickerScore(split=truth.split, ticker=str(ticker), windows=int(mine.sum()), values=values))
+        squared, ranked = (
+            {model: float(loss[mine].mean()) for model, loss in losses[name].items()} for name in ("scaled_mse", "crps")
+        )
+        rows.append(
+            TickerScore(split=truth.split, ticker=str(ticker), windows=int(mine.sum()), values=squared, crps=ranked)
+        )
     return rows
 
 
@@ -148,7 +176,7 @@ def _untested(split: ScoredSplit, tests: Sequence[Significance]) -> list[str]:
     """Say why some models have no significance test."""
     models: dict[str, list[str]] = {}
     for test in tests:
-        if test.split == split and test.against == PERSISTENCE and test.note:
+        if test.split == split and test.against == PERSISTENCE and test.loss == "scaled_mse" and test.note:
             models.setdefault(test.note, []).append(model_label(test.model))
     return [f"On {split} p is set to 1 for {', '.join(names)}: {note}." for note, names in models.items()]
 

@@ -20,15 +20,20 @@ TradingRule = Literal["buy_and_hold", "long_flat", "long_short", "equal_risk", "
 SCORED_SPLITS: tuple[ScoredSplit, ...] = ("validation", "test")
 AFTER: ScoredSplit = "after"
 """The windows of the test split after a cut-off that lies within it."""
-PERSISTENCE, DRIFT, WINDOW_MEAN = "persistence", "drift", "window_mean"
-BASELINES = (PERSISTENCE, DRIFT, WINDOW_MEAN)
+PERSISTENCE, WINDOW_MEAN = "persistence", "window_mean"
+RANDOM_WALK, RANDOM_WALK_HAR, DRIFT = "random_walk", "random_walk_har", "drift"
+FREE = (RANDOM_WALK, RANDOM_WALK_HAR, DRIFT)
+"""Free forecasters with a whole distribution."""
+BASELINES = (PERSISTENCE, WINDOW_MEAN, *FREE)
 BASE, POOLED = "base", "pooled"
 CURRENT_CHAMPION = "champion"
 MODELS = (*BASELINES, BASE, POOLED, *ADAPTERS, CURRENT_CHAMPION)
 
 FORECAST_COLUMNS = ("ticker", "origin", "split", "model", "median", "samples", "n_samples", "n_valid")
 REPORT_FILE = "report.html"
-DECIDING_METRIC = "scaled_mse"
+Loss = Literal["scaled_mse", "crps"]
+"""What a test compares: the squared error of the median, or the score of the whole distribution."""
+DECIDING_METRIC: Loss = "scaled_mse"
 SIGNIFICANCE = 0.05
 """Level of the report's claims and intervals; the gate has its own limit, `GateConfig.max_p_value`."""
 
@@ -59,12 +64,13 @@ class MetricRow(FrozenModel):
 
 
 class TickerScore(FrozenModel):
-    """One ticker's share of a pool's comparison: its windows, and every model's scaled MSE (daily variances)."""
+    """One ticker's share of a pool's comparison: its windows, and every model's scaled MSE (`values`) and CRPS."""
 
     split: ScoredSplit
     ticker: str
     windows: int
     values: dict[str, float]
+    crps: dict[str, float] = Field(default={})
 
 
 class Calibration(FrozenModel):
@@ -78,8 +84,8 @@ class Calibration(FrozenModel):
 class Significance(FrozenModel):
     """One Diebold-Mariano test; see `evaluation.evidence.significance`.
 
-    `mean_difference` is the model's mean scaled loss minus the reference's (daily variances): negative is better. For a
-    pool `windows` and `lag` count sessions.
+    `mean_difference` is the model's mean loss minus the reference's (daily variances, or daily σ for the CRPS):
+    negative is better. For a pool `windows` and `lag` count sessions.
     """
 
     split: ScoredSplit
@@ -92,6 +98,7 @@ class Significance(FrozenModel):
     windows: int
     independent: int
     note: str
+    loss: Loss = "scaled_mse"
 
 
 class Superiority(FrozenModel):
@@ -215,10 +222,12 @@ class EvalReport(FrozenModel):
         """Return the summary of a split's windows."""
         return next(summary for summary in self.splits if summary.split == split)
 
-    def test_of(self, model: str, *, split: ScoredSplit, against: str = PERSISTENCE) -> Significance | None:
+    def test_of(
+        self, model: str, *, split: ScoredSplit, against: str = PERSISTENCE, loss: Loss = "scaled_mse"
+    ) -> Significance | None:
         """Return the model's test against persistence or another reference, or `None` without a test."""
-        wanted = (model, split, against)
-        return next((test for test in self.significance if (test.model, test.split, test.against) == wanted), None)
+        wanted = (model, split, against, loss)
+        return next((t for t in self.significance if (t.model, t.split, t.against, t.loss) == wanted), None)
 
     def metrics_frame(self) -> pd.DataFrame:
         """Return the long table: one row per (ticker, split, metric, horizon), one column per model; pool tickers last.
@@ -231,8 +240,10 @@ class EvalReport(FrozenModel):
             for row in self.metrics
         ]
         rows += [
-            [row.ticker, row.split, DECIDING_METRIC, None, *(row.values[model] for model in self.models)]
+            [row.ticker, row.split, metric, None, *(values[model] for model in self.models)]
             for row in self.tickers
+            for metric, values in (("scaled_mse", row.values), ("crps", row.crps))
+            if values
         ]
         frame = pd.DataFrame(rows, columns=["ticker", "split", "metric", "horizon", *self.models])
         return frame.astype({"horizon": "Int64"} | dict.fromkeys(self.models, "float64"))

@@ -4,13 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tickerforge.evaluation.core.contracts import BASE, CURRENT_CHAMPION, DRIFT, PERSISTENCE, POOLED, WINDOW_MEAN
+from tickerforge.evaluation.core.contracts import (
+    BASE,
+    CURRENT_CHAMPION,
+    DRIFT,
+    PERSISTENCE,
+    POOLED,
+    RANDOM_WALK,
+    RANDOM_WALK_HAR,
+    WINDOW_MEAN,
+)
 from tickerforge.features.stages import ADAPTER_STAGES, GRPO_1ST, GRPO_2ND, SFT
 
 MODEL_LABELS: dict[str, str] = {
     PERSISTENCE: "Persistence",
-    DRIFT: "Drift",
     WINDOW_MEAN: "Mean of window",
+    RANDOM_WALK: "Random walk",
+    RANDOM_WALK_HAR: "Random walk (HAR)",
+    DRIFT: "Drift",
     BASE: "Base model",
     POOLED: "Pooled adapter",
     **{stage.name: stage.label for stage in ADAPTER_STAGES},
@@ -18,9 +29,12 @@ MODEL_LABELS: dict[str, str] = {
 }
 
 MODEL_DEFINITIONS: dict[str, str] = {
-    PERSISTENCE: "the last close, repeated: the best forecast of a random walk",
-    DRIFT: "the last close plus the mean daily change over the train rows, in USD",
+    PERSISTENCE: "the last close, repeated: the best point forecast of a random walk",
     WINDOW_MEAN: "the mean of the closes in the window, repeated",
+    RANDOM_WALK: "the percentiles of the moves of the train windows, scaled by σ and the root of the distance",
+    RANDOM_WALK_HAR: "the same, scaled by the volatility that a regression on the ranges of the last 1, 5 and 22 "
+    "sessions and on σ expects (HAR)",
+    DRIFT: "the last close plus the mean daily change over the train rows, in USD, with the spread of the random walk",
     BASE: "the language model before any training here",
     POOLED: "the adapter that was trained on all tickers together, from which training started here",
     GRPO_1ST.name: "its adapter after the first reinforcement stage",
@@ -51,7 +65,7 @@ class Metric:
         """Write the figure as text; an en dash for a missing one."""
         if value is None or value != value:
             return "–"
-        if self.label == "p" and value < 10**-self.decimals:
+        if self.label.split()[0] == "p" and value < 10**-self.decimals:
             return f"< {10**-self.decimals:g}"
         sign = "+" if self.signed else ""
         text = f"{100 * value if self.percent else value:{sign},.{self.decimals}f}"
@@ -160,10 +174,67 @@ METRICS: dict[str, Metric] = {
         "CRPS",
         "σ",
         "low",
-        "continuous ranked probability score of the sampled answers, in daily standard deviations; for a baseline its "
-        "absolute error.",
+        "continuous ranked probability score of the members as issued, in daily standard deviations; without members "
+        "the absolute error.",
         decimals=3,
     ),
+    "crps_skill": Metric(
+        "CRPS skill",
+        "",
+        "high",
+        "1 − CRPS / the random walk's CRPS: the gain of the whole distribution.",
+        percent=True,
+        decimals=1,
+        signed=True,
+    ),
+    "crps_p": Metric(
+        "p of CRPS",
+        "",
+        "",
+        "probability of such a CRPS, compared with the random walk's, without any advantage: Diebold-Mariano as for p.",
+        decimals=3,
+    ),
+    "qlike": Metric(
+        "QLIKE",
+        "",
+        "low",
+        "x − ln x − 1 for x = realised / forecast variance of the sessions ahead; realised by the daily ranges, scaled "
+        "to returns on the train windows.",
+        decimals=3,
+    ),
+    "qlike_squared": Metric(
+        "QLIKE, returns", "", "low", "the same, realised by squared returns, which are noisier.", decimals=3
+    ),
+    "members": Metric("Members", "", "", "mean number of samples of a forecast.", decimals=0),
+    **{
+        name: metric
+        for tail in ("1", "5")
+        for name, metric in {
+            f"var_{tail}": Metric(
+                f"Below {tail} %",
+                "",
+                "",
+                f"share of the next session's prices below the {tail} % quantile (value at risk); missing with fewer "
+                f"than {99 if tail == '1' else 19} members.",
+                percent=True,
+                decimals=1,
+            ),
+            f"kupiec_{tail}": Metric(
+                f"p of {tail} %", "", "", f"probability of that share if {tail} % is right: Kupiec's test.", decimals=3
+            ),
+            f"christoffersen_{tail}": Metric(
+                f"p of {tail} %, runs", "", "", "the same, and of no runs: Christoffersen's test.", decimals=3
+            ),
+            f"var_{tail}_rejected": Metric(
+                f"{tail} % rejected",
+                "",
+                "",
+                "share of the tickers whose Christoffersen test rejects at 5 %.",
+                percent=True,
+                decimals=0,
+            ),
+        }.items()
+    },
     "valid_rate": Metric(
         "Valid",
         "",

@@ -36,6 +36,7 @@ class Truth:
     sigma: Floats
     train_mean: Floats
     train_std: Floats
+    variance: Floats
 
     @property
     def horizon(self) -> int:
@@ -85,6 +86,29 @@ def date_matrix(values: pd.Series) -> Dates:
     return np.stack([np.asarray(value, dtype="datetime64[D]") for value in values])
 
 
+def past_variances(windows: pd.DataFrame) -> Floats:
+    """Return the mean daily variance over the last 1, 5 and 22 sessions, shape (n, 3), squared log returns.
+
+    They are ranges (`features.statistics.range_variance`). Windows of published files have no such column: squared
+    returns of the history take its place, the whole of it for a month.
+    """
+    if "past_variance" in windows:
+        return matrix(windows["past_variance"])
+    squares = np.square(np.diff(np.log(matrix(windows["history"])), axis=1))
+    return np.stack([squares[:, -1], squares[:, -5:].mean(axis=1), squares.mean(axis=1)], axis=1)
+
+
+def realised_variances(windows: pd.DataFrame) -> Floats:
+    """Return the range variance of each target session, shape (n, h); without ranges, squared returns."""
+    return matrix(windows["target_variance"]) if "target_variance" in windows else squared_returns(windows)
+
+
+def squared_returns(windows: pd.DataFrame) -> Floats:
+    """Return the squared log return of each target session, shape (n, h)."""
+    path = np.concatenate([matrix(windows["history"])[:, -1:], matrix(windows["target"])], axis=1)
+    return np.square(np.diff(np.log(path), axis=1))
+
+
 def session_calendar(windows: pd.DataFrame) -> Dates:
     """Return every session that is an origin or a target of the windows, ascending."""
     return np.unique(np.concatenate([session_dates(windows["origin"]), date_matrix(windows["target_dates"]).ravel()]))
@@ -107,13 +131,14 @@ def truth_of(windows: pd.DataFrame, *, split: ScoredSplit, calendar: Dates) -> T
         sigma=rows["sigma"].to_numpy(float),
         train_mean=rows["train_mean"].to_numpy(float),
         train_std=rows["train_std"].to_numpy(float),
+        variance=realised_variances(rows),
     )
 
 
 def part_of_truth(truth: Truth, kept: NDArray[np.bool_], *, split: ScoredSplit) -> Truth:
     """Return some windows (n,) of a split under another split name."""
     columns = ("tickers", "origins", "positions", "target", "target_dates", "origin_price", "sigma")
-    fitted = ("train_mean", "train_std")
+    fitted = ("train_mean", "train_std", "variance")
     return replace(truth, split=split, **{name: getattr(truth, name)[kept] for name in (*columns, *fitted)})
 
 
@@ -134,6 +159,17 @@ def judged_part(truth: Truth, answers: Sequence[Answers], *, cut_off: date | Non
     if late.all() or not late.any():
         return truth, list(answers)
     return part_of_truth(truth, late, split=AFTER), [part_of_answers(each, late) for each in answers]
+
+
+def _stacked(column: pd.Series, *, horizon: int, where: str) -> Floats:
+    """Put the samples of all windows below each other, shape (sum of m, h)."""
+    drawn = column.to_list()
+    if all(isinstance(each, np.ndarray) and each.ndim == 2 and each.shape[1] == horizon for each in drawn):
+        return np.concatenate(drawn)
+    answered = list(chain.from_iterable(drawn))
+    if any(len(value) != horizon for value in answered):
+        raise ForecastsError(f"{where}: a sample does not have {horizon} values")
+    return np.concatenate(answered).reshape(-1, horizon) if answered else np.empty((0, horizon))
 
 
 def answers_of(forecasts: pd.DataFrame, *, model: str, truth: Truth) -> Answers:
@@ -161,10 +197,7 @@ def answers_of(forecasts: pd.DataFrame, *, model: str, truth: Truth) -> Answers:
     if any(len(value) != truth.horizon for value in mine["median"]):
         raise ForecastsError(f"{where}: a forecast does not have {truth.horizon} values")
     median = matrix(mine["median"])
-    answered = list(chain.from_iterable(mine["samples"]))
-    if any(len(value) != truth.horizon for value in answered):
-        raise ForecastsError(f"{where}: a sample does not have {truth.horizon} values")
-    samples = np.concatenate(answered).reshape(-1, truth.horizon) if answered else np.empty((0, truth.horizon))
+    samples = _stacked(mine["samples"], horizon=truth.horizon, where=where)
     n_valid = mine["n_valid"].to_numpy(np.int64)
     if not np.array_equal(n_valid, [len(value) for value in mine["samples"]]):
         raise ForecastsError(f"{where}: n_valid does not count the samples")

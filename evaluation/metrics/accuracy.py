@@ -124,24 +124,35 @@ def band(samples: Floats, *, interval: float) -> tuple[Floats, Floats]:
     return lower, upper
 
 
-def crps(samples: Floats, truth: Floats) -> Floats:
+def crps(samples: Floats, truth: Floats, *, independent: bool = False) -> Floats:
     """Compute the continuous ranked probability score of an ensemble: ``E|X − y| − ½ E|X − X'|`` over its m members.
 
     The second term uses the sorted members, ``Σ (2i − m − 1) x₍ᵢ₎ / m²`` (Gneiting and Raftery 2007, JASA 102;
-    Jordan, Krüger and Lerch 2019, J. Stat. Softw. 90). For one member it is the absolute error.
+    Jordan, Krüger and Lerch 2019, J. Stat. Softw. 90): the score of the m members as they were issued. Members that are
+    evenly spread over a distribution (percentiles, answers from a Latin hypercube) score nearly as the distribution.
+
+    Independent members are spread less evenly and score worse the fewer they are. The fair score, with m(m − 1) instead
+    of m², has the expectation of the distribution's own score (Ferro 2014, Q. J. R. Meteorol. Soc. 140). It must not be
+    used for evenly spread members: these differ more than independent ones, and it would rate them better than the
+    distribution itself. For one member both are the absolute error.
 
     Args:
         samples: Shape (n, m, h).
         truth: Shape (n, h).
+        independent: Whether the members are independent draws, for the fair score.
 
     Returns:
         Shape (n, h), in the unit of the inputs; lower is better.
     """
-    members = samples.shape[1]
-    ordered = np.sort(samples, axis=1)
-    weights = (2 * np.arange(1, members + 1) - members - 1) / members**2
-    spread = np.einsum("m,nmh->nh", weights, ordered)
-    return np.asarray(np.mean(np.abs(samples - truth[:, None, :]), axis=1) - spread)
+    return sorted_crps(np.sort(samples.swapaxes(1, 2), axis=-1), truth, independent=independent)
+
+
+def sorted_crps(members: Floats, truth: Floats, *, independent: bool = False) -> Floats:
+    """Compute `crps` of members (n, h, m) that are sorted along the last axis."""
+    m = members.shape[-1]
+    pairs = m * (m - 1) if independent and m > 1 else m**2
+    weights = (2 * np.arange(1, m + 1) - m - 1) / pairs
+    return np.asarray(np.abs(members - truth[..., None]).mean(axis=-1) - members @ weights)
 
 
 def valid_rate(n_valid: Ints, n_samples: Ints) -> float:

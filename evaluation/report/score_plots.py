@@ -36,7 +36,7 @@ def error_by_horizon(report: EvalReport, *, split: ScoredSplit = "test") -> "Fig
     figure = new_figure(10, 4.1)
     absolute, relative = figure.subplots(1, 2)
     rows = sorted(
-        (row for row in report.metrics if row.split == split and row.horizon is not None),
+        (r for r in report.metrics if (r.split, r.metric) == (split, "scaled_mse") and r.horizon is not None),
         key=lambda row: row.horizon or 0,
     )
     ahead = [row.horizon or 0 for row in rows]

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.core.contracts import PERSISTENCE, EvalReport, ScoredSplit, TradingRule
+from tickerforge.evaluation.core.contracts import PERSISTENCE, RANDOM_WALK, EvalReport, ScoredSplit, TradingRule
 from tickerforge.evaluation.core.labels import METRICS, Metric, listed, model_label
 from tickerforge.evaluation.metrics.accuracy import skill
 from tickerforge.features.prices.quality import QualityReport
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Decides", ("skill", "p_value", "scaled_mse")),
+    ("Distribution", ("crps", "crps_skill", "crps_p", "coverage", "coverage_50", "coverage_95")),
+    ("Risk", ("qlike", "var_1", "var_5")),
     ("Published protocol", ("mse", "mae", "skill_published")),
-    ("Price", ("rmse_usd", "mae_usd", "mase")),
+    ("Price", ("rmse_usd", "mase")),
     ("Direction", ("directional_accuracy", "mcc", "rank_ic")),
-    ("Distribution", ("coverage", "coverage_50", "coverage_95", "crps")),
-    ("Answers", ("valid_rate",)),
+    ("Answers", ("members", "valid_rate")),
 )
 METRIC_COLUMNS: tuple[str, ...] = tuple(column for _, columns in GROUPS for column in columns)
 
@@ -72,11 +73,12 @@ def comparison_table(report: EvalReport, split: ScoredSplit) -> pd.DataFrame:
     # A report of older code lacks the newer metrics.
     held = {row.metric for row in report.metrics if row.split == split}
     for model in report.models:
-        test = report.test_of(model, split=split)
+        point = report.test_of(model, split=split)
+        whole = report.test_of(model, split=split, against=RANDOM_WALK, loss="crps")
         figures = {
             column: report.value(model, split=split, metric=column) for column in METRIC_COLUMNS if column in held
         }
-        rows.append(figures | {"p_value": test.p_value if test else None})
+        rows.append(figures | {"p_value": point.p_value if point else None, "crps_p": whole.p_value if whole else None})
     index = pd.Index(report.models, name="model")
     return pd.DataFrame(rows, index=index, columns=list(METRIC_COLUMNS)).astype("float64")
 

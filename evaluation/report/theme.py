@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tickerforge.evaluation.core.contracts import BASE, CURRENT_CHAMPION, DRIFT, PERSISTENCE, POOLED, WINDOW_MEAN
+from tickerforge.evaluation.core.contracts import (
+    BASE,
+    CURRENT_CHAMPION,
+    DRIFT,
+    PERSISTENCE,
+    POOLED,
+    RANDOM_WALK,
+    RANDOM_WALK_HAR,
+    WINDOW_MEAN,
+)
 from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, SFT
 
 if TYPE_CHECKING:
@@ -15,6 +24,8 @@ SPLIT_COLORS = {"train": "#eceef3", "validation": "#fdf1dc", "test": "#e3effa"}
 # Hues after Okabe and Ito (2008), "Color Universal Design"; baselines are greys and browns, drawn dashed.
 MODEL_COLORS = {
     PERSISTENCE: MUTED,
+    RANDOM_WALK: "#8c8c5a",
+    RANDOM_WALK_HAR: "#7a5c43",
     DRIFT: "#b07a1e",
     WINDOW_MEAN: "#b66d98",
     BASE: "#4ba3d8",
@@ -66,14 +77,15 @@ def head(figure: "Figure", title: str, *, handles: Mapping[str, Any] | None = No
     figure.text(0.008, 1 - 0.09 / height, title, ha="left", va="top", fontsize=11.5, weight="bold", color=INK)
     taken = 0.42
     if handles:
-        # Nine forecasters fill the width only in smaller letters.
+        # Nine forecasters fill the width only in smaller letters, and more only in two rows.
         crowded = len(handles) > 8
+        columns = len(handles) if len(handles) < 10 else -(-len(handles) // 2)
         figure.legend(
             list(handles.values()),
             list(handles),
             loc="upper left",
             bbox_to_anchor=(0.004, 1 - 0.34 / height),
-            ncols=len(handles),
+            ncols=columns,
             frameon=False,
             fontsize=7.5 if crowded else 8.5,
             labelcolor=INK,
@@ -81,7 +93,7 @@ def head(figure: "Figure", title: str, *, handles: Mapping[str, Any] | None = No
             columnspacing=1.1 if crowded else 1.4,
             borderaxespad=0.0,
         ).set_in_layout(False)
-        taken = 0.72
+        taken = 0.72 if columns == len(handles) else 0.9
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - taken / height), h_pad=0.06, w_pad=0.06)
 
 

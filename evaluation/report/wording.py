@@ -266,7 +266,7 @@ def _metrics(report: EvalReport) -> set[str]:
 
 
 def _horizon_heading(report: EvalReport, *, model: str) -> str:
-    rows = [row for row in report.metrics if row.split == "test" and row.horizon is not None]
+    rows = [r for r in report.metrics if (r.split, r.metric) == ("test", DECIDING_METRIC) and r.horizon is not None]
     better = sum((row.values[model] or 0.0) < (row.values[PERSISTENCE] or 0.0) for row in rows)
     return f"{model_label(model)} beats persistence at {better} of {len(rows)} distances"
 

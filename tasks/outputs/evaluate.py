@@ -153,7 +153,8 @@ def compare_models(
         if champion is not None:
             asked.append(read_frame(champion.path / FORECASTS_FILE).assign(model=CURRENT_CHAMPION))
         pool = POOL if windows.meta.get("ticker") == POOL else None
-        answers = pd.concat([*_baselines(selected, read_train_rows(windows)), *asked], ignore_index=True)
+        free = baseline_forecasts(selected, windows=frame, train=read_train_rows(windows))
+        answers = pd.concat([free, *asked], ignore_index=True)
         series = {str(ref.meta["ticker"]): read_bars(ref) for ref in bars}
         report = compare(frame, answers, config=evaluation, pool=pool, opens=_opens(series))
         notes = list(report.notes)
@@ -235,14 +236,6 @@ def training_curves(stages: Mapping[str, ArtifactRef]) -> pd.DataFrame:
         for step, metrics in read_metrics(ref.path / METRICS_FILE)
     ]
     return pd.DataFrame(rows).reindex(columns=["stage", "step", "reward", "valid_rate", "loss"])
-
-
-def _baselines(selected: pd.DataFrame, train: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return each ticker's baselines, fitted on its own train rows."""
-    if "ticker" not in train:
-        return [baseline_forecasts(selected, train=train)]
-    rows = dict(list(train.groupby("ticker")))
-    return [baseline_forecasts(windows, train=rows[ticker]) for ticker, windows in selected.groupby("ticker")]
 
 
 def _opens(bars: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:

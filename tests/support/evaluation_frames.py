@@ -50,7 +50,7 @@ def forecasts_of(
 ) -> pd.DataFrame:
     """Build baselines and noisy forecasts of the selected windows."""
     selected = select_windows(windows, config=config or EvaluationConfig())
-    frames = [baseline_forecasts(selected, train=train)]
+    frames = [baseline_forecasts(selected, windows=windows, train=train)]
     frames += [
         noisy_forecasts(selected, model=model, knowledge=share, seed=seed)
         for seed, (model, share) in enumerate(knowledge.items())

@@ -44,6 +44,7 @@ def by_hand(signs: list[float], *, origins: list[int], horizon: int = 2) -> tupl
         sigma=np.full(count, 0.02),
         train_mean=np.full(count, 100.0),
         train_std=np.full(count, 5.0),
+        variance=np.full((count, horizon), 0.0004),
     )
     median = 100.0 + np.array(signs)[:, None] * np.ones(horizon)
     none = np.zeros(count, dtype=np.int64)
@@ -106,7 +107,7 @@ def test_without_a_current_forecast_nothing_is_held() -> None:
 def test_a_forecast_of_no_move_never_trades() -> None:
     windows, train = market_windows()
     bars = market(SyntheticConfig(process="random_walk", sessions=600, seed=3))
-    found = run(windows, baseline_forecasts(windows, train=train), opens_of(bars))
+    found = run(windows, baseline_forecasts(windows, windows=windows, train=train), opens_of(bars))
     for rule in ("long_flat", "long_short"):
         account = found.of(rule, "persistence")
         assert account is not None
@@ -158,7 +159,7 @@ def pool() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         opens.append(opens_of(ticker_bars(ticker), ticker))
         asked = select_windows(windows, config=EvaluationConfig())
         forecasts += [
-            baseline_forecasts(asked, train=train),
+            baseline_forecasts(asked, windows=windows, train=train),
             noisy_forecasts(asked, model="sft", knowledge=0.2, seed=seed),
         ]
     return pd.concat(frames, ignore_index=True), pd.concat(forecasts, ignore_index=True), pd.concat(opens)

@@ -10,7 +10,7 @@ import pytest
 from evaluation_frames import forecasts_of, market_windows, noisy_forecasts
 from tickerforge.evaluation.comparison.compare import choose_adapter, compare, select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
-from tickerforge.evaluation.core.contracts import FORECAST_COLUMNS, EvalReport
+from tickerforge.evaluation.core.contracts import BASELINES, FORECAST_COLUMNS, FREE, EvalReport
 from tickerforge.evaluation.core.errors import EvaluationError, ForecastsError
 from tickerforge.evaluation.core.forecasts import Generate, collect_forecasts
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
@@ -120,7 +120,7 @@ def test_selected_windows_are_evenly_spaced_from_first_to_last_and_never_train(f
 
 def test_the_report_holds_the_baselines_the_choice_and_the_significance_of_all(frames: Frames) -> None:
     report = compare(*frames, config=CONFIG)
-    assert report.models == ("persistence", "drift", "window_mean", "base", "grpo_1st", "sft", "grpo_2nd")
+    assert report.models == (*BASELINES, "base", "grpo_1st", "sft", "grpo_2nd")
     assert report.chosen == "sft"
     assert report.value("persistence", split="test", metric="skill") == 0.0
     assert report.value("persistence", split="test", metric="directional_accuracy") == 0.5
@@ -129,9 +129,18 @@ def test_the_report_holds_the_baselines_the_choice_and_the_significance_of_all(f
         > 0
         > (report.value("base", split="test", metric="skill") or 0)
     )
-    assert {(test.split, test.model) for test in report.significance} == {
+    against_persistence = {(test.split, test.model) for test in report.significance if test.loss == "scaled_mse"}
+    assert against_persistence == {
         (split, model) for split in ("validation", "test") for model in report.models if model != "persistence"
     }
+    whole = {(test.model, test.against) for test in report.significance if (test.split, test.loss) == ("test", "crps")}
+    adapters = ("grpo_1st", "sft", "grpo_2nd")
+    assert whole == {(model, reference) for model in adapters for reference in FREE} | {
+        (model, "random_walk") for model in ("random_walk_har", "drift", "base")
+    }
+    assert report.value("random_walk", split="test", metric="crps_skill") == 0.0
+    for metric in ("qlike", "qlike_squared", "var_5", "kupiec_5", "christoffersen_5", "members"):
+        assert report.value("random_walk_har", split="test", metric=metric) is not None
     test = report.summary("test")
     assert (test.windows, test.available, test.independent) == (111, 111, 12)
     assert report.summary("validation").last_target < test.first_origin
@@ -174,7 +183,8 @@ def test_the_report_survives_json_and_its_frames_survive_parquet(frames: Frames,
     report = compare(*frames, config=CONFIG)
     assert EvalReport.model_validate_json(report.model_dump_json()) == report
     again = []
-    for name, frame in zip(("windows", "forecasts"), frames, strict=True):
+    nested = frames[1].assign(samples=[list(each) for each in frames[1]["samples"]])
+    for name, frame in (("windows", frames[0]), ("forecasts", nested)):
         frame.to_parquet(tmp_path / f"{name}.parquet")
         again.append(pd.read_parquet(tmp_path / f"{name}.parquet"))
     assert compare(again[0], again[1], config=CONFIG) == report
@@ -184,10 +194,11 @@ def test_the_long_table_has_one_row_per_metric_and_one_per_session_ahead(frames:
     report = compare(*frames, config=CONFIG)
     table = report.metrics_frame()
     assert list(table.columns[:4]) == ["ticker", "split", "metric", "horizon"]
-    ahead = table[(table["split"] == "test") & table["horizon"].notna()]
-    assert ahead["horizon"].to_list() == list(range(1, 11))
-    whole = table[(table["split"] == "test") & (table["metric"] == "scaled_mse") & table["horizon"].isna()]
-    np.testing.assert_allclose(ahead[list(report.models)].mean(), whole[list(report.models)].iloc[0])
+    for metric in ("scaled_mse", "crps"):
+        mine = table[(table["split"] == "test") & (table["metric"] == metric)]
+        ahead, whole = mine[mine["horizon"].notna()], mine[mine["horizon"].isna()]
+        assert ahead["horizon"].to_list() == list(range(1, 11))
+        np.testing.assert_allclose(ahead[list(report.models)].mean(), whole[list(report.models)].iloc[0])
 
 
 def test_thinning_is_the_same_for_every_model_and_stated(frames: Frames) -> None:
@@ -202,7 +213,10 @@ def test_thinning_is_the_same_for_every_model_and_stated(frames: Frames) -> None
 
 def test_a_split_with_too_few_windows_for_a_test_is_named_in_the_notes(frames: Frames) -> None:
     report = compare(*frames, config=EvaluationConfig(max_windows=3))
-    assert any(note.startswith("On test p is set to 1 for Drift, Mean of window") for note in report.notes)
+    assert any(
+        note.startswith("On test p is set to 1 for Mean of window, Random walk, Random walk (HAR), Drift")
+        for note in report.notes
+    )
 
 
 def _doubled(forecasts: pd.DataFrame) -> pd.DataFrame:
@@ -224,7 +238,7 @@ def _last_median(value: list[float], forecasts: pd.DataFrame) -> pd.DataFrame:
     [
         (lambda frame: frame.iloc[:-1], r"test, model grpo_2nd: 1 of 111 windows have no forecast, the first at 20"),
         (_doubled, "more than one forecast for the same origin"),
-        (lambda frame: _without("drift", frame), r"\['drift'\] is missing"),
+        (lambda frame: _without("drift", frame), "needs the free forecasters; drift is missing"),
         (lambda frame: frame.assign(model="mine"), r"unknown models \['mine'\]"),
         (lambda frame: _last_median([float("nan")] * 10, frame), "not a positive, finite price"),
         (lambda frame: _last_median([0.0] * 10, frame), "not a positive, finite price"),

@@ -29,7 +29,7 @@ Frames = tuple[pd.DataFrame, pd.DataFrame]
 def answered(windows: pd.DataFrame, trains: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Baselines and two adapters for all selected windows."""
     selected = select_windows(windows, config=CONFIG)
-    frames = [baseline_forecasts(rows, train=trains[ticker]) for ticker, rows in selected.groupby("ticker")]
+    frames = [baseline_forecasts(selected, windows=windows, train=pd.concat(trains.values()))]
     for seed, (model, knowledge) in enumerate({"sft": 0.1, "grpo_2nd": 0.0}.items()):
         frames.append(noisy_forecasts(selected, model=model, knowledge=knowledge, seed=seed))
     return pd.concat(frames, ignore_index=True)

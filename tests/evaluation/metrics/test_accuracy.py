@@ -7,7 +7,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 from evaluation_frames import market_windows, noisy_forecasts
 from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
 from tickerforge.evaluation.metrics import accuracy as metrics
-from tickerforge.evaluation.metrics.scores import naive_errors, score
+from tickerforge.evaluation.metrics.scores import scales_of, score
 
 RNG = np.random.default_rng(11)
 TRUTH = 100 * np.exp(RNG.normal(0, 0.05, (40, 10)))
@@ -115,10 +115,10 @@ def test_mase_of_persistence_is_one_on_the_very_windows_that_set_its_scale() -> 
     train = windows[windows["split"] == "train"]
     origin = np.stack(train["history"].to_list())[:, -1]
     target = np.stack(train["target"].to_list())
-    scale = np.full(len(train), naive_errors(windows)["DEMO"])
+    scale = np.full(len(train), scales_of(windows).naive["DEMO"])
     assert metrics.mase(target, np.repeat(origin[:, None], 10, axis=1), scale=scale) == pytest.approx(1.0)
     assert metrics.mase(target, target + 2 * scale[:, None], scale=scale) == pytest.approx(2.0)
-    assert naive_errors(windows[windows["split"] == "test"]) == {}
+    assert scales_of(windows[windows["split"] == "test"]).naive == {}
 
 
 def test_matthews_and_rank_correlation_agree_with_scikit_learn_and_scipy() -> None:

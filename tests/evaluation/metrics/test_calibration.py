@@ -8,7 +8,7 @@ from scipy.stats import norm
 from evaluation_frames import market_windows, noisy_forecasts
 from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
 from tickerforge.evaluation.metrics import accuracy as metrics
-from tickerforge.evaluation.metrics.calibration import LEVELS, pinball, pit_shares
+from tickerforge.evaluation.metrics.calibration import LEVELS, pinball, pit_shares, sorted_quantiles
 from tickerforge.evaluation.metrics.scores import score
 
 RNG = np.random.default_rng(5)
@@ -19,9 +19,31 @@ def test_crps_and_pinball_agree_with_scoringrules() -> None:
     # scoringrules' "nrg" is the energy form with m² pairs, as ours.
     expected = scoringrules.crps_ensemble(truth, samples, m_axis=1, estimator="nrg")
     np.testing.assert_allclose(metrics.crps(samples, truth), expected)
+    fair = scoringrules.crps_ensemble(truth, samples, m_axis=1, estimator="fair")
+    np.testing.assert_allclose(metrics.crps(samples, truth, independent=True), fair)
     quantiles = np.quantile(samples, LEVELS, axis=1)
     known = np.mean([scoringrules.quantile_score(truth, q, a) for q, a in zip(quantiles, LEVELS, strict=True)], axis=0)
     np.testing.assert_allclose(pinball(quantiles, truth, levels=LEVELS), known)
+
+
+def test_each_way_of_drawing_has_its_formula_and_the_fair_one_flatters_evenly_spread_members() -> None:
+    rng = np.random.default_rng(0)
+    truth = norm.ppf((np.arange(20_000) + 0.5) / 20_000)[:, None]
+    own = 1 / np.sqrt(np.pi)
+    even = np.broadcast_to(norm.ppf((np.arange(16) + 0.5) / 16)[None, :, None], (20_000, 16, 1))
+    drawn = rng.normal(size=(20_000, 16, 1))
+    assert metrics.crps(even, truth).mean() == pytest.approx(1.003 * own, rel=0.001)
+    assert metrics.crps(drawn, truth, independent=True).mean() == pytest.approx(own, rel=0.015)
+    assert metrics.crps(drawn, truth).mean() == pytest.approx((1 + 1 / 16) * own, rel=0.015)
+    assert metrics.crps(even, truth, independent=True).mean() < 0.95 * own
+
+
+def test_quantiles_of_sorted_members_are_those_of_numpy() -> None:
+    samples = RNG.normal(size=(5, 12, 3))
+    members = np.sort(samples.swapaxes(1, 2), axis=-1)
+    levels = (0.01, 0.1, 0.25, 0.5, 0.77, 0.975)
+    expected = np.quantile(samples, levels, axis=1, method="weibull")
+    np.testing.assert_allclose(sorted_quantiles(members, levels), expected)
 
 
 def test_pinball_of_the_median_is_half_the_absolute_error() -> None:

@@ -76,7 +76,7 @@ def test_forecasts_of_the_test_split_get_the_very_figures_of_the_comparison() ->
     test = report.test_of("sft", split="test")
     assert test is not None
     assert live.p_value == pytest.approx(test.p_value)
-    ahead = [row for row in report.metrics if row.split == "test" and row.horizon is not None]
+    ahead = [row for row in report.metrics if (row.split, row.metric) == ("test", "scaled_mse") and row.horizon]
     assert [step.scaled_mse for step in live.steps] == pytest.approx([row.values["sft"] for row in ahead])
 
 

@@ -14,7 +14,7 @@ from evaluation_frames import ALL_MODELS, forecasts_of, market_windows
 from tickerforge.evaluation.comparison.compare import compare
 from tickerforge.evaluation.comparison.gate import decide
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
-from tickerforge.evaluation.core.contracts import EvalReport, Verdict
+from tickerforge.evaluation.core.contracts import BASELINES, EvalReport, Verdict
 from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.evaluation.core.labels import METRICS
 from tickerforge.evaluation.report.report import ReportPaths, render_markdown, write_figures, write_report
@@ -265,7 +265,7 @@ def test_without_training_there_are_no_curves_and_a_failed_rewrite_leaves_the_pa
 
 def test_the_comparison_table_is_in_display_order_with_persistence_and_drift_first(case: Case) -> None:
     table = comparison_table(case[0], "test")
-    assert list(table.index) == ["persistence", "drift", "window_mean", "base", "grpo_1st", "sft", "grpo_2nd"]
+    assert list(table.index) == [*BASELINES, "base", "grpo_1st", "sft", "grpo_2nd"]
     assert tuple(table.columns) == METRIC_COLUMNS
     assert table.at["persistence", "skill"] == 0.0
     assert np.isnan(table.at["persistence", "p_value"])
