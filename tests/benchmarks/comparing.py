@@ -1,4 +1,4 @@
-"""CPU time of a comparison with backtest: 88 tickers, 240 test origins, 6 forecasters of 32 samples, 2 baselines.
+"""CPU time of a comparison with backtest: 88 tickers, 240 test origins, 6 forecasters of 32 samples, 5 free ones.
 
 python tests/benchmarks/comparing.py
 python tests/benchmarks/comparing.py --tickers 20
@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pandas as pd
 
+from tickerforge.evaluation.baselines.simple import baseline_forecasts
 from tickerforge.evaluation.comparison.compare import compare
 from tickerforge.evaluation.core.config import EvaluationConfig
 
 HORIZON, CONTEXT = 10, 10
-BASELINES = ("persistence", "drift")
 SAMPLED = ("base", "pooled", "grpo_1st", "sft", "grpo_2nd", "champion")
 
 
@@ -57,14 +57,12 @@ def forecasts_of(windows: pd.DataFrame, *, samples: int) -> pd.DataFrame:
     scored = windows[windows["split"] != "train"]
     origin = np.stack(scored["history"].to_list())[:, -1]
     frames = []
-    for name in (*BASELINES, *SAMPLED):
-        count = 0 if name in BASELINES else samples
-        steps = 0.015 * rng.standard_normal((len(scored), max(count, 1), HORIZON)).cumsum(axis=2)
+    for name in SAMPLED:
+        steps = 0.015 * rng.standard_normal((len(scored), samples, HORIZON)).cumsum(axis=2)
         prices = origin[:, None, None] * np.exp(steps)
-        median = np.median(prices, axis=1) if count else np.repeat(origin[:, None], HORIZON, axis=1)
-        drawn = [list(each) for each in prices] if count else [[] for _ in range(len(scored))]
-        frame = scored[["ticker", "origin", "split"]].assign(model=name, n_samples=count, n_valid=count)
-        frame["median"] = pd.Series(list(median), index=scored.index, dtype=object)
+        drawn = [list(each) for each in prices]
+        frame = scored[["ticker", "origin", "split"]].assign(model=name, n_samples=samples, n_valid=samples)
+        frame["median"] = pd.Series(list(np.median(prices, axis=1)), index=scored.index, dtype=object)
         frame["samples"] = pd.Series(drawn, index=scored.index, dtype=object)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
@@ -78,8 +76,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32)
     options = parser.parse_args()
     windows, opens = windows_of(options.tickers, origins=options.origins)
-    forecasts = forecasts_of(windows, samples=options.samples)
+    sampled = forecasts_of(windows, samples=options.samples)
     began = time.process_time()
+    asked = windows[windows["split"] != "train"]
+    free = baseline_forecasts(asked, windows=windows, train=opens.rename(columns={"open": "adj_close"}))
+    forecasts = pd.concat([free, sampled], ignore_index=True)
     report = compare(windows, forecasts, config=EvaluationConfig(max_windows=len(windows)), pool="ALL", opens=opens)
     spent = time.process_time() - began
     counted = report.summary("test").windows

@@ -4,6 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tickerforge.evaluation.core.contracts import BASELINES
 from tickerforge.tasks.base.disk import folder_sha256
 from tickerforge.tasks.base.errors import NotFinished, PublishError
 from tickerforge.tasks.base.paths import ModelFolder, RunFolder
@@ -43,7 +44,7 @@ def test_the_comparison_holds_report_numbers_and_verdict(made: Pieces) -> None:
         path.name for path in folder.iterdir()
     }
     report, verdict = read_report(made.comparison), read_verdict(made.comparison)
-    assert set(report.models) == {"persistence", "drift", "window_mean", "base", "grpo_1st", "sft"}
+    assert set(report.models) == {*BASELINES, "base", "grpo_1st", "sft"}
     assert report.chosen in ("grpo_1st", "sft")
     assert verdict.model == report.chosen
     assert made.comparison.meta == {
