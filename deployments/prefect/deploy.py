@@ -23,7 +23,7 @@ from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.remote.gpu_pool import CPU_POOL, GPU_POOL
 from tickerforge.flows.server.slots import GPU_LIMIT
 from tickerforge.flows.settings.config import PipelineConfig, build_config, check_source, with_overrides
-from tickerforge.tasks.prices.market_data import list_tickers
+from tickerforge.tasks.prices.folders import list_tickers
 
 if TYPE_CHECKING:
     from prefect import Flow

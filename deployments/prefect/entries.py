@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.pooling import POOL
-from tickerforge.features.prices.tickers import validate_ticker
+from tickerforge.features.prices.tickers import prefect_name, spelled
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.remote.gpu_pool import CPU_POOL, GPU_POOL, PoolName
 from tickerforge.tasks.prices.sessions import exchange_timezone
@@ -102,7 +102,7 @@ class TickersFile(FrozenModel):
     @field_validator("tickers")
     @classmethod
     def _names_are_tickers(cls, tickers: dict[str, Ticker]) -> dict[str, Ticker]:
-        return {validate_ticker(name): ticker for name, ticker in tickers.items()}
+        return {spelled(name): ticker for name, ticker in tickers.items()}
 
 
 def read_entries(path: Path = PREFECT_FILE) -> tuple[DeploymentEntry, ...]:
@@ -163,7 +163,7 @@ def nightly_entries(tickers: TickersFile) -> tuple[DeploymentEntry, ...]:
         )
         entries.append(
             DeploymentEntry(
-                name=f"{NIGHTLY_PREFIX}{name}",
+                name=f"{NIGHTLY_PREFIX}{prefect_name(name)}",
                 entrypoint=TRAIN_TICKER,
                 description=f"Retrain {name} at night, on days with a session at {exchange}.",
                 tags=NIGHTLY_TAGS,

@@ -6,7 +6,7 @@ a registered model gets.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
@@ -113,29 +113,42 @@ SUNDAY_MARKETS = frozenset({"SR", "TA", "QA", "KW", "CA", "BH", "OM", "AE", "JO"
 REPAIRS: dict[str, str] = {
     "rows_without_prices": "rows with a date and no prices, left out",
     "blank_rows": "empty rows, left out",
-    "byte_order_marks": "byte order marks before the header, left out",
+    "byte_order_marks": "a byte order mark before the header, left out",
     "times_of_day": "times of day and time zones after a date, left out: the date as written counts",
     "other_columns": "columns other than Yahoo's, ignored",
-    "encodings": "files in another encoding than UTF-8, converted",
-    "compressed": "compressed or binary files, unpacked",
-    "separators": "files whose cells are not separated by commas, split at their own mark",
+    "encodings": "another encoding than UTF-8, converted",
+    "compressed": "packed or binary, unpacked",
+    "separators": "another mark than a comma between the cells",
     "banner_rows": "lines before the header, left out",
     "footer_rows": "lines after the prices, left out",
     "header_rows": "further header rows, left out",
-    "no_header": "files without a header, whose columns follow a known order",
+    "no_header": "no header: the columns follow a known order",
     "renamed_columns": "columns with another name than Yahoo's, recognised",
     "number_forms": "numbers with currency signs, thousands separators, decimal commas or K, M, B, read as numbers",
     "date_forms": "dates in another form than YYYY-MM-DD, recognised",
-    "newest_first": "files with the newest row first, turned round",
+    "newest_first": "newest row first, turned round",
     "repeated_rows": "identical repeated rows, left out",
     "earlier_rows": "earlier rows of the last day, replaced by a later one of the same day",
     "halts": "sessions without trade, kept at the close before",
     "missing_volumes": "rows without a volume, read as 0",
-    "no_volume": "files without volumes, read as 0",
-    "no_adjusted_close": "files without an adjusted close, whose close serves as both",
-    "adjusted_only": "files with adjusted prices alone, which serve as both",
+    "no_volume": "no volumes, read as 0",
+    "no_adjusted_close": "no adjusted close: the close serves as both",
+    "adjusted_only": "adjusted prices alone, which serve as both",
 }
 """What is repaired in a price file, in words; every other fault is an error."""
+
+_WHOLE_FILE = frozenset(
+    {"byte_order_marks", "encodings", "compressed", "separators", "no_header", "newest_first", "no_volume"}
+    | {"no_adjusted_close", "adjusted_only"}
+)
+
+
+def in_words(repairs: Mapping[str, int]) -> str:
+    """Write repairs for people: how often each was made, if it is not of the whole file, and what it is."""
+    return "; ".join(
+        REPAIRS[name] if name in _WHOLE_FILE else f"{count:,} {REPAIRS[name]}" for name, count in repairs.items()
+    )
+
 
 _UNIT = re.compile(r"\s*[(\[].*?[)\]]\s*$")
 _NUMBERED = re.compile(r"^\s*\d+\.\s+")

@@ -14,7 +14,7 @@ from tickerforge.features.errors import BarsError, shortened
 from tickerforge.features.prices.csvfile import LARGEST_FILE
 from tickerforge.features.prices.dialects import ENCODINGS
 from tickerforge.features.prices.pricetable import PriceTable
-from tickerforge.features.prices.pricetext import PriceText
+from tickerforge.features.prices.pricetext import PriceText, find_head
 from tickerforge.features.prices.tickers import ticker_of_file
 
 if TYPE_CHECKING:
@@ -175,3 +175,15 @@ class PriceFile:
         if start.count(0) > len(start) // 3:
             return ("utf-16-le" if start[1:2] == b"\0" else "utf-16-be",)
         return ENCODINGS
+
+
+def looks_like_prices(start: bytes) -> bool:
+    """Return whether the first bytes of a file are the start of a text with prices, or packed."""
+    if start.startswith((*_PACKED, b"PK\x03\x04", b"PAR1")):
+        return True
+    text = start.decode("utf-16" if start[:2] in _BYTE_ORDER_MARKS else "utf-8", errors="replace")
+    try:
+        find_head(text, name="")
+    except BarsError:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """A price table before its cells are read: labels, columns of cells, and where each column of bars is."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from numpy.typing import NDArray
@@ -84,6 +84,12 @@ def find_ticker(ticker: str, names: Sequence[str], *, name: str) -> str:
     found = matching_ticker(ticker, names)
     if found is not None:
         return found
-    near = difflib.get_close_matches(ticker.upper(), [each.upper() for each in names], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"pass those of {ticker}"
+    near = nearest(ticker, names)
+    hint = f"did you mean {near}?" if near else f"pass those of {ticker}"
     raise BarsError(f"{name}: the prices are those of {shortened(', '.join(names))}; {hint}")
+
+
+def nearest(ticker: str, names: Iterable[str]) -> str:
+    """Return the names that look most like a ticker, as `AAPL or AAP`; empty if none does."""
+    capitals = {each.upper(): each for each in names}
+    return " or ".join(capitals[each] for each in difflib.get_close_matches(ticker.upper(), capitals, n=3, cutoff=0.6))

@@ -59,6 +59,15 @@ def spelled(name: str) -> str:
     return text.upper()
 
 
+def prefect_name(ticker: str) -> str:
+    """Write a ticker for the names of Prefect, which must not have an `&`: `M+M.NS`, as no ticker has a plus.
+
+    Raises:
+        TickerNameError: As `validate_ticker`.
+    """
+    return validate_ticker(ticker).replace("&", "+")
+
+
 def ticker_of_file(name: str) -> str | None:
     """Take the ticker from the name of a price file, as `spelled` does; `None` if it is not that of a price file.
 

@@ -26,7 +26,7 @@ from tickerforge.flows.train.steps import Steps, adapters_of
 from tickerforge.tasks.base.paths import FORECASTS_FILE
 from tickerforge.tasks.outputs.benchmark import only_test
 from tickerforge.tasks.outputs.evaluate import read_report, read_verdict
-from tickerforge.tasks.prices.market_data import csv_path, list_tickers
+from tickerforge.tasks.prices.folders import csv_path, list_tickers
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 
 logger = logging.getLogger(__name__)

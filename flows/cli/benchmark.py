@@ -70,7 +70,8 @@ def markets(
 )
 def stocknet_benchmark(
     data: Annotated[
-        Path, typer.Option(help="Folder with one {STOCK}.csv per ticker, in Yahoo's columns.", metavar="FOLDER")
+        Path,
+        typer.Option(help="Folder with one price file per ticker, or one file with all tickers.", metavar="FOLDER"),
     ],
     baselines_only: Annotated[
         bool, typer.Option("--baselines-only", help="Train nothing; score only baselines and --predictions.")

@@ -96,7 +96,9 @@ def run(
 )
 def preprocess_command(
     context: typer.Context,
-    root_path: Annotated[Path, typer.Option(help="Folder with one {STOCK}.csv per ticker, in Yahoo's columns.")],
+    root_path: Annotated[
+        Path, typer.Option(help="Folder with one price file per ticker, or one file with all tickers.")
+    ],
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -127,9 +129,9 @@ def preprocess_command(
     fault, and ends with exit code 2.
     """
     with terminal_session(debug=debug):
-        from tickerforge.features.prices.tickers import validate_ticker
+        from tickerforge.features.prices.tickers import spelled
 
-        named = [] if stocks == ["all"] else [validate_ticker(name) for name in stocks or ()]
+        named = [] if stocks in (["all"], ["ALL"]) else [spelled(name) for name in stocks or ()]
         config = _config(context)
         set_environment()
         from tickerforge.flows.cli import screen

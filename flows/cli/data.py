@@ -24,9 +24,7 @@ data_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_Folder = Annotated[
-    Path, typer.Option("--data", help="Folder with one {STOCK}.csv per ticker, in Yahoo's columns.", metavar="FOLDER")
-]
+_Folder = Annotated[Path, typer.Option("--data", help="Folder for one {STOCK}.csv per ticker.", metavar="FOLDER")]
 
 
 @data_app.command(epilog="Example: tickerforge data yahoo --stock AAPL --stock MSFT --data prices/")
@@ -48,7 +46,7 @@ def yahoo(
         first = _day(start)
         set_environment()
         from tickerforge.tasks.prices import source_yahoo
-        from tickerforge.tasks.prices.market_data import list_tickers
+        from tickerforge.tasks.prices.folders import list_tickers
 
         now = datetime.now(UTC)
         _fill(stocks or list_tickers(data), lambda stock: source_yahoo.fill(data, stock, now=now, first=first))
@@ -76,29 +74,32 @@ def stocknet_data(
         set_environment()
         from tickerforge.tasks.base.paths import Workspace
         from tickerforge.tasks.prices import source_local, source_stocknet
-        from tickerforge.tasks.prices.market_data import list_tickers
+        from tickerforge.tasks.prices.folders import list_tickers
 
         source = source_stocknet.unpacked(Workspace.current().downloads, url=url or source_stocknet.URL, sha256=sha256)
         _fill(stocks or list_tickers(source), lambda stock: source_local.copy_prices(data, stock, source=source))
 
 
-@data_app.command(epilog="Example: tickerforge data csv downloads/ --data prices/")
-def csv(
-    source: Annotated[Path, typer.Argument(help="Folder to copy from.", metavar="FROM")],
+@data_app.command("import", epilog="Example: tickerforge data import all_stocks.csv --data prices/")
+def import_command(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of price files, or a file with one or many tickers.", metavar="FROM")
+    ],
     data: _Folder,
     stocks: options.Stocks = None,
     debug: options.Debug = False,
 ) -> None:
-    """Check the price files of a folder and copy them.
+    """Read price files of any source, and write one {STOCK}.csv per ticker in Yahoo's columns.
 
-    If a file is faulty, the command copies the others, reports the fault, and ends with exit code 2.
+    The table shows what was recognised and repaired. A file that holds other prices is not overwritten. If the prices
+    of a ticker are faulty, the command writes the others, reports the fault, and ends with exit code 2.
     """
     with terminal_session(debug=debug):
         set_environment()
         from tickerforge.tasks.prices import source_local
-        from tickerforge.tasks.prices.market_data import list_tickers
+        from tickerforge.tasks.prices.folders import list_tickers
 
-        _fill(stocks or list_tickers(source), lambda stock: source_local.copy_prices(data, stock, source=source))
+        _fill(stocks or list_tickers(source), lambda stock: source_local.import_prices(data, stock, source=source))
 
 
 @data_app.command(epilog="Example: tickerforge data synthetic --data prices/ --stock DEMO")
@@ -136,6 +137,7 @@ def _day(text: str | None) -> date | None:
 def _fill(stocks: Sequence[str], fill: Callable[[str], "Filled"]) -> None:
     """Fill the files one after the other; a fault in one is reported at the end and does not stop the others."""
     from tickerforge.features.errors import FeaturesError
+    from tickerforge.features.prices.tickers import spelled
     from tickerforge.flows.server.outcome import BAD_INPUT
     from tickerforge.tasks.base.errors import MarketDataError, PublishError
 
@@ -145,7 +147,7 @@ def _fill(stocks: Sequence[str], fill: Callable[[str], "Filled"]) -> None:
     done, faults = [], []
     for place, stock in enumerate(names, start=1):
         try:
-            done.append(fill(stock))
+            done.append(fill(spelled(stock)))
             logger.info("%d of %d: %s ends on %s", place, len(names), stock, done[-1].last)
         except (FeaturesError, MarketDataError, PublishError) as error:
             logger.warning("%d of %d: %s failed", place, len(names), stock)

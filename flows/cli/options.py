@@ -15,7 +15,7 @@ Stocks = Annotated[
 ]
 DataFolder = Annotated[
     Path | None,
-    typer.Option(help="Folder with one {STOCK}.csv per ticker, in Yahoo's columns.", metavar="FOLDER"),
+    typer.Option(help="Folder with one price file per ticker, or one file with all tickers.", metavar="FOLDER"),
 ]
 Model = Annotated[
     str | None,

@@ -16,6 +16,7 @@ from tickerforge.flows.settings.config import PipelineConfig, check_source, pool
 from tickerforge.flows.settings.files import StageFiles, check_names_ticker, check_pairs
 from tickerforge.tasks.base.errors import StoreError
 from tickerforge.tasks.models.adapters import check_adapter
+from tickerforge.tasks.prices.folders import csv_path, pool_tickers
 from tickerforge.tasks.tracking.server import check_server
 from tickerforge.training.backends import select
 from tickerforge.training.models import check_model
@@ -128,20 +129,10 @@ def check_prices(config: PipelineConfig) -> None:
     """
     check_source(config)
     if config.stock == POOL:
-        from tickerforge.tasks.prices.market_data import pool_tickers
-
         pool_tickers(pool_folder(config))
         return
     ticker = validate_ticker(config.stock)
-    if config.data is None:
-        bars = market(config.synthetic)
-    else:
-        path = config.data / f"{ticker}.csv"
-        if not path.is_file():
-            from tickerforge.tasks.prices.market_data import csv_path
-
-            path = csv_path(config.data, ticker)
-        bars = read_csv(path, ticker=ticker)
+    bars = market(config.synthetic) if config.data is None else read_csv(csv_path(config.data, ticker), ticker=ticker)
     build_windows(bars, ticker=ticker, config=config.features)
 
 

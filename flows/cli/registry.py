@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tickerforge.features.prices.tickers import spelled
 from tickerforge.flows.cli import options
 from tickerforge.flows.cli.terminal import set_environment, show, terminal_session
 
@@ -36,7 +37,8 @@ def pull(
 ) -> None:
     """Fetch a registered adapter, ready for PEFT and vLLM."""
     with terminal_session(debug=debug):
-        tracking = _registry_of(model.split("@", 1)[0])
+        spelled(model.partition("@")[0])
+        tracking = _registry()
         from tickerforge.flows.cli import screen
         from tickerforge.tasks.registry.registration import pull_adapter
 
@@ -51,7 +53,8 @@ def history_command(stock: _Stock, as_json: options.AsJson = False, debug: optio
     Each row shows the data and code of the version, its skill on the test split, when it was champion, and its report.
     """
     with terminal_session(debug=debug):
-        tracking = _registry_of(stock)
+        stock = spelled(stock)
+        tracking = _registry()
         from tickerforge.tasks.registry.promotion import history
 
         versions = history(tracking, stock)
@@ -74,7 +77,8 @@ def rollback_command(
     The current champion is marked as rolled back and is not promoted again.
     """
     with terminal_session(debug=debug):
-        tracking = _registry_of(stock)
+        stock = spelled(stock)
+        tracking = _registry()
         from tickerforge.tasks.registry.promotion import rollback
 
         done = rollback(tracking, stock, at=datetime.now(UTC), reason=reason)
@@ -86,11 +90,8 @@ def rollback_command(
         )
 
 
-def _registry_of(stock: str) -> "Tracking":
-    """Check the name of the stock, then connect to MLflow."""
-    from tickerforge.features.prices.tickers import validate_ticker
-
-    validate_ticker(stock)
+def _registry() -> "Tracking":
+    """Connect to MLflow."""
     set_environment()
     from tickerforge.tasks.base.paths import Workspace
     from tickerforge.tasks.tracking.client import connect

@@ -9,7 +9,7 @@ from tickerforge.features.pooling import POOL
 from tickerforge.flows.prices.preprocess import preprocess
 from tickerforge.flows.settings.config import PipelineConfig, pool_folder
 from tickerforge.tasks.base.errors import MarketDataError
-from tickerforge.tasks.prices.market_data import pool_tickers
+from tickerforge.tasks.prices.folders import pool_tickers
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.windows.preprocess import store_pool
 

@@ -8,7 +8,8 @@ from tickerforge.features.config import FeatureConfig, FrozenModel, QualityConfi
 from tickerforge.features.errors import FeaturesError
 from tickerforge.features.prices.quality import QualityReport
 from tickerforge.tasks.base.errors import MarketDataError, PublishError
-from tickerforge.tasks.prices.market_data import FolderSource, fetch_with_quality, list_tickers
+from tickerforge.tasks.prices.folders import list_tickers
+from tickerforge.tasks.prices.market_data import FolderSource, fetch_with_quality
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.windows.preprocess import export_published, store_windows
 
@@ -40,7 +41,7 @@ def preprocess(
     """Preprocess stocks one after the other; the faults of one do not affect the others.
 
     Args:
-        root: Folder with one `{STOCK}.csv` per stock.
+        root: Folder of price files, or one file with all tickers.
         stocks: Names of the stocks; none means all of the folder.
         features: Windows, indicators and splits.
         store: Where the artifacts go.
@@ -49,11 +50,11 @@ def preprocess(
         pictures: Folder for a picture of each stock; without it none is drawn.
 
     Raises:
-        MarketDataError: If the folder holds no CSV file at all.
+        MarketDataError: If the folder holds no price file at all.
     """
     names = list(dict.fromkeys(stocks)) or list_tickers(root)
     if not names:
-        raise MarketDataError(f"{root} holds no CSV files: put one STOCK.csv per ticker there")
+        raise MarketDataError(f"{root} holds no price files: put one STOCK.csv per ticker there")
     return [
         _preprocess_one(root, stock, features=features, store=store, quality=quality, output=output, pictures=pictures)
         for stock in names

@@ -7,7 +7,7 @@ from tickerforge.features.pooling import POOL
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import due
-from tickerforge.tasks.prices.market_data import pool_tickers
+from tickerforge.tasks.prices.folders import pool_tickers
 from tickerforge.tasks.prices.price_files import price_file
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING
 
-from tickerforge.features.prices.tickers import validate_ticker
+from tickerforge.features.prices.tickers import prefect_name
 from tickerforge.flows.server.embedded import is_shared
 from tickerforge.tasks.base.retries import is_transient, patiently
 
@@ -32,7 +32,7 @@ MOMENT_SECONDS, REPORT_SECONDS = 2.0, 60.0
 
 def ticker_limit(stock: str) -> str:
     """Return the name of the limit that allows one run per ticker at a time."""
-    return f"tickerforge-ticker-{validate_ticker(stock)}"
+    return f"tickerforge-ticker-{prefect_name(stock)}"
 
 
 @contextmanager

@@ -24,11 +24,12 @@ from tickerforge.features.config import (
     UpdateSource,
 )
 from tickerforge.features.pooling import POOL
+from tickerforge.features.prices.tickers import spelled
 from tickerforge.flows.errors import ConfigError
 from tickerforge.training.config import TINY, TrainingConfig
 
 SHOWN_CHARACTERS = 80
-TICKER_PATTERN = r"^[A-Za-z0-9_^=-][A-Za-z0-9._^=-]{0,31}$"
+TICKER_PATTERN = r"^[A-Za-z0-9_^=&-][A-Za-z0-9._^=&/-]{0,31}$"
 # Settings of the machine, not of the run: a command that repeats the run elsewhere leaves them out.
 _MACHINE_SETTINGS = ("training.model_wheel", "training.launch.isolate", "training.launch.vllm_server")
 
@@ -43,7 +44,7 @@ class PipelineConfig(FrozenModel):
     )
     data: Path | None = Field(
         default=None,
-        description="Folder with one {STOCK}.csv per ticker, in Yahoo's columns. Without it, the run uses the "
+        description="Folder with one price file per ticker, or one file with all tickers. Without it, the run uses the "
         "synthetic market, and `stock` must be its ticker.",
     )
     update: UpdateSource = Field(
@@ -75,9 +76,7 @@ class PipelineConfig(FrozenModel):
     @field_validator("stock")
     @classmethod
     def _stock_can_name_a_file(cls, stock: str) -> str:
-        from tickerforge.features.prices.tickers import validate_ticker
-
-        return validate_ticker(stock)
+        return spelled(stock)
 
 
 def check_source(config: PipelineConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.tasks.prices.market_data import list_tickers
+from tickerforge.tasks.prices.folders import list_tickers
 from tickerforge.tasks.prices.sessions import exchange_date, is_session
 
 logger = logging.getLogger(__name__)

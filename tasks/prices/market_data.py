@@ -11,8 +11,8 @@ from prefect import task
 from pydantic import Field
 
 from tickerforge.features.config import FrozenModel, QualityConfig, SyntheticConfig
-from tickerforge.features.pooling import POOL
-from tickerforge.features.prices.bars import CsvColumns, parse_columns, read_content
+from tickerforge.features.prices.bars import CsvColumns, columns_of, parse_columns, read_content
+from tickerforge.features.prices.dialects import in_words
 from tickerforge.features.prices.history import history_change
 from tickerforge.features.prices.quality import QualityReport
 from tickerforge.features.prices.schemas import Columns, bar_columns
@@ -20,14 +20,13 @@ from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.synthetic import market
 from tickerforge.features.tables import read_table, to_columns, to_table, write_table
 from tickerforge.tasks.base.disk import file_sha256
-from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import BARS_FILE
 from tickerforge.tasks.base.retries import TASK_OPTIONS
+from tickerforge.tasks.prices.folders import csv_path, opened
 from tickerforge.tasks.prices.quality import HISTORY, REPAIR_COUNTS, assess_bars, hold_to_limits, with_history
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
 
-_NAMED_TICKERS = 8
 _MODULES = (
     "tickerforge.features.prices.bars",
     "tickerforge.features.prices.cells",
@@ -45,7 +44,7 @@ _MODULES = (
 
 
 class FolderSource(FrozenModel):
-    """A folder with one `{STOCK}.csv` per ticker, in Yahoo's columns."""
+    """A folder with one price file per ticker, or one file with the rows of many tickers."""
 
     kind: Literal["folder"] = "folder"
     folder: Path
@@ -59,46 +58,6 @@ class SyntheticSource(FrozenModel):
 
 
 MarketSource = Annotated[FolderSource | SyntheticSource, Field(discriminator="kind")]
-
-
-def list_tickers(folder: Path) -> list[str]:
-    """List the tickers that a folder holds a CSV file for, sorted; the log names folders and broken links.
-
-    Raises:
-        MarketDataError: If there is no such folder.
-    """
-    if not folder.is_dir():
-        raise MarketDataError(f"no folder {folder}: --data names a folder with one STOCK.csv per ticker")
-    found = sorted(folder.glob("*.csv"))
-    files = [path for path in found if path.is_file()]
-    if len(files) < len(found):
-        others = ", ".join(path.name for path in found if path not in files)
-        run_logger(__name__).warning("%s: left out, as folders or broken links: %s", folder, others)
-    return [path.stem for path in files]
-
-
-def pool_tickers(folder: Path) -> list[str]:
-    """List the tickers of a folder for the pool.
-
-    Raises:
-        MarketDataError: If the folder is missing, holds a ticker with the pool's own name, or fewer than two tickers.
-    """
-    tickers = list_tickers(folder)
-    if POOL in tickers:
-        raise MarketDataError(_reserved(folder / f"{POOL}.csv"))
-    if len(tickers) < 2:
-        raise MarketDataError(
-            f"--stock {POOL} trains on all tickers of a folder together, and {folder} holds {len(tickers)}: put two or "
-            "more STOCK.csv there, or name the only one with --stock"
-        )
-    return tickers
-
-
-def _reserved(path: Path) -> str:
-    return (
-        f"{path} cannot be used: {POOL} stands for all tickers together and cannot name one. Rename the file, for "
-        f"example to {POOL}-US.csv; its ticker is then {POOL}-US."
-    )
 
 
 @task(name="fetch-bars", task_run_name="fetch-bars {stock}", **TASK_OPTIONS)
@@ -131,29 +90,40 @@ def fetch_with_quality(
             return CsvColumns(bar_columns(market(config)))
 
         return _stored({"synthetic": config}, simulate, ticker=ticker, store=store), None
-    path = csv_path(source.folder, ticker)
-    # What is hashed is what is read, even if the file changes meanwhile.
-    content = read_content(path, ticker=ticker)
     name = f"{ticker}.csv"
-
-    @cache
-    def read() -> CsvColumns:
-        return parse_columns(content, path=path, ticker=ticker)
-
-    inputs = {"csv": sha256(content).hexdigest(), "ticker": ticker}
+    digest, parse = _content(source.folder, ticker)
+    read = cache(parse)
+    inputs = {"csv": digest, "ticker": ticker}
     made = _stored(inputs, read, ticker=ticker, store=store, name=name)
-    if made.meta["without_prices"]:
-        run_logger(__name__).warning(
-            "%s: rows without prices, left out: %s (%s)",
-            ticker,
-            made.meta["without_prices"],
-            made.meta["dates_without_prices"],
-        )
+    _say_repairs(made, ticker=ticker)
     _, report = assess_bars(made, lambda: read().columns, config=quality, store=store)
     report = with_history(report, made)
     store.note(made, name)
     hold_to_limits(report, quality)
     return made, report
+
+
+def _say_repairs(bars: ArtifactRef, *, ticker: str) -> None:
+    """Log once, in words, what was repaired; the rows that hold no prices as a warning."""
+    repairs = json.loads(str(bars.meta[REPAIR_COUNTS]))
+    if others := {name: count for name, count in repairs.items() if name != "rows_without_prices"}:
+        run_logger(__name__).info("%s: read with repairs: %s", ticker, in_words(others))
+    if bars.meta["without_prices"]:
+        run_logger(__name__).warning(
+            "%s: rows without prices, left out: %s (%s)",
+            ticker,
+            bars.meta["without_prices"],
+            bars.meta["dates_without_prices"],
+        )
+
+
+def _content(source: Path, ticker: str) -> tuple[str, Callable[[], CsvColumns]]:
+    """Find a ticker's prices: their hash, and what reads them. What is hashed is read, even if the file changes."""
+    path = csv_path(source, ticker)
+    if source.is_file() and (file := opened(source)).tickers():
+        return file.fingerprint(ticker), lambda: columns_of(file, ticker=ticker)
+    content = read_content(path, ticker=ticker)
+    return sha256(content).hexdigest(), lambda: parse_columns(content, path=path, ticker=ticker)
 
 
 def _stored(
@@ -199,30 +169,3 @@ def _latest(name: str, *, ticker: str, store: Store) -> Columns | None:
 
 def _code() -> str:
     return code_version(*_MODULES, libraries=("pandas", "numpy", "pyarrow"))
-
-
-def csv_path(folder: Path, stock: str) -> Path:
-    """Find the CSV file of one ticker in a folder.
-
-    Raises:
-        TickerNameError: If the name could lead out of the folder.
-        MarketDataError: If the folder or the file is missing; names some tickers that are there. Also for the name of
-            the pool, which is not a ticker.
-    """
-    ticker = validate_ticker(stock)
-    path = folder / f"{ticker}.csv"
-    if ticker == POOL:
-        cure = f"name one of its tickers. {POOL} is for `tickerforge run` and `tickerforge stage`."
-        raise MarketDataError(
-            _reserved(path) if path.is_file() else f"{POOL} stands for all tickers of {folder} together: {cure}"
-        )
-    if path.is_file():
-        return path
-    there = list_tickers(folder)
-    if path.is_symlink() or path.exists():
-        raise MarketDataError(f"no prices for {ticker}: {path} is a folder or a broken link; put a file there")
-    if not there:
-        raise MarketDataError(f"{folder} holds no CSV files: put one STOCK.csv per ticker there")
-    more = f" and {len(there) - _NAMED_TICKERS} more" if len(there) > _NAMED_TICKERS else ""
-    named = ", ".join(there[:_NAMED_TICKERS])
-    raise MarketDataError(f"no prices for {ticker} in {folder}: {ticker}.csv is missing. There are {named}{more}.")

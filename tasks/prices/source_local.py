@@ -1,11 +1,15 @@
-"""Prices that need no download: those of another folder of CSV files, and those of the synthetic market."""
+"""Prices that need no download: those of another folder or file, and those of the synthetic market."""
 
 from pathlib import Path
 
+import pandas as pd
+
 from tickerforge.features.config import SyntheticConfig
-from tickerforge.features.prices.bars import read_csv_with_gaps
+from tickerforge.features.prices.bars import columns_of, read_content, read_csv_with_gaps
+from tickerforge.features.prices.dialects import in_words
+from tickerforge.features.prices.pricefile import PriceFile
 from tickerforge.features.synthetic import market
-from tickerforge.tasks.prices.market_data import csv_path
+from tickerforge.tasks.prices.folders import csv_path, opened
 from tickerforge.tasks.prices.price_files import Filled, keep, without_prices
 
 
@@ -25,6 +29,25 @@ def copy_prices(folder: Path, stock: str, *, source: Path) -> Filled:
     path = csv_path(source, stock)
     bars, gaps, _ = read_csv_with_gaps(path, ticker=stock)
     return keep(folder, stock, bars, content=path.read_bytes(), note=without_prices(len(gaps)))
+
+
+def import_prices(folder: Path, stock: str, *, source: Path) -> Filled:
+    """Write one stock's prices in Yahoo's columns, from a folder or a file in any dialect.
+
+    Args:
+        folder: Where to.
+        stock: Name of the ticker.
+        source: Folder of price files, or one file.
+
+    Raises:
+        FeaturesError: If the prices are faulty, or the file that would be replaced.
+        MarketDataError: If there are none, or they contradict the file that would be replaced.
+        PublishError: If the folder cannot be written.
+    """
+    path = csv_path(source, stock)
+    file = opened(path) if source.is_file() else PriceFile(read_content(path, ticker=stock), name=str(path))
+    columns, _, repairs = columns_of(file, ticker=stock)
+    return keep(folder, stock, pd.DataFrame(columns), note="; ".join(filter(None, (path.name, in_words(repairs)))))
 
 
 def write_synthetic(folder: Path, stock: str, *, config: SyntheticConfig) -> Filled:

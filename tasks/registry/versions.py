@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.pooling import POOL
-from tickerforge.features.prices.tickers import validate_ticker
+from tickerforge.features.prices.tickers import spelled, validate_ticker
 from tickerforge.tasks.base.errors import NotRegistered
 from tickerforge.tasks.tracking.client import Tracking, as_tracking_error, client_of
 
@@ -77,7 +77,7 @@ def parse_spec(spec: str) -> tuple[str, str]:
     ticker, separator, alias = spec.partition("@")
     if separator and not re.fullmatch(r"[A-Za-z0-9_-]+", alias):
         raise NotRegistered(f"{spec!r} names no version: write {ticker}@champion, {ticker}@challenger or {ticker}@3")
-    return validate_ticker(ticker), alias or CHAMPION
+    return spelled(ticker), alias or CHAMPION
 
 
 def model_name(ticker: str) -> str:

@@ -25,7 +25,7 @@ def measured(folder: Path, store: Path, *, scope: str, part: tuple[int, int] = (
     """Preprocess every n-th ticker of a folder; measure CPU seconds without imports, windows and peak bytes."""
     from tickerforge.features.config import FeatureConfig
     from tickerforge.flows.prices.preprocess import preprocess
-    from tickerforge.tasks.prices.market_data import list_tickers
+    from tickerforge.tasks.prices.folders import list_tickers
     from tickerforge.tasks.store.artifacts import Store
 
     names = list_tickers(folder)[part[0] :: part[1]]

@@ -91,7 +91,7 @@ def test_a_wrong_hash_of_the_archive_ends_with_nothing_written(cli: Cli) -> None
 def test_a_folder_is_checked_and_copied_and_its_faulty_file_named(cli: Cli) -> None:
     keep(Path("downloads"), "GOOD", BARS)
     Path("downloads/BAD.csv").write_bytes(as_csv(BARS).replace(b"High", b"Note"))
-    result = cli("csv", "downloads", "--data", "prices")
+    result = cli("import", "downloads", "--data", "prices")
     assert result.exit_code == 2
     assert "downloads/BAD.csv: column High is missing" in result.stderr
     assert [path.name for path in Path("prices").iterdir()] == ["GOOD.csv"]
@@ -109,7 +109,7 @@ def test_the_synthetic_market_becomes_a_file_of_the_settings(cli: Cli) -> None:
         (("yahoo", "--data", "nowhere"), "no folder nowhere"),
         (("yahoo", "--data", ".", "--start", "yesterday"), "write a day as YYYY-MM-DD"),
         (("yahoo", "--data", "."), "name them with --stock"),
-        (("csv", "nowhere", "--data", "prices"), "no folder nowhere"),
+        (("import", "nowhere", "--data", "prices"), "no folder nowhere"),
         (("synthetic", "--data", "prices", "--set", "synthetic.session=5"), "did you mean synthetic.sessions"),
     ],
 )

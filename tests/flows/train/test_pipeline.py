@@ -360,7 +360,7 @@ def test_a_failed_run_leaves_its_log_and_nothing_else(work: Path, prefect_server
         train_ticker(with_overrides(tiny_config(), ["stock=NONE", f"data={work / 'empty'}"]))
     (folder,) = set((work / "results").glob("NONE_*")) - before
     assert [path.name for path in folder.iterdir()] == ["pipeline.log"]
-    assert "holds no CSV files" in (folder / "pipeline.log").read_text()
+    assert "holds no price files" in (folder / "pipeline.log").read_text()
     assert not (work / "models" / "tiny" / "NONE").exists()
 
 

@@ -9,7 +9,8 @@ from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
 from tickerforge.tasks.base.errors import MarketDataError, PublishError
-from tickerforge.tasks.prices.market_data import FolderSource, SyntheticSource, fetch_bars, list_tickers
+from tickerforge.tasks.prices.folders import list_tickers
+from tickerforge.tasks.prices.market_data import FolderSource, SyntheticSource, fetch_bars
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.windows.preprocess import (
     export_published,
@@ -74,7 +75,7 @@ def test_a_missing_ticker_is_refused_with_some_that_are_there(tmp_path: Path) ->
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MarketDataError, match="holds no CSV files"):
+    with pytest.raises(MarketDataError, match="holds no price files"):
         fetch(tmp_path, "AAPL", Store(tmp_path / "store"))
     with pytest.raises(MarketDataError, match="no folder"):
         list_tickers(tmp_path / "nowhere")

@@ -16,7 +16,7 @@ from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
 from tickerforge.tasks.base.errors import MarketDataError, PublishError
 from tickerforge.tasks.prices import source_local, source_stocknet
-from tickerforge.tasks.prices.market_data import list_tickers
+from tickerforge.tasks.prices.folders import list_tickers
 from tickerforge.tasks.prices.price_files import as_csv, keep, stored_bars
 from web_server import Reply, web_server
 

@@ -129,8 +129,8 @@ def test_the_model_takes_a_plain_frame_and_refuses_a_wrong_one(made: Pieces, reg
     model = mlflow.pyfunc.load_model(registered.uri)
     plain = read_bars(made.bars).astype({"volume": "int64"})
     assert len(model.predict(plain)) == FEATURES.horizon
-    with pytest.raises(ValueError, match="DEMO: column Adj Close is missing"):
-        model.predict(plain.drop(columns="adj_close"))
+    with pytest.raises(ValueError, match="DEMO: column High is missing"):
+        model.predict(plain.drop(columns="high"))
     with pytest.raises(ValueError, match="DEMO: 20 sessions are too few"):
         model.predict(plain.tail(20))
     assert list(model.input_example.columns) == ["date", "open", "high", "low", "close", "adj_close", "volume"]
