@@ -29,7 +29,7 @@ _DECORATIONS = (
     re.compile(r"^(?P<ticker>[A-Z0-9.^=&-]+?)_?(?:D1|Daily)(?:_\d+)*$"),
     re.compile(r"^(?P<ticker>[A-Z0-9.^=&-]+)[_ ](?:data|daily|prices|ohlcv?|history|historical)$", re.I),
 )
-_SPELLED = str.maketrans("/: ", "---")
+_PAIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9.]*/[A-Za-z0-9]+", re.ASCII)
 
 
 def validate_ticker(name: str) -> str:
@@ -53,10 +53,9 @@ def spelled(name: str) -> str:
     Raises:
         TickerNameError: As `validate_ticker`.
     """
-    # Only a slash between two letters or digits: a path must not become a name.
-    text = re.sub(r"(?<=[A-Za-z0-9])/(?=[A-Za-z0-9])", "-", name) if isinstance(name, str) else name
-    validate_ticker(text)
-    return text.upper()
+    # Only one slash between two names: a path must not become a name.
+    pair = isinstance(name, str) and _PAIR.fullmatch(name)
+    return validate_ticker(name.replace("/", "-") if pair else name).upper()
 
 
 def prefect_name(ticker: str) -> str:

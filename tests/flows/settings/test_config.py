@@ -51,7 +51,7 @@ def test_set_wins_over_flags_and_flags_over_the_recipe_and_it_over_defaults(tmp_
         ("training.trust_remote_code=true", lambda c: c.training.trust_remote_code, True),
         ("evaluation.max_windows=null", lambda c: c.evaluation.max_windows, None),
         ("stock=BRK-A", lambda c: c.stock, "BRK-A"),
-        ("stock=1e5", lambda c: c.stock, "1e5"),
+        ("stock=1e5", lambda c: c.stock, "1E5"),
         ('training.model="Qwen/Qwen3-0.6B"', lambda c: c.training.model, "Qwen/Qwen3-0.6B"),
         ("data=some/folder", lambda c: c.data, Path("some/folder")),
     ],
