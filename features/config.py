@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+JumpMode = Literal["refuse", "accept", "repair"]
 UpdateSource = Literal["none", "yahoo"]
 AnswerStyle = Literal["list", "numbered"]
 
@@ -69,6 +70,15 @@ class QualityConfig(FrozenModel):
     max_missing: float = Field(default=0.1, ge=0, le=1, description="Most sessions of the exchange without prices.")
     max_extra: float = Field(default=0.1, ge=0, le=1, description="Most prices on days without a session.")
     max_without_prices: float = Field(default=0.1, ge=0, le=1, description="Most rows of a file without any price.")
+    jumps: JumpMode = Field(
+        default="refuse",
+        description="Prices that jump as no market does, for example at an unadjusted split. refuse: they end the run; "
+        "accept: they are real; repair: those by a certain factor are removed, others end the run.",
+    )
+
+    def for_forecast(self) -> Self:
+        """Return the same for a forecast, which old jumps do not touch: it checks its own sessions."""
+        return self.model_copy(update={"jumps": "accept"}) if self.jumps == "refuse" else self
 
 
 class SyntheticConfig(FrozenModel):

@@ -5,6 +5,7 @@ FeaturesError (ValueError)
 ├── TickerNameError            a ticker name that could not name a file safely
 ├── PublishedLayoutError       a CSV of the published layout cannot be read
 ├── QualityError               bars beyond the limits of the quality report
+├── JumpError                  prices with a jump that no market makes
 └── InsufficientHistoryError   too few sessions for one window or one split
 """
 
@@ -27,6 +28,10 @@ class PublishedLayoutError(FeaturesError):
 
 class QualityError(FeaturesError):
     """Bars with more missing, extra or empty sessions than allowed."""
+
+
+class JumpError(FeaturesError):
+    """Prices that jump by a factor that no market makes."""
 
 
 class InsufficientHistoryError(FeaturesError):

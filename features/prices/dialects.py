@@ -134,6 +134,7 @@ REPAIRS: dict[str, str] = {
     "no_volume": "no volumes, read as 0",
     "no_adjusted_close": "no adjusted close: the close serves as both",
     "adjusted_only": "adjusted prices alone, which serve as both",
+    "repaired_jumps": "jumps by a certain factor, removed from the adjusted prices",
 }
 """What is repaired in a price file, in words; every other fault is an error."""
 

@@ -12,6 +12,7 @@ from tickerforge.features.config import FrozenModel, QualityConfig
 from tickerforge.features.errors import QualityError
 from tickerforge.features.prices.dialects import REPAIRS
 from tickerforge.features.prices.history import HistoryChange
+from tickerforge.features.prices.jumps import Jump, check_jumps, find_jumps
 from tickerforge.features.prices.schemas import Columns, bar_columns
 
 USUAL_PRICES = (1e-6, 1e9)
@@ -24,7 +25,6 @@ ODDITIES: dict[str, str] = {
     "extreme_prices": f"rows with a price below {USUAL_PRICES[0]:g} or above {USUAL_PRICES[1]:g}",
     "sessions_without_volume": "rows with a volume of 0",
     "standstill": f"sessions in runs of {LONGEST_STANDSTILL} or more with the same adjusted close",
-    "jumps": "sessions on which the adjusted close halves or doubles, or more",
 }
 """What is kept unchanged and counted, in words."""
 
@@ -43,6 +43,7 @@ class QualityReport(FrozenModel):
         sessions: Sessions of that exchange from `first` to `last`.
         missing: Sessions of the exchange without prices.
         extra: Days with prices on which the exchange had no session.
+        jumps: Moves of the adjusted close that no market makes.
         note: Why the dates, or some of them, were not compared with a calendar.
         history: What has changed in the history since the former bars; empty in the stored report, which depends on
             the bars alone.
@@ -54,6 +55,7 @@ class QualityReport(FrozenModel):
     last: date
     repairs: dict[str, int] = Field(default={})
     oddities: dict[str, int] = Field(default={})
+    jumps: tuple[Jump, ...] = ()
     exchange: str = ""
     sessions: int = 0
     missing: tuple[date, ...] = ()
@@ -71,6 +73,8 @@ class QualityReport(FrozenModel):
             *((name, _count(count), REPAIRS[name]) for name, count in self.repairs.items()),
             *((name, _count(count), ODDITIES[name]) for name, count in self.oddities.items()),
         ]
+        if self.jumps:
+            table.append(("jumps", _count(len(self.jumps)), "; ".join(map(str, self.jumps[:_SHOWN_DATES]))))
         if self.history:
             table.append((f"{self.history.kind}_history", _count(self.history.rows), str(self.history)))
         if self.note and self.exchange:
@@ -116,6 +120,7 @@ def assess(
         last=_day(dates[-1]),
         repairs=dict(repairs),
         oddities={name: count for name, count in _oddities(values).items() if count},
+        jumps=tuple(find_jumps(values)),
         exchange=exchange if sessions is not None else "",
         sessions=expected,
         missing=tuple(map(_day, missing)),
@@ -129,6 +134,7 @@ def check(report: QualityReport, config: QualityConfig) -> None:
 
     Raises:
         QualityError: If a limit is exceeded; names every such limit, the dates, and the setting.
+        JumpError: If the prices jump as no market does, and the configuration does not accept that.
     """
     without = report.repairs.get("rows_without_prices", 0)
     faults = [
@@ -154,6 +160,8 @@ def check(report: QualityReport, config: QualityConfig) -> None:
             f"{report.ticker}: {'; '.join(faults)}. Download the prices again, name the right calendar "
             "(quality.exchange), or raise the limit."
         )
+    if config.jumps != "accept":
+        check_jumps(report.jumps, ticker=report.ticker, where=f"{report.rows:,} sessions")
 
 
 def _count(count: int) -> str:
@@ -173,7 +181,6 @@ def _oddities(bars: Columns) -> dict[str, int]:
         "extreme_prices": int(((smallest < USUAL_PRICES[0]) | (largest > USUAL_PRICES[1])).sum()),
         "sessions_without_volume": int((bars["volume"] == 0).sum()),
         "standstill": int(runs[runs >= LONGEST_STANDSTILL].sum()),
-        "jumps": int((np.abs(np.diff(np.log(adjusted))) > np.log(2)).sum()),
     }
 
 

@@ -45,6 +45,8 @@ def run(
     cuda_devices: options.CudaDevices = None,
     backend: options.BackendName = None,
     test_after: options.TestAfter = None,
+    accept_jumps: options.AcceptJumps = False,
+    repair_jumps: options.RepairJumps = False,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     seed: options.Seed = None,
@@ -119,6 +121,8 @@ def preprocess_command(
         list[str] | None,
         typer.Option("--stock", help="Ticker, repeatable, or all.", show_default="all", metavar="TICKER"),
     ] = None,
+    accept_jumps: options.AcceptJumps = False,
+    repair_jumps: options.RepairJumps = False,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     debug: options.Debug = False,
@@ -187,6 +191,8 @@ def stage(
     results_dir: options.ResultsDir = None,
     rule: options.SelectionRule = None,
     test_after: options.TestAfter = None,
+    accept_jumps: options.AcceptJumps = False,
+    repair_jumps: options.RepairJumps = False,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     seed: options.Seed = None,
@@ -232,6 +238,8 @@ def forecast_command(
     ] = None,
     cuda_devices: options.CudaDevices = None,
     backend: options.BackendName = None,
+    accept_jumps: options.AcceptJumps = False,
+    repair_jumps: options.RepairJumps = False,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     as_json: options.AsJson = False,
@@ -273,6 +281,8 @@ def nightly_command(
     ] = None,
     model: options.Model = None,
     model_wheel: options.ModelWheel = None,
+    accept_jumps: options.AcceptJumps = False,
+    repair_jumps: options.RepairJumps = False,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
     debug: options.Debug = False,
@@ -287,6 +297,7 @@ def nightly_command(
         from tickerforge.flows.settings.config import build_config
 
         flags = {"data": data, "update": update, "training.model": model, "warm_start": "champion"}
+        flags["quality.jumps"] = options.jump_mode(accept=accept_jumps, repair=repair_jumps)
         config = build_config(recipe=recipe, flags=flags, assignments=set_ or ())
         set_environment()
         start_prefect()
@@ -335,6 +346,8 @@ def _config(context: typer.Context) -> "PipelineConfig":
 
     given = context.params
     flags = {key: given[name] for name, key in options.KEYS.items() if name in given}
+    accept, repair = (bool(given.get(f"{mode}_jumps")) for mode in ("accept", "repair"))
+    flags["quality.jumps"] = options.jump_mode(accept=accept, repair=repair)
     return build_config(recipe=given["recipe"], flags=flags, assignments=given["set_"] or ())
 
 

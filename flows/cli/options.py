@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tickerforge.flows.errors import ConfigError
 from tickerforge.training.config import BackendChoice, RejectionRule
 
 Layout = Literal["windows", "published"]
@@ -48,6 +49,12 @@ TestAfter = Annotated[
         show_default="training.model_cutoff of the recipe, if any",
         metavar="YYYY-MM-DD",
     ),
+]
+AcceptJumps = Annotated[
+    bool, typer.Option("--accept-jumps", help="Take prices that jump by a factor of 2 or more as real.")
+]
+RepairJumps = Annotated[
+    bool, typer.Option("--repair-jumps", help="Remove jumps by a certain factor, such as an unadjusted split.")
 ]
 Recipe = Annotated[Path | None, typer.Option(help="Settings from a TOML file.", metavar="FILE.toml")]
 Assignments = Annotated[
@@ -96,3 +103,14 @@ KEYS = {
     "rule": "training.rejection.rule",
     "test_after": "evaluation.test_after",
 }
+
+
+def jump_mode(*, accept: bool, repair: bool) -> str | None:
+    """Return the setting `quality.jumps` that two options ask for, or `None` if they ask for nothing.
+
+    Raises:
+        ConfigError: If both are given.
+    """
+    if accept and repair:
+        raise ConfigError("--accept-jumps and --repair-jumps exclude each other: give one of them")
+    return "accept" if accept else "repair" if repair else None

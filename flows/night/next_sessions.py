@@ -108,7 +108,7 @@ def forecast_stock(
     found = (
         store.here(bars)
         if bars
-        else fetch_bars.fn(market_source(config), config.stock, store=store, quality=config.quality)
+        else fetch_bars.fn(market_source(config), config.stock, store=store, quality=config.quality.for_forecast())
     )
     prices = read_bars(found)
     version = None
@@ -133,6 +133,7 @@ def forecast_stock(
             seed=card.seed,
             exchange=NO_EXCHANGE if config.data is None else config.quality.exchange,
             known=card.known_price,
+            jumps=config.quality.jumps,
             on_progress=report,
         )
     last = prices.iloc[-1]

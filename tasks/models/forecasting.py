@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.core.contracts import Floats
-from tickerforge.features.config import FeatureConfig, FrozenModel
+from tickerforge.features.config import FeatureConfig, FrozenModel, JumpMode
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.prices.sessions import AUTO, next_sessions, provisional
 from tickerforge.training.config import TrainingConfig
@@ -67,13 +67,14 @@ def forecast_next(
     seed: int,
     exchange: str = AUTO,
     known: KnownPrice | None = None,
+    jumps: JumpMode = "refuse",
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
     """Forecast the next `features.horizon` sessions after the last bar; log a warning if the prices are implausible.
 
     Args:
         bars: Columns `date open high low close adj_close volume`, USD; checked by the rules of
-            `features.prices.bars.validate_frame`.
+            `features.prices.bars.frame_bars`.
         ticker: Name in error messages.
         base_model: Hugging Face name or folder.
         adapter: PEFT folder, or `None` for the bare base model.
@@ -82,6 +83,7 @@ def forecast_next(
         seed: Seed of the sampling; the same seed and bars give the same forecast.
         exchange: Calendar of the next sessions, as in `tasks.prices.sessions.next_sessions`.
         known: A price of this stock, with which the bars are compared.
+        jumps: What to do with moves that no market makes; see `features.config.QualityConfig`.
         on_progress: Called with the number of answers drawn.
 
     Returns:
@@ -95,11 +97,21 @@ def forecast_next(
         TrainingError: If the model or the adapter cannot be used.
     """
     from tickerforge.evaluation.core.forecasts import collect_forecasts
-    from tickerforge.features.prices.bars import validate_frame
+    from tickerforge.features.prices.bars import frame_bars
+    from tickerforge.features.prices.dialects import in_words
+    from tickerforge.features.prices.jumps import check_recent
+    from tickerforge.features.prices.schemas import bar_columns
     from tickerforge.features.windows import latest_window
     from tickerforge.training.stages import answer_generator
 
-    checked = validate_frame(bars, source=ticker)
+    read = frame_bars(bars, source=ticker)
+    if read.repairs:
+        run_logger(__name__).info("%s: read with repairs: %s", ticker, in_words(read.repairs))
+    rests_on = max(features.sigma_window, features.context)
+    columns, left = check_recent(bar_columns(read.bars), ticker=ticker, sessions=rests_on, mode=jumps)
+    if left:
+        run_logger(__name__).warning("%s: the adjusted close jumps: %s", ticker, "; ".join(map(str, left)))
+    checked = pd.DataFrame(columns)
     if known is not None and (problem := implausible(checked, known)):
         run_logger(__name__).warning(
             "%s: %s. If these are not prices of %s, pass the right ones; if it was split since, train it again.",

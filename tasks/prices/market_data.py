@@ -14,6 +14,7 @@ from tickerforge.features.config import FrozenModel, QualityConfig, SyntheticCon
 from tickerforge.features.prices.bars import CsvColumns, columns_of, parse_columns, read_content
 from tickerforge.features.prices.dialects import in_words
 from tickerforge.features.prices.history import history_change
+from tickerforge.features.prices.jumps import find_jumps, without_jumps
 from tickerforge.features.prices.quality import QualityReport
 from tickerforge.features.prices.schemas import Columns, bar_columns
 from tickerforge.features.prices.tickers import validate_ticker
@@ -32,6 +33,7 @@ _MODULES = (
     "tickerforge.features.prices.cells",
     "tickerforge.features.prices.csvfile",
     "tickerforge.features.prices.dialects",
+    "tickerforge.features.prices.jumps",
     "tickerforge.features.prices.plaincsv",
     "tickerforge.features.prices.pricefile",
     "tickerforge.features.prices.priceframe",
@@ -92,8 +94,8 @@ def fetch_with_quality(
         return _stored({"synthetic": config}, simulate, ticker=ticker, store=store), None
     name = f"{ticker}.csv"
     digest, parse = _content(source.folder, ticker)
-    read = cache(parse)
-    inputs = {"csv": digest, "ticker": ticker}
+    read = cache(lambda: _repaired(parse()) if quality.jumps == "repair" else parse())
+    inputs = {"csv": digest, "ticker": ticker} | ({"jumps": "repair"} if quality.jumps == "repair" else {})
     made = _stored(inputs, read, ticker=ticker, store=store, name=name)
     _say_repairs(made, ticker=ticker)
     _, report = assess_bars(made, lambda: read().columns, config=quality, store=store)
@@ -101,6 +103,16 @@ def fetch_with_quality(
     store.note(made, name)
     hold_to_limits(report, quality)
     return made, report
+
+
+def _repaired(read: CsvColumns) -> CsvColumns:
+    """Remove the jumps by a certain factor, and count them."""
+    certain = [jump for jump in find_jumps(read.columns) if jump.repair is not None]
+    if not certain:
+        return read
+    return read._replace(
+        columns=without_jumps(read.columns, certain), repairs={**read.repairs, "repaired_jumps": len(certain)}
+    )
 
 
 def _say_repairs(bars: ArtifactRef, *, ticker: str) -> None:

@@ -12,6 +12,7 @@ from tickerforge.features.prices.history import HistoryChange
 from tickerforge.features.prices.quality import QualityReport, assess, check
 from tickerforge.features.prices.schemas import Columns
 from tickerforge.tasks.base.errors import MarketDataError
+from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import QUALITY_FILE
 from tickerforge.tasks.prices.sessions import AUTO, NO_EXCHANGE, exchange_of, recorded, sessions_between
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
@@ -23,6 +24,7 @@ _MODULES = (
     "tickerforge.features.prices.quality",
     "tickerforge.features.prices.bars",
     "tickerforge.features.prices.dialects",
+    "tickerforge.features.prices.jumps",
     "tickerforge.tasks.prices.quality",
     "tickerforge.tasks.prices.sessions",
 )
@@ -66,7 +68,12 @@ def hold_to_limits(report: QualityReport, config: QualityConfig) -> None:
 
     Raises:
         QualityError: If a limit is exceeded.
+        JumpError: If the prices jump, and `config` does not accept that; accepted jumps are logged as a warning.
     """
+    if report.jumps and config.jumps == "accept":
+        run_logger(__name__).warning(
+            "%s: the adjusted close jumps, which is accepted: %s", report.ticker, "; ".join(map(str, report.jumps))
+        )
     if _in_task_run():
         from tickerforge.tasks.base.prefect_artifacts import publish_table
 

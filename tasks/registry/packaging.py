@@ -129,17 +129,20 @@ def name_base_model(adapter: Path, location: str) -> None:
 
 
 def signature() -> Any:
-    """Return the model's signature: the sessions that come out.
+    """Return the model's signature: the sessions that come out, and what to do with jumps in the prices.
 
     MLflow would refuse every frame whose columns are not named exactly as in a signature. So the bars that go in are
     described by the input example, and checked by the rules of `features.prices.bars.validate_frame`.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     bounds = [ColSpec(DataType.double, name) for name in ("median", "lower", "upper")]
     guessed = ColSpec(DataType.boolean, "provisional")
-    return ModelSignature(outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds, guessed]))
+    return ModelSignature(
+        outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds, guessed]),
+        params=ParamSchema([ParamSpec("jumps", DataType.string, "refuse")]),
+    )
 
 
 def requirements(card: AdapterCard) -> list[str]:

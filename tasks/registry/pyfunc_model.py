@@ -62,7 +62,7 @@ class TickerForecaster(PythonModel):
             context: Not used.
             model_input: Bars, oldest first: `date open high low close adj_close volume`, USD, 80 sessions or more; in
                 Yahoo's columns, or with the dates as index, they are accepted too.
-            params: Not used.
+            params: `jumps`: "refuse" (by default), "accept" or "repair" prices that jump as no market does.
 
         Returns:
             `date median lower upper provisional` of the next sessions, USD; the bounds hold the central 80 %. A
@@ -80,6 +80,7 @@ class TickerForecaster(PythonModel):
             training=self.training,
             seed=self.card["seed"],
             known=KnownPrice.model_validate(known) if known else None,
+            jumps=(params or {}).get("jumps", "refuse"),
         )
 
 

@@ -81,6 +81,11 @@ def halted(before: str, line: str) -> str:
     return f"{line[:10]},0,0,0,{close},{close},0"
 
 
+def halved(line: str) -> str:
+    day, *prices, volume = line.split(",")
+    return ",".join([day, *(repr(float(price) / 2) for price in prices), volume])
+
+
 def decimal_commas(line: str) -> str:
     return ";".join(cell.replace(".", ",") for cell in line.split(","))
 
@@ -155,7 +160,8 @@ HOSTILE = [
     Hostile("prices below 1e-9", all_prices(1e-10), ("row 2, column Open", "not a plausible price", "another unit")),
     Hostile("prices beyond all bounds", all_prices(1e300), ("row 2, column Open", "not a plausible price")),
     Hostile("prices that never move", each_row(constant), ("ACME: the prices do not move", "check the data")),
-    Hostile("a price a hundred times too large for a day", with_cell("Adj Close", "10000"), "jumps"),
+    Hostile("a price a hundred times too large for a day", with_cell("Adj Close", "10000"),
+            ("the adjusted close jumps", "2015-03-11: times 101", "back at once", "--accept-jumps")),
     Hostile("no column of volume", lambda lines: text([each.rpartition(",")[0] for each in lines]),
             "no_volume"),
     Hostile("an empty volume", with_cell("Volume", ""), "missing_volumes"),
@@ -179,6 +185,7 @@ HOSTILE = [
             "no_adjusted_close"),
     Hostile("adjusted prices alone",
             lambda lines: text(["Date,adjOpen,adjHigh,adjLow,Note,adjClose,Volume", *lines[1:]]), "adjusted_only"),
+    Hostile("a split", lambda lines: text([*lines[:150], *map(halved, lines[150:])]), ("split of 2 for 1",)),
     Hostile("the last day twice",
             lambda lines: text([*lines[:-1], lines[-1].replace(",", " 10:30,", 1), day_later(lines[-1])]),
             "earlier_rows"),

@@ -150,7 +150,7 @@ def looked_over(ticker: str, *, odd: int) -> QualityReport:
     """A ticker that lacks a session and has some odd rows."""
     first, last, gone = date(2015, 1, 2), date(2016, 12, 30), (date(2015, 5, 5),)
     return QualityReport(
-        ticker=ticker, rows=500, first=first, last=last, oddities={"jumps": odd}, exchange="XNYS", missing=gone
+        ticker=ticker, rows=500, first=first, last=last, oddities={"standstill": odd}, exchange="XNYS", missing=gone
     )
 
 

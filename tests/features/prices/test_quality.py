@@ -51,7 +51,6 @@ def test_sessions_before_the_first_and_after_the_last_bar_are_not_missed(bars: p
         ({"open": lambda bars: bars["low"] * 0.99}, {"prices_outside_range": 1}),
         ({"high": lambda bars: bars["high"] * 1e9}, {"extreme_prices": 1}),
         ({"volume": lambda bars: bars["volume"] * 0}, {"sessions_without_volume": 1}),
-        ({"adj_close": lambda bars: bars["adj_close"] * 3}, {"jumps": 2}),
     ],
 )
 def test_what_is_odd_is_counted_and_kept(bars: pd.DataFrame, change: dict, expected: dict[str, int]) -> None:

@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 
 from hostile import good_lines, text
-from tickerforge.features.config import QualityConfig
-from tickerforge.features.errors import QualityError
-from tickerforge.features.prices.bars import read_csv
+from tickerforge.features.config import JumpMode, QualityConfig
+from tickerforge.features.errors import JumpError, QualityError
+from tickerforge.features.prices.bars import parse_csv, read_csv
 from tickerforge.features.prices.quality import assess, check
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.prices.market_data import FolderSource, fetch_with_quality
 from tickerforge.tasks.prices.sessions import YAHOO_ENDINGS, exchange_of, sessions_between
 from tickerforge.tasks.store.artifacts import Store
+from tickerforge.tasks.windows.preprocess import read_bars
 
 
 def written(folder: Path, lines: list[str], *, ticker: str = "ACME") -> FolderSource:
@@ -109,3 +110,34 @@ def test_real_prices_lie_on_the_sessions_of_new_york_and_within_all_limits(stock
         days = sessions_between(first, last, exchange="XNYS")
         report = assess(bars, ticker=path.stem, repairs={}, exchange="XNYS", sessions=days)
         check(report, QualityConfig(max_missing=0.01, max_extra=0))
+
+
+def test_a_jump_refuses_prices_until_it_is_accepted_or_repaired(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines, store = good_lines(), Store(tmp_path / "store")
+    bars = read_csv_text(lines)
+    unadjusted = [*lines[:150], *(by(line, 0.5) for line in lines[150:])]
+    source, session = written(tmp_path, unadjusted), unadjusted[150][:10]
+
+    def fetched(jumps: JumpMode) -> pd.DataFrame:
+        made, report = fetch_with_quality(source, "ACME", store=store, quality=QualityConfig(jumps=jumps))
+        assert report is not None
+        assert report.repairs == ({"repaired_jumps": 1} if jumps == "repair" else {})
+        return read_bars(made)
+
+    with pytest.raises(JumpError, match=rf"ACME: the adjusted close jumps(.|\n)*{session}: times 0\.\d+, a split of 2"):
+        fetched("refuse")
+    assert fetched("accept")["adj_close"].iloc[0] == bars["adj_close"].iloc[0]
+    assert f"the adjusted close jumps, which is accepted: {session}" in caplog.text
+    np.testing.assert_allclose(fetched("repair")["adj_close"], bars["adj_close"] / 2, rtol=1e-12)
+
+
+def by(line: str, factor: float) -> str:
+    """A row of a price file with all prices multiplied."""
+    day, *prices, volume = line.split(",")
+    return ",".join([day, *(repr(float(price) * factor) for price in prices), volume])
+
+
+def read_csv_text(lines: list[str]) -> pd.DataFrame:
+    return parse_csv(text(lines).encode(), path="x", ticker="ACME").bars
