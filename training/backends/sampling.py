@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from tickerforge.training.backends.grammar import Grammar
+from tickerforge.training.backends.prefix_sharing import SharedDecoder, shares_prefixes
 from tickerforge.training.credit import half_of
 
 # Each answer gets its own row when only this share of the answers is still running, or when a row holds this many
 # tokens of answers: skipping the masked tokens of other answers then costs more than a copy of the prompt.
 STRAGGLERS = 0.25
 CROWDED = 1024
+# Tokens per block when a token is drawn from a vocabulary of more than the square of this.
+BLOCK = 64
 
 
 def shares_prompts(model: Any) -> bool:
@@ -66,7 +70,11 @@ def sample(
     """
     n, longest = uniforms.shape[1:3]
     uniforms = uniforms.flatten(0, 1).to(model.device)
-    batch = _Batch(model, prompts, answers=n, pad=pad)
+    batch: _Batch | SharedDecoder
+    if shares_prompts(model) and shares_prefixes(model):
+        batch = SharedDecoder(model, prompts, answers=n, longest=longest)
+    else:
+        batch = _Batch(model, prompts, answers=n, pad=pad)
     drawn = torch.full((len(uniforms), longest), pad, device=model.device)
     ending = torch.tensor(sorted(end), device=model.device)
     running = torch.ones(len(uniforms), dtype=torch.bool, device=model.device)
@@ -80,13 +88,12 @@ def sample(
             grammar.accept(states, token)
         drawn[which, step] = token
         running = running & ~torch.isin(token, ending)
-        left = int(running.sum())
-        if left == 0 or step + 1 == longest:
+        if step + 1 == longest or not running.any():
             break
-        if left <= STRAGGLERS * len(running) or batch.crowded:
-            batch.keep(running)
-            states = [state for state, kept in zip(states, running.tolist(), strict=False) if kept]
-            which, token, running = which[running], token[running], running[running]
+        kept = batch.shrink(running)
+        if kept is not None:
+            states = [states[place] for place in kept.tolist()] if grammar else []
+            which, token, running = which[kept], token[kept], running[kept]
         batch.advance(token)
     texts = [_cut(row, ending=set(end)) for row in drawn.tolist()]
     return [texts[start : start + n] for start in range(0, len(texts), n)]
@@ -167,9 +174,26 @@ def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, *, temperature: fl
 
 
 def _invert(shares: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    upper = shares.double().cumsum(-1)
+    """Return, per row, the token at which the sum of the shares passes a part of their total; shape (rows,)."""
+    if shares.shape[-1] <= BLOCK**2:
+        return _passed(shares.double().cumsum(-1), uniforms)
+    # First the block of tokens, then the token: a sum over each block is much faster than one after every token.
+    blocks = F.pad(shares, (0, -shares.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    upper = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    block = _passed(upper, uniforms)
+    rows = torch.arange(len(block), device=block.device)
+    inside = blocks[rows, block].double().cumsum(-1)
+    before = F.pad(upper, (1, 0))[rows, block]
+    wanted = (uniforms * upper[:, -1] - before)[:, None]
+    token = torch.searchsorted(inside, wanted, right=True)[:, 0].clamp(max=BLOCK - 1)
+    # Rounding must not choose a token without a share behind the last one that has a share.
+    last = BLOCK - 1 - (blocks[rows, block] > 0).int().flip(-1).argmax(-1)
+    return block * BLOCK + token.minimum(last)
+
+
+def _passed(upper: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     drawn = uniforms[:, None] * upper[:, -1:]
-    return torch.searchsorted(upper, drawn, right=True).clamp(max=shares.shape[-1] - 1)[:, 0]
+    return torch.searchsorted(upper, drawn, right=True).clamp(max=upper.shape[-1] - 1)[:, 0]
 
 
 class _Batch:
@@ -202,11 +226,6 @@ class _Batch:
         else:
             self._mask = seen.bool()[:, None, None].expand(-1, 1, answers, -1)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether rows hold so many tokens of other answers that a row per answer is faster."""
-        return self._width > 1 and self._width * self._steps >= CROWDED
-
     def advance(self, token: torch.Tensor) -> None:
         """Read the next token of each answer; shape (answers,)."""
         if self._width == 1:
@@ -225,9 +244,12 @@ class _Batch:
         self._next = self._next + 1
         self._steps += 1
 
-    def keep(self, chosen: torch.Tensor) -> None:
-        """Continue with some of the answers, each in its own row; `chosen` has shape (answers,)."""
-        which = chosen.nonzero()[:, 0]
+    def shrink(self, running: torch.Tensor) -> torch.Tensor | None:
+        """Continue with the running answers only, each in its own row, if that pays; return which they are."""
+        crowded = self._width > 1 and self._width * self._steps >= CROWDED
+        if int(running.sum()) > STRAGGLERS * len(running) and not crowded:
+            return None
+        which = running.nonzero()[:, 0]
         if self._width == 1:
             self._cache.batch_select_indices(which)
             self._mask = self._mask[which]
@@ -238,6 +260,7 @@ class _Batch:
             self._mask = torch.cat([seen, seen.new_ones(len(which), self._steps)], -1)
         self._width = 1
         self._next = self._next[which]
+        return which
 
     def _own_row(self, states: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
         prompt, answers = states[:, :, : self._length], states[:, :, self._length :]

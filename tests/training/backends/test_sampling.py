@@ -113,6 +113,17 @@ def test_tokens_come_as_often_as_the_nucleus_says(top_p: float) -> None:
     assert chisquare(seen.numpy(), expected.numpy()).pvalue > 0.001
 
 
+def test_a_large_vocabulary_is_searched_in_blocks_and_gives_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(500, 5_003, generator=generator) * 4
+    logits[:, ::3] = -torch.inf
+    uniforms = torch.rand(500, 2, generator=generator).double()
+    uniforms[:3] = torch.tensor([0.0, 1 - 2**-25, 0.5], dtype=torch.float64)[:, None]
+    in_blocks = draw_tokens(logits, uniforms, temperature=1.0, top_p=0.9)
+    monkeypatch.setattr(sampling, "BLOCK", 100)
+    assert torch.equal(in_blocks, draw_tokens(logits, uniforms, temperature=1.0, top_p=0.9))
+
+
 def test_an_answer_does_not_depend_on_what_else_is_asked(
     model: Any, prompts: list[list[int]], tokenizer: Any, layout: str
 ) -> None:
