@@ -13,6 +13,7 @@ from trl.trainer.utils import RepeatSampler, selective_log_softmax_and_entropy
 
 from tickerforge.training.backends.loading import SMALL_MODEL
 from tickerforge.training.backends.memory import MEMORY_CURE, with_smaller_batches
+from tickerforge.training.backends.prefix_sharing import SharedTexts, attending, shares_prefixes
 from tickerforge.training.backends.sampling import in_halves, sample, shares_prompts
 
 MOST_ATTENTION = 4
@@ -107,10 +108,13 @@ class GroupedGRPOTrainer(GRPOTrainer):
             ]
             entropies = [part[1] for part in parts if part[1] is not None]
             return torch.cat([part[0] for part in parts]), torch.cat(entropies) if entropies else None, None
+        bare = self.accelerator.unwrap_model(model)
         packed = None
-        if plain and not self.use_vllm:
+        if plain and not self.use_vllm and shares_prompts(bare):
+            if shares_prefixes(bare):
+                return self._shared_logps(model, input_ids, attention_mask, logits_to_keep, compute_entropy)
             packed = pack(input_ids, attention_mask, answer_length=logits_to_keep, pad=self._tokenizer.pad_token_id)
-        if packed is None or not shares_prompts(self.accelerator.unwrap_model(model)):
+        if packed is None:
             return super()._full_logits_logps(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **options
             )
@@ -120,6 +124,47 @@ class GroupedGRPOTrainer(GRPOTrainer):
             logits, answers, self._entropy_bonus_enabled, temperature=self.temperature, row_mask=seen
         )
         return logps[place], entropies[place] if compute_entropy else None, None
+
+    def _shared_logps(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        answer_length: int,
+        compute_entropy: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """Return what `_full_logits_logps` does; nothing is read twice, and no padding at all."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, (ids, seen) in enumerate(zip(input_ids, attention_mask.bool(), strict=True)):
+            groups.setdefault(tuple(ids[:-answer_length][seen[:-answer_length]].tolist()), []).append(row)
+        lengths = attention_mask[:, -answer_length:].sum(1).tolist()
+        answers = input_ids[:, -answer_length:].tolist()
+        # Nothing follows the last token of an answer, so the model need not read it.
+        read = [[answers[row][: max(lengths[row] - 1, 0)] for row in rows] for rows in groups.values()]
+        texts = SharedTexts(list(groups), read, device=input_ids.device)
+        order = [row for rows in groups.values() for row in rows]
+        # The prompt's last token predicts an answer's first token; each other token is predicted by the one before it.
+        ends = texts.prompt_ends.repeat_interleave(torch.tensor([len(rows) for rows in groups.values()])).tolist()
+        before = [
+            [end, *range(start, start + lengths[row])][: lengths[row]]
+            for end, start, row in zip(ends, texts.answer_starts.tolist(), order, strict=True)
+        ]
+        with attending(self.accelerator.unwrap_model(model), texts):
+            logits = model(
+                input_ids=texts.ids,
+                position_ids=texts.positions,
+                use_cache=False,
+                logits_to_keep=torch.tensor([index for each in before for index in each], device=input_ids.device),
+            ).logits[0]
+        rows = torch.tensor([row for row in order for _ in range(lengths[row])], device=input_ids.device)
+        columns = torch.tensor([token for row in order for token in range(lengths[row])], device=input_ids.device)
+        targets = input_ids[:, -answer_length:][rows, columns]
+        logps, entropies = selective_log_softmax_and_entropy(
+            logits, targets, self._entropy_bonus_enabled, temperature=self.temperature
+        )
+        empty = logps.new_zeros(len(input_ids), answer_length)
+        places = (rows, columns)
+        return empty.index_put(places, logps), empty.index_put(places, entropies) if compute_entropy else None, None
 
 
 def pack(
@@ -179,14 +224,15 @@ def pack(
 
 @contextmanager
 def merged(model: Any) -> Iterator[None]:
-    """Merge the LoRA of a small float32 model into its weights for a while, and restore the exact weights afterwards.
+    """Merge the LoRA of a float32 model into its weights for a while, and restore the exact weights afterwards.
 
-    Unmerging subtracts what merging added, which leaves a rounding error, so the weights are copied and put back. A
-    larger model is not merged, because the copy needs memory. A bfloat16 model is not merged either, because rounding
-    would make the merged policy differ from the policy that is trained.
+    Unmerging subtracts what merging added, which leaves a rounding error, so the weights are copied and put back. On a
+    GPU a large model is not merged, because the copy needs memory. A bfloat16 model is not merged either, because
+    rounding would make the merged policy differ from the policy that is trained.
     """
     adapted = {name: weight for name, weight in model.named_parameters() if name.endswith("base_layer.weight")}
-    if model.num_parameters() >= SMALL_MODEL or any(w.dtype != torch.float32 for w in adapted.values()):
+    scarce = model.device.type != "cpu" and model.num_parameters() >= SMALL_MODEL
+    if scarce or any(w.dtype != torch.float32 for w in adapted.values()):
         yield
         return
     kept = {name: weight.detach().clone() for name, weight in adapted.items()}
