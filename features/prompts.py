@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import pandas as pd
@@ -97,7 +97,15 @@ NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 NUMBERED = re.compile(rf"(?P<label>\d+):\s?(?P<value>{NUMBER.pattern})", re.ASCII)
 """A value with its number, counted from 1."""
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_IN_TAGS = re.compile(
+    r"(?P<before>.*)<think>.*</think>(?P<between>.*)<answer>(?P<body>.*)</answer>(?P<after>.*)", re.DOTALL
+)
+_LIST = re.compile(r"\[(?P<values>[^\[\]<>]*)\]")
+_LABEL = re.compile(r"\d+:", re.ASCII)
 _LARGEST = 1e6
+
+Fault = Literal["tag", "text", "label", "value", "count"]
+"""What keeps a text from being an answer; see `fault_of`."""
 
 
 def answer_pattern(
@@ -206,6 +214,13 @@ def render_answer(
     return f"<think>{think}</think><answer>{written}</answer>"
 
 
+def thoughts_of(text: str) -> str:
+    """Return what a text has between the think tags; empty if it does not have both."""
+    _, _, after = text.partition("<think>")
+    thoughts, closed, _ = after.partition("</think>")
+    return thoughts if closed else ""
+
+
 def parse(text: str, *, horizon: int) -> tuple[float, ...] | None:
     """Read the numbers of an answer in either style; `None` if the text is not exactly an answer.
 
@@ -223,12 +238,47 @@ def parse(text: str, *, horizon: int) -> tuple[float, ...] | None:
     return values if all(math.isfinite(value) and abs(value) <= _LARGEST for value in values) else None
 
 
+def fault_of(text: str, *, horizon: int) -> Fault | None:
+    """Name what keeps a text from being an answer in either style; `None` if `parse` accepts it.
+
+    Returns:
+        The first of these that applies: `tag`, if one of the four tags is missing, repeated or out of order; `text`, if
+        there is more than spaces outside the tags, or around the values; `label`, if the labels of a numbered answer do
+        not count from 1; `value`, if one is not a plain decimal number; `count`, if there are more or fewer values than
+        `horizon`; `value` again, if one is beyond ±1e6.
+    """
+    if parse(text, horizon=horizon) is not None:
+        return None
+    parts = _IN_TAGS.fullmatch(text)
+    if parts is None or any(text.count(tag) != 1 for tag in _TAGS):
+        return "tag"
+    body = parts["body"].strip()
+    listed = _LIST.fullmatch(body)
+    is_numbered = _LABEL.match(body) is not None
+    if any(parts[name].strip() for name in ("before", "between", "after")) or not (listed or is_numbered):
+        return "text"
+    if listed:
+        cells = _list_cells(listed["values"]) if listed["values"].strip() else []
+    else:
+        entries = [entry.partition(":") for entry in _numbered_entries(body)]
+        if [label for label, _, _ in entries] != [str(label) for label in range(1, len(entries) + 1)]:
+            return "label"
+        cells = [cell.strip() for _, _, cell in entries]
+    if not all(NUMBER.fullmatch(cell) for cell in cells):
+        return "value"
+    return "count" if len(cells) != horizon else "value"
+
+
 def _list_cells(text: str) -> list[str]:
     return [cell.strip() for cell in text.split(",")]
 
 
+def _numbered_entries(text: str) -> list[str]:
+    return re.split(r"\s+(?=\d+:)", text)
+
+
 def _numbered_cells(text: str) -> list[str]:
     """Return the values behind the labels; none if a label is missing, wrong or repeated."""
-    found = [NUMBERED.fullmatch(cell) for cell in re.split(r"\s+(?=\d+:)", text)]
+    found = [NUMBERED.fullmatch(entry) for entry in _numbered_entries(text)]
     cells = [match["value"] for label, match in enumerate(found, start=1) if match and match["label"] == str(label)]
     return cells if len(cells) == len(found) else []

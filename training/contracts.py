@@ -9,6 +9,10 @@ from tickerforge.features.prompts import Chat
 
 METRICS_FILE = "metrics.jsonl"
 SFT_DATA_FILE = "sft_data.parquet"
+ANSWERS_FILE = "answers.parquet"
+ANSWER_COLUMNS = ("window_id", "draw", "answer", "fault", "skill")
+"""One row per answer that rejection sampling drew: its text with the thoughts, what makes it invalid (see
+`features.prompts.fault_of`; `None` if nothing), and its skill against persistence (NaN if invalid)."""
 ADAPTER_FOLDER = "adapter"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"

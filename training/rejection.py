@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tickerforge.features.prompts import AnswerFormat, parse, render_answer
+from tickerforge.features.prompts import AnswerFormat, fault_of, parse, render_answer, thoughts_of
 from tickerforge.training.config import RejectionConfig
-from tickerforge.training.contracts import Example
+from tickerforge.training.contracts import ANSWER_COLUMNS, Example
 
 ACCEPTED_COLUMNS = ("window_id", "ticker", "origin", "prompt", "answer", "skill", "rank", "bucket")
 
@@ -99,6 +99,20 @@ def select_answers(
     return first[list(ACCEPTED_COLUMNS)]
 
 
+def answers_frame(examples: Sequence[Example], answers: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """List all answers that were drawn, with the columns `ANSWER_COLUMNS`."""
+    rows = []
+    for example, texts in zip(examples, answers, strict=True):
+        for draw, text in enumerate(texts):
+            values = parse(text, horizon=len(example.target))
+            fault = fault_of(text, horizon=len(example.target))
+            skill = np.nan
+            if values is not None:
+                skill = answer_skill(values, example.target, last_close=example.last_close)
+            rows.append((example.window_id, draw, text, fault, skill))
+    return pd.DataFrame(rows, columns=list(ANSWER_COLUMNS)).astype({"fault": "str"})
+
+
 def _best_of_n(
     examples: Sequence[Example], answers: Sequence[Sequence[str]], *, config: RejectionConfig, written: AnswerFormat
 ) -> pd.DataFrame:
@@ -137,13 +151,14 @@ def _first_valid(
 
 
 def _row(example: Example, text: str, values: Sequence[float], *, written: AnswerFormat) -> dict[str, Any]:
-    think = text.split("<think>", 1)[1].split("</think>", 1)[0]
     return {
         "window_id": example.window_id,
         "ticker": example.ticker,
         "origin": pd.Timestamp(example.origin),
         "prompt": json.dumps(example.prompt, ensure_ascii=False),
-        "answer": render_answer(values, think=think.strip(), decimals=written.decimals, style=written.style),
+        "answer": render_answer(
+            values, think=thoughts_of(text).strip(), decimals=written.decimals, style=written.style
+        ),
     }
 
 

@@ -9,14 +9,14 @@ model units (10 = one daily standard deviation σ), persistence's expected squar
 over a horizon of H sessions is 50·(H + 1), which is 550 for H = 10.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tickerforge.features.prompts import parse
+from tickerforge.features.prompts import Fault, fault_of, parse
 from tickerforge.features.units import UNITS_PER_SIGMA
 from tickerforge.training.config import RewardConfig
 
@@ -235,11 +235,21 @@ class FormatReward:
 
     horizon: int
 
-    def __call__(self, *, completions: Sequence[Completion], **_: Any) -> list[float]:
-        """Score each completion by whether `parse` accepts it."""
-        return [
-            float(parse(completion_text(completion), horizon=self.horizon) is not None) for completion in completions
-        ]
+    def __call__(
+        self, *, completions: Sequence[Completion], log_metric: Callable[[str, float], None] | None = None, **_: Any
+    ) -> list[float]:
+        """Score each completion by whether `parse` accepts it; TRL logs the share of each fault with `log_metric`."""
+        texts = [completion_text(completion) for completion in completions]
+        if log_metric is not None:
+            for name, share in fault_shares(texts, horizon=self.horizon).items():
+                log_metric(name, share)
+        return [float(parse(text, horizon=self.horizon) is not None) for text in texts]
+
+
+def fault_shares(texts: Sequence[str], *, horizon: int) -> dict[str, float]:
+    """Return the share of the answers with each fault, as `fault_tag` and others; the rest of them is valid."""
+    faults = [fault_of(text, horizon=horizon) for text in texts]
+    return {f"fault_{fault}": faults.count(fault) / max(len(faults), 1) for fault in get_args(Fault)}
 
 
 def reward_terms(config: RewardConfig, *, horizon: int, unit: float) -> tuple[list[RewardTerm], list[float]]:

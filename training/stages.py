@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,19 @@ from tickerforge.features.stages import GRPO_1ST, AdapterStage
 from tickerforge.training.backends import Backend, sampler_for, select
 from tickerforge.training.backends.base import SamplingJob, TrainingJob
 from tickerforge.training.config import TrainingConfig
-from tickerforge.training.contracts import METRICS_FILE, SFT_DATA_FILE, Example, OnProgress, Progress, StageResult
+from tickerforge.training.contracts import (
+    ANSWERS_FILE,
+    METRICS_FILE,
+    SFT_DATA_FILE,
+    Example,
+    OnProgress,
+    Progress,
+    StageResult,
+)
 from tickerforge.training.errors import NoAcceptedAnswers, TrainingError
 from tickerforge.training.launch import launch_training
-from tickerforge.training.rejection import select_answers, spread_evenly, true_answers
+from tickerforge.training.rejection import answers_frame, select_answers, spread_evenly, true_answers
+from tickerforge.training.rewards import FormatReward, fault_shares
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +111,8 @@ def run_rejection(
 ) -> StageResult:
     """Draw N answers per train window and keep those that the configured rule accepts, as `sft_data.parquet`.
 
+    All answers are in `answers.parquet`, and what they are like in `metrics.jsonl`, a line per chunk of windows.
+
     Each chunk of windows is saved as soon as it is drawn, so that a killed run resumes at the next chunk. Arguments and
     errors as in `run_grpo`; `written` is the format of the accepted answers.
 
@@ -116,6 +128,7 @@ def run_rejection(
     else:
         answers = _draw_answers(
             chosen,
+            out_dir=out_dir,
             chunks=chunks,
             base_model=base_model,
             adapter=adapter,
@@ -123,6 +136,8 @@ def run_rejection(
             seed=seed,
             on_progress=on_progress,
         )
+    with atomic_path(out_dir / ANSWERS_FILE) as partial:
+        answers_frame(chosen, answers).to_parquet(partial, index=False)
     accepted = select_answers(chosen, answers, config=rejection, written=written)
     if accepted.empty:
         required, cure = "valid", ""
@@ -150,6 +165,7 @@ def run_rejection(
 def _draw_answers(
     chosen: Sequence[Example],
     *,
+    out_dir: Path,
     chunks: Path,
     base_model: str,
     adapter: Path | None,
@@ -157,14 +173,19 @@ def _draw_answers(
     seed: int,
     on_progress: OnProgress | None,
 ) -> list[list[str]]:
-    """Draw N answers to each window, chunk by chunk; read the chunks that an earlier run has saved."""
+    """Draw N answers to each window, chunk by chunk; read the chunks that an earlier run has saved.
+
+    `metrics.jsonl` gets a line for each chunk.
+    """
     sampler = sampler_for(_backend(config), config=config)
     answers: list[list[str]] = []
+    rows: list[dict[str, str | float]] = []
     for start in range(0, len(chosen), CHUNK_WINDOWS):
         path = chunks / f"{start:08d}.json"
         part = chosen[start : start + CHUNK_WINDOWS]
-        drawn = _read_chunk(path, windows=len(part))
-        if drawn is None:
+        chunk = _read_chunk(path, windows=len(part))
+        if chunk is None:
+            lengths = _Lengths()
             job = SamplingJob(
                 base_model,
                 adapter,
@@ -173,13 +194,45 @@ def _draw_answers(
                 horizon=len(part[0].target),
                 seed=seed + start,
                 stage="rejection",
+                on_drawn=lengths.add,
             )
             drawn = sampler.generate([example.prompt for example in part], job=job)
-            write_atomically(path, json.dumps(drawn))
-        answers += drawn
+            texts = [text for each in drawn for text in each]
+            valid = FormatReward(horizon=job.horizon)(completions=texts)
+            metrics = {
+                "valid_rate": float(np.mean(valid)),
+                **fault_shares(texts, horizon=job.horizon),
+                **lengths.metrics(),
+            }
+            chunk = {"answers": drawn, "metrics": metrics}
+            write_atomically(path, json.dumps(chunk))
+        answers += chunk["answers"]
+        rows.append({"stage": "rejection", "step": len(answers), "total": len(chosen), **chunk["metrics"]})
+        write_atomically(out_dir / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         if on_progress is not None:
-            on_progress(Progress("rejection", len(answers), len(chosen)))
+            on_progress(Progress("rejection", len(answers), len(chosen), chunk["metrics"]))
     return answers
+
+
+class _Lengths:
+    """The lengths of the answers of one chunk in tokens, and how many of them were cut off."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._cut_off = 0
+
+    def add(self, tokens: Sequence[int], cut_off: int) -> None:
+        """Add some answers; the callback `SamplingJob.on_drawn`."""
+        self._tokens += tokens
+        self._cut_off += cut_off
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures, named as in the GRPO stages."""
+        return {
+            "answer_tokens": float(np.mean(self._tokens)),
+            "longest_answer_tokens": float(max(self._tokens)),
+            "cut_off_answers": self._cut_off / len(self._tokens),
+        }
 
 
 def answer_generator(
@@ -220,10 +273,10 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def _read_chunk(path: Path, *, windows: int) -> list[list[str]] | None:
-    """Read the answers of a saved chunk; `None` if there is none, or if it is incomplete."""
+def _read_chunk(path: Path, *, windows: int) -> dict[str, Any] | None:
+    """Read the answers of a saved chunk and their metrics; `None` if there is none, or if it is incomplete."""
     try:
-        drawn: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
+        chunk: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return drawn if len(drawn) == windows else None
+    return chunk if len(chunk["answers"]) == windows else None

@@ -9,7 +9,7 @@ import pandas as pd
 from tickerforge.evaluation.core.contracts import FORECAST_COLUMNS, Floats
 from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.features.config import FeatureConfig
-from tickerforge.features.prompts import Chat, parse, render_all
+from tickerforge.features.prompts import Chat, parse, render_all, thoughts_of
 from tickerforge.features.units import CLIP, to_prices
 
 Generate = Callable[[list[Chat], int], Sequence[Sequence[str]]]
@@ -32,7 +32,8 @@ def collect_forecasts(
         n_samples: Answers per window.
 
     Returns:
-        Forecasts frame, one row per window; `median` (horizon,) and `samples` (n_valid, horizon) in USD.
+        Forecasts frame, one row per window; `median` (horizon,) and `samples` (n_valid, horizon) in USD. The last
+        column, `thoughts`, has the text between the think tags of each sample, (n_valid,).
 
     Raises:
         ForecastsError: `generate` returned another number of prompts or of texts.
@@ -44,18 +45,22 @@ def collect_forecasts(
     read = [_read(record, answers, config=config) for record, answers in zip(records, texts, strict=True)]
     frame = windows[[column for column in ("ticker", "origin", "split") if column in windows]].assign(
         model=model,
-        median=pd.Series([median.tolist() for median, _ in read], index=windows.index, dtype=object),
-        samples=pd.Series([valid.tolist() for _, valid in read], index=windows.index, dtype=object),
+        median=pd.Series([median.tolist() for median, _, _ in read], index=windows.index, dtype=object),
+        samples=pd.Series([valid.tolist() for _, valid, _ in read], index=windows.index, dtype=object),
         n_samples=n_samples,
-        n_valid=[len(valid) for _, valid in read],
+        n_valid=[len(valid) for _, valid, _ in read],
+        thoughts=pd.Series([thoughts for _, _, thoughts in read], index=windows.index, dtype=object),
     )
-    return frame[[column for column in FORECAST_COLUMNS if column in frame]].reset_index(drop=True)
+    columns = [column for column in (*FORECAST_COLUMNS, "thoughts") if column in frame]
+    return frame[columns].reset_index(drop=True)
 
 
-def _read(record: Mapping[str, Any], answers: Sequence[str], *, config: FeatureConfig) -> tuple[Floats, Floats]:
-    """Return median (h,) and valid samples (m, h) of one window, in USD."""
-    parsed = [values for text in answers if (values := parse(text, horizon=config.horizon)) is not None]
-    written = np.array(parsed, dtype=float).reshape(-1, config.horizon)
+def _read(
+    record: Mapping[str, Any], answers: Sequence[str], *, config: FeatureConfig
+) -> tuple[Floats, Floats, list[str]]:
+    """Return median (h,) and valid samples (m, h) of one window, in USD, and the thoughts of these samples (m,)."""
+    valid = [(values, text) for text in answers if (values := parse(text, horizon=config.horizon)) is not None]
+    written = np.array([values for values, _ in valid], dtype=float).reshape(-1, config.horizon)
     origin_price = float(record["history"][-1])
 
     def prices(values: Floats) -> Floats:
@@ -63,7 +68,9 @@ def _read(record: Mapping[str, Any], answers: Sequence[str], *, config: FeatureC
             return np.asarray(record["train_mean"] + values * record["train_std"])
         return to_prices(np.clip(values, -CLIP, CLIP), origin_price=origin_price, sigma=record["sigma"])
 
-    written = written[(prices(written) > 0).all(axis=1)]
+    possible = (prices(written) > 0).all(axis=1)
+    written = written[possible]
+    thoughts = [thoughts_of(text) for (_, text), kept in zip(valid, possible, strict=True) if kept]
     if not len(written):
-        return np.full(config.horizon, origin_price), np.empty((0, config.horizon))
-    return prices(np.median(written, axis=0)), prices(written)
+        return np.full(config.horizon, origin_price), np.empty((0, config.horizon)), []
+    return prices(np.median(written, axis=0)), prices(written), thoughts

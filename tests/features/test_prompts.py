@@ -16,10 +16,12 @@ from tickerforge.features.prompts import (
     SYSTEM_PROMPT,
     answer_format,
     answer_pattern,
+    fault_of,
     format_asked,
     parse,
     render,
     render_answer,
+    thoughts_of,
 )
 from tickerforge.features.synthetic import market
 from tickerforge.features.units import to_model_units
@@ -199,6 +201,40 @@ def test_answers_are_read_through_harmless_spacing(text: str) -> None:
 )
 def test_anything_else_is_no_answer(text: str) -> None:
     assert parse(text, horizon=3) is None
+    assert fault_of(text, horizon=3) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("<think>up</think><answer>[1, 2, 3]</answer>", None),
+        ("", "tag"),
+        ("<think></think><answer>[1, 2, 3]", "tag"),
+        ("<answer>[1, 2, 3]</answer><think></think>", "tag"),
+        ("<think></think><answer>[1, 2, 3]</answer></answer>", "tag"),
+        ("Sure: <think></think><answer>[1, 2, 3]</answer>", "text"),
+        ("<think></think><answer>[1, 2, 3]</answer> and so on", "text"),
+        ("<think></think><answer>about [1, 2, 3]</answer>", "text"),
+        ("<think></think><answer>[1, 2]</answer>", "count"),
+        ("<think></think><answer>[]</answer>", "count"),
+        ("<think></think><answer>[1, 2, three]</answer>", "value"),
+        ("<think></think><answer>[1, 2, 1e5, 4]</answer>", "value"),
+        ("<think></think><answer>[1, 2, 1000001]</answer>", "value"),
+        ("<think></think><answer>1:1 2:2 3:3</answer>", None),
+        ("<think></think><answer>1:1 3:2 4:3</answer>", "label"),
+        ("<think></think><answer>1:1 2:2 2:3</answer>", "label"),
+        ("<think></think><answer>1:1 2:2</answer>", "count"),
+        ("<think></think><answer>1:1 2:2 3:up</answer>", "value"),
+        ("<think></think><answer>1 2 3</answer>", "text"),
+    ],
+)
+def test_a_text_that_is_no_answer_has_one_named_fault(text: str, fault: str | None) -> None:
+    assert fault_of(text, horizon=3) == fault
+
+
+def test_thoughts_are_what_stands_between_their_tags() -> None:
+    assert thoughts_of(render_answer([1], think="it falls")) == "it falls"
+    assert thoughts_of("<think>cut off") == thoughts_of("no tags") == ""
 
 
 @given(st.text(max_size=200))

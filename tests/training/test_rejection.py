@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tickerforge.features.prompts import parse, render_answer
 from tickerforge.training.config import RejectionConfig
 from tickerforge.training.contracts import Example
-from tickerforge.training.rejection import answer_skill, select_answers, spread_evenly, true_answers
+from tickerforge.training.rejection import answer_skill, answers_frame, select_answers, spread_evenly, true_answers
 
 HORIZON = 10
 RULES = ("best_of_n", "published", "none")
@@ -43,6 +43,16 @@ def test_the_best_answer_of_a_window_is_kept() -> None:
     accepted = select_answers([example(0, target)], [texts], config=RejectionConfig(buckets=1))
     assert [parse(text, horizon=HORIZON) for text in accepted["answer"]] == [tuple(good)]
     assert accepted["skill"].item() == pytest.approx(answer_skill(good, target))
+
+
+def test_every_answer_is_listed_with_its_thoughts_its_fault_or_its_skill() -> None:
+    target = [1.0] * HORIZON
+    texts = [render_answer(target, think="it rises"), render_answer([1] * 9), "rubbish"]
+    listed = answers_frame([example(0, target), example(1, target)], [texts, texts[:1]])
+    assert listed["draw"].tolist() == [0, 1, 2, 0]
+    assert listed["answer"].tolist() == [*texts, texts[0]]
+    assert listed["fault"].fillna("").tolist() == ["", "count", "tag", ""]
+    assert listed["skill"].fillna(-9.0).tolist() == [1.0, -9.0, -9.0, 1.0]
 
 
 def test_no_window_is_left_out_for_what_happened_in_it() -> None:

@@ -23,7 +23,7 @@ from tickerforge.features.windows import build_windows
 from tickerforge.training.backends import gpu_name, select, why_not
 from tickerforge.training.backends.base import OneKept
 from tickerforge.training.config import TinyConfig, TrainingConfig
-from tickerforge.training.contracts import Example, Progress
+from tickerforge.training.contracts import ANSWER_COLUMNS, Example, Progress
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError, NoAcceptedAnswers
 from tickerforge.training.examples import build_examples
 from tickerforge.training.models import check_model
@@ -47,6 +47,11 @@ def undisturbed(examples: list[Example], base: str, tmp_path_factory: pytest.Tem
     return grpo(examples, base, tmp_path_factory.mktemp("undisturbed") / "grpo")
 
 
+def shares(row: dict[str, float]) -> float:
+    """Return the share of valid answers plus those of all faults."""
+    return row["valid_rate"] + sum(value for name, value in row.items() if name.startswith("fault_"))
+
+
 def steps_of(folder: Path) -> list[int]:
     return [row["step"] for row in metrics(folder)]
 
@@ -55,6 +60,10 @@ def test_grpo_leaves_an_adapter_and_a_line_of_metrics_a_step_and_no_checkpoints(
     assert {path.name for path in (undisturbed / "adapter").iterdir()} >= {"adapter_config.json"}
     assert steps_of(undisturbed) == [1, 2, 3, 4, 5, 6]
     assert {"reward", "valid_rate", "accuracy", "financial", "loss", "seconds"} <= set(metrics(undisturbed)[0])
+    answers = {"answer_tokens", "longest_answer_tokens", "cut_off_answers", "entropy", "ratio_clipped"}
+    assert answers <= set(metrics(undisturbed)[0])
+    for row in metrics(undisturbed):
+        assert shares(row) == pytest.approx(1)
     assert not list(undisturbed.glob("checkpoint-*"))
     assert not [path for path in undisturbed.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
 
@@ -194,7 +203,7 @@ def test_sampling_that_was_killed_goes_on_from_its_whole_chunks_to_the_same_byte
                 raise Interrupted
 
         run_rejection(examples, base_model=base, adapter=None, config=CONFIG, out_dir=out, seed=1, on_progress=report)
-        return (out / "sft_data.parquet").read_bytes()
+        return b"".join((out / name).read_bytes() for name in ("sft_data.parquet", "answers.parquet", "metrics.jsonl"))
 
     with pytest.raises(Interrupted):
         sample(tmp_path / "killed", stop=8)
@@ -213,6 +222,25 @@ def test_sampling_that_was_killed_goes_on_from_its_whole_chunks_to_the_same_byte
     assert chunk.with_name("00000000.json").stat().st_mtime_ns == stamp
     assert sample(tmp_path / "killed") == sample(tmp_path / "undisturbed")
     assert not chunk.parent.exists()
+
+
+def test_sampling_keeps_every_answer_with_its_fault_and_says_what_the_answers_are_like(
+    examples: list[Example], base: str, tmp_path: Path
+) -> None:
+    run_rejection(examples, base_model=base, adapter=None, config=CONFIG, out_dir=tmp_path, seed=1)
+    answers = pd.read_parquet(tmp_path / "answers.parquet")
+    assert tuple(answers.columns) == ANSWER_COLUMNS
+    windows = CONFIG.rejection.max_windows
+    assert len(answers) == windows * CONFIG.rejection.answers
+    valid = answers["answer"].map(lambda text: parse(text, horizon=FEATURES.horizon)).notna()
+    assert (answers["fault"].isna() == valid).all()
+    assert (answers["skill"].notna() == valid).all()
+    (row,) = metrics(tmp_path)
+    assert row["step"] == row["total"] == windows
+    assert row["valid_rate"] == pytest.approx(valid.mean())
+    assert shares(row) == pytest.approx(1)
+    assert 0 < row["answer_tokens"] <= row["longest_answer_tokens"] <= CONFIG.sampling.max_tokens
+    assert 0 <= row["cut_off_answers"] <= 1
 
 
 def test_sampling_and_fine_tuning_resume_to_the_same_result(

@@ -65,6 +65,7 @@ class SamplingJob:
         seed: Seed of the answers, together with each prompt.
         stage: Name that progress and errors show.
         on_progress: Receives the number of prompts answered so far.
+        on_drawn: Receives the lengths of answers in tokens, and how many of them `config.sampling.max_tokens` cut off.
     """
 
     base_model: str
@@ -75,6 +76,7 @@ class SamplingJob:
     seed: int
     stage: str = "sampling"
     on_progress: OnProgress | None = None
+    on_drawn: Callable[[Sequence[int], int], None] | None = None
 
 
 class OneKept(Generic[Arguments, Made]):

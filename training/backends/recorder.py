@@ -5,13 +5,14 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tickerforge.features.atomic import write_atomically
+from tickerforge.features.prompts import Fault
 from tickerforge.training.backends.checkpoints import (
     checkpoint_of,
     complete_checkpoints,
@@ -32,9 +33,16 @@ _METRICS = {
     "rewards/AccuracyReward/mean": "accuracy",
     "rewards/FinancialReward/mean": "financial",
     "frac_reward_zero_std": "zero_variance_groups",
+    **{name: name for name in (f"fault_{fault}" for fault in get_args(Fault))},
     "completions/mean_length": "answer_tokens",
+    "completions/max_length": "longest_answer_tokens",
+    "completions/clipped_ratio": "cut_off_answers",
     "entropy": "entropy",
     "kl": "kl",
+    # Between the weights that drew an answer and those that learn from it: the share of tokens that the loss clips.
+    "clip_ratio/region_mean": "ratio_clipped",
+    # Between vLLM and the trainer; only if vLLM draws the answers.
+    **{f"sampling/importance_sampling_ratio/{which}": f"importance_ratio_{which}" for which in ("min", "mean", "max")},
     "mean_token_accuracy": "token_accuracy",
 }
 # Messages of torch when it draws from probabilities that are NaN or infinite: on a CPU, on a GPU.

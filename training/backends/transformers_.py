@@ -96,6 +96,9 @@ class TransformersBackend:
                 for index, group in zip(part, drawn, strict=True):
                     answers[index] = tokenizer.batch_decode(group, skip_special_tokens=True)
                 done += len(part)
+                if job.on_drawn is not None:
+                    drawn_ids = [ids for group in drawn for ids in group]
+                    job.on_drawn([len(ids) for ids in drawn_ids], sum(ids[-1] not in end for ids in drawn_ids))
                 if job.on_progress is not None:
                     job.on_progress(Progress(job.stage, done, len(texts)))
 

@@ -113,6 +113,11 @@ class VLLMSampler:
                 lora_request=request,
             )
             answers += [[answer.text for answer in output.outputs] for output in outputs]
+            if job.on_drawn is not None:
+                drawn = [answer for output in outputs for answer in output.outputs]
+                job.on_drawn(
+                    [len(answer.token_ids) for answer in drawn], sum(a.finish_reason == "length" for a in drawn)
+                )
             if job.on_progress is not None:
                 job.on_progress(Progress(job.stage, len(answers), len(prompts)))
         return answers

@@ -50,11 +50,12 @@ def test_every_window_is_asked_with_its_own_prompt_and_answered_in_order(frames:
 
     def generate(prompts: list[Chat], n: int) -> list[list[str]]:
         asked.extend(prompts)
-        return [[render_answer([place] * 10)] * n for place in range(len(prompts))]
+        return [[render_answer([place] * 10, think=f"it is {place}")] * n for place in range(len(prompts))]
 
     forecasts = collect_forecasts(windows, generate, model="sft", config=FEATURES, n_samples=3)
     assert asked == [render(record, config=FEATURES) for record in windows.to_dict("records")]
-    assert tuple(forecasts.columns) == FORECAST_COLUMNS
+    assert tuple(forecasts.columns) == (*FORECAST_COLUMNS, "thoughts")
+    assert forecasts["thoughts"].tolist() == [[f"it is {place}"] * 3 for place in range(5)]
     for place, (row, window) in enumerate(zip(forecasts.itertuples(), windows.itertuples(), strict=True)):
         np.testing.assert_allclose(row.median, window.history[-1] * np.exp(place * window.sigma / 10))
         assert np.shape(row.samples) == (3, 10)
