@@ -137,7 +137,7 @@ def run_rejection(
             on_progress=on_progress,
         )
     with atomic_path(out_dir / ANSWERS_FILE) as partial:
-        answers_frame(chosen, answers).to_parquet(partial, index=False)
+        answers_frame(chosen, answers).to_parquet(partial, index=False, compression="zstd")
     accepted = select_answers(chosen, answers, config=rejection, written=written)
     if accepted.empty:
         required, cure = "valid", ""

@@ -17,6 +17,7 @@ from tickerforge.training.config import MADE_HERE
 from tickerforge.training.contracts import ADAPTER_CONFIG_FILE as ADAPTER_CONFIG_FILE
 from tickerforge.training.contracts import ADAPTER_FOLDER as ADAPTER_FOLDER
 from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE as ADAPTER_WEIGHTS_FILE
+from tickerforge.training.contracts import ANSWERS_FILE as ANSWERS_FILE
 from tickerforge.training.contracts import METRICS_FILE as METRICS_FILE
 from tickerforge.training.contracts import SFT_DATA_FILE as SFT_DATA_FILE
 

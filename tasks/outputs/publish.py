@@ -7,6 +7,7 @@ import pandas as pd
 from tickerforge.tasks.base.disk import copy_tree, link_or_copy, replace_folder
 from tickerforge.tasks.base.paths import (
     ADAPTER_FOLDER,
+    ANSWERS_FILE,
     CARD_FILE,
     MANIFEST_FILE,
     MODEL_CARD_FILE,
@@ -38,6 +39,8 @@ def publish_stage(artifact: ArtifactRef, run_folder: RunFolder) -> Path:
 def publish_sft_data(artifact: ArtifactRef, run_folder: RunFolder, *, stock: str) -> Path:
     """Write the accepted answers into the run's folder, as Parquet and as `{STOCK}_sft_training_data.csv`.
 
+    The large file of all answers is linked.
+
     Returns:
         The CSV file.
 
@@ -47,7 +50,9 @@ def publish_sft_data(artifact: ArtifactRef, run_folder: RunFolder, *, stock: str
     name = f"{stock}_sft_training_data.csv"
 
     def fill(fresh: Path) -> None:
-        copy_tree(artifact.path, fresh)
+        copy_tree(artifact.path, fresh, leave_out=frozenset({ANSWERS_FILE}))
+        if (answers := artifact.path / ANSWERS_FILE).is_file():
+            link_or_copy(answers, fresh / ANSWERS_FILE)
         pd.read_parquet(fresh / SFT_DATA_FILE).to_csv(fresh / name, index=False)
 
     return replace_folder(run_folder.stage(artifact.stage), fill, marker=MANIFEST_FILE) / name

@@ -180,6 +180,7 @@ def test_results_and_adapters_are_published_in_their_folders(
     run, models = RunFolder(tmp_path / "run"), ModelFolder(tmp_path / "models" / "tiny" / "DEMO")
     publish_stage(made.grpo_1st, run)
     csv = publish_sft_data(made.sft_data, run, stock="DEMO")
+    assert csv.with_name("answers.parquet").samefile(made.sft_data.path / "answers.parquet")
     publish_comparison_folder(with_bars, run)
     folder = publish_adapter(made.sft, models, card=made.card())
     assert {path.name for path in run.stage("grpo_1st").iterdir()} == {"metrics.jsonl", "manifest.json"}
