@@ -68,7 +68,7 @@ def _read(
             return np.asarray(record["train_mean"] + values * record["train_std"])
         return to_prices(np.clip(values, -CLIP, CLIP), origin_price=origin_price, sigma=record["sigma"])
 
-    possible = (prices(written) > 0).all(axis=1)
+    possible = np.all(prices(written) > 0, axis=1)
     written = written[possible]
     thoughts = [thoughts_of(text) for (_, text), kept in zip(valid, possible, strict=True) if kept]
     if not len(written):
