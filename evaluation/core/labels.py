@@ -14,6 +14,7 @@ from tickerforge.evaluation.core.contracts import (
     RANDOM_WALK_HAR,
     WINDOW_MEAN,
 )
+from tickerforge.features.price_text import price_decimals
 from tickerforge.features.stages import ADAPTER_STAGES, GRPO_1ST, GRPO_2ND, SFT
 
 MODEL_LABELS: dict[str, str] = {
@@ -34,7 +35,7 @@ MODEL_DEFINITIONS: dict[str, str] = {
     RANDOM_WALK: "the percentiles of the moves of the train windows, scaled by σ and the root of the distance",
     RANDOM_WALK_HAR: "the same, scaled by the volatility that a regression on the ranges of the last 1, 5 and 22 "
     "sessions and on σ expects (HAR)",
-    DRIFT: "the last close plus the mean daily change over the train rows, in USD, with the spread of the random walk",
+    DRIFT: "the last close plus the mean daily change over the train rows, with the spread of the random walk",
     BASE: "the language model before any training here",
     POOLED: "the adapter that was trained on all tickers together, from which training started here",
     GRPO_1ST.name: "its adapter after the first reinforcement stage",
@@ -46,14 +47,17 @@ MODEL_DEFINITIONS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """The format of a metric; `best` is the better direction, or empty if no row is marked."""
+    """The format of a metric; `best` is the better direction, or empty if no row is marked.
+
+    Without `decimals`, the size of the figure decides, as for a price.
+    """
 
     label: str
     unit: str
     best: Literal["low", "high", ""]
     definition: str
     percent: bool = False
-    decimals: int = 4
+    decimals: int | None = 4
     signed: bool = False
 
     @property
@@ -65,10 +69,11 @@ class Metric:
         """Write the figure as text; an en dash for a missing one."""
         if value is None or value != value:
             return "–"
-        if self.label.split()[0] == "p" and value < 10**-self.decimals:
-            return f"< {10**-self.decimals:g}"
+        decimals = price_decimals(value) if self.decimals is None else self.decimals
+        if self.label.split()[0] == "p" and value < 10**-decimals:
+            return f"< {10**-decimals:g}"
         sign = "+" if self.signed else ""
-        text = f"{100 * value if self.percent else value:{sign},.{self.decimals}f}"
+        text = f"{100 * value if self.percent else value:{sign},.{decimals}f}"
         text = text.lstrip("+-") if float(text.replace(",", "")) == 0 else text
         return text.replace("-", "−") + (" %" if self.percent else "")
 
@@ -110,8 +115,8 @@ METRICS: dict[str, Metric] = {
     "skill_published": Metric(
         "Skill", "z", "high", "published protocol: 1 − MSE / persistence's MSE.", percent=True, decimals=1, signed=True
     ),
-    "rmse_usd": Metric("RMSE", "USD", "low", "root mean squared error in dollars of Adj Close.", decimals=2),
-    "mae_usd": Metric("MAE", "USD", "low", "mean absolute error in dollars of Adj Close.", decimals=2),
+    "rmse_usd": Metric("RMSE", "price", "low", "root mean squared error of Adj Close, in its currency.", decimals=None),
+    "mae_usd": Metric("MAE", "price", "low", "mean absolute error of Adj Close, in its currency.", decimals=None),
     "directional_accuracy": Metric(
         "Direction",
         "",

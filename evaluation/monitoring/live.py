@@ -1,5 +1,6 @@
 """Live scores: issued forecasts against the prices that have followed, with the measure of the comparison."""
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -24,7 +25,7 @@ class LiveWindow(FrozenModel):
     """One issued forecast whose target prices are all known.
 
     `position` is the session number of the origin; `loss` and `persistence` are mean squared errors over the path in
-    daily variances; `coverage` is the share of the prices inside the band.
+    daily variances; `coverage` is the share of the prices inside the band, missing without a band.
     """
 
     origin: date
@@ -32,7 +33,7 @@ class LiveWindow(FrozenModel):
     position: int
     loss: float
     persistence: float
-    coverage: float
+    coverage: float | None
 
 
 class LiveStep(FrozenModel):
@@ -42,7 +43,7 @@ class LiveStep(FrozenModel):
     forecasts: int
     scaled_mse: float
     persistence: float
-    coverage: float
+    coverage: float | None
 
 
 class LiveScores(FrozenModel):
@@ -96,8 +97,8 @@ def score_live(issued: pd.DataFrame, closes: pd.Series, *, ticker: str) -> LiveS
         issued: One row per forecast, columns `ISSUED_COLUMNS`: `ticker`; `version` of the model; `origin` (date);
             `issued_at` (instant); `late` (issued when the first price was known); `origin_close` (USD, as known then);
             `sigma` (daily log-return standard deviation at the origin); `interval` (nominal coverage); `target_dates`,
-            `median`, `lower`, `upper` (each of shape `(horizon,)`; USD); `provisional_dates`, those target dates that
-            were a guess. No rows if nothing has been issued yet.
+            `median`, `lower`, `upper` (each of shape `(horizon,)`; USD; no bounds without a
+            band); `provisional_dates`, those target dates that were a guess. No rows if nothing has been issued yet.
         closes: Adjusted closes (USD) up to now, indexed by session, ascending.
         ticker: The one ticker of all rows.
 
@@ -132,7 +133,7 @@ def score_live(issued: pd.DataFrame, closes: pd.Series, *, ticker: str) -> LiveS
                     position=position,
                     loss=loss,
                     persistence=reference,
-                    coverage=inside,
+                    coverage=inside if np.isfinite(inside) else None,
                 )
             )
     counts: dict[str, Any] = {
@@ -171,7 +172,8 @@ def _checked(issued: pd.DataFrame, *, ticker: str) -> pd.DataFrame:
         paths = [np.asarray(row[name], float) for name in ("median", "lower", "upper")]
         if any(path.shape != (len(row["target_dates"]),) for path in paths):
             raise ForecastsError(f"{where} does not have one median, lower and upper value for each target date")
-        values = np.concatenate([*paths, [row["origin_close"], row["sigma"]]])
+        bounds = np.concatenate(paths[1:])
+        values = np.concatenate([paths[0], bounds[~np.isnan(bounds)], [row["origin_close"], row["sigma"]]])
         if not (np.isfinite(values) & (values > 0)).all():
             raise ForecastsError(f"{where} has a price or a volatility that is not positive and finite")
     return issued
@@ -188,7 +190,10 @@ def _missing(issued: pd.DataFrame, sessions: Dates) -> tuple[date, ...]:
 
 
 def _errors(row: dict, moves: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return errors of forecast and persistence, and whether the band held, each (m,), for m moves ``p / p_origin``."""
+    """Return errors of forecast and persistence, and whether the band held, each (m,), for m moves ``p / p_origin``.
+
+    Without a band, the last is NaN.
+    """
     median, lower, upper = (
         np.asarray(row[name], float)[: len(moves)] / row["origin_close"] for name in ("median", "lower", "upper")
     )
@@ -196,7 +201,7 @@ def _errors(row: dict, moves: Floats) -> tuple[Floats, Floats, Floats]:
     own, reference = (
         scaled_errors(moves[None], forecast[None], sigma=sigma)[0] for forecast in (median, np.ones_like(moves))
     )
-    return own, reference, ((lower <= moves) & (moves <= upper)).astype(float)
+    return own, reference, np.where(np.isnan(lower), np.nan, (lower <= moves) & (moves <= upper))
 
 
 def _figures(windows: list[LiveWindow], *, horizon: int) -> dict:
@@ -210,7 +215,7 @@ def _figures(windows: list[LiveWindow], *, horizon: int) -> dict:
         "scaled_mse": float(loss.mean()),
         "persistence": float(reference.mean()),
         "skill": skill(float(loss.mean()), float(reference.mean())) if reference.any() else None,
-        "coverage": float(np.mean([window.coverage for window in windows])),
+        "coverage": _mean_known([window.coverage for window in windows]),
         "independent": len(independent_rows(positions, horizon=horizon)),
         "p_value": test.p_value,
         "note": test.note,
@@ -222,13 +227,19 @@ def _steps(arrived: list[tuple[Floats, Floats, Floats]], *, horizon: int) -> tup
     for ahead in range(horizon):
         values = [[part[ahead] for part in step] for step in arrived if len(step[0]) > ahead]
         if values:
-            own, reference, inside = (float(mean) for mean in np.mean(values, axis=0))
+            own, reference, _ = (float(mean) for mean in np.mean(values, axis=0))
+            inside = _mean_known([each[2] for each in values])
             steps.append(
                 LiveStep(
                     horizon=ahead + 1, forecasts=len(values), scaled_mse=own, persistence=reference, coverage=inside
                 )
             )
     return tuple(steps)
+
+
+def _mean_known(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None and np.isfinite(share)]
+    return float(np.mean(known)) if known else None
 
 
 def _text(
@@ -245,8 +256,11 @@ def _text(
     else:
         side = f"{percent(abs(gain))} {'below' if gain > 0 else 'above'} persistence's" if gain else "persistence's own"
     chance = figures["note"] or p_text(figures["p_value"])
+    inside = ""
+    if figures["coverage"] is not None:
+        share, band = (percent(value, decimals=0) for value in (figures["coverage"], interval))
+        inside = f", and {share} of the prices were inside the {band} band"
     return (
         f"{scored} issued forecasts of {ticker} are complete ({figures['independent']} independent{rest}): their "
-        f"squared error is {side} ({chance}), and {percent(figures['coverage'], decimals=0)} of the "
-        f"prices were inside the {percent(interval, decimals=0)} band{gap}."
+        f"squared error is {side} ({chance}){inside}{gap}."
     )

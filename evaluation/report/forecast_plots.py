@@ -58,7 +58,7 @@ def forecast_panels(windows: pd.DataFrame, truth: Truth, answers: Answers, *, in
             axes,
             title=f"{f'{ticker}, ' if several else ''}{pd.Timestamp(origin):%-d %b %Y}",
             x_label="sessions after the origin" if place + columns >= len(rows) else "",
-            y_label="USD" if place % columns == 0 else "",
+            y_label="adjusted close" if place % columns == 0 else "",
         )
         axes.set_xticks(np.arange(-(len(history) // 5) * 5, truth.horizon + 1, 5))
         axes.tick_params(labelbottom=place + columns >= len(rows))
@@ -89,7 +89,7 @@ def forecast_panels(windows: pd.DataFrame, truth: Truth, answers: Answers, *, in
     split = "test" if truth.split == AFTER else truth.split
     head(
         figure,
-        f"{truth.ticker}: {len(rows)} {split} windows, forecast and actual prices (USD)",
+        f"{truth.ticker}: {len(rows)} {split} windows, forecast and actual prices",
         handles=handles,
     )
     return figure
@@ -118,7 +118,7 @@ def price_series(windows: pd.DataFrame, truth: Truth, answers: Answers, *, inter
         (whole, "All sessions; the gaps keep the targets of one split out of the next"),
         (zoom, f"{truth.split.capitalize()} split, one forecast every {truth.horizon} sessions or more"),
     ):
-        dress(axes, y_label="Adj Close, USD", title=title)
+        dress(axes, y_label="Adj Close", title=title)
         date_axis(axes)
     handles: dict[str, Any] = {}
     for split, color in SPLIT_COLORS.items():
@@ -140,7 +140,7 @@ def price_series(windows: pd.DataFrame, truth: Truth, answers: Answers, *, inter
     for axes in (whole, zoom):
         price_axis(axes)
     handles |= {f"{model_label(answers.model)}: median": line, f"{100 * interval:.0f} % band": cloud}
-    head(figure, f"{truth.ticker}: the series and its forecasts (adjusted close, USD)", handles=handles)
+    head(figure, f"{truth.ticker}: the series and its forecasts (adjusted close)", handles=handles)
     return figure
 
 

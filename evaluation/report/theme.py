@@ -107,9 +107,11 @@ def faded(color: str, *, share: float = 0.45) -> tuple[float, float, float]:
 
 
 def price_axis(axes: "Axes") -> None:
-    """Separate thousands if prices have five digits or more."""
+    """Write plain prices: thousands separated, and neither an offset nor powers of ten for the small ones."""
     if axes.get_ylim()[1] >= 10_000:
         axes.yaxis.set_major_formatter("{x:,.0f}")
+    else:
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
 
 
 def date_axis(axes: "Axes") -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -156,6 +157,9 @@ def preprocess_command(
         )
         show(screen.preprocessed(results))
         show(screen.paths((each.stock, each.picture) for each in results if each.picture is not None))
+        if stale := [result.stale for result in results if result.stale]:
+            more = f" So it is with {len(stale) - 1:,} more stocks." if len(stale) > 1 else ""
+            complain(f"{stale[0]}{more}", label="warning: ")
         failed = [result for result in results if result.error]
         for result in failed:
             complain(result.error)
@@ -242,6 +246,15 @@ def forecast_command(
     repair_jumps: options.RepairJumps = False,
     recipe: options.Recipe = None,
     set_: options.Assignments = None,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            metavar="DATE",
+            help="Forecast from the last session up to this day, without any later price, such as 2026-10-30.",
+            show_default="the last session with prices",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -265,7 +278,8 @@ def forecast_command(
         from tickerforge.flows.cli import screen
         from tickerforge.flows.night.next_sessions import CHAMPION, forecast_stock
 
-        result = forecast_stock(config, adapter=adapter, alias=alias or CHAMPION)
+        day = as_of.date() if as_of is not None else None
+        result = forecast_stock(config, adapter=adapter, alias=alias or CHAMPION, as_of=day)
         if as_json:
             typer.echo(result.model_dump_json(indent=2))
         else:

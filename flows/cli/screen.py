@@ -1,6 +1,7 @@
 """The tables and sentences that commands print."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from tickerforge.evaluation.core.contracts import PERSISTENCE
 from tickerforge.evaluation.core.labels import METRICS, model_label
+from tickerforge.features.price_text import price_text
 
 if TYPE_CHECKING:
     from tickerforge.evaluation.bench.standings import Standing, Standings
@@ -181,18 +183,20 @@ def _from(folder: Path, path: Path) -> Path:
 def forecast_table(result: "Forecast") -> RenderableType:
     """Show a forecast as a table of prices."""
     band = f"{result.interval:.0%} band"
-    known = f"after {result.origin}, closed at {result.last_close:,.2f} (adjusted)"
+    written = partial(price_text, like=result.last_close)
+    known = f"after {result.origin}, closed at {written(result.last_close, currency=result.currency)} (adjusted)"
     table = Table(title=f"{result.ticker}: {known}; {result.adapter}", title_justify="left")
     table.add_column("Session")
     table.add_column("Median", justify="right")
     table.add_column(f"{band}, low", justify="right")
     table.add_column(f"{band}, high", justify="right")
     for session in result.sessions:
-        prices = (f"{price:,.2f}" for price in (session.median, session.lower, session.upper))
-        table.add_row(session.day, *prices)
-    if not any(session.provisional for session in result.sessions):
-        return table
-    return Group(table, Text(_PROVISIONAL))
+        bounds = ("no band" if price is None else written(price) for price in (session.lower, session.upper))
+        table.add_row(session.day, written(session.median), *bounds)
+    notes = list(result.warnings)
+    if any(session.provisional for session in result.sessions):
+        notes.append(_PROVISIONAL)
+    return Group(table, *(Text(note[0].upper() + note[1:]) for note in notes))
 
 
 def preprocessed(results: Sequence["Preprocessed"]) -> RenderableType:

@@ -62,11 +62,17 @@ def forecast(
             logger.exception("no prices of %s", stock)
             failed.append(StockForecast(stock=stock, note=in_words(error), failed=True))
     made = forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange)
-    found = (*failed, *(each.model_copy(update={"warning": warnings.get(each.stock, "")}) for each in made))
+    found = (*failed, *(each.model_copy(update={"warning": _watch(each, warnings.get(each.stock))}) for each in made))
     publish_table("forecasts", [forecast_row(each) for each in found], description="Forecasts of the next sessions.")
     if names := [each.stock for each in found if each.failed]:
         raise NightFailed(f"no forecast of {', '.join(names)}: see their rows in the table `forecasts`")
     return found
+
+
+def _watch(found: StockForecast, warning: str | None) -> str:
+    """Join what to know about one stock's forecast."""
+    own = found.forecast.warnings if found.forecast is not None else ()
+    return " ".join(filter(None, (warning, *(f"{text[0].upper()}{text[1:]}" for text in own))))
 
 
 def forecast_and_issue(

@@ -1,12 +1,15 @@
 """The next sessions of one stock, from its latest prices and a trained adapter."""
 
 import logging
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+
+import pandas as pd
 
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.pooling import POOL
 from tickerforge.features.windows import latest_window
+from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.server.outcome import in_words
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import market_source, training_here
@@ -15,9 +18,10 @@ from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.progress import progress_reporter
 from tickerforge.tasks.models.adapters import adapter_folder, read_card
 from tickerforge.tasks.models.base_models import base_model_for
-from tickerforge.tasks.models.forecasting import INTERVAL, forecast_next
+from tickerforge.tasks.models.forecasting import INTERVAL, LEAST_FOR_BAND, forecast_next, too_few_valid
+from tickerforge.tasks.prices.freshness import stale_end
 from tickerforge.tasks.prices.market_data import fetch_bars
-from tickerforge.tasks.prices.sessions import NO_EXCHANGE
+from tickerforge.tasks.prices.sessions import ALWAYS, NO_EXCHANGE, calendar_of, close_of
 from tickerforge.tasks.registry.registration import CHALLENGER, CHAMPION, fetch_registered
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
@@ -30,12 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 class Session(FrozenModel):
-    """The forecast of one session: median and bounds of the band, USD; the date of a provisional one is a guess."""
+    """The forecast of one session: median and bounds of the band, if there is one; a provisional date is a guess."""
 
     date: date
     median: float
-    lower: float
-    upper: float
+    lower: float | None
+    upper: float | None
     provisional: bool = False
 
     @property
@@ -47,8 +51,10 @@ class Session(FrozenModel):
 class Forecast(FrozenModel):
     """The coming sessions of one stock.
 
-    `origin` is the last session known, `last_close` its adjusted close in USD, `sigma` the daily standard deviation of
+    `origin` is the last session known, `last_close` its adjusted close, `sigma` the daily standard deviation of
     its log returns, `interval` the share of outcomes the band should hold, `version` that of a registered adapter.
+    `valid` of the `answers` were valid; too few make no band. `currency` is that of the prices, if their source names
+    it. `as_of` is the day that the user named; `warnings` say what to know before using the forecast.
     """
 
     ticker: str
@@ -58,7 +64,12 @@ class Forecast(FrozenModel):
     version: int | None
     sigma: float
     interval: float
+    answers: int
+    valid: int
     sessions: tuple[Session, ...]
+    currency: str = ""
+    as_of: date | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class StockForecast(FrozenModel):
@@ -88,7 +99,12 @@ def forecast_registered(config: PipelineConfig, *, bars: ArtifactRef) -> StockFo
 
 
 def forecast_stock(
-    config: PipelineConfig, *, adapter: Path | None, alias: str = CHAMPION, bars: ArtifactRef | None = None
+    config: PipelineConfig,
+    *,
+    adapter: Path | None,
+    alias: str = CHAMPION,
+    bars: ArtifactRef | None = None,
+    as_of: date | None = None,
 ) -> Forecast:
     """Forecast the next sessions of a stock.
 
@@ -97,8 +113,10 @@ def forecast_stock(
         adapter: Folder of an adapter; the registered one by default.
         alias: Alias or version number of the registered adapter.
         bars: Artifact of the stock's prices, from this machine or another; by default the prices are read again.
+        as_of: Prices after this day are not used; by default all are.
 
     Raises:
+        ConfigError: If there are no prices up to `as_of`, or it lies in the future.
         AdapterError: If the folder is not an adapter or belongs to another stock.
         NotRegistered: If nothing is registered under the alias; lists what is.
         FeaturesError: If the prices are faulty or too few.
@@ -110,7 +128,8 @@ def forecast_stock(
         if bars
         else fetch_bars.fn(market_source(config), config.stock, store=store, quality=config.quality.for_forecast())
     )
-    prices = read_bars(found)
+    prices = _prices_until(as_of, read_bars(found), ticker=config.stock)
+    exchange = NO_EXCHANGE if config.data is None else config.quality.exchange
     version = None
     if folder is None:
         workspace = Workspace.current()
@@ -131,11 +150,21 @@ def forecast_stock(
             features=card.features,
             training=training,
             seed=card.seed,
-            exchange=NO_EXCHANGE if config.data is None else config.quality.exchange,
+            exchange=exchange,
             known=card.known_price,
             jumps=config.quality.jumps,
             on_progress=report,
         )
+    warnings = (
+        [] if config.data is None else [_stale_end(prices["date"], as_of, ticker=config.stock, exchange=exchange)]
+    )
+    if card.trained_until is not None and card.trained_until > prices["date"].iloc[-1].date():
+        warnings.append(
+            f"the adapter was trained on prices up to {card.trained_until}, so it knows what followed: this forecast "
+            "is no evidence of its skill."
+        )
+    answers, valid = (int(table[name].iloc[0]) for name in ("answers", "valid"))
+    warnings.append(too_few_valid(valid, answers))
     last = prices.iloc[-1]
     return Forecast(
         ticker=config.stock,
@@ -145,5 +174,44 @@ def forecast_stock(
         version=version,
         sigma=float(latest_window(prices, ticker=config.stock, config=card.features)["sigma"].iloc[0]),
         interval=INTERVAL,
-        sessions=tuple(Session.model_validate(row | {"date": row["date"].date()}) for row in table.to_dict("records")),
+        as_of=as_of,
+        warnings=tuple(filter(None, warnings)),
+        answers=answers,
+        valid=valid,
+        currency=str(found.meta.get("currency", "")),
+        sessions=_sessions(table, band=valid >= LEAST_FOR_BAND),
     )
+
+
+def _sessions(table: pd.DataFrame, *, band: bool) -> tuple[Session, ...]:
+    return tuple(
+        Session(
+            date=row["date"].date(),
+            median=row["median"],
+            lower=row["lower"] if band else None,
+            upper=row["upper"] if band else None,
+            provisional=row["provisional"],
+        )
+        for row in table.to_dict("records")
+    )
+
+
+def _prices_until(as_of: date | None, prices: pd.DataFrame, *, ticker: str) -> pd.DataFrame:
+    if as_of is None:
+        return prices
+    known = prices[prices["date"] <= pd.Timestamp(as_of)]
+    if known.empty:
+        first = prices["date"].iloc[0].date()
+        raise ConfigError(f"--as-of {as_of}: the prices of {ticker} begin on {first}; name a later day")
+    if as_of > datetime.now(UTC).date() + timedelta(days=1):
+        raise ConfigError(f"--as-of {as_of} lies in the future: name a past day")
+    return known
+
+
+def _stale_end(dates: pd.Series, as_of: date | None, *, ticker: str, exchange: str) -> str:
+    """Say what is wrong with the end of the prices now, or after the close of a past day."""
+    calendar, last = calendar_of(ticker, dates, exchange=exchange), dates.iloc[-1].date()
+    if as_of is None:
+        return stale_end(last, datetime.now(UTC), ticker=ticker, calendar=calendar)
+    evening = min(close_of(as_of, exchange=calendar or ALWAYS), datetime.now(UTC))
+    return stale_end(last, evening, ticker=ticker, calendar=calendar, today=f"{as_of}")

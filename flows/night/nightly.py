@@ -25,6 +25,7 @@ from tickerforge.flows.train.champions import current_champion, warm_start
 from tickerforge.flows.train.pipeline import PipelineResult, PreparedTicker, train
 from tickerforge.flows.train.steps import Steps
 from tickerforge.tasks.base.prefect_artifacts import publish_table
+from tickerforge.tasks.models.forecasting import too_few_valid
 from tickerforge.tasks.outputs.live import live_error_drift, score_issued
 from tickerforge.tasks.prices.sessions import calendar_of, stale_by
 from tickerforge.tasks.registry.registration import CHAMPION
@@ -248,6 +249,8 @@ def ticker_night(
             logger.exception("%s cannot be watched", stock)
             failure = failure or in_words(error)
     made = forecast.forecast if forecast else None
+    if made is not None and (problem := too_few_valid(made.valid, made.answers)):
+        warnings.append(f"Forecast: {problem}.")
     return TickerNight(
         stock=stock,
         verdict=result.verdict.headline if result else "",

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tickerforge.features.config import FeatureConfig, FrozenModel, QualityConfig
@@ -9,6 +10,7 @@ from tickerforge.features.errors import FeaturesError
 from tickerforge.features.prices.quality import QualityReport
 from tickerforge.tasks.base.errors import MarketDataError, PublishError
 from tickerforge.tasks.prices.folders import list_tickers
+from tickerforge.tasks.prices.freshness import LONG_AGO, stale_end
 from tickerforge.tasks.prices.market_data import FolderSource, fetch_with_quality
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.windows.preprocess import export_published, store_windows
@@ -17,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Preprocessed(FrozenModel):
-    """One stock's bars and windows, or why there are none."""
+    """One stock's bars and windows, or why there are none; `stale` says if its prices end where they should not."""
 
     stock: str
     bars: ArtifactRef | None = None
@@ -25,6 +27,7 @@ class Preprocessed(FrozenModel):
     quality: QualityReport | None = None
     published: tuple[Path, ...] = ()
     picture: Path | None = None
+    stale: str = ""
     error: str = ""
 
 
@@ -82,8 +85,18 @@ def _preprocess_one(
         logger.info("%s: %s", shown, error, extra={"terminal": False})
         return Preprocessed(stock=shown, error=str(error))
     return Preprocessed(
-        stock=stock, bars=bars, windows=windows, quality=report, published=tuple(written), picture=picture
+        stock=stock,
+        bars=bars,
+        windows=windows,
+        quality=report,
+        published=tuple(written),
+        picture=picture,
+        stale=_stale(report, stock) if report is not None else "",
     )
+
+
+def _stale(report: QualityReport, stock: str) -> str:
+    return stale_end(report.last, datetime.now(UTC), ticker=stock, calendar=report.exchange or None, tolerance=LONG_AGO)
 
 
 def _drawn(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from tickerforge.flows.settings.config import PipelineConfig, check_source, eval
 from tickerforge.tasks.base.environment import git_revision
 from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef, adapter_identity, read_card
 from tickerforge.tasks.outputs.evaluate import compare_models
+from tickerforge.tasks.prices.freshness import LONG_AGO, stale_end
 from tickerforge.tasks.prices.market_data import FolderSource, MarketSource, SyntheticSource, fetch_bars
+from tickerforge.tasks.prices.sessions import calendar_of
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
-from tickerforge.tasks.windows.preprocess import store_windows, train_end
+from tickerforge.tasks.windows.preprocess import read_bars, store_windows, train_end
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
@@ -68,7 +71,15 @@ class Steps:
         if self.config.stock == POOL:
             return pooled_data(self.config, store=self.store)
         bars = self.bars()
+        if self.config.data is not None and (problem := self._stale_end(bars)):
+            logger.warning("%s", problem)
         return RunData(bars=bars, windows=self.windows(bars))
+
+    def _stale_end(self, bars: ArtifactRef) -> str:
+        """Say if the prices end long ago, in the future, or with a session that has not closed."""
+        stock, dates = self.config.stock, read_bars(bars)["date"]
+        calendar = calendar_of(stock, dates, exchange=self.config.quality.exchange)
+        return stale_end(dates.iloc[-1].date(), datetime.now(UTC), ticker=stock, calendar=calendar, tolerance=LONG_AGO)
 
     def bars(self) -> ArtifactRef:
         """Return the validated bars of the stock."""

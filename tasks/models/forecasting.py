@@ -1,6 +1,6 @@
 """The forecast of the next sessions: latest bars in, median and band of prices out."""
 
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +8,16 @@ import pandas as pd
 
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.features.config import FeatureConfig, FrozenModel, JumpMode
+from tickerforge.features.price_text import price_text
 from tickerforge.tasks.base.logs import run_logger
-from tickerforge.tasks.prices.sessions import AUTO, next_sessions, provisional
+from tickerforge.tasks.prices.freshness import stale_end
+from tickerforge.tasks.prices.sessions import AUTO, calendar_of, next_sessions, provisional
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import OnProgress
 
 INTERVAL = 0.8
+# With fewer answers, even their whole range covers less than the band should.
+LEAST_FOR_BAND = round(2 / (1 - INTERVAL)) - 1
 VOLATILITY_SESSIONS = 250
 # Dividends change adjusted closes afterwards; a wider difference is more than six standard deviations of all the moves.
 ADJUSTMENT, STANDARD_DEVIATIONS = 0.25, 6.0
@@ -49,9 +53,9 @@ def implausible(bars: pd.DataFrame, known: KnownPrice) -> str:
         sessions = abs(int(days[row])) * SESSIONS_PER_DAY
         if moved > ADJUSTMENT + STANDARD_DEVIATIONS * known.volatility * np.sqrt(sessions):
             return (
-                f"the adjusted close {close:g} on {bars['date'].iloc[row]:%Y-%m-%d} is {close / known.close:.3g} times "
-                f"that of {known.session}, {known.close:g}, when the model was registered, and the stock usually moves "
-                f"by {known.volatility:.1%} a day"
+                f"the adjusted close {price_text(close)} on {bars['date'].iloc[row]:%Y-%m-%d} is "
+                f"{close / known.close:.3g} times that of {known.session}, {price_text(known.close)}, when the "
+                f"model was registered, and the stock usually moves by {known.volatility:.1%} a day"
             )
     return ""
 
@@ -69,8 +73,9 @@ def forecast_next(
     known: KnownPrice | None = None,
     jumps: JumpMode = "refuse",
     on_progress: OnProgress | None = None,
+    now: datetime | None = None,
 ) -> pd.DataFrame:
-    """Forecast the next `features.horizon` sessions after the last bar; log a warning if the prices are implausible.
+    """Forecast the next `features.horizon` sessions after the last bar; warn of implausible or old prices in the log.
 
     Args:
         bars: Columns `date open high low close adj_close volume`, USD; checked by the rules of
@@ -85,11 +90,14 @@ def forecast_next(
         known: A price of this stock, with which the bars are compared.
         jumps: What to do with moves that no market makes; see `features.config.QualityConfig`.
         on_progress: Called with the number of answers drawn.
+        now: The current time, with a time zone, to warn if the bars do not end with the last closed session; without
+            it, that is not checked.
 
     Returns:
         `horizon` rows: `date` (datetime64[s]), `median`, `lower`, `upper` (USD; bounds of the central 80 %),
-        `provisional` (the date is a guess, as in `tasks.prices.sessions.provisional`). If no answer was valid, all
-        three prices are the last close.
+        `provisional` (the date is a guess, as in `tasks.prices.sessions.provisional`), and the numbers of `answers`
+        and of `valid` ones, the same in all rows. If no answer was valid, the median is the last close. If fewer than
+        `LEAST_FOR_BAND` were, the bounds are NaN.
 
     Raises:
         FeaturesError: If the bars are not acceptable or too few.
@@ -119,6 +127,10 @@ def forecast_next(
             problem,
             ticker,
         )
+    if now is not None:
+        calendar = calendar_of(ticker, checked["date"], exchange=exchange)
+        if problem := stale_end(checked["date"].iloc[-1].date(), now, ticker=ticker, calendar=calendar):
+            run_logger(__name__).warning("%s", problem)
     window = latest_window(checked, ticker=ticker, config=features)
     generate = answer_generator(
         base_model=base_model,
@@ -133,14 +145,25 @@ def forecast_next(
     ).iloc[0]
     median = np.asarray(answers["median"], float)
     samples = np.asarray(answers["samples"], float).reshape(-1, features.horizon)
-    if not len(samples):
-        run_logger(__name__).warning(
-            "%s: none of %d answers was valid, so the forecast is the last close", ticker, training.sampling.samples
-        )
-    lower, upper = forecast_band(samples) if len(samples) else (median, median)
+    asked = training.sampling.samples
+    if problem := too_few_valid(len(samples), asked):
+        run_logger(__name__).warning("%s: %s", ticker, problem)
+    none = np.full(features.horizon, np.nan)
+    lower, upper = forecast_band(samples) if len(samples) >= LEAST_FOR_BAND else (none, none)
     dates = next_sessions(checked["date"], count=features.horizon, ticker=ticker, exchange=exchange)
     guessed = provisional(dates, dates=checked["date"], ticker=ticker, exchange=exchange)
-    return pd.DataFrame({"date": dates, "median": median, "lower": lower, "upper": upper, "provisional": guessed})
+    bounds = {"median": median, "lower": lower, "upper": upper}
+    return pd.DataFrame({"date": dates, **bounds, "provisional": guessed, "answers": asked, "valid": len(samples)})
+
+
+def too_few_valid(valid: int, answers: int) -> str:
+    """Say that too few answers were valid to make a band; "" if there were enough."""
+    if valid >= LEAST_FOR_BAND:
+        return ""
+    said = f"{valid or 'none'} of {answers} answers {'were' if valid > 1 else 'was'} valid"
+    if not valid:
+        return f"{said}, so the forecast is the last close, without a band"
+    return f"{said}: no band, as {INTERVAL:.0%} need {LEAST_FOR_BAND} valid answers (training.sampling.samples)"
 
 
 def forecast_band(samples: Floats) -> tuple[Floats, Floats]:

@@ -25,7 +25,8 @@ class IssuedForecast(FrozenModel):
 
     `origin` is the last session that it knew, `origin_close` the adjusted close at that time (USD), `sigma` the
     standard deviation of daily log returns at the origin. `median`, `lower` and `upper` (USD) have one value per
-    session of `target_dates`; the band should hold the share `interval` of the prices. The first price is known from
+    session of `target_dates`; the band should hold the share `interval` of the prices, and without a band its bounds
+    are missing. The first price is known from
     `first_close` on. `provisional_dates` are those target dates that were a guess.
     """
 
@@ -39,8 +40,8 @@ class IssuedForecast(FrozenModel):
     interval: float
     target_dates: tuple[date, ...]
     median: tuple[PositiveFloat, ...]
-    lower: tuple[PositiveFloat, ...]
-    upper: tuple[PositiveFloat, ...]
+    lower: tuple[PositiveFloat | None, ...]
+    upper: tuple[PositiveFloat | None, ...]
     provisional_dates: tuple[date, ...] = ()
 
     @property
@@ -67,8 +68,8 @@ def issue_forecast(
     interval: float,
     target_dates: Sequence[date],
     median: Sequence[float],
-    lower: Sequence[float],
-    upper: Sequence[float],
+    lower: Sequence[float | None],
+    upper: Sequence[float | None],
     issued_at: datetime,
     exchange: str = EXCHANGE,
     provisional_dates: Sequence[date] = (),
@@ -84,8 +85,8 @@ def issue_forecast(
         interval: Share of the prices that the band should hold.
         target_dates: The coming sessions, shape (horizon,).
         median: USD, shape (horizon,).
-        lower: USD, shape (horizon,).
-        upper: USD, shape (horizon,).
+        lower: USD, shape (horizon,); `None` without a band.
+        upper: USD, shape (horizon,); `None` without a band.
         issued_at: Now, with a time zone.
         exchange: Calendar of the ticker's exchange such as XNYS; the first price is known at its close.
         provisional_dates: Those target dates that are a guess.

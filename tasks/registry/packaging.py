@@ -139,8 +139,9 @@ def signature() -> Any:
 
     bounds = [ColSpec(DataType.double, name) for name in ("median", "lower", "upper")]
     guessed = ColSpec(DataType.boolean, "provisional")
+    counts = [ColSpec(DataType.long, name) for name in ("answers", "valid")]
     return ModelSignature(
-        outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds, guessed]),
+        outputs=Schema([ColSpec(DataType.datetime, "date"), *bounds, guessed, *counts]),
         params=ParamSchema([ParamSpec("jumps", DataType.string, "refuse")]),
     )
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class TickerForecaster(PythonModel):
             params: `jumps`: "refuse" (by default), "accept" or "repair" prices that jump as no market does.
 
         Returns:
-            `date median lower upper provisional` of the next sessions, USD; the bounds hold the central 80 %. A
+            `date median lower upper provisional answers valid` of the next sessions; prices in the currency of the
+            bars. The bounds hold the central 80 %; they are NaN if too few of the model's answers were valid. A
             provisional date is a guess, as the holidays of the exchange are not known.
         """
         from tickerforge.tasks.models.forecasting import KnownPrice, forecast_next
@@ -81,6 +83,7 @@ class TickerForecaster(PythonModel):
             seed=self.card["seed"],
             known=KnownPrice.model_validate(known) if known else None,
             jumps=(params or {}).get("jumps", "refuse"),
+            now=datetime.now(UTC),
         )
 
 

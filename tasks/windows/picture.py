@@ -81,7 +81,7 @@ def picture(
         if given_up:
             price.axvspan(dates[end - given_up], dates[end - 1], color=MODEL_COLORS[SFT.name], alpha=0.55, linewidth=0)
     price.plot(dates, bars["adj_close"], color=INK, linewidth=0.9)
-    dress(price, y_label="adjusted close, USD")
+    dress(price, y_label="adjusted close")
     price_axis(price)
     for place, split in enumerate(reversed(SPLITS)):
         mine = windows[windows["split"] == split]

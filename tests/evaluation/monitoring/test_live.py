@@ -128,6 +128,19 @@ def test_a_session_without_a_price_moves_the_path_to_the_next_ones_and_is_listed
     assert guessed.windows == live.windows
 
 
+def test_forecasts_without_a_band_are_scored_and_leave_the_coverage_to_the_others() -> None:
+    bare = one(lower=[None] * 3, upper=[None] * 3)
+    alone = score_live(bare, flat(), ticker="DEMO")
+    banded = score_live(one(), flat(), ticker="DEMO")
+    assert alone.coverage is None
+    assert all(step.coverage is None for step in alone.steps)
+    assert alone.scaled_mse == banded.scaled_mse
+    assert "band" in banded.text
+    assert "band" not in alone.text
+    later = bare.assign(origin=SESSIONS[30].date(), target_dates=[[day.date() for day in SESSIONS[31:34]]])
+    assert score_live(pd.concat([one(), later]), flat(), ticker="DEMO").coverage == banded.coverage
+
+
 def test_an_origin_that_the_data_have_lost_is_counted_and_not_scored() -> None:
     live = score_live(one(), flat().drop(SESSIONS[20]), ticker="DEMO")
     assert (live.unplaced, live.pending, live.windows) == (1, 0, ())

@@ -1,3 +1,4 @@
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from tickerforge.features.errors import BarsError, InsufficientHistoryError
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.tasks.models.adapters import adapter_folder
 from tickerforge.tasks.models.forecasting import (
+    LEAST_FOR_BAND,
     forecast_band,
     forecast_next,
     implausible,
@@ -15,25 +17,37 @@ from tickerforge.tasks.models.forecasting import (
     next_sessions,
 )
 from tickerforge.tasks.windows.preprocess import read_bars
+from tickerforge.training.config import TrainingConfig
 from trained_pieces import FEATURES, TICKER, TRAINING, Pieces
 
+ENOUGH = TRAINING.model_copy(update={"sampling": TRAINING.sampling.model_copy(update={"samples": 24})})
 
-def forecast(made: Pieces, bars: pd.DataFrame, *, seed: int = 3, adapter: bool = True) -> pd.DataFrame:
+
+def forecast(
+    made: Pieces,
+    bars: pd.DataFrame,
+    *,
+    seed: int = 3,
+    adapter: bool = True,
+    training: TrainingConfig = TRAINING,
+    now: datetime | None = None,
+) -> pd.DataFrame:
     return forecast_next(
         bars,
         ticker=TICKER,
         base_model=made.base_model.location,
         adapter=adapter_folder(made.sft) if adapter else None,
         features=FEATURES,
-        training=TRAINING,
+        training=training,
         seed=seed,
+        now=now,
     )
 
 
 def test_a_forecast_is_ten_sessions_with_a_median_inside_its_band_in_prices(made: Pieces) -> None:
     bars = read_bars(made.bars)
-    table = forecast(made, bars)
-    assert list(table.columns) == ["date", "median", "lower", "upper", "provisional"]
+    table = forecast(made, bars, training=ENOUGH)
+    assert list(table.columns) == ["date", "median", "lower", "upper", "provisional", "answers", "valid"]
     assert len(table) == FEATURES.horizon
     assert table["date"].iloc[0] > bars["date"].iloc[-1]
     assert ((table["lower"] <= table["median"]) & (table["median"] <= table["upper"])).all()
@@ -68,8 +82,32 @@ def test_a_forecast_without_a_valid_answer_is_the_last_close_and_says_so(
         training=cut,
         seed=0,
     )
-    assert (table[["median", "lower", "upper"]] == bars["adj_close"].iloc[-1]).all(axis=None)
+    assert (table["median"] == bars["adj_close"].iloc[-1]).all()
+    assert table[["lower", "upper"]].isna().all(axis=None)
+    assert (table["valid"] == 0).all()
     assert "none of 4 answers was valid" in caplog.text
+
+
+def test_a_band_needs_enough_valid_answers_and_their_number_is_said(
+    made: Pieces, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert LEAST_FOR_BAND == 9
+    table = forecast(made, read_bars(made.bars))
+    assert (table["answers"] == 4).all()
+    valid = int(table["valid"].iloc[0])
+    assert 0 < valid <= 4
+    assert table[["lower", "upper"]].isna().all(axis=None)
+    assert f"{valid} of 4 answers {'was' if valid == 1 else 'were'} valid: no band, as 80% need 9" in caplog.text
+
+
+def test_the_end_of_the_bars_is_compared_with_the_clock_if_one_is_given(
+    made: Pieces, caplog: pytest.LogCaptureFixture
+) -> None:
+    bars = read_bars(made.bars)
+    forecast(made, bars)
+    assert "the prices of DEMO end on" not in caplog.text
+    forecast(made, bars, now=bars["date"].iloc[-1].tz_localize("UTC") + pd.Timedelta(days=30))
+    assert f"the prices of DEMO end on {bars['date'].iloc[-1].date()}, " in caplog.text
 
 
 def test_bad_bars_are_refused_by_the_rules_for_files(made: Pieces) -> None:
