@@ -158,7 +158,7 @@ def preprocess_command(
         show(screen.preprocessed(results))
         show(screen.paths((each.stock, each.picture) for each in results if each.picture is not None))
         if stale := [result.stale for result in results if result.stale]:
-            more = f" So it is with {len(stale) - 1:,} more stocks." if len(stale) > 1 else ""
+            more = f" ({len(stale):,} of {len(results):,} stocks end where they should not.)" if len(stale) > 1 else ""
             complain(f"{stale[0]}{more}", label="warning: ")
         failed = [result for result in results if result.error]
         for result in failed:

@@ -5,11 +5,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tickerforge.flows.errors import MissingArtifactError
+from tickerforge.flows.errors import ConfigError, MissingArtifactError
 from tickerforge.flows.settings.config import with_overrides
 from tickerforge.flows.settings.files import StageFiles
 from tickerforge.flows.train.pipeline import PipelineResult, train_ticker
@@ -183,8 +185,31 @@ def test_a_forecast_by_alias_equals_the_one_by_the_published_adapter(result: Pip
     published = forecast_stock(tiny_config(), adapter=result.adapters[result.report.chosen])
     assert registered.sessions == published.sessions
     assert len(registered.sessions) == 2
-    assert all(session.lower <= session.median <= session.upper for session in registered.sessions)
+    assert (registered.answers, registered.valid > 0) == (4, True)
+    assert all(session.lower is None and session.upper is None for session in registered.sessions)
     assert all(session.date > registered.origin for session in registered.sessions)
+
+
+def test_a_forecast_as_of_a_day_equals_the_one_from_a_file_that_ends_there(result: PipelineResult, work: Path) -> None:
+    from tickerforge.features.synthetic import market
+    from tickerforge.flows.night.next_sessions import forecast_stock
+    from tickerforge.tasks.prices.price_files import keep
+
+    bars = market(tiny_config().synthetic)
+    day = bars["date"].iloc[-40].date()
+    later = bars.index >= len(bars) - 39
+    keep(Path("whole"), "DEMO", bars.assign(adj_close=bars["adj_close"] * np.where(later, 1.02, 1.0)))
+    keep(Path("cut"), "DEMO", bars[~later])
+    whole, cut = (with_overrides(tiny_config(), [f"data={name}", "quality.exchange=none"]) for name in ("whole", "cut"))
+    made = forecast_stock(whole, adapter=result.adapters["sft"], as_of=day)
+    assert made.origin == made.as_of == day
+    assert made.sessions == forecast_stock(cut, adapter=result.adapters["sft"]).sessions
+    early = forecast_stock(whole, adapter=result.adapters["sft"], as_of=bars["date"].iloc[150].date())
+    assert "knows what followed" in early.warnings[0]
+    with pytest.raises(ConfigError, match="begin on"):
+        forecast_stock(whole, adapter=result.adapters["sft"], as_of=date(1990, 1, 1))
+    with pytest.raises(ConfigError, match="lies in the future"):
+        forecast_stock(whole, adapter=result.adapters["sft"], as_of=date.max)
 
 
 def test_a_version_that_is_damaged_in_the_registry_gives_no_forecast_of_the_night(result: PipelineResult) -> None:
