@@ -74,6 +74,8 @@ chaos: setup ## kill, starve and confuse a running service in every stage; takes
 
 demo: setup ## the whole pipeline on a synthetic market: base model, three stages, comparison, gate, registry
 	$(BIN)/tickerforge run --recipe deployments/recipes/demo.toml
+	@echo 'Your own ticker next, for example AAPL, in one line:'
+	@echo '  $(BIN)/tickerforge data yahoo --stock AAPL --data prices/ && $(BIN)/tickerforge run --stock AAPL --data prices/'
 
 up: setup ## start Prefect, MLflow and the workers on this machine, with all deployments
 	$(BIN)/tickerforge up

@@ -27,10 +27,16 @@ data_app = typer.Typer(
 _Folder = Annotated[Path, typer.Option("--data", help="Folder for one {STOCK}.csv per ticker.", metavar="FOLDER")]
 
 
-@data_app.command(epilog="Example: tickerforge data yahoo --stock AAPL --stock MSFT --data prices/")
+@data_app.command(epilog="Example: tickerforge data yahoo --tickers sp500.txt --data prices/")
 def yahoo(
     data: _Folder,
     stocks: options.Stocks = None,
+    tickers: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with tickers: one per line, or a CSV file with a column Symbol or Ticker.", metavar="FILE"
+        ),
+    ] = None,
     start: Annotated[
         str | None,
         typer.Option(help="First day of new files; a file that begins later is fetched again.", metavar="YYYY-MM-DD"),
@@ -39,7 +45,8 @@ def yahoo(
 ) -> None:
     """Fetch daily prices from Yahoo Finance.
 
-    Only missing sessions are requested. If a dividend or a split has changed the adjusted closes since the last update,
+    Several stocks are fetched at once, within Yahoo's limits, and a stock that fails does not stop the others. Only
+    missing sessions are requested. If a dividend or a split has changed the adjusted closes since the last update,
     the whole history is fetched again.
     """
     with terminal_session(debug=debug):
@@ -47,9 +54,15 @@ def yahoo(
         set_environment()
         from tickerforge.tasks.prices import source_yahoo
         from tickerforge.tasks.prices.folders import list_tickers
+        from tickerforge.tasks.prices.ticker_list import read_ticker_list
 
         now = datetime.now(UTC)
-        _fill(stocks or list_tickers(data), lambda stock: source_yahoo.fill(data, stock, now=now, first=first))
+        named = [*(stocks or ()), *(read_ticker_list(tickers) if tickers is not None else ())]
+        _fill(
+            named or list_tickers(data),
+            lambda stock: source_yahoo.fill(data, stock, now=now, first=first),
+            at_once=source_yahoo.AT_ONCE,
+        )
 
 
 @data_app.command("stocknet", epilog="Example: tickerforge data stocknet --data prices/")
@@ -134,8 +147,13 @@ def _day(text: str | None) -> date | None:
         raise ConfigError(f"--start {text!r}: write a day as YYYY-MM-DD, for example 2010-01-01") from error
 
 
-def _fill(stocks: Sequence[str], fill: Callable[[str], "Filled"]) -> None:
-    """Fill the files one after the other; a fault in one is reported at the end and does not stop the others."""
+def _fill(stocks: Sequence[str], fill: Callable[[str], "Filled"], *, at_once: int = 1) -> None:
+    """Fill the files, with a progress bar; a fault in one is reported at the end and does not stop the others."""
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     from tickerforge.features.errors import FeaturesError
     from tickerforge.features.prices.tickers import spelled
     from tickerforge.flows.server.outcome import BAD_INPUT
@@ -144,17 +162,40 @@ def _fill(stocks: Sequence[str], fill: Callable[[str], "Filled"]) -> None:
     if not stocks:
         raise MarketDataError("there are no stocks to fill: name them with --stock")
     names = tuple(dict.fromkeys(stocks))
-    done, faults = [], []
-    for place, stock in enumerate(names, start=1):
+    done: dict[str, Filled] = {}
+    faults: dict[str, str] = {}
+    console = Console(stderr=True)
+    # The bar says the same at a terminal.
+    shown = {"terminal": not console.is_terminal}
+    columns = (
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[last]}"),
+    )
+    with (
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        ThreadPoolExecutor(at_once) as pool,
+    ):
+        bar = progress.add_task("prices", total=len(names), last="")
+        running = {pool.submit(lambda name: fill(spelled(name)), name): name for name in names}
         try:
-            done.append(fill(spelled(stock)))
-            logger.info("%d of %d: %s ends on %s", place, len(names), stock, done[-1].last)
-        except (FeaturesError, MarketDataError, PublishError) as error:
-            logger.warning("%d of %d: %s failed", place, len(names), stock)
-            faults.append(str(error))
-    show(_table(done))
-    for fault in faults:
-        complain(fault)
+            for place, future in enumerate(as_completed(running), start=1):
+                stock = running[future]
+                try:
+                    done[stock] = future.result()
+                    logger.info("%d of %d: %s ends on %s", place, len(names), stock, done[stock].last, extra=shown)
+                except (FeaturesError, MarketDataError, PublishError) as error:
+                    logger.warning("%d of %d: %s failed", place, len(names), stock, extra=shown)
+                    faults[stock] = str(error)
+                progress.update(bar, advance=1, last=stock)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    show(_table([done[stock] for stock in names if stock in done]))
+    for stock in names:
+        if stock in faults:
+            complain(faults[stock])
     if faults:
         raise typer.Exit(BAD_INPUT)
 

@@ -7,8 +7,7 @@ from tickerforge.features.pooling import POOL
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import due
-from tickerforge.tasks.prices.folders import pool_tickers
-from tickerforge.tasks.prices.price_files import price_file
+from tickerforge.tasks.prices.folders import list_tickers, pool_tickers
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ def update_prices(config: PipelineConfig, *, exchange: str | None) -> str:
     """
     if config.update == "none":
         return ""
-    if config.data is None:
+    if config.data is None or config.data.is_file():
         raise ConfigError(f"update = {config.update} needs a folder of price files: give --data FOLDER")
     stocks = pool_tickers(config.data) if config.stock == POOL else (config.stock,)
     problems = {stock: _updated(config.data, stock, exchange=exchange) for stock in stocks}
@@ -44,7 +43,7 @@ def _updated(folder: Path, stock: str, *, exchange: str | None) -> str:
     try:
         done = source_yahoo.fill(folder, stock, now=due(), exchange=exchange)
     except Exception as error:
-        if not price_file(folder, stock).exists():
+        if not folder.is_dir() or stock not in list_tickers(folder):
             raise
         logger.warning("%s: the prices could not be updated", stock, exc_info=True)
         return f"{type(error).__name__}: {error}"

@@ -1,5 +1,6 @@
 """Prices from Yahoo Finance through yfinance: only what is missing, or everything again after an adjustment."""
 
+import threading
 import time
 import warnings
 from datetime import date, datetime, timedelta
@@ -25,6 +26,9 @@ OVERLAP = 5
 # Less than the smallest dividends, about 4e-5 of a price, and more than the noise of Yahoo's single-precision numbers.
 SAME_ADJUSTMENT = 1e-6
 PAUSE_SECONDS = 0.3
+# Stocks that are fetched at the same time. The pause holds for all of them together: Yahoo gets no more requests in a
+# minute than from one at a time, but the time that it takes to answer is used.
+AT_ONCE = 4
 # After a refusal, a night of many stocks must neither keep asking nor wait in vain for each stock.
 QUIET_SECONDS = 600.0
 TOO_MANY_REQUESTS = 429
@@ -34,8 +38,9 @@ PRICES_PATH = "/finance/chart/"
 def fill(folder: Path, stock: str, *, now: datetime, first: date | None = None, exchange: str | None = None) -> Filled:
     """Bring one stock's price file up to date, or make it.
 
-    If there is a file, only the sessions after its last one are fetched, and the five before, to see whether their
-    adjusted closes are still the stored ones. If they are not, the whole history is fetched again.
+    Several threads may do this for different stocks. If there is a file, only the sessions after its last one are
+    fetched, and the five before, to see whether their adjusted closes are still the stored ones. If they are not, the
+    whole history is fetched again.
 
     Args:
         folder: Folder of the file.
@@ -82,9 +87,7 @@ def _history(stock: str, *, first: date, now: datetime) -> tuple[pd.DataFrame, s
     yfinance, session = _client()
     end = (now + timedelta(days=1)).date()
     try:
-        # yfinance uses features of pandas that are deprecated.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with _without_its_warnings:
             ticker = yfinance.Ticker(stock, session=session)
             table = ticker.history(
                 start=first.isoformat(),
@@ -109,6 +112,34 @@ def _history(stock: str, *, first: date, now: datetime) -> tuple[pd.DataFrame, s
     return validate_frame(table[~empty], source=f"{stock} at Yahoo"), without_prices(int(empty.sum()))
 
 
+class _Silence:
+    """Silences the warnings of yfinance, which uses deprecated features of pandas, while any thread is inside.
+
+    The filters of `warnings` belong to the process: if each thread restored them, the last one could restore those of
+    another.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._filters = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore", DeprecationWarning)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_without_its_warnings = _Silence()
+
+
 @cache
 def _client() -> tuple[Any, Any]:
     """Set up the library, to raise its errors and to keep its caches in our home, and one session for all requests.
@@ -127,6 +158,7 @@ def _client() -> tuple[Any, Any]:
         """A session that waits before a request for prices, tries again if that may help, and stops after a refusal."""
 
         quiet_until = 0.0
+        turn = threading.Lock()
 
         def request(self, method: Any, url: str, *arguments: Any, **options: Any) -> Any:
             if time.monotonic() < self.quiet_until:
@@ -135,7 +167,8 @@ def _client() -> tuple[Any, Any]:
             # Yahoo may refuse cookies for ever; prices come without them.
             if PRICES_PATH not in url:
                 return ask(method, url, *arguments, **options)
-            time.sleep(PAUSE_SECONDS)
+            with self.turn:
+                time.sleep(PAUSE_SECONDS)
             try:
                 response = answered(lambda: ask(method, url, *arguments, **options), faults=RequestException)
             except RequestException:

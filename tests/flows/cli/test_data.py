@@ -13,6 +13,7 @@ from tickerforge.features.config import SyntheticConfig
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
 from tickerforge.flows.cli.commands import app
+from tickerforge.tasks.prices import source_yahoo
 from tickerforge.tasks.prices.price_files import as_csv, keep
 from web_server import Reply, web_server
 from yahoo_server import up_to, yahoo_server
@@ -117,3 +118,19 @@ def test_what_cannot_be_done_is_said(cli: Cli, arguments: tuple[str, ...], said:
     result = cli(*arguments)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_an_empty_folder_is_filled_from_a_list_and_failures_do_not_stop_the_rest(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"T{number}" for number in range(9)]
+    Path("sp500.csv").write_text("Symbol,Security\n" + "".join(f"{each},Name\n" for each in [*names, "NOPE", "BRK.B"]))
+    with yahoo_server(monkeypatch, dict.fromkeys([*names, "BRK-B"], BARS)) as yahoo:
+        yahoo.now = f"{YESTERDAY} 17:30"
+        monkeypatch.setattr(source_yahoo, "PAUSE_SECONDS", 0.01)
+        result = cli("yahoo", "--tickers", "sp500.csv", "--data", "prices")
+    assert result.exit_code == 2
+    assert "error: NOPE: Yahoo" in result.stderr
+    assert sorted(path.stem for path in Path("prices").iterdir()) == sorted([*names, "BRK-B"])
+    assert [row for row in rows(result) if row != "stock"] == [*names, "BRK-B"]
+    assert all(read_csv(path, ticker=path.stem).equals(BARS) for path in Path("prices").iterdir())
