@@ -52,7 +52,7 @@ def baseline_forecasts(asked: pd.DataFrame, *, windows: pd.DataFrame, train: pd.
     walks = fit_walks(windows)
     paths = {name: origin[:, None] * np.exp(walk.log_paths(asked)) for name, walk in walks.items()}
     paths[DRIFT] = medians[DRIFT][:, None] * np.exp(walks[RANDOM_WALK].log_paths(asked, centred=True))
-    medians |= {name: np.median(drawn, axis=1) for name, drawn in paths.items() if name != DRIFT}
+    medians |= {name: origin * np.exp(walk.log_medians(asked)) for name, walk in walks.items()}
     frames = [_frame(asked, model, median, paths.get(model)) for model, median in medians.items()]
     return pd.concat(frames, ignore_index=True)[list(FORECAST_COLUMNS)]
 

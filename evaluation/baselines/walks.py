@@ -53,8 +53,14 @@ class Walk:
     def log_paths(self, windows: pd.DataFrame, *, centred: bool = False) -> Floats:
         """Return log returns from the origin, shape (n, MEMBERS, h); with median 0 if `centred`."""
         table = self.table - np.median(self.table, axis=0) if centred else self.table
-        scale = self.volatility.of(windows)[:, None] * np.sqrt(np.arange(1, table.shape[1] + 1))
-        return np.asarray(scale[:, None, :] * table)
+        return np.asarray(self._scale(windows)[:, None, :] * table)
+
+    def log_medians(self, windows: pd.DataFrame) -> Floats:
+        """Return the medians of `log_paths`, shape (n, h)."""
+        return np.asarray(self._scale(windows) * np.median(self.table, axis=0))
+
+    def _scale(self, windows: pd.DataFrame) -> Floats:
+        return np.asarray(self.volatility.of(windows)[:, None] * np.sqrt(np.arange(1, self.table.shape[1] + 1)))
 
 
 def fit_walks(windows: pd.DataFrame) -> Mapping[str, Walk]:

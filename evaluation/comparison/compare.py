@@ -16,6 +16,7 @@ from tickerforge.evaluation.core.contracts import (
     FREE,
     MODELS,
     PERSISTENCE,
+    RANDOM_WALK,
     SCORED_SPLITS,
     EvalReport,
     Floats,
@@ -57,10 +58,10 @@ def select_windows(windows: pd.DataFrame, *, config: EvaluationConfig) -> pd.Dat
     return pd.concat(chosen, ignore_index=True)
 
 
-def choose_adapter(losses: Mapping[str, float]) -> str | None:
-    """Return the adapter with the smallest validation loss; in a tie the earlier stage; `None` without adapters."""
-    adapters = [model for model in ADAPTERS if model in losses]
-    return min(adapters, key=lambda model: losses[model]) if adapters else None
+def choose(losses: Mapping[str, float], *, among: Sequence[str]) -> str | None:
+    """Return the model with the smallest validation loss; in a tie the first of `among`; `None` without any."""
+    known = [model for model in among if model in losses]
+    return min(known, key=lambda model: losses[model]) if known else None
 
 
 def compare(
@@ -111,7 +112,7 @@ def compare(
         )
 
     parts: list[SplitScores] = []
-    chosen = None
+    chosen = free = None
     for split in SCORED_SPLITS:
         if not (selected["split"] == split).any():
             raise EvaluationError(f"{ticker}: no {split} windows to score; the price history is too short")
@@ -119,9 +120,8 @@ def compare(
         answers = [answers_of(forecasts, model=model, truth=truth) for model in models]
         parts.append(scored(truth, answers, int((windows["split"] == split).sum())))
         if split == "validation":
-            chosen = choose_adapter(
-                {model: float(loss.mean()) for model, loss in parts[0].losses[DECIDING_METRIC].items()}
-            )
+            means = {model: float(loss.mean()) for model, loss in parts[0].losses[DECIDING_METRIC].items()}
+            chosen, free = choose(means, among=ADAPTERS), choose(means, among=FREE)
     truth, answers = judged_part(truth, answers, cut_off=cut_off)
     if truth.split == AFTER:
         kept = (windows["split"] == "test") & (session_dates(windows["origin"]) >= np.datetime64(cut_off))
@@ -142,7 +142,9 @@ def compare(
         notes=tuple(note for part in parts for note in part.notes),
         tickers=tuple(row for part in parts for row in part.tickers),
         calibration=tuple(each for part in parts for each in part.calibration),
-        superiority=_together(truth, parts[-1].losses["scaled_mse"], candidates=tried),
+        superiority=_together(truth, parts[-1].losses["scaled_mse"], candidates=tried, reference=PERSISTENCE),
+        whole_superiority=_together(truth, parts[-1].losses["crps"], candidates=tried, reference=RANDOM_WALK),
+        free=free,
         intervals=_intervals(truth, answers, model=chosen, by_ticker=pool is not None),
         test_after=cut_off,
         backtest=backtest(
@@ -181,11 +183,13 @@ def _intervals(
     return detailed_intervals(truth, by_model[model], by_model[PERSISTENCE], by_ticker=by_ticker)
 
 
-def _together(truth: Truth, losses: Mapping[str, Floats], *, candidates: tuple[str, ...]) -> Superiority:
-    """Test all forecasters together against persistence."""
+def _together(
+    truth: Truth, losses: Mapping[str, Floats], *, candidates: tuple[str, ...], reference: str
+) -> Superiority:
+    """Test all forecasters together against a free one."""
     return superiority(
         {model: by_session(loss, positions=truth.positions) for model, loss in losses.items()},
-        reference=PERSISTENCE,
+        reference=reference,
         candidates=candidates,
         positions=np.unique(truth.positions),
         horizon=truth.horizon,

@@ -6,17 +6,15 @@ from tickerforge.evaluation.core.contracts import (
     AFTER,
     CURRENT_CHAMPION,
     DECIDING_METRIC,
-    DRIFT,
-    PERSISTENCE,
+    FREE,
+    RANDOM_WALK,
     EvalReport,
     Reason,
     ScoredSplit,
     Verdict,
 )
-from tickerforge.evaluation.core.labels import model_label, p_text, percent
+from tickerforge.evaluation.core.labels import model_label, model_phrase, p_text, percent
 from tickerforge.evaluation.metrics.accuracy import skill
-
-_NAMES = {PERSISTENCE: "persistence", DRIFT: "drift", CURRENT_CHAMPION: "the current champion"}
 
 
 def decide(report: EvalReport, config: GateConfig) -> Verdict:
@@ -24,9 +22,13 @@ def decide(report: EvalReport, config: GateConfig) -> Verdict:
 
     It is promoted only if all conditions are met:
 
-    * its scaled squared error is below persistence's and drift's by more than `min_skill` on validation and on test;
-    * its error is not above the current champion's, if there is one, on either split;
-    * its one-sided Diebold-Mariano p-value against persistence on test is at most `max_p_value`;
+    * its CRPS is below that of every free forecaster by more than `min_skill` on validation and on test;
+    * its one-sided Diebold-Mariano p-value of the CRPS on test is at most `max_p_value` against each of them: an
+      adapter that is only as good as the best free one passes in at most that share of cases (Berger 1982,
+      Technometrics 24: intersection-union test);
+    * the squared error of its median on test is not above persistence's beyond chance, by the same test in the other
+      direction;
+    * its CRPS is not above the current champion's, if there is one, on either split;
     * at least `min_valid_rate` of its answers parse on each split;
     * the share of test prices inside its band differs from the nominal one by at most `max_coverage_gap`;
     * the test split has at least `min_windows` independent windows.
@@ -46,18 +48,17 @@ def decide(report: EvalReport, config: GateConfig) -> Verdict:
             model=None,
             headline=f"Nothing to promote for {report.ticker}: no trained adapter was compared.",
             reasons=(reason,),
+            free=report.free,
         )
     reasons = [_evidence(report, config)]
     splits: tuple[ScoredSplit, ...] = ("validation",) if report.judged is None else ("validation", report.judged)
     for split in splits:
-        reasons += [
-            _beats(report, model=model, split=split, reference=name, margin=config.min_skill)
-            for name in (PERSISTENCE, DRIFT)
-        ]
+        reasons.append(_beats(report, model=model, split=split, margin=config.min_skill))
         if CURRENT_CHAMPION in report.models:
-            reasons.append(_not_worse(report, model=model, split=split))
+            reasons.append(_not_above(report, model=model, split=split))
     if report.judged is not None:
         reasons.append(_significant(report, config, model=model, split=report.judged))
+        reasons.append(_median_not_worse(report, config, model=model, split=report.judged))
     reasons += [_valid_answers(report, config, model=model, split=split) for split in splits]
     if report.judged is not None:
         reasons.append(_covers(report, config, model=model, split=report.judged))
@@ -68,6 +69,7 @@ def decide(report: EvalReport, config: GateConfig) -> Verdict:
         model=model,
         headline=_headline(report, model=model, failed=[reason for reason in reasons if not reason.passed]),
         reasons=tuple(reasons),
+        free=report.free,
     )
 
 
@@ -75,11 +77,11 @@ def _headline(report: EvalReport, *, model: str, failed: list[Reason]) -> str:
     label = model_label(model)
     if not failed:
         split = decisive(report)
-        test = report.test_of(model, split=split)
-        gain = report.value(model, split=split, metric="skill") or 0.0
+        test = report.test_of(model, split=split, against=RANDOM_WALK, loss="crps")
+        gain = report.value(model, split=split, metric="crps_skill") or 0.0
         return (
-            f"{label} is promoted for {report.ticker}: out of sample its squared error is {percent(gain)} below "
-            f"persistence's ({p_text(test.p_value if test else 1.0)})."
+            f"{label} is promoted for {report.ticker}: out of sample its CRPS is {percent(gain)} below the random "
+            f"walk's ({p_text(test.p_value if test else 1.0)})."
         )
     first, others = failed[0].text, len(failed) - 1
     rest = "" if not others else f" {others} more condition{' is' if others == 1 else 's are'} not met."
@@ -122,28 +124,46 @@ def _relative(report: EvalReport, *, model: str, split: ScoredSplit, reference: 
 
 def _position(gain: float, reference: str, *, margin: float = 0.0) -> str:
     if gain == 0:
-        return f"equal to {_NAMES[reference]}'s"
-    return f"{percent(abs(gain), against=margin)} {'below' if gain > 0 else 'above'} {_NAMES[reference]}'s"
+        return f"equal to that of {model_phrase(reference)}"
+    return f"{percent(abs(gain), against=margin)} {'below' if gain > 0 else 'above'} that of {model_phrase(reference)}"
 
 
-def _beats(report: EvalReport, *, model: str, split: ScoredSplit, reference: str, margin: float) -> Reason:
-    gain = _relative(report, model=model, split=split, reference=reference)
-    where = split_phrase(report, split)
+def _beats(report: EvalReport, *, model: str, split: ScoredSplit, margin: float) -> Reason:
+    gains = {name: _relative(report, model=model, split=split, reference=name) for name in FREE}
+    best = min(gains, key=lambda name: gains[name])
     needed = f"more than {percent(margin)} below is needed" if margin else "it must be below"
     return Reason(
-        name=_name(reference, split),
-        passed=gain > margin,
-        text=f"On {where} its squared error is {_position(gain, reference, margin=margin)}; {needed}.",
+        name=_name("free", split),
+        passed=gains[best] > margin,
+        text=(
+            f"On {split_phrase(report, split)} its CRPS is {_position(gains[best], best, margin=margin)}, the best "
+            f"free forecaster there; {needed}."
+        ),
     )
 
 
-def _not_worse(report: EvalReport, *, model: str, split: ScoredSplit) -> Reason:
+def _not_above(report: EvalReport, *, model: str, split: ScoredSplit) -> Reason:
     gain = _relative(report, model=model, split=split, reference=CURRENT_CHAMPION)
     where = split_phrase(report, split)
     return Reason(
         name=_name("champion", split),
         passed=gain >= 0,
-        text=f"On {where} its squared error is {_position(gain, CURRENT_CHAMPION)}; it must not be above.",
+        text=f"On {where} its CRPS is {_position(gain, CURRENT_CHAMPION)}; it must not be above.",
+    )
+
+
+def _median_not_worse(report: EvalReport, config: GateConfig, *, model: str, split: ScoredSplit) -> Reason:
+    test = report.test_of(model, split=split)
+    # Without a test nothing shows that it is worse; the condition on the evidence fails then.
+    worse = 1.0 - test.p_value if test and not test.note else 1.0
+    return Reason(
+        name=_name("median", split),
+        passed=worse > config.max_p_value,
+        text=(
+            "If the squared error of its median were not above persistence's, what was found on "
+            f"{split_phrase(report, split)} would have probability {p_text(worse, against=config.max_p_value)}; more "
+            f"than {config.max_p_value:g} is needed."
+        ),
     )
 
 
@@ -163,15 +183,17 @@ def _covers(report: EvalReport, config: GateConfig, *, model: str, split: Scored
 
 
 def _significant(report: EvalReport, config: GateConfig, *, model: str, split: ScoredSplit) -> Reason:
-    test = report.test_of(model, split=split)
-    p_value, note = (test.p_value, test.note) if test else (1.0, "no test was made")
-    why = f" ({note})" if note else ""
+    tests = {name: report.test_of(model, split=split, against=name, loss="crps") for name in FREE}
+    p_values = {name: test.p_value if test else 1.0 for name, test in tests.items()}
+    nearest = max(p_values, key=lambda name: p_values[name])
+    test, p_value = tests[nearest], p_values[nearest]
+    note = test.note if test else "no test was made"
     return Reason(
         name="significance_test",
         passed=p_value <= config.max_p_value,
         text=(
-            f"If it were no better than persistence, such an advantage on {split_phrase(report, split)} would have "
-            f"probability {p_text(p_value, against=config.max_p_value)}{why}; at most {config.max_p_value:g} is "
-            "allowed."
+            f"If its CRPS were no better than that of {model_phrase(nearest)}, such an advantage on "
+            f"{split_phrase(report, split)} would have probability {p_text(p_value, against=config.max_p_value)}"
+            f"{f' ({note})' if note else ''}; at most {config.max_p_value:g} is allowed, against every free forecaster."
         ),
     )

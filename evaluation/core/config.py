@@ -56,10 +56,13 @@ class GateConfig(FrozenModel):
         default=0.0,
         ge=0,
         lt=1,
-        description="The squared error must be below persistence's and drift's by more than this share.",
+        description="The CRPS must be below that of every free forecaster by more than this share.",
     )
     max_p_value: float = Field(
-        default=0.05, gt=0, le=1, description="Largest one-sided Diebold-Mariano p-value against persistence on test."
+        default=0.05,
+        gt=0,
+        le=1,
+        description="Largest one-sided Diebold-Mariano p-value of the CRPS on test, against every free forecaster.",
     )
     min_valid_rate: float = Field(default=0.99, ge=0, le=1, description="Smallest share of answers that parse.")
     max_coverage_gap: float = Field(

@@ -33,7 +33,7 @@ FORECAST_COLUMNS = ("ticker", "origin", "split", "model", "median", "samples", "
 REPORT_FILE = "report.html"
 Loss = Literal["scaled_mse", "crps"]
 """What a test compares: the squared error of the median, or the score of the whole distribution."""
-DECIDING_METRIC: Loss = "scaled_mse"
+DECIDING_METRIC: Loss = "crps"
 SIGNIFICANCE = 0.05
 """Level of the report's claims and intervals; the gate has its own limit, `GateConfig.max_p_value`."""
 
@@ -180,7 +180,8 @@ class EvalReport(FrozenModel):
     """All results about the forecasters of one ticker, as plain numbers for JSON.
 
     Fields that older reports lack have a default. A pool's report has the pool's name, and one row per ticker and split
-    in `tickers`.
+    in `tickers`. `chosen` is the adapter and `free` the free forecaster with the best CRPS on validation; `superiority`
+    tests squared errors against persistence, `whole_superiority` the CRPS against the random walk.
     """
 
     ticker: str
@@ -199,6 +200,8 @@ class EvalReport(FrozenModel):
     intervals: tuple[SkillInterval, ...] = ()
     backtest: Backtest | None = None
     test_after: date | None = None
+    free: str | None = None
+    whole_superiority: Superiority | None = None
 
     @property
     def judged(self) -> ScoredSplit | None:
@@ -258,13 +261,14 @@ class Reason(FrozenModel):
 
 
 class Verdict(FrozenModel):
-    """Whether the chosen adapter becomes the champion, and why or why not."""
+    """Whether the chosen adapter becomes the champion, and why or why not; `free` is the best free forecaster."""
 
     ticker: str
     promoted: bool
     model: str | None
     headline: str
     reasons: tuple[Reason, ...]
+    free: str | None = None
 
     @property
     def failures(self) -> tuple[Reason, ...]:

@@ -83,7 +83,7 @@ METRICS: dict[str, Metric] = {
         "Skill",
         "",
         "high",
-        "1 − scaled MSE / persistence's scaled MSE. Above zero is better than doing nothing. This figure decides.",
+        "1 − scaled MSE / persistence's scaled MSE: the gain of the median. Above zero is better than doing nothing.",
         percent=True,
         decimals=1,
         signed=True,
@@ -101,7 +101,7 @@ METRICS: dict[str, Metric] = {
         "daily variances",
         "low",
         "mean of (ln(price / forecast) / σ)², where σ is the standard deviation of daily log returns over the 60 "
-        "sessions before the forecast; the verdict calls it the squared error.",
+        "sessions before the forecast; sentences call it the squared error.",
         decimals=3,
     ),
     "mse": Metric(
@@ -187,7 +187,7 @@ METRICS: dict[str, Metric] = {
         "CRPS skill",
         "",
         "high",
-        "1 − CRPS / the random walk's CRPS: the gain of the whole distribution.",
+        "1 − CRPS / the random walk's CRPS: the gain of the whole distribution. This figure decides.",
         percent=True,
         decimals=1,
         signed=True,
@@ -257,6 +257,14 @@ METRICS: dict[str, Metric] = {
 def model_label(model: str) -> str:
     """Return the name of a model in reports."""
     return MODEL_LABELS.get(model, model)
+
+
+def model_phrase(model: str) -> str:
+    """Name a model within a sentence: `persistence`, `the random walk (HAR)`, `the current champion`, `SFT`."""
+    label = model_label(model)
+    articles = {RANDOM_WALK: "the ", RANDOM_WALK_HAR: "the ", CURRENT_CHAMPION: "the ", POOLED: "the ", BASE: "the "}
+    lower = model in (*articles, PERSISTENCE, DRIFT, WINDOW_MEAN)
+    return articles.get(model, "") + (label[0].lower() + label[1:] if lower else label)
 
 
 def percent(value: float, *, decimals: int = 1, against: float | None = None) -> str:

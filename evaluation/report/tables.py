@@ -12,9 +12,10 @@ from tickerforge.evaluation.metrics.accuracy import skill
 from tickerforge.features.prices.quality import QualityReport
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Decides", ("skill", "p_value", "scaled_mse")),
-    ("Distribution", ("crps", "crps_skill", "crps_p", "coverage", "coverage_50", "coverage_95")),
+    ("Decides", ("crps_skill", "crps_p", "crps")),
+    ("Bands", ("coverage", "coverage_50", "coverage_95")),
     ("Risk", ("qlike", "var_1", "var_5")),
+    ("Median", ("skill", "p_value", "scaled_mse")),
     ("Published protocol", ("mse", "mae", "skill_published")),
     ("Price", ("rmse_usd", "mase")),
     ("Direction", ("directional_accuracy", "mcc", "rank_ic")),

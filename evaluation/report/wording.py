@@ -11,12 +11,13 @@ from tickerforge.evaluation.core.contracts import (
     DRIFT,
     PERSISTENCE,
     POOLED,
+    RANDOM_WALK,
     SIGNIFICANCE,
     Account,
     EvalReport,
     ScoredSplit,
 )
-from tickerforge.evaluation.core.labels import METRICS, listed, model_label, p_text, percent
+from tickerforge.evaluation.core.labels import METRICS, listed, model_label, model_phrase, p_text, percent
 from tickerforge.evaluation.metrics.accuracy import skill
 from tickerforge.evaluation.report.tables import ACCOUNT_COLUMNS, RULE_LABELS, ticker_skills
 
@@ -29,26 +30,35 @@ def evidence(report: EvalReport) -> str:
     """Say in one or two sentences what the test split shows about the chosen adapter."""
     model = report.chosen
     if model is None:
-        return "No trained adapter was compared; the table has only the baselines and the base model."
+        return "No trained adapter was compared; the table has only the free forecasters and the base model."
     split = decisive(report)
-    gain = report.value(model, split=split, metric="skill") or 0.0
+    gain = report.value(model, split=split, metric="crps_skill") or 0.0
     label, where = model_label(model), split_phrase(report, split)
     among = f", chosen on validation among {report.n_candidates}," if report.n_candidates > 1 else ""
-    test = report.test_of(model, split=split)
+    test = report.test_of(model, split=split, against=RANDOM_WALK, loss="crps")
     if test is None or test.note:
         why = test.note if test else "no test was made"
-        skill = METRICS["skill"].write(gain)
-        return f"On {where} {label}{among} has a skill of {skill}; this cannot be tested against chance: {why}."
+        skill = METRICS["crps_skill"].write(gain)
+        return f"On {where} {label}{among} has a CRPS skill of {skill}; this cannot be tested against chance: {why}."
     if gain <= 0:
         return (
-            f"On {where} {label}{among} is no better than repeating the last close: its squared error is "
-            f"{percent(abs(gain))} above persistence's."
+            f"On {where} {label}{among} is no better than the random walk: its CRPS is {percent(abs(gain))} above the "
+            f"random walk's.{_free(report, split)}"
         )
     often = "fewer than 1 of 100" if test.p_value < 0.01 else f"{100 * test.p_value:.0f} of 100"
     return (
-        f"On {where} {label}{among} has a squared error {percent(gain)} below persistence's ({p_text(test.p_value)}). "
-        f"A forecaster without any advantage would do as well in {often} such test splits."
+        f"On {where} {label}{among} has a CRPS {percent(gain)} below the random walk's ({p_text(test.p_value)}). "
+        f"A forecaster without any advantage would do as well in {often} such test splits.{_free(report, split)}"
     )
+
+
+def _free(report: EvalReport, split: ScoredSplit) -> str:
+    """Say how good the best free forecaster is, if it is not the random walk itself."""
+    if report.free in (None, RANDOM_WALK):
+        return ""
+    gain = report.value(report.free, split=split, metric="crps_skill") or 0.0
+    where = _against(gain, "the random walk's")
+    return f" The best free forecast on validation is {model_phrase(report.free)}: its CRPS is {where}."
 
 
 def allowed_claim(report: EvalReport) -> str:
@@ -56,32 +66,32 @@ def allowed_claim(report: EvalReport) -> str:
 
     Empty for a report of older code and if no adapter was compared.
     """
-    found, model = report.superiority, report.chosen
+    found, model = report.whole_superiority, report.chosen
     if found is None or model is None:
         return ""
     if found.note:
-        return f"The evidence does not show whether any of them is better than doing nothing: {found.note}."
-    label, write = model_label(model), METRICS["skill"].write
+        return f"The evidence does not show whether any of them is better than the random walk: {found.note}."
+    label, write = model_label(model), METRICS["crps_skill"].write
     interval = found.skill_intervals.get(model)
     low, high = interval or (-math.inf, math.inf)
-    known = f"its skill is between {write(low)} and {write(high)} (95 %)" if interval else UNKNOWN_SKILL
+    known = f"its CRPS skill is between {write(low)} and {write(high)} (95 %)" if interval else UNKNOWN_SKILL
     tried = f"tested together, the {len(found.candidates)} trained or sampled forecasters have {p_text(found.p_value)}"
     equals = len(found.confidence_set)
     best = f"{equals} of {len(report.models)} forecasters may be the best"
-    best += ", persistence among them" if PERSISTENCE in found.confidence_set else ", and persistence is not"
-    test = report.test_of(model, split=decisive(report))
+    best += ", the random walk among them" if RANDOM_WALK in found.confidence_set else ", and the random walk is not"
+    test = report.test_of(model, split=decisive(report), against=RANDOM_WALK, loss="crps")
     alone = test.p_value if test else 1.0
     if low > 0 and found.p_value <= SIGNIFICANCE and alone <= SIGNIFICANCE:
-        claim = f"The evidence shows that {label} is better than repeating the last close: "
+        claim = f"The evidence shows that {label} is better than the random walk: "
     elif high < 0:
-        claim = f"The evidence shows that {label} is worse than repeating the last close: "
+        claim = f"The evidence shows that {label} is worse than the random walk: "
     elif alone <= SIGNIFICANCE:
         claim = (
-            f"The evidence favours {label} but is not conclusive: tested alone it is better than repeating the last "
-            f"close ({p_text(alone)}), but "
+            f"The evidence favours {label} but is not conclusive: tested alone it is better than the random walk "
+            f"({p_text(alone)}), but "
         )
     else:
-        claim = f"The evidence does not show that {label} differs from repeating the last close: "
+        claim = f"The evidence does not show that {label} differs from the random walk: "
     return f"{claim}{known}, {tried}, and {best} (confidence set at {percent(found.confidence, decimals=0)})."
 
 
@@ -93,15 +103,15 @@ def pooling(report: EvalReport) -> str:
     split = decisive(report)
     errors = {name: report.value(name, split=split, metric=DECIDING_METRIC) or 0.0 for name in report.models}
     own = skill(errors[model], errors[POOLED])
-    test = report.test_of(model, split=split, against=POOLED)
+    test = report.test_of(model, split=split, against=POOLED, loss=DECIDING_METRIC)
     chance = f" ({p_text(test.p_value)})" if test and not test.note else ""
-    pooled = _against(skill(errors[POOLED], errors[PERSISTENCE]), "persistence's")
+    pooled = _against(skill(errors[POOLED], errors[RANDOM_WALK]), "the random walk's")
     if BASE in errors:
         pooled += " and " + _against(skill(errors[POOLED], errors[BASE]), "the base model's")
     added = _against(own, "the pooled adapter's")
     return (
         f"What pooling gained: on {split_phrase(report, split)} the pooled adapter, from which training started, has a "
-        f"squared error {pooled}. After training on {report.ticker} alone, {model_label(model)}'s is {added}{chance}."
+        f"CRPS {pooled}. After training on {report.ticker} alone, {model_label(model)}'s is {added}{chance}."
     )
 
 
@@ -266,7 +276,7 @@ def _metrics(report: EvalReport) -> set[str]:
 
 
 def _horizon_heading(report: EvalReport, *, model: str) -> str:
-    rows = [r for r in report.metrics if (r.split, r.metric) == ("test", DECIDING_METRIC) and r.horizon is not None]
+    rows = [r for r in report.metrics if (r.split, r.metric) == ("test", "scaled_mse") and r.horizon is not None]
     better = sum((row.values[model] or 0.0) < (row.values[PERSISTENCE] or 0.0) for row in rows)
     return f"{model_label(model)} beats persistence at {better} of {len(rows)} distances"
 

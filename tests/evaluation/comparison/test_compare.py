@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 
 from evaluation_frames import forecasts_of, market_windows, noisy_forecasts
-from tickerforge.evaluation.comparison.compare import choose_adapter, compare, select_windows
+from tickerforge.evaluation.comparison.compare import choose, compare, select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import BASELINES, FORECAST_COLUMNS, FREE, EvalReport
 from tickerforge.evaluation.core.errors import EvaluationError, ForecastsError
 from tickerforge.evaluation.core.forecasts import Generate, collect_forecasts
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.prompts import Chat, render, render_answer
+from tickerforge.features.stages import ADAPTERS
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import latest_window
 
@@ -163,8 +164,8 @@ def test_the_choice_sees_validation_only(frames: Frames) -> None:
 
 
 def test_the_earlier_stage_wins_a_tie_and_base_is_no_candidate() -> None:
-    assert choose_adapter({"base": 0.1, "sft": 0.5, "grpo_1st": 0.5, "champion": 0.2}) == "grpo_1st"
-    assert choose_adapter({"base": 0.1, "persistence": 1.0}) is None
+    assert choose({"base": 0.1, "sft": 0.5, "grpo_1st": 0.5, "champion": 0.2}, among=ADAPTERS) == "grpo_1st"
+    assert choose({"base": 0.1, "persistence": 1.0}, among=ADAPTERS) is None
 
 
 def test_a_model_that_never_answers_scores_as_persistence_and_is_reported(frames: Frames) -> None:

@@ -99,18 +99,18 @@ def test_the_gate_judges_the_windows_after_the_cut_off_alone(frames: Frames) -> 
     verdict = decide(report, GateConfig())
     assert verdict.promoted, verdict.headline
     texts = {reason.name: reason.text for reason in verdict.reasons}
-    assert texts["persistence_test"].startswith(f"On test after {report.test_after:%-d %B %Y} its squared error is ")
+    assert texts["free_test"].startswith(f"On test after {report.test_after:%-d %B %Y} its CRPS is ")
     worse = tuple(
         row.model_copy(update={"values": row.values | {"sft": 99.0}})
-        if (row.split, row.metric, row.horizon) == ("after", "scaled_mse", None)
+        if (row.split, row.metric, row.horizon) == ("after", "crps", None)
         else row
         for row in report.metrics
     )
     refused = decide(report.model_copy(update={"metrics": worse}), GateConfig())
-    assert {reason.name for reason in refused.failures} == {"persistence_test", "drift_test"}
+    assert {reason.name for reason in refused.failures} == {"free_test"}
     seen = tuple(
         row.model_copy(update={"values": row.values | {"sft": 99.0}})
-        if (row.split, row.metric, row.horizon) == ("test", "scaled_mse", None)
+        if (row.split, row.metric, row.horizon) == ("test", "crps", None)
         else row
         for row in report.metrics
     )

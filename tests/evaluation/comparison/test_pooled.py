@@ -175,15 +175,15 @@ def test_a_ticker_that_started_from_the_pool_reports_what_that_gained() -> None:
     forecasts = pd.concat([answered(windows, {"DEMO": train}), pooled], ignore_index=True)
     report = compare(windows, forecasts, config=CONFIG)
     assert report.chosen == "sft"
-    errors = {name: report.value(name, split="test", metric="scaled_mse") or 0.0 for name in report.models}
+    errors = {name: report.value(name, split="test", metric="crps") or 0.0 for name in report.models}
     text = pooling(report)
     for model, reference, whose in (
-        ("pooled", "persistence", "persistence's"),
+        ("pooled", "random_walk", "the random walk's"),
         ("sft", "pooled", "the pooled adapter"),
     ):
         gain = 1 - errors[model] / errors[reference]
         assert f"{100 * abs(gain):.1f} % {'below' if gain > 0 else 'above'} {whose}" in text
-    test = report.test_of("sft", split="test", against="pooled")
+    test = report.test_of("sft", split="test", against="pooled", loss="crps")
     assert test is not None
     assert f"(p = {test.p_value:.3f})" in text
     assert pooling(compare(windows, answered(windows, {"DEMO": train}), config=CONFIG)) == ""
