@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.backtest.simulation import backtest
+from tickerforge.evaluation.baselines.simple import baseline_forecasts
 from tickerforge.evaluation.comparison.splits import SplitScores, score_split
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import (
@@ -37,6 +38,7 @@ from tickerforge.evaluation.core.panels import (
 from tickerforge.evaluation.evidence.intervals import detailed_intervals
 from tickerforge.evaluation.evidence.significance import by_session
 from tickerforge.evaluation.evidence.superiority import superiority
+from tickerforge.evaluation.metrics.calibration import distribution
 from tickerforge.evaluation.metrics.scores import scales_of
 from tickerforge.features.pooling import spread
 from tickerforge.features.stages import ADAPTERS
@@ -62,6 +64,21 @@ def choose(losses: Mapping[str, float], *, among: Sequence[str]) -> str | None:
     """Return the model with the smallest validation loss; in a tie the first of `among`; `None` without any."""
     known = [model for model in among if model in losses]
     return min(known, key=lambda model: losses[model]) if known else None
+
+
+def best_free(windows: pd.DataFrame, *, train: pd.DataFrame) -> dict[str, float]:
+    """Return the mean CRPS (daily σ) of the free forecasters on the validation windows, the lowest first.
+
+    Args:
+        windows: Windows frame with the train and validation splits.
+        train: As for `evaluation.baselines.simple.baseline_forecasts`.
+    """
+    asked = windows[windows["split"] == "validation"]
+    forecasts = baseline_forecasts(asked, windows=windows, train=train)
+    truth = truth_of(asked, split="validation", calendar=session_calendar(asked))
+    answers = [answers_of(forecasts, model=model, truth=truth) for model in FREE]
+    losses = {each.model: float(distribution(truth, each, interval=0.8).crps.mean()) for each in answers}
+    return dict(sorted(losses.items(), key=lambda item: item[1]))
 
 
 def compare(

@@ -238,7 +238,10 @@ def forecast_command(
     ] = None,
     alias: Annotated[
         str | None,
-        typer.Option(help="Registered adapter to use: an alias or a version number.", show_default="champion"),
+        typer.Option(
+            help="Registered adapter to use: an alias or a version number.",
+            show_default="champion, or else the best free forecast",
+        ),
     ] = None,
     cuda_devices: options.CudaDevices = None,
     backend: options.BackendName = None,
@@ -260,8 +263,9 @@ def forecast_command(
 ) -> None:
     """Forecast the next ten sessions.
 
-    Prints median and 80 % band of the closing price, from the latest prices of the stock. The adapter brings its own
-    settings: --recipe and --set change only stock, data, synthetic.*, training.backend,
+    Prints median and 80 % band of the closing price, from the latest prices of the stock, who issued them and why: the
+    champion, or else the free forecaster that was best on validation, with the challenger's forecast beside it. An
+    adapter brings its own settings: --recipe and --set change only stock, data, synthetic.*, training.backend,
     training.gpu_memory_utilization and training.trust_remote_code.
     """
     with terminal_session(debug=debug):
@@ -276,10 +280,15 @@ def forecast_command(
         check_adapter(adapter)
         set_environment()
         from tickerforge.flows.cli import screen
-        from tickerforge.flows.night.next_sessions import CHAMPION, forecast_stock
+        from tickerforge.flows.night.next_sessions import CHAMPION, forecast_issued, forecast_stock
 
         day = as_of.date() if as_of is not None else None
-        result = forecast_stock(config, adapter=adapter, alias=alias or CHAMPION, as_of=day)
+        if adapter is None and alias is None:
+            result, problem = forecast_issued(config, as_of=day)
+            if problem:
+                typer.echo(f"The challenger could not forecast: {problem}", err=True)
+        else:
+            result = forecast_stock(config, adapter=adapter, alias=alias or CHAMPION, as_of=day)
         if as_json:
             typer.echo(result.model_dump_json(indent=2))
         else:

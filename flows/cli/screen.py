@@ -181,7 +181,7 @@ def _from(folder: Path, path: Path) -> Path:
 
 
 def forecast_table(result: "Forecast") -> RenderableType:
-    """Show a forecast as a table of prices."""
+    """Show a forecast as a table of prices, who issued it and why, and the challenger's beside it."""
     band = f"{result.interval:.0%} band"
     written = partial(price_text, like=result.last_close)
     known = f"after {result.origin}, closed at {written(result.last_close, currency=result.currency)} (adjusted)"
@@ -193,10 +193,14 @@ def forecast_table(result: "Forecast") -> RenderableType:
     for session in result.sessions:
         bounds = ("no band" if price is None else written(price) for price in (session.lower, session.upper))
         table.add_row(session.day, written(session.median), *bounds)
-    notes = list(result.warnings)
+    notes = [f"issued by {result.adapter}: {result.why}."] if result.why else []
+    notes += result.warnings
     if any(session.provisional for session in result.sessions):
         notes.append(_PROVISIONAL)
-    return Group(table, *(Text(note[0].upper() + note[1:]) for note in notes))
+    shown: list[RenderableType] = [table, *(Text(note[0].upper() + note[1:]) for note in notes)]
+    if result.challenger is not None:
+        shown += [Text("\nFor comparison, not issued:"), forecast_table(result.challenger)]
+    return Group(*shown)
 
 
 def preprocessed(results: Sequence["Preprocessed"]) -> RenderableType:

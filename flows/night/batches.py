@@ -93,7 +93,7 @@ def forecast_batch(jobs: list[ForecastJob]) -> None:
 
 
 def forecast_all(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
-    """Forecast each ticker with its champion, or else its challenger; an error becomes a note."""
+    """Forecast each ticker with its champion, or else for free; an error becomes a note."""
     with gpu_slot():
         return tuple(forecast_registered(job.config, bars=job.bars) for job in jobs)
 

@@ -33,13 +33,13 @@ def forecast(
     heavy_stages: Where = "here",
     exchange: Exchange = None,
 ) -> tuple[StockForecast, ...]:
-    """Forecast the next sessions of every stock that has a registered adapter, and record the forecasts.
+    """Forecast the next sessions of every stock, and record the forecasts.
 
-    The champion forecasts, or the challenger if there is no champion. Each forecast is scored when the prices of its
-    sessions exist.
+    The champion forecasts. If no adapter has earned that, the best free forecaster does, and the challenger's forecast
+    is recorded beside it. Each issued forecast is scored when the prices of its sessions exist.
 
     Args:
-        config: Data and backend; everything else comes from the adapters.
+        config: Data, backend and the windows of free forecasts; everything else comes from the adapters.
         tickers: Stocks; empty means all of the data folder.
         heavy_stages: Where the models run: in this process, or on workers of the GPU work pool.
         exchange: Calendar such as XNYS; a run that a schedule starts on a day without a session does nothing.
@@ -104,9 +104,13 @@ def _on_gpu_pool(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
 
 
 def issue(made: Forecast, *, exchange: str | None) -> None:
-    """Record a forecast of a registered version as issued now, to be scored when the prices of its sessions exist."""
-    if made.version is None:
-        return
+    """Record a forecast, and the challenger's beside it, as issued now, to be scored when their prices exist."""
+    _record(made, exchange=exchange, beside=False)
+    if made.challenger is not None:
+        _record(made.challenger, exchange=exchange, beside=True)
+
+
+def _record(made: Forecast, *, exchange: str | None, beside: bool) -> None:
     dates = [session.date for session in made.sessions]
     issue_forecast(
         ticker=made.ticker,
@@ -121,6 +125,9 @@ def issue(made: Forecast, *, exchange: str | None) -> None:
         upper=[session.upper for session in made.sessions],
         issued_at=datetime.now(UTC),
         provisional_dates=[session.date for session in made.sessions if session.provisional],
+        issuer=made.issuer,
+        why=made.why,
+        beside=beside,
         exchange=exchange or exchange_of(made.ticker, np.array(dates, dtype="datetime64[D]")),
     )
 
@@ -134,15 +141,20 @@ def forecast_row(found: StockForecast) -> dict[str, str]:
             "From": "",
             "To": "",
             "Median move": "",
-            "Adapter": found.note,
+            "Issued by": found.note,
+            "Why": "",
+            "Challenger": "",
             "Watch": found.warning,
         }
     last = made.sessions[-1]
+    registered = f"{made.issuer}, version {made.version}"
     return {
         "Stock": found.stock,
         "From": str(made.origin),
         "To": last.day,
-        "Median move": f"{last.median / made.last_close - 1:+.2%}",
-        "Adapter": f"{found.note}, version {made.version}",
-        "Watch": found.warning,
+        "Median move": made.move,
+        "Issued by": registered if made.version else made.adapter,
+        "Why": made.why,
+        "Challenger": made.challenger.move if made.challenger else "",
+        "Watch": f"{found.warning} {found.note}".strip() if found.failed else found.warning,
     }

@@ -1,4 +1,4 @@
-"""The next sessions of one stock, from its latest prices and a trained adapter."""
+"""The next sessions of one stock: by its champion, or by the best free forecast if no adapter has earned it."""
 
 import logging
 from datetime import UTC, date, datetime, timedelta
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tickerforge.evaluation.core.labels import model_label
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.pooling import POOL
 from tickerforge.features.windows import latest_window
@@ -18,7 +19,7 @@ from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.progress import progress_reporter
 from tickerforge.tasks.models.adapters import adapter_folder, read_card
 from tickerforge.tasks.models.base_models import base_model_for
-from tickerforge.tasks.models.forecasting import INTERVAL, LEAST_FOR_BAND, forecast_next, too_few_valid
+from tickerforge.tasks.models.forecasting import INTERVAL, LEAST_FOR_BAND, forecast_free, forecast_next, too_few_valid
 from tickerforge.tasks.prices.freshness import stale_end
 from tickerforge.tasks.prices.market_data import fetch_bars
 from tickerforge.tasks.prices.sessions import ALWAYS, NO_EXCHANGE, calendar_of, close_of
@@ -54,7 +55,9 @@ class Forecast(FrozenModel):
     `origin` is the last session known, `last_close` its adjusted close, `sigma` the daily standard deviation of
     its log returns, `interval` the share of outcomes the band should hold, `version` that of a registered adapter.
     `valid` of the `answers` were valid; too few make no band. `currency` is that of the prices, if their source names
-    it. `as_of` is the day that the user named; `warnings` say what to know before using the forecast.
+    it. `as_of` is the day that the user named; `warnings` say what to know before using the forecast. `issuer` is
+    `champion`, the name of a free forecaster, or the alias or `adapter` that was asked for, and `why` the reason;
+    `adapter` is what a table shows. `challenger` is the forecast of the challenger beside a free one.
     """
 
     ticker: str
@@ -70,6 +73,14 @@ class Forecast(FrozenModel):
     currency: str = ""
     as_of: date | None = None
     warnings: tuple[str, ...] = ()
+    issuer: str = ""
+    why: str = ""
+    challenger: "Forecast | None" = None
+
+    @property
+    def move(self) -> str:
+        """The median move from the last close to the last session, in percent."""
+        return f"{self.sessions[-1].median / self.last_close - 1:+.2%}"
 
 
 class StockForecast(FrozenModel):
@@ -83,19 +94,101 @@ class StockForecast(FrozenModel):
 
 
 def forecast_registered(config: PipelineConfig, *, bars: ArtifactRef) -> StockForecast:
-    """Forecast one stock with its champion, or else its challenger; an error becomes a note."""
-    absent = ""
-    for alias in (CHAMPION, CHALLENGER):
-        try:
-            made = forecast_stock(config, adapter=None, alias=alias, bars=bars)
-        except NotRegistered as error:
-            absent = str(error)
-        except Exception as error:
-            logger.exception("no forecast of %s", config.stock)
-            return StockForecast(stock=config.stock, note=in_words(error), failed=True)
-        else:
-            return StockForecast(stock=config.stock, forecast=made, note=alias)
-    return StockForecast(stock=config.stock, note=absent)
+    """Make the forecast to issue for one stock; an error becomes a note.
+
+    If only the challenger fails, the free forecast is there, and the note names the error.
+    """
+    try:
+        made, problem = forecast_issued(config, bars=bars)
+    except Exception as error:
+        logger.exception("no forecast of %s", config.stock)
+        return StockForecast(stock=config.stock, note=in_words(error), failed=True)
+    return StockForecast(stock=config.stock, forecast=made, note=problem or made.issuer, failed=bool(problem))
+
+
+def forecast_issued(
+    config: PipelineConfig, *, bars: ArtifactRef | None = None, as_of: date | None = None
+) -> tuple[Forecast, str]:
+    """Forecast with the champion; without one, with the best free forecaster, beside the challenger if there is one.
+
+    Args:
+        config: As for `forecast_stock`.
+        bars: As for `forecast_stock`.
+        as_of: As for `forecast_stock`.
+
+    Returns:
+        The forecast to issue, and why the challenger could not forecast beside it, or "".
+
+    Raises:
+        ConfigError: As `forecast_stock`.
+        AdapterError: If the champion cannot be used.
+        FeaturesError: If the prices are faulty or too few.
+    """
+    try:
+        made = forecast_stock(config, adapter=None, alias=CHAMPION, bars=bars, as_of=as_of)
+    except NotRegistered:
+        free = forecast_free_stock(config, bars=bars, as_of=as_of)
+    else:
+        return made.model_copy(update={"why": "it beat every free forecast when it was promoted"}), ""
+    try:
+        challenger = forecast_stock(config, adapter=None, alias=CHALLENGER, bars=bars, as_of=as_of)
+    except NotRegistered:
+        return free, ""
+    except Exception as error:
+        logger.exception("no forecast of the challenger of %s", config.stock)
+        return free, in_words(error)
+    why = "it has not beaten every free forecast"
+    return free.model_copy(update={"challenger": challenger.model_copy(update={"why": why})}), ""
+
+
+def forecast_free_stock(
+    config: PipelineConfig, *, bars: ArtifactRef | None = None, as_of: date | None = None
+) -> Forecast:
+    """Forecast the next sessions of a stock with the best free forecaster on its validation windows.
+
+    Args:
+        config: Stock, data and the settings of windows.
+        bars: As for `forecast_stock`.
+        as_of: As for `forecast_stock`.
+
+    Raises:
+        ConfigError: As `forecast_stock`.
+        FeaturesError: If the prices are faulty or too few.
+    """
+    artifact, prices = _prices(config, bars, as_of)
+    exchange = NO_EXCHANGE if config.data is None else config.quality.exchange
+    found = forecast_free(
+        prices, ticker=config.stock, features=config.features, exchange=exchange, jumps=config.quality.jumps
+    )
+    stale = "" if config.data is None else _stale_end(prices["date"], as_of, ticker=config.stock, exchange=exchange)
+    last, members = prices.iloc[-1], int(found.table["answers"].iloc[0])
+    return Forecast(
+        ticker=config.stock,
+        origin=last["date"].date(),
+        last_close=float(last["adj_close"]),
+        adapter=model_label(found.model),
+        version=None,
+        sigma=found.sigma,
+        interval=INTERVAL,
+        as_of=as_of,
+        warnings=(stale,) if stale else (),
+        answers=members,
+        valid=members,
+        currency=str(artifact.meta.get("currency", "")),
+        sessions=_sessions(found.table, band=True),
+        issuer=found.model,
+        why=f"no adapter of {config.stock} has beaten every free forecast, and {found.why}",
+    )
+
+
+def _prices(config: PipelineConfig, bars: ArtifactRef | None, as_of: date | None) -> tuple[ArtifactRef, pd.DataFrame]:
+    store = Store.current()
+    found = (
+        store.here(bars)
+        if bars
+        else fetch_bars.fn(market_source(config), config.stock, store=store, quality=config.quality.for_forecast())
+    )
+    return found, _prices_until(as_of, read_bars(found), ticker=config.stock)
 
 
 def forecast_stock(
@@ -123,12 +216,7 @@ def forecast_stock(
     """
     store = Store.current()
     folder = adapter_folder(adapter)
-    found = (
-        store.here(bars)
-        if bars
-        else fetch_bars.fn(market_source(config), config.stock, store=store, quality=config.quality.for_forecast())
-    )
-    prices = _prices_until(as_of, read_bars(found), ticker=config.stock)
+    found, prices = _prices(config, bars, as_of)
     exchange = NO_EXCHANGE if config.data is None else config.quality.exchange
     version = None
     if folder is None:
@@ -180,6 +268,8 @@ def forecast_stock(
         valid=valid,
         currency=str(found.meta.get("currency", "")),
         sessions=_sessions(table, band=valid >= LEAST_FOR_BAND),
+        issuer="adapter" if adapter else alias,
+        why="it was asked for",
     )
 
 

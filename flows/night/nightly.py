@@ -256,7 +256,7 @@ def ticker_night(
         verdict=result.verdict.headline if result else "",
         promoted=promoted,
         version=registered.version if registered else "",
-        forecast=f"{made.sessions[-1].median / made.last_close - 1:+.2%} by {made.sessions[-1].day}" if made else "",
+        forecast=f"{made.move} by {made.sessions[-1].day}, issued by {made.adapter}" if made else "",
         live=live,
         warnings=tuple(warnings),
         seconds=seconds,

@@ -1,7 +1,8 @@
-"""The forecast of the next sessions: latest bars in, median and band of prices out."""
+"""Forecasts of the next sessions by an adapter or for free: latest bars in, median and band of prices out."""
 
 from datetime import date, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -105,21 +106,10 @@ def forecast_next(
         TrainingError: If the model or the adapter cannot be used.
     """
     from tickerforge.evaluation.core.forecasts import collect_forecasts
-    from tickerforge.features.prices.bars import frame_bars
-    from tickerforge.features.prices.dialects import in_words
-    from tickerforge.features.prices.jumps import check_recent
-    from tickerforge.features.prices.schemas import bar_columns
     from tickerforge.features.windows import latest_window
     from tickerforge.training.stages import answer_generator
 
-    read = frame_bars(bars, source=ticker)
-    if read.repairs:
-        run_logger(__name__).info("%s: read with repairs: %s", ticker, in_words(read.repairs))
-    rests_on = max(features.sigma_window, features.context)
-    columns, left = check_recent(bar_columns(read.bars), ticker=ticker, sessions=rests_on, mode=jumps)
-    if left:
-        run_logger(__name__).warning("%s: the adjusted close jumps: %s", ticker, "; ".join(map(str, left)))
-    checked = pd.DataFrame(columns)
+    checked = _checked(bars, ticker=ticker, features=features, jumps=jumps)
     if known is not None and (problem := implausible(checked, known)):
         run_logger(__name__).warning(
             "%s: %s. If these are not prices of %s, pass the right ones; if it was split since, train it again.",
@@ -150,10 +140,86 @@ def forecast_next(
         run_logger(__name__).warning("%s: %s", ticker, problem)
     none = np.full(features.horizon, np.nan)
     lower, upper = forecast_band(samples) if len(samples) >= LEAST_FOR_BAND else (none, none)
-    dates = next_sessions(checked["date"], count=features.horizon, ticker=ticker, exchange=exchange)
-    guessed = provisional(dates, dates=checked["date"], ticker=ticker, exchange=exchange)
-    bounds = {"median": median, "lower": lower, "upper": upper}
-    return pd.DataFrame({"date": dates, **bounds, "provisional": guessed, "answers": asked, "valid": len(samples)})
+    table = _table(checked["date"], median, lower, upper, ticker=ticker, exchange=exchange)
+    return table.assign(answers=asked, valid=len(samples))
+
+
+class FreeForecast(NamedTuple):
+    """The best free forecast: its forecaster, the reason, σ60 at the origin, and a table as `forecast_next` returns."""
+
+    model: str
+    why: str
+    sigma: float
+    table: pd.DataFrame
+
+
+def forecast_free(
+    bars: pd.DataFrame, *, ticker: str, features: FeatureConfig, exchange: str = AUTO, jumps: JumpMode = "refuse"
+) -> FreeForecast:
+    """Forecast the next sessions by the free forecaster with the lowest CRPS on the validation windows.
+
+    All are fitted on the train rows, as in a comparison. The table counts the members as answers, all valid.
+
+    Args:
+        bars: As for `forecast_next`.
+        ticker: Name of the ticker.
+        features: Settings of windows.
+        exchange: As for `forecast_next`.
+        jumps: As for `forecast_next`.
+
+    Raises:
+        FeaturesError: If the bars are not acceptable or too few for a train and a validation split.
+        MarketDataError: If there is no such exchange.
+    """
+    from tickerforge.evaluation.baselines.simple import baseline_forecasts
+    from tickerforge.evaluation.comparison.compare import best_free
+    from tickerforge.evaluation.core.labels import listed, model_label
+    from tickerforge.features.splits import split_borders
+    from tickerforge.features.windows import build_windows, latest_window
+
+    checked = _checked(bars, ticker=ticker, features=features, jumps=jumps)
+    windows = build_windows(checked, ticker=ticker, config=features)
+    train = checked.iloc[: split_borders(len(checked), features).train_end]
+    losses = best_free(windows, train=train)
+    model = next(iter(losses))
+    window = latest_window(checked, ticker=ticker, config=features)
+    made = baseline_forecasts(window.assign(split="next"), windows=windows, train=train)
+    chosen = made[made["model"] == model].iloc[0]
+    median, samples = (np.asarray(chosen[name], float) for name in ("median", "samples"))
+    table = _table(checked["date"], median, *forecast_band(samples), ticker=ticker, exchange=exchange)
+    others = listed([f"{loss:.3f} of {model_label(name)}" for name, loss in losses.items() if name != model])
+    return FreeForecast(
+        model=model,
+        why=f"of the free forecasts it has the lowest CRPS on validation, {losses[model]:.3f} against {others}",
+        sigma=float(window["sigma"].iloc[0]),
+        table=table.assign(answers=len(samples), valid=len(samples)),
+    )
+
+
+def _checked(bars: pd.DataFrame, *, ticker: str, features: FeatureConfig, jumps: JumpMode) -> pd.DataFrame:
+    """Return acceptable bars; the log names repairs and the jumps that were left."""
+    from tickerforge.features.prices.bars import frame_bars
+    from tickerforge.features.prices.dialects import in_words
+    from tickerforge.features.prices.jumps import check_recent
+    from tickerforge.features.prices.schemas import bar_columns
+
+    read = frame_bars(bars, source=ticker)
+    if read.repairs:
+        run_logger(__name__).info("%s: read with repairs: %s", ticker, in_words(read.repairs))
+    rests_on = max(features.sigma_window, features.context)
+    columns, left = check_recent(bar_columns(read.bars), ticker=ticker, sessions=rests_on, mode=jumps)
+    if left:
+        run_logger(__name__).warning("%s: the adjusted close jumps: %s", ticker, "; ".join(map(str, left)))
+    return pd.DataFrame(columns)
+
+
+def _table(
+    known: pd.Series, median: Floats, lower: Floats, upper: Floats, *, ticker: str, exchange: str
+) -> pd.DataFrame:
+    """Return a forecast, in USD, with the dates of the sessions after the known ones."""
+    dates = next_sessions(known, count=len(median), ticker=ticker, exchange=exchange)
+    guessed = provisional(dates, dates=known, ticker=ticker, exchange=exchange)
+    return pd.DataFrame({"date": dates, "median": median, "lower": lower, "upper": upper, "provisional": guessed})
 
 
 def too_few_valid(valid: int, answers: int) -> str:

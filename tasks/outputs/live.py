@@ -21,7 +21,10 @@ _EXPECTED_ERRORS = "expected_errors"
 
 
 class IssuedForecast(FrozenModel):
-    """A forecast of a registered version, as it was issued.
+    """A forecast as it was issued, by a registered version or by a free forecaster, whose `version` is 0.
+
+    `issuer` is `champion` or the name of a free forecaster, and `why` the reason. A challenger's forecast that was
+    recorded `beside` an issued one is kept, but is not one of the scored forecasts.
 
     `origin` is the last session that it knew, `origin_close` the adjusted close at that time (USD), `sigma` the
     standard deviation of daily log returns at the origin. `median`, `lower` and `upper` (USD) have one value per
@@ -43,6 +46,9 @@ class IssuedForecast(FrozenModel):
     lower: tuple[PositiveFloat | None, ...]
     upper: tuple[PositiveFloat | None, ...]
     provisional_dates: tuple[date, ...] = ()
+    issuer: str = ""
+    why: str = ""
+    beside: bool = False
 
     @property
     def late(self) -> bool:
@@ -61,7 +67,7 @@ class IssuedForecast(FrozenModel):
 def issue_forecast(
     *,
     ticker: str,
-    version: int,
+    version: int | None,
     origin: date,
     origin_close: float,
     sigma: float,
@@ -73,12 +79,15 @@ def issue_forecast(
     issued_at: datetime,
     exchange: str = EXCHANGE,
     provisional_dates: Sequence[date] = (),
+    issuer: str = "",
+    why: str = "",
+    beside: bool = False,
 ) -> IssuedForecast:
-    """Record a forecast; only the first one of a version and origin counts, as a later one could know more.
+    """Record a forecast; only the first one of an issuer and origin counts, as a later one could know more.
 
     Args:
         ticker: Name of the ticker.
-        version: Registered version that made it.
+        version: Registered version that made it; `None` for a free forecaster.
         origin: Last session that it knew.
         origin_close: Adjusted close at the origin as known now, USD.
         sigma: Standard deviation of daily log returns at the origin, as in the window that was shown to the model.
@@ -90,6 +99,9 @@ def issue_forecast(
         issued_at: Now, with a time zone.
         exchange: Calendar of the ticker's exchange such as XNYS; the first price is known at its close.
         provisional_dates: Those target dates that are a guess.
+        issuer: Who issued it; see `IssuedForecast`.
+        why: The reason.
+        beside: Whether another forecast is the issued one.
 
     Returns:
         The forecast that counts: this one, or the one that was recorded before.
@@ -101,7 +113,7 @@ def issue_forecast(
     """
     forecast = IssuedForecast(
         ticker=validate_ticker(ticker),
-        version=version,
+        version=version or 0,
         origin=origin,
         issued_at=issued_at,
         first_close=close_of(target_dates[0], exchange=exchange),
@@ -113,14 +125,18 @@ def issue_forecast(
         lower=tuple(lower),
         upper=tuple(upper),
         provisional_dates=tuple(provisional_dates),
+        issuer=issuer,
+        why=why,
+        beside=beside,
     )
-    name = f"{ticker}/{origin}-v{version}"
+    who = f"version {version}" if version else issuer
+    name = f"{ticker}/{origin}-{f'v{version}' if version else issuer}"
     standing = read_record(_FORECASTS, name, IssuedForecast)
     if standing is not None:
         run_logger(__name__).info(
-            "%s: version %d has a forecast from %s already, issued at %s; that one counts",
+            "%s: %s has a forecast from %s already, issued at %s; that one counts",
             ticker,
-            version,
+            who,
             origin,
             standing.issued_at.astimezone(UTC).isoformat(timespec="seconds"),
         )
@@ -157,7 +173,8 @@ def score_issued(stock: str, bars: pd.DataFrame) -> LiveScores:
     Raises:
         StoreError: If a record cannot be read.
     """
-    rows = [{column: getattr(record, column) for column in ISSUED_COLUMNS} for record in read_issued(stock)]
+    issued = [record for record in read_issued(stock) if not record.beside]
+    rows = [{column: getattr(record, column) for column in ISSUED_COLUMNS} for record in issued]
     closes = bars.set_index("date")["adj_close"]
     return score_live(pd.DataFrame(rows, columns=list(ISSUED_COLUMNS)), closes, ticker=stock)
 

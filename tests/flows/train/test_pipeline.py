@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tickerforge.evaluation.core.contracts import FREE
 from tickerforge.flows.errors import ConfigError, MissingArtifactError
 from tickerforge.flows.settings.config import with_overrides
 from tickerforge.flows.settings.files import StageFiles
@@ -212,7 +213,9 @@ def test_a_forecast_as_of_a_day_equals_the_one_from_a_file_that_ends_there(resul
         forecast_stock(whole, adapter=result.adapters["sft"], as_of=date.max)
 
 
-def test_a_version_that_is_damaged_in_the_registry_gives_no_forecast_of_the_night(result: PipelineResult) -> None:
+def test_without_a_champion_the_night_issues_a_free_forecast_even_if_the_challenger_is_damaged(
+    result: PipelineResult,
+) -> None:
     from mlflow.artifacts import download_artifacts
 
     from tickerforge.flows.night.next_sessions import forecast_registered
@@ -229,12 +232,17 @@ def test_a_version_that_is_damaged_in_the_registry_gives_no_forecast_of_the_nigh
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
         night = forecast_registered(config, bars=bars)
-        assert (night.failed, night.forecast) == (True, None)
+        assert night.failed
+        assert night.forecast is not None
+        assert (night.forecast.issuer in FREE, night.forecast.challenger) == (True, None)
         assert "DEMO/1 is damaged in MLflow: adapter/adapter_model.safetensors has changed" in night.note
     finally:
         weights.write_bytes(content)
     repaired = forecast_registered(config, bars=bars)
     assert repaired.forecast is not None
+    assert not repaired.failed
+    assert (repaired.forecast.version, repaired.forecast.challenger is not None) == (None, True)
+    assert "no adapter of DEMO has beaten every free forecast" in repaired.forecast.why
 
 
 @pytest.mark.parametrize("damaged", ["adapter_config.json", "adapter_model.safetensors"])

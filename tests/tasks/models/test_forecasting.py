@@ -5,12 +5,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tickerforge.evaluation.comparison.compare import best_free
+from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.errors import BarsError, InsufficientHistoryError
 from tickerforge.features.prices.bars import read_csv
+from tickerforge.features.splits import split_borders
+from tickerforge.features.synthetic import market
+from tickerforge.features.windows import build_windows
 from tickerforge.tasks.models.adapters import adapter_folder
 from tickerforge.tasks.models.forecasting import (
     LEAST_FOR_BAND,
     forecast_band,
+    forecast_free,
     forecast_next,
     implausible,
     known_price,
@@ -163,3 +169,24 @@ def test_a_jump_is_told_by_its_size_and_the_time_that_passed(made: Pieces) -> No
     assert "is 1.8 times that of" in jumped(1.8, days=1)
     assert jumped(1.8, days=400) == ""
     assert "is 100 times that of" in jumped(100, days=400)
+
+
+def test_the_free_forecast_is_that_of_the_lowest_crps_on_validation_and_says_so() -> None:
+    bars = market(SyntheticConfig(process="random_walk", sessions=600, seed=3))
+    config = FeatureConfig()
+    found = forecast_free(bars, ticker="DEMO", features=config, exchange="24/7")
+    windows = build_windows(bars, ticker="DEMO", config=config)
+    losses = best_free(windows, train=bars.iloc[: split_borders(len(bars), config).train_end])
+    assert found.model == min(losses, key=lambda name: losses[name])
+    assert f"lowest CRPS on validation, {losses[found.model]:.3f} against " in found.why
+    table, last = found.table, bars["adj_close"].iloc[-1]
+    assert (table["lower"] < table["median"]).all()
+    assert (table["median"] < table["upper"]).all()
+    widths = np.log(table["upper"] / table["lower"]).to_numpy()
+    assert widths[-1] / widths[0] == pytest.approx(np.sqrt(10), rel=0.3)
+    assert np.log(table["median"] / last).abs().max() < widths[-1] / 2
+    changed = bars.copy()
+    later = changed.index[split_borders(len(bars), config).test_start : -80]
+    changed.loc[later, ["open", "high", "low", "close", "adj_close"]] *= 1.5
+    again = forecast_free(changed, ticker="DEMO", features=config, exchange="24/7")
+    pd.testing.assert_frame_equal(again.table, table)

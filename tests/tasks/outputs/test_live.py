@@ -22,7 +22,9 @@ def _own_home(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TICKERFORGE_STORE", raising=False)
 
 
-def issue(*, origin: date = ORIGIN, version: int = 1, issued_at: datetime = EVENING, level: float = 1.0, **other):  # type: ignore[no-untyped-def]
+def issue(  # type: ignore[no-untyped-def]
+    *, origin: date = ORIGIN, version: int | None = 1, issued_at: datetime = EVENING, level: float = 1.0, **other
+):
     """Three sessions after the origin: a median of `level` times the close of 100 USD, and a band of 2 USD around."""
     days = next_sessions(pd.Series(pd.bdate_range(end=origin, periods=80)), count=3, ticker="DEMO")
     arguments = {
@@ -63,6 +65,17 @@ def test_the_first_forecast_of_an_origin_and_version_stands_and_the_log_says_so(
     assert second == first
     assert read_issued("DEMO") == (first,)
     assert "DEMO: version 1 has a forecast from 2026-10-30 already, issued at 2026-10-30T22:00:00+00:00" in caplog.text
+
+
+def test_a_free_forecast_is_scored_and_the_challengers_beside_it_only_kept() -> None:
+    free = issue(version=None, issuer="random_walk_har", why="its CRPS is lowest", level=1.02)
+    issue(version=3, issuer="challenger", beside=True, level=1.0)
+    again = issue(version=None, issuer="random_walk_har", level=1.05)
+    assert (free.version, free.issuer, free.why, again) == (0, "random_walk_har", "its CRPS is lowest", free)
+    assert [record.version for record in read_issued("DEMO")] == [0, 3]
+    live = score_issued("DEMO", bars([100.0, 102.0, 102.0, 102.0]))
+    assert (live.issued, [window.version for window in live.windows]) == (1, [0])
+    assert live.scaled_mse == pytest.approx(0.0)
 
 
 def test_another_version_of_the_same_origin_is_kept_beside_and_the_first_one_is_scored() -> None:
