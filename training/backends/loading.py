@@ -81,13 +81,27 @@ def load_trainable(job: TrainingJob) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
 
+    from tickerforge.training.backends.fused_lora import fuse
+
     set_seed(job.seed)
     model = load_base(job.base_model, trust_remote_code=job.config.trust_remote_code, dtype=gpu_dtype())
     if job.adapter is not None:
-        return attach_adapter(model, job.adapter, trainable=True)
-    rank = job.config.lora_rank
-    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
-    return get_peft_model(model, lora)
+        model = attach_adapter(model, job.adapter, trainable=True)
+    else:
+        rank = job.config.lora_rank
+        lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+        model = get_peft_model(model, lora)
+    if is_large_on_cpu(model):
+        fuse(model)
+    return model
+
+
+def is_large_on_cpu(model: Any) -> bool:
+    """Return whether a model computes on a CPU in full precision, and is so large that shortcuts for that pay."""
+    import torch
+
+    precise = torch.finfo(model.dtype).bits >= 32
+    return bool(model.device.type == "cpu" and precise and model.num_parameters() >= SMALL_MODEL)
 
 
 def gpu_dtype() -> str:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
-from tickerforge.training.backends import loading
+from tickerforge.training.backends.loading import is_large_on_cpu
 
 ATTENTION = "tickerforge_prefix_sharing"
 FULL = 0.75
@@ -91,11 +91,13 @@ class SharedTexts:
     Args:
         prompts: Token ids of each prompt.
         answers: Token ids of the answers to each prompt; none at all if only the prompts are read.
+        most: Most tokens to share; default: all that are alike.
         device: Device of the tensors.
 
     Attributes:
         ids: Token ids, shape (1, tokens).
         positions: Position of each token in its text, shape (1, tokens).
+        shared: Length of the common beginning.
         prompt_ends: Index in the row of the last token of each prompt, shape (prompts,).
         answer_starts: Index in the row of each answer's first token, answers in the order given.
         context: Indices in the row of the tokens of each prompt, shape (prompts, longest prompt); padded on the right.
@@ -107,11 +109,12 @@ class SharedTexts:
         prompts: Sequence[Sequence[int]],
         answers: Sequence[Sequence[Sequence[int]]] = (),
         *,
+        most: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        shared = common_prefix(prompts)
+        shared = common_prefix(prompts) if most is None else min(most, common_prefix(prompts))
         rests = [list(prompt[shared:]) for prompt in prompts]
-        self._shared, self._device = shared, device
+        self.shared, self._device = shared, device
         self._rests = self._level(rests, start=shared)
         rests_end = shared + sum(map(len, rests))
         flat = [list(answer) for group in answers for answer in group]
@@ -149,7 +152,7 @@ class SharedTexts:
     ) -> torch.Tensor:
         """See `_Structure`."""
         options = {"scale": scale, "dropout": dropout}
-        shared, heads = self._shared, query.shape[1]
+        shared, heads = self.shared, query.shape[1]
         found = []
         if shared:
             found.append(_causal(query[None, :shared], key[None, :shared], value[None, :shared], **options)[0])
@@ -342,7 +345,7 @@ def shares_prefixes(model: Any) -> bool:
     be those that it gives each text alone.
     """
     bare = getattr(model, "get_base_model", lambda: model)()
-    if model.device.type != "cpu" or torch.finfo(model.dtype).bits < 32 or bare.num_parameters() < loading.SMALL_MODEL:
+    if not is_large_on_cpu(bare):
         return False
     # Gradient checkpointing would compute the attention again after the structure is gone.
     if not bare._supports_attention_backend or bare.is_gradient_checkpointing:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from transformers import Trainer, TrainerCallback
-from trl import GRPOConfig, SFTConfig, SFTTrainer
+from trl import GRPOConfig, SFTConfig
 
 from tickerforge.features.prompts import Chat
 from tickerforge.training.backends.averaging import TailAverage
@@ -26,6 +26,7 @@ from tickerforge.training.backends.memory import (
     with_smaller_batches,
 )
 from tickerforge.training.backends.recorder import NOT_FINITE, StepRecorder
+from tickerforge.training.backends.sft_trainer import SharedSFTTrainer
 from tickerforge.training.config import GRPOStageConfig
 from tickerforge.training.contracts import ADAPTER_FOLDER, Example, OnProgress
 from tickerforge.training.guard import CollapseGuard
@@ -115,7 +116,9 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
             completion_only_loss=True,
             dataset_num_proc=None,
         )
-        trainer = SFTTrainer(model=model, args=on_one_gpu(args), train_dataset=dataset, processing_class=tokenizer)
+        trainer = SharedSFTTrainer(
+            model=model, args=on_one_gpu(args), train_dataset=dataset, processing_class=tokenizer
+        )
         trainer.add_callback(TailAverage(stage.tail_average))
         last = train_resumably(trainer, out_dir=job.out_dir, stage=job.stage, guard=None, on_progress=job.on_progress)
         save_adapter(trainer, job=job)

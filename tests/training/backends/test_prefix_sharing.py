@@ -1,9 +1,11 @@
 """What texts share is computed once, for several architectures, and gives what each text alone gives."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
     FalconConfig,
@@ -11,8 +13,10 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     PreTrainedConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
 )
+from trl import SFTTrainer
 
 from tickerforge.training.backends import loading, prefix_sharing
 from tickerforge.training.backends.prefix_sharing import (
@@ -23,6 +27,7 @@ from tickerforge.training.backends.prefix_sharing import (
     shares_prefixes,
 )
 from tickerforge.training.backends.sampling import draw_tokens, sample
+from tickerforge.training.backends.sft_trainer import SharedSFTTrainer
 
 VOCABULARY = 60
 SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
@@ -154,3 +159,58 @@ def test_small_models_and_half_precision_are_left_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr(loading, "SMALL_MODEL", 0)
     assert shares_prefixes(made)
     assert not shares_prefixes(made.bfloat16())
+
+
+@pytest.fixture
+def sft_trainer(model: Any, tmp_path: Path) -> SharedSFTTrainer:
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from trl import SFTConfig
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0")),
+        pad_token="0",
+        eos_token="1",
+    )
+    gpt2 = model.config.model_type == "gpt2"
+    targets = ["c_attn", "c_fc"] if gpt2 else loading.LORA_TARGETS
+    lora = LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False, fan_in_fan_out=gpt2)
+    args = SFTConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        completion_only_loss=True,
+        gradient_checkpointing=False,
+    )
+    rows = [{"input_ids": [3, 4], "completion_mask": [0, 1]}]
+    return SharedSFTTrainer(
+        model=get_peft_model(model, lora).double(),
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+
+
+def test_the_loss_of_fine_tuning_its_records_and_gradients_are_those_of_trl(sft_trainer: SharedSFTTrainer) -> None:
+    answers = [[30, 31, 32, 1], [33, 1], [34, 35, 36, 37, 38, 39, 1]]
+    rows = [
+        {"input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)}
+        for prompt, answer in zip(PROMPTS, answers, strict=True)
+    ]
+    # The same prompt again, and the same beginning of an answer: that must count twice.
+    for each in (rows, [rows[0]] * 2, [rows[2]]):
+        outcomes = []
+        for cls in (SharedSFTTrainer, SFTTrainer):
+            sft_trainer.model.zero_grad()
+            batch = sft_trainer.data_collator([dict(row) for row in each])
+            loss, out = cls.compute_loss(
+                sft_trainer, sft_trainer.model, batch, return_outputs=True, num_items_in_batch=11
+            )
+            loss.backward()
+            gradients = [p.grad.clone() for p in sft_trainer.model.parameters() if p.requires_grad]
+            outcomes.append([loss, out.num_correct_tokens, out.entropy_sum, out.num_valid_tokens, *gradients])
+        for ours, theirs in zip(*outcomes, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4, check_dtype=False)
+        assert max(float(gradient.abs().max()) for gradient in outcomes[0][4:]) > 0.01
