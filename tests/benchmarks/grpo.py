@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from tiny_setup import FEATURES, base_model, examples, spread
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from tickerforge.training.backends.base import TrainingJob
-from tickerforge.training.backends.loading import load_tokenizer, load_trainable
+from tickerforge.training.backends.loading import LORA_TARGETS, load_base, load_tokenizer
 from tickerforge.training.backends.transformers_ import TransformersBackend
 from tickerforge.training.config import GRPOStageConfig, GuardConfig, TrainingConfig
 from tickerforge.training.contracts import Example, Progress
@@ -47,15 +48,26 @@ class Clock(TrainerCallback):
         return [after - before for before, after in zip(ticks[WARM_UP - 1 :], ticks[WARM_UP:], strict=False)]
 
 
-def bare(job: TrainingJob, asked: list[Example], clock: Clock) -> None:
+def plain_adapter(job: TrainingJob) -> Any:
+    """Load the base model with a new adapter as PEFT makes it."""
+    set_seed(job.seed)
+    rank = job.config.lora_rank
+    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    return get_peft_model(load_base(job.base_model, trust_remote_code=False, dtype="float32"), lora)
+
+
+def bare(job: TrainingJob, asked: list[Example], clock: TrainerCallback, *, model: Any) -> None:
     """Train with TRL's own trainer."""
+    answers = job.config.grpo_1st.prompts_per_step * job.config.grpo_1st.group_size
+    micro = min(answers, job.config.micro_batch_size)
     stage = job.config.grpo_1st
     terms, weights = reward_terms(job.config.reward, horizon=FEATURES.horizon, unit=job.unit)
     args = GRPOConfig(
         output_dir=str(job.out_dir),
         max_steps=stage.steps,
         learning_rate=job.config.learning_rate("grpo_1st"),
-        per_device_train_batch_size=stage.prompts_per_step * stage.group_size,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=answers // micro,
         num_generations=stage.group_size,
         max_completion_length=job.config.sampling.max_tokens,
         loss_type=stage.loss_type,
@@ -72,7 +84,7 @@ def bare(job: TrainingJob, asked: list[Example], clock: Clock) -> None:
         seed=job.seed,
     )
     trainer = GRPOTrainer(
-        model=load_trainable(job),
+        model=model,
         reward_funcs=terms,
         args=args,
         train_dataset=Dataset.from_list(
@@ -118,7 +130,7 @@ def main() -> None:
 
             with tempfile.TemporaryDirectory() as folder:
                 job = TrainingJob("grpo_1st", base, None, config, Path(folder), turn, on_progress=report)
-                bare(job, asked, clock) if name == "TRL" else ours(job, asked)
+                bare(job, asked, clock, model=plain_adapter(job)) if name == "TRL" else ours(job, asked)
             cpu[name] += clock.steps(clock.cpu)[: options.steps]
             wall[name] += clock.steps(clock.wall)[: options.steps]
     for name in cpu:
