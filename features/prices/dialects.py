@@ -134,13 +134,14 @@ REPAIRS: dict[str, str] = {
     "no_volume": "no volumes, read as 0",
     "no_adjusted_close": "no adjusted close: the close serves as both",
     "adjusted_only": "adjusted prices alone, which serve as both",
+    "running_session": "a last row whose session has not closed, left out",
     "repaired_jumps": "jumps by a certain factor, removed from the adjusted prices",
 }
 """What is repaired in a price file, in words; every other fault is an error."""
 
 _WHOLE_FILE = frozenset(
     {"byte_order_marks", "encodings", "compressed", "separators", "no_header", "newest_first", "no_volume"}
-    | {"no_adjusted_close", "adjusted_only"}
+    | {"no_adjusted_close", "adjusted_only", "running_session"}
 )
 
 

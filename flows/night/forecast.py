@@ -56,7 +56,8 @@ def forecast(
             own = with_stock(config, stock)
             if problem := update_prices(own, exchange=exchange):
                 warnings[stock] = f"The prices could not be updated ({problem})."
-            bars = fetch_bars(market_source(own), stock, store=Store.current(), quality=own.quality.for_forecast())
+            quality = own.quality.for_forecast()
+            bars = fetch_bars(market_source(own), stock, store=Store.current(), quality=quality, now=datetime.now(UTC))
             jobs.append(ForecastJob(config=own, bars=bars))
         except Exception as error:
             logger.exception("no prices of %s", stock)

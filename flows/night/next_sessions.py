@@ -183,11 +183,11 @@ def forecast_free_stock(
 
 def _prices(config: PipelineConfig, bars: ArtifactRef | None, as_of: date | None) -> tuple[ArtifactRef, pd.DataFrame]:
     store = Store.current()
-    found = (
-        store.here(bars)
-        if bars
-        else fetch_bars.fn(market_source(config), config.stock, store=store, quality=config.quality.for_forecast())
-    )
+    if bars is not None:
+        found = store.here(bars)
+    else:
+        quality, now = config.quality.for_forecast(), datetime.now(UTC)
+        found = fetch_bars.fn(market_source(config), config.stock, store=store, quality=quality, now=now)
     return found, _prices_until(as_of, read_bars(found), ticker=config.stock)
 
 

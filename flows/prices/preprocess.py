@@ -75,7 +75,8 @@ def _preprocess_one(
     pictures: Path | None,
 ) -> Preprocessed:
     try:
-        bars, report = fetch_with_quality(FolderSource(folder=root), stock, store=store, quality=quality)
+        now = datetime.now(UTC)
+        bars, report = fetch_with_quality(FolderSource(folder=root), stock, store=store, quality=quality, now=now)
         windows = store_windows.fn(bars, config=features, store=store)
         written = export_published(bars, output / stock, config=features) if output is not None else []
         picture = _drawn(bars, windows, report, pictures, features=features) if pictures is not None else None

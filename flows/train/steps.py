@@ -83,7 +83,10 @@ class Steps:
 
     def bars(self) -> ArtifactRef:
         """Return the validated bars of the stock."""
-        return fetch_bars(market_source(self.config), self.config.stock, store=self.store, quality=self.config.quality)
+        config = self.config
+        return fetch_bars(
+            market_source(config), config.stock, store=self.store, quality=config.quality, now=datetime.now(UTC)
+        )
 
     def windows(self, bars: ArtifactRef) -> ArtifactRef:
         """Return windows with features and splits."""

@@ -11,7 +11,7 @@ from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.features.config import FeatureConfig, FrozenModel, JumpMode
 from tickerforge.features.price_text import price_text
 from tickerforge.tasks.base.logs import run_logger
-from tickerforge.tasks.prices.freshness import stale_end
+from tickerforge.tasks.prices.freshness import is_running, stale_end
 from tickerforge.tasks.prices.sessions import AUTO, calendar_of, next_sessions, provisional
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import OnProgress
@@ -91,8 +91,8 @@ def forecast_next(
         known: A price of this stock, with which the bars are compared.
         jumps: What to do with moves that no market makes; see `features.config.QualityConfig`.
         on_progress: Called with the number of answers drawn.
-        now: The current time, with a time zone, to warn if the bars do not end with the last closed session; without
-            it, that is not checked.
+        now: The current time, with a time zone, to leave out a session that has not closed, and to warn if the bars do
+            not end with the last closed one; without it, that is not checked.
 
     Returns:
         `horizon` rows: `date` (datetime64[s]), `median`, `lower`, `upper` (USD; bounds of the central 80 %),
@@ -119,6 +119,12 @@ def forecast_next(
         )
     if now is not None:
         calendar = calendar_of(ticker, checked["date"], exchange=exchange)
+        last = checked["date"].iloc[-1].date()
+        if calendar is not None and is_running(last, now, calendar=calendar):
+            run_logger(__name__).warning(
+                "%s: the last row, of %s, is left out: its session has not closed", ticker, last
+            )
+            checked = checked.iloc[:-1]
         if problem := stale_end(checked["date"].iloc[-1].date(), now, ticker=ticker, calendar=calendar):
             run_logger(__name__).warning("%s", problem)
     window = latest_window(checked, ticker=ticker, config=features)

@@ -38,10 +38,10 @@ def stale_end(
             f"the prices of {ticker} end in the future, on {last}; {today} is {day}. Check the dates of the prices and "
             "the clock of this machine."
         )
-    if calendar and last == day and now < (close := close_of(last, exchange=calendar)):
+    if calendar and is_running(last, now, calendar=calendar):
         return (
-            f"the last price of {ticker}, of {last}, is not final: {calendar} closes at {close:%H:%M} UTC. Leave this "
-            "session out, or come back after the close."
+            f"the last price of {ticker}, of {last}, is not final: {calendar} closes at "
+            f"{close_of(last, exchange=calendar):%H:%M} UTC. Leave this session out, or come back after the close."
         )
     missing = stale_by(last, now, exchange=calendar) if calendar else _weekdays_between(last, now)
     if missing <= tolerance:
@@ -50,6 +50,16 @@ def stale_end(
         f"session{'' if missing == 1 else 's'} of {calendar}" if calendar else f"weekday{'' if missing == 1 else 's'}"
     )
     return f"the prices of {ticker} end on {last}, {missing:,} {unit} before {today}: get the later ones."
+
+
+def is_running(last: date, now: datetime, *, calendar: str) -> bool:
+    """Return whether a session is the current one of its exchange and has not closed.
+
+    Raises:
+        MarketDataError: If there is no such exchange.
+        ValueError: If the instant has no time zone.
+    """
+    return last == exchange_date(now, exchange=calendar) and now < close_of(last, exchange=calendar)
 
 
 def _weekdays_between(last: date, now: datetime) -> int:

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import date, datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pandas as pd
 from prefect import task
 from pydantic import Field
 
@@ -25,7 +27,9 @@ from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import BARS_FILE
 from tickerforge.tasks.base.retries import TASK_OPTIONS
 from tickerforge.tasks.prices.folders import csv_path, opened
+from tickerforge.tasks.prices.freshness import is_running
 from tickerforge.tasks.prices.quality import HISTORY, REPAIR_COUNTS, assess_bars, hold_to_limits, with_history
+from tickerforge.tasks.prices.sessions import calendar_of
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
 
 _MODULES = (
@@ -64,9 +68,21 @@ MarketSource = Annotated[FolderSource | SyntheticSource, Field(discriminator="ki
 
 @task(name="fetch-bars", task_run_name="fetch-bars {stock}", **TASK_OPTIONS)
 def fetch_bars(
-    source: MarketSource, stock: str, *, store: Store, quality: QualityConfig = QualityConfig()
+    source: MarketSource,
+    stock: str,
+    *,
+    store: Store,
+    quality: QualityConfig = QualityConfig(),
+    now: datetime | None = None,
 ) -> ArtifactRef:
     """Read and validate one ticker's bars, store them as `bars.parquet`, and store a quality report beside them.
+
+    Args:
+        source: Where the prices are.
+        stock: Name of the ticker.
+        store: Where the artifacts go.
+        quality: Limits for the prices, and what to do with jumps.
+        now: The current time, with a time zone: a session that has not closed by then is left out.
 
     Returns:
         Artifact of the stage `bars`. Its meta holds `ticker`, `rows`, `first` and `last` session. Rows without prices
@@ -77,11 +93,11 @@ def fetch_bars(
         FeaturesError: If the ticker's name or its prices are not valid, or worse than `quality` allows.
         MarketDataError: If the source holds nothing for the ticker, or there is no such exchange.
     """
-    return fetch_with_quality(source, stock, store=store, quality=quality)[0]
+    return fetch_with_quality(source, stock, store=store, quality=quality, now=now)[0]
 
 
 def fetch_with_quality(
-    source: MarketSource, stock: str, *, store: Store, quality: QualityConfig
+    source: MarketSource, stock: str, *, store: Store, quality: QualityConfig, now: datetime | None = None
 ) -> tuple[ArtifactRef, QualityReport | None]:
     """Do the same as `fetch_bars` and return the quality report too; the synthetic market has none."""
     ticker = validate_ticker(stock)
@@ -97,12 +113,33 @@ def fetch_with_quality(
     read = cache(lambda: _repaired(parse()) if quality.jumps == "repair" else parse())
     inputs = {"csv": digest, "ticker": ticker} | ({"jumps": "repair"} if quality.jumps == "repair" else {})
     made = _stored(inputs, read, ticker=ticker, store=store, name=name)
+    if now is not None and _ends_running(made, read, now=now, exchange=quality.exchange):
+        whole = read
+        read = cache(lambda: _without_last(whole()))
+        made = _stored(inputs | {"without": made.meta["last"]}, read, ticker=ticker, store=store, name=name)
     _say_repairs(made, ticker=ticker)
     _, report = assess_bars(made, lambda: read().columns, config=quality, store=store)
     report = with_history(report, made)
     store.note(made, name)
     hold_to_limits(report, quality)
     return made, report
+
+
+def _ends_running(bars: ArtifactRef, read: Callable[[], CsvColumns], *, now: datetime, exchange: str) -> bool:
+    """Return whether the last session has not closed. The prices are read only if it is about today's."""
+    last = date.fromisoformat(str(bars.meta["last"]))
+    if abs((last - now.date()).days) > 1 or int(str(bars.meta["rows"])) < 2:
+        return False
+    dates = pd.Series(read().columns["date"])
+    calendar = calendar_of(str(bars.meta["ticker"]), dates, exchange=exchange)
+    return calendar is not None and is_running(last, now, calendar=calendar)
+
+
+def _without_last(read: CsvColumns) -> CsvColumns:
+    return read._replace(
+        columns={name: values[:-1] for name, values in read.columns.items()},
+        repairs={**read.repairs, "running_session": 1},
+    )
 
 
 def _repaired(read: CsvColumns) -> CsvColumns:

@@ -148,7 +148,7 @@ def long_file(bars: Bars, *, other: str = "OTHER") -> str:
     return own + more.lstrip("\n")
 
 
-def zipped(text: str, name: str = "acme.csv") -> bytes:
+def zipped(text: str | bytes, name: str = "acme.csv") -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr(name, text)

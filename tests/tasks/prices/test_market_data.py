@@ -1,16 +1,17 @@
+import logging
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tickerforge.features.config import FeatureConfig, SyntheticConfig
+from tickerforge.features.config import FeatureConfig, QualityConfig, SyntheticConfig
 from tickerforge.features.errors import BarsError, InsufficientHistoryError, PublishedLayoutError, TickerNameError
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
 from tickerforge.tasks.base.errors import MarketDataError, PublishError
 from tickerforge.tasks.prices.folders import list_tickers
-from tickerforge.tasks.prices.market_data import FolderSource, SyntheticSource, fetch_bars
+from tickerforge.tasks.prices.market_data import FolderSource, SyntheticSource, fetch_bars, fetch_with_quality
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.windows.preprocess import (
     export_published,
@@ -224,3 +225,20 @@ def test_the_published_layout_says_where_it_cannot_be_written(tmp_path: Path) ->
     (tmp_path / "out").write_text("a file")
     with pytest.raises(PublishError, match="out"):
         export_published(bars, tmp_path / "out", config=FeatureConfig())
+
+
+def test_a_last_session_that_has_not_closed_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_prices(tmp_path, "AAPL", sessions=401)
+    store, source = Store(tmp_path / "store"), FolderSource(folder=tmp_path)
+    day = read_bars(fetch_bars.fn(source, "AAPL", store=store))["date"].iloc[-1].tz_localize("America/New_York")
+    before, after = (day + pd.Timedelta(hours=hour) for hour in (11, 17))
+    quality = QualityConfig(exchange="XNYS")
+    with caplog.at_level(logging.INFO):
+        bars, report = fetch_with_quality(source, "AAPL", store=store, quality=quality, now=before.to_pydatetime())
+    assert (bars.meta["rows"], bars.meta["repairs"]) == (400, '{"running_session": 1}')
+    assert report is not None
+    assert report.rows == 400
+    assert "a last row whose session has not closed, left out" in caplog.text
+    assert fetch_bars.fn(source, "AAPL", store=store, quality=quality, now=after.to_pydatetime()).meta["rows"] == 401

@@ -213,8 +213,11 @@ def test_the_model_warns_of_prices_that_cannot_be_its_tickers(
     caplog.clear()
     jump = bars.copy()
     jump.loc[len(jump) - 1, prices] *= 0.5
-    model.predict(jump)
+    with pytest.raises(ValueError, match=r"PULL: the adjusted close jumps in the last \d+ sessions(.|\n)*split of 2"):
+        model.predict(jump)
+    model.predict(jump, params={"jumps": "accept"})
     assert "is 0.5 times that of" in caplog.text
+    assert "PULL: the adjusted close jumps: " in caplog.text
 
 
 def test_pulling_and_forecasting_run_no_code_from_the_registry(
