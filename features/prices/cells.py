@@ -207,7 +207,9 @@ _FORMS = {
         "year first": r"(?P<y>\d{4})\s?[-/.年년]\s?(?P<m>\d{1,2})\s?[-/.月월]\s?(?P<d>\d{1,2})[日일]?",
         "compact": r"(?P<y>(?:17|18|19|20|21)\d{2})(?P<m>\d{2})(?P<d>\d{2})(?:\.0)?",
         "year last": rf"{_WEEKDAY}(?P<a>\d{{1,2}})(?P<mark>[-/.])(?P<b>\d{{1,2}})(?P=mark)(?P<y>\d{{4}}|\d{{2}})",
-        "month name": rf"{_WEEKDAY}(?P<m>[^\W\d_]{{3,10}})\.?\s+(?P<d>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<y>\d{{4}})",
+        "month name": (
+            rf"{_WEEKDAY}(?P<m>[^\W\d_]{{3,10}})\.?[\s-]+(?P<d>\d{{1,2}})(?:st|nd|rd|th)?,?[\s-]+(?P<y>\d{{4}})"
+        ),
         "name between": (
             rf"{_WEEKDAY}(?P<d>\d{{1,2}})\.?[-/\s]*(?P<m>[^\W\d_]{{3,10}})\.?[-/\s,]*(?P<y>\d{{4}}|\d{{2}})"
         ),

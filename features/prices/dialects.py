@@ -11,32 +11,36 @@ from functools import lru_cache
 
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "date": (
-        *("date", "tradedate", "tradingdate", "tradingday", "exchangedate", "pricedate", "quotedate", "sessiondate"),
-        *("datadate", "caldt", "day", "datum", "fecha", "data", "giorno", "дата", "日期", "交易日期", "日付", "날짜"),
-        *("일자", "datetime", "dateandtime", "dateutc", "timestamp", "timestamputc", "localtime", "gmttime", "utctime"),
-        *("windowstart", "opentime", "timeopen", "begin", "time", "unix", "unixtime", "unixtimestamp", "epoch", "ts"),
-        *("dt", "t"),
+        *("date", "tradedate", "pricingdate", "tradingdate", "tradingday", "exchangedate", "pricedate", "quotedate"),
+        *("sessiondate", "datadate", "caldt", "day", "datum", "fecha", "data", "giorno", "дата", "日期", "交易日期"),
+        *("日付", "날짜", "일자", "datetime", "dateandtime", "dateutc", "timestamp", "timestamputc", "localtime"),
+        *("gmttime", "utctime", "windowstart", "opentime", "timeopen", "begin", "time", "unix", "unixtime"),
+        *("unixtimestamp", "epoch", "ts", "dt", "t"),
     ),
     "open": (
-        *("open", "openprice", "priceopen", "opening", "openingprice", "pxopen", "openprc", "erster", "eröffnung"),
-        *("eröffn", "eröffnungskurs", "ouverture", "ouv", "apertura", "apert", "abertura", "abert", "откр", "открытие"),
-        *("otwarcie", "开盘", "开盘价", "開盤", "開盤價", "始値", "시가", "o"),
+        *("open", "openprice", "priceopen", "opening", "openingprice", "pxopen", "openprc", "prcod", "erster"),
+        *("eröffnungspreis", "eröffnung", "eröffn", "eröffnungskurs", "ouverture", "ouv", "apertura", "apert"),
+        *("abertura", "abert", "откр", "открытие", "otwarcie", "开盘", "开盘价", "開盤", "開盤價", "始値"),
+        *("시가", "o"),
     ),
     "high": (
-        *("high", "highprice", "pricehigh", "dayhigh", "dayshigh", "pxhigh", "askhi", "high1", "hoch", "tageshoch"),
-        *("höchst", "höchstkurs", "haut", "plushaut", "máximo", "maximo", "máx", "max", "massimo", "máxima", "maxima"),
-        *("макс", "максимум", "najwyższy", "najwyzszy", "最高", "最高价", "最高價", "高値", "고가", "h"),
+        *("high", "highprice", "pricehigh", "dayhigh", "dayshigh", "pxhigh", "askhi", "prchd", "highest"),
+        *("highestprice", "high1", "hoch", "tageshoch", "höchst", "höchstkurs", "haut", "plushaut", "máximo"),
+        *("maximo", "máx", "max", "massimo", "máxima", "maxima", "макс", "максимум", "najwyższy", "najwyzszy"),
+        *("最高", "最高价", "最高價", "高値", "고가", "h"),
     ),
     "low": (
-        *("low", "lowprice", "pricelow", "daylow", "dayslow", "pxlow", "bidlo", "low1", "tief", "tagestief", "tiefst"),
-        *("tiefstkurs", "bas", "plusbas", "mínimo", "minimo", "mín", "min", "mínima", "minima", "мин", "минимум"),
-        *("najniższy", "najnizszy", "最低", "最低价", "最低價", "安値", "저가", "l"),
+        *("low", "lowprice", "pricelow", "daylow", "dayslow", "pxlow", "bidlo", "prcld", "lowest", "lowestprice"),
+        *("low1", "tief", "tagestief", "tiefst", "tiefstkurs", "bas", "plusbas", "mínimo", "minimo", "mín", "min"),
+        *("mínima", "minima", "мин", "минимум", "najniższy", "najnizszy", "最低", "最低价", "最低價", "安値"),
+        *("저가", "l"),
     ),
     "close": (
-        *("close", "closeprice", "priceclose", "closing", "closingprice", "closelast", "lastclose", "pxlast", "prc"),
-        *("prccd", "schlusskurs", "schluss", "clôture", "cloture", "cierre", "chiusura", "fechamento", "zamknięcie"),
-        *("zamkniecie", "закрытие", "收盘", "收盘价", "收盤", "收盤價", "終値", "종가", "last", "lastprice", "trdprc1"),
-        *("zuletzt", "letzter", "dernier", "último", "ultimo", "цена", "price", "settle", "kurs", "ltp", "c"),
+        *("close", "closeprice", "priceclose", "closing", "closingprice", "closelast", "pxlast", "prc"),
+        *("prccd", "schlusskurs", "schlusspreis", "schluss", "clôture", "cloture", "cierre", "chiusura"),
+        *("fechamento", "zamknięcie", "zamkniecie", "закрытие", "收盘", "收盘价", "收盤", "收盤價", "終値", "종가"),
+        *("last", "lastprice", "trdprc1", "zuletzt", "letzter", "dernier", "último", "ultimo", "цена", "price"),
+        *("settle", "kurs", "ltp", "c"),
     ),
     "adj_close": (
         *("adjclose", "adjustedclose", "adjcloseprice", "adjustedcloseprice", "adjustedclosingprice", "closeadj"),
@@ -45,8 +49,10 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "volume": (
         *("volume", "vol", "pxvolume", "totalvolume", "tradingvolume", "sharevolume", "sharestraded", "noofshares"),
+        *("numberofshares", "volumetraded", "shares", "cshtrd", "tottrdqty", "umsatzinstück", "stück"),
         *("totaltradequantity", "totaltradedquantity", "quantity", "qty", "stücke", "stuecke", "volumen", "wolumen"),
-        *("объём", "объем", "成交量", "出来高", "거래량", "tickvol", "tickvolume", "acvoluns", "cvol", "anzahl", "v"),
+        *("объём", "объем", "成交量", "出来高", "거래량", "tickvol", "tickvolume", "acvoluns", "cvol", "anzahl"),
+        *("umsatz", "v"),
     ),
 }
 """Column of bars → its names, the best first, as `canonical` writes them."""
@@ -72,7 +78,7 @@ MISSING = frozenset(
 )
 """Cells without a value, in lower case."""
 
-SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS = (",", ";", "\t", "|", " ")
 ENCODINGS = ("utf-8", "cp1252", "gb18030", "cp1251", "shift_jis", "cp949")
 """Tried in this order until the header can be read; a byte order mark decides at once."""
 
@@ -134,6 +140,7 @@ REPAIRS: dict[str, str] = {
     "no_volume": "no volumes, read as 0",
     "no_adjusted_close": "no adjusted close: the close serves as both",
     "adjusted_only": "adjusted prices alone, which serve as both",
+    "other_symbols": "rows whose ticker is written as another one than the file's",
     "running_session": "a last row whose session has not closed, left out",
     "repaired_jumps": "jumps by a certain factor, removed from the adjusted prices",
 }

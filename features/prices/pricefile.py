@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -33,6 +34,9 @@ _FOREIGN = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"ARROW1": "a Feather file",
     b"SQLite": "a database",
+    b"<": "a web page; the download may have failed",
+    b"{": "JSON",
+    b"[": "JSON",
     b"\x28\xb5\x2f\xfd": "a file compressed with zstd",
 }
 _FAULTS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, NotImplementedError)
@@ -139,9 +143,12 @@ class PriceFile:
     def _decoded(self, content: bytes) -> PriceText:
         if not content.strip():
             raise BarsError(f"{self.name}: the file is empty; it needs a header and one row per session")
-        foreign = next((what for start, what in _FOREIGN.items() if content.startswith(start)), None)
+        bare = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+        # MetaTrader and Stooq write <DATE> and <TICKER>.
+        named = re.match(rb"<\w+>[,;\t|]", bare)
+        foreign = None if named else next((what for start, what in _FOREIGN.items() if bare.startswith(start)), None)
         if foreign:
-            raise BarsError(f"{self.name}: this is {foreign}, not a table of prices; save the prices as CSV")
+            raise BarsError(f"{self.name}: this is {foreign}, not a table of prices: save the prices as CSV")
         first: BarsError | None = None
         for encoding in self._encodings(content):
             try:

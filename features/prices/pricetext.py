@@ -12,6 +12,7 @@ from tickerforge.features.errors import BarsError
 from tickerforge.features.prices.cells import is_date_like
 from tickerforge.features.prices.dialects import COLUMN_NAMES, SEPARATORS, canonical, locate, tuple_label
 from tickerforge.features.prices.pricetable import PriceTable, check_columns, find_ticker, missing_column
+from tickerforge.features.prices.tickers import is_likely
 
 _HEADER_WITHIN = 60
 _SAMPLE_CHARACTERS = 1 << 16
@@ -110,6 +111,8 @@ class PriceText:
             },
         )
         self._fill(table, self._groups.get(wanted) if several else None, keep)
+        if len(self._groups) == 1 and not several and not is_likely(ticker, next(iter(self._groups))):
+            table.repairs["other_symbols"] = len(table.rows)
         return table
 
     def piece(self, ticker: str) -> str:

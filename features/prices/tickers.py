@@ -103,6 +103,12 @@ def matching_ticker(ticker: str, names: Sequence[str]) -> str | None:
     return None
 
 
+def is_likely(ticker: str, symbol: str) -> bool:
+    """Return whether a source's symbol can stand for a ticker: `BTCUSDT` for `BTC-USD`, but not `MSFT` for `AAPL`."""
+    one, two = (re.sub(r"[^A-Z0-9]", "", _bare_key(name)) for name in (ticker, symbol))
+    return one.startswith(two) or two.startswith(one)
+
+
 def _key(name: str) -> str:
     return re.sub(r"[._/ :-]+", "-", name.strip().upper())
 

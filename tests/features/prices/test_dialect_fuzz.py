@@ -17,9 +17,7 @@ from tickerforge.features.prices.dialects import COLUMN_NAMES
 
 PRICES = ("open", "high", "low", "close", "adj_close")
 # A single letter and words of other alphabets need their own files: see `test_dialects`.
-NAMES = {
-    column: [name for name in names if len(name) > 1 and name.isascii()] for column, names in COLUMN_NAMES.items()
-}
+NAMES = {column: [name for name in names if len(name) > 1 and name.isascii()] for column, names in COLUMN_NAMES.items()}
 DATE_FORMS = {
     "iso": "{:%Y-%m-%d}",
     "slashes": "{:%Y/%m/%d}",
@@ -145,7 +143,8 @@ def test_random_bars_in_a_random_dialect_come_back_bit_for_bit(bars: pd.DataFram
     try:
         found = parse_csv(raw, path="ACME.csv", ticker="ACME").bars
     except BarsError as error:
-        assert not is_clear(bars, dialect, decimals=decimals), str(error)
-        assert "can be" in str(error)
+        found, refusal = bars, str(error)
     else:
-        pd.testing.assert_frame_equal(found, bars, check_exact=True)
+        refusal = ""
+    assert not refusal or ("can be" in refusal and not is_clear(bars, dialect, decimals=decimals)), refusal
+    pd.testing.assert_frame_equal(found, bars, check_exact=True)
