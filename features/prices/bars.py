@@ -3,6 +3,7 @@
 `dialects` lists the dialects, `pricefile` and `priceframe` make tables of cells, and this module makes bars of a table.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from tickerforge.features.errors import BarsError, shortened
 from tickerforge.features.prices import csvfile
 from tickerforge.features.prices.cells import Ambiguous, Days, Numbers, currencies, days, decimal_mark, numbers
-from tickerforge.features.prices.dialects import SUNDAY_MARKETS
+from tickerforge.features.prices.dialects import CURRENCY_CODES, CURRENCY_NAMES, SUNDAY_MARKETS, canonical
 from tickerforge.features.prices.plaincsv import plain_columns
 from tickerforge.features.prices.pricefile import PriceFile
 from tickerforge.features.prices.priceframe import frame_table
@@ -33,6 +34,8 @@ from tickerforge.features.prices.schemas import (
 from tickerforge.features.prices.tickers import validate_ticker
 
 MOST_FAULTS = 20
+_UNIT = re.compile(r"[(\[]\s*([A-Z]{3})\s*[)\]]")
+_CODE = re.compile(r"[A-Z]{3}")
 SAME_PRICE = 1e-9
 _YAHOO_NAMES = dict(zip(BAR_COLUMNS, YAHOO_COLUMNS, strict=True))
 _FEWEST_ROWS = 5
@@ -49,11 +52,12 @@ class CsvBars(NamedTuple):
 
 
 class CsvColumns(NamedTuple):
-    """The same as `CsvBars`, with the bars as arrays by column."""
+    """The same as `CsvBars`, with the bars as arrays by column, and the code of their currency if the file names it."""
 
     columns: Columns
     without_prices: tuple[date, ...] = ()
     repairs: Mapping[str, int] = MappingProxyType({})
+    currency: str = ""
 
 
 def read_csv(path: str | Path, *, ticker: str) -> pd.DataFrame:
@@ -105,7 +109,7 @@ def read_content(path: str | Path, *, ticker: str) -> bytes:
 def parse_csv(raw: bytes, *, path: str | Path, ticker: str) -> CsvBars:
     """Parse the content of a price file; see `read_csv_with_gaps`."""
     found = parse_columns(raw, path=path, ticker=ticker)
-    return CsvBars(pd.DataFrame(found.columns), *found[1:])
+    return CsvBars(pd.DataFrame(found.columns), found.without_prices, found.repairs)
 
 
 def parse_columns(raw: bytes, *, path: str | Path, ticker: str) -> CsvColumns:
@@ -145,7 +149,7 @@ def frame_bars(frame: pd.DataFrame, *, source: str) -> CsvBars:
     """Do the same as `validate_frame`, and report the rows without prices and what was repaired."""
     table = frame_table(frame, ticker=source.partition(" ")[0], name=source)
     found = interpret(table, name=source, ticker=source.partition(" ")[0])
-    return CsvBars(pd.DataFrame(found.columns), *found[1:])
+    return CsvBars(pd.DataFrame(found.columns), found.without_prices, found.repairs)
 
 
 def adjust(bars: pd.DataFrame) -> pd.DataFrame:
@@ -271,7 +275,8 @@ def interpret(table: PriceTable, *, name: str, ticker: str) -> CsvColumns:
             rule = FAULTS[violation.rule]
             faults.add(position, column, shown, fault=rule.fault, cure=rule.cure)
     faults.check()
-    return CsvColumns(bars, gaps, {key: int(repairs[key]) for key in sorted(repairs) if repairs[key]})
+    counted = {key: int(repairs[key]) for key in sorted(repairs) if repairs[key]}
+    return CsvColumns(bars, gaps, counted, _currency(table, places))
 
 
 def _chosen_places(table: PriceTable, *, name: str, repairs: dict[str, int]) -> dict[str, int]:
@@ -357,6 +362,19 @@ def _read_numbers(
                 faults.add(bad.position, column, table.columns[place][bad.position], fault=bad.fault, cure=bad.cure)
         columns[column] = Numbers(read[place].values.copy(), read[place].missing.copy(), read[place].bad)
     return columns
+
+
+def _currency(table: PriceTable, places: Mapping[str, int]) -> str:
+    """Return the code of the currency that a column, the header or the prices name; empty if none does."""
+    close = table.columns[places["close"]]
+    found = set() if isinstance(close, np.ndarray) else currencies(close)
+    if unit := _UNIT.search(table.labels[places["close"]]):
+        found |= {unit[1]}
+    for label, column in zip(table.labels, table.columns, strict=True):
+        if canonical(label) in CURRENCY_NAMES and not isinstance(column, np.ndarray):
+            found |= {cell.strip().upper() for cell in column if cell.strip()}
+    codes = {CURRENCY_CODES.get(each, each) for each in found}
+    return codes.pop() if len(codes) == 1 and _CODE.fullmatch(next(iter(codes))) else ""
 
 
 def _without_repeats(

@@ -129,7 +129,7 @@ def currencies(cells: Sequence[str]) -> set[str]:
     joined = "\n".join(cells)
     if not joined.translate(_PLAIN):
         return set()
-    return {match[1].upper() for match in _BEFORE.findall(joined)} | set(_AFTER.findall(joined))
+    return {match[1].upper() for match in _BEFORE.findall(joined)} | {sign.upper() for sign in _AFTER.findall(joined)}
 
 
 def numbers(cells: Sequence[str], *, mark: str = ".", sizes: bool = False) -> Numbers:

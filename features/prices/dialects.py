@@ -90,6 +90,16 @@ SUFFIXES = {
 
 CURRENCY = r"(?:[A-Z]{0,3}[$€£¥₹₩₽₺₴฿₫₪₱]|[A-Z]{3}|Rs\.?|kr\.?|zł|Kč|GBp)"
 
+CURRENCY_CODES = {
+    **{"$": "USD", "US$": "USD", "€": "EUR", "£": "GBP", "₹": "INR", "RS": "INR", "RS.": "INR", "₩": "KRW", "₽": "RUB"},
+    **{"C$": "CAD", "CA$": "CAD", "A$": "AUD", "AU$": "AUD", "HK$": "HKD", "S$": "SGD", "R$": "BRL", "NT$": "TWD"},
+    **{"₺": "TRY", "฿": "THB", "₫": "VND", "₪": "ILS", "₱": "PHP", "ZŁ": "PLN", "KČ": "CZK", "GBP": "GBP"},
+}
+"""Currency sign in capitals → code; a code of three letters stands for itself."""
+
+CURRENCY_NAMES = frozenset({"currency", "currencycode", "ccy", "währung", "devise", "moneda", "valuta"})
+"""Names of a column with the currency of the prices."""
+
 MONTHS = {
     name: month
     for month, names in enumerate(

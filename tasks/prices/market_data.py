@@ -181,7 +181,7 @@ def _stored(
     """Store bars; if a name is given, compare them with the latest bars noted under it."""
 
     def build(folder: Path) -> dict[str, Scalar]:
-        bars, gaps, repairs = read()
+        bars, gaps, repairs, currency = read()
         before = _latest(name, ticker=ticker, store=store) if name else None
         change = history_change(before, bars) if before else None
         if change:
@@ -196,6 +196,7 @@ def _stored(
             "without_prices": len(gaps),
             "dates_without_prices": " ".join(each.isoformat() for each in gaps),
             REPAIR_COUNTS: json.dumps(dict(repairs)),
+            **({"currency": currency} if currency else {}),
             **({HISTORY: change.model_dump_json()} if change else {}),
         }
 

@@ -46,7 +46,7 @@ def import_prices(folder: Path, stock: str, *, source: Path) -> Filled:
     """
     path = csv_path(source, stock)
     file = opened(path) if source.is_file() else PriceFile(read_content(path, ticker=stock), name=str(path))
-    columns, _, repairs = columns_of(file, ticker=stock)
+    columns, _, repairs, _ = columns_of(file, ticker=stock)
     return keep(folder, stock, pd.DataFrame(columns), note="; ".join(filter(None, (path.name, in_words(repairs)))))
 
 

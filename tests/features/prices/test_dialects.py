@@ -9,7 +9,7 @@ import pytest
 
 from price_sources import ADJUSTED, UNADJUSTED, Bars, Written, bars_to_write, excel_german, long_file, plain
 from tickerforge.features.errors import BarsError
-from tickerforge.features.prices.bars import parse_csv, read_csv, validate_frame
+from tickerforge.features.prices.bars import parse_columns, parse_csv, read_csv, validate_frame
 from tickerforge.features.prices.dialects import REPAIRS
 from tickerforge.features.prices.pricefile import PriceFile
 
@@ -153,3 +153,22 @@ def test_the_rows_of_a_long_file_keep_their_numbers() -> None:
     with pytest.raises(BarsError, match="row 151, column open: 'oops"):
         parse_csv("\n".join(text).encode(), path="x", ticker="OTHER")
     assert len(parse_csv("\n".join(text).encode(), path="x", ticker="ACME").bars) == 100
+
+
+@pytest.mark.parametrize(
+    ("source", "currency"),
+    [("Nasdaq.com", "USD"), ("euros", "EUR"), ("Stooq", ""), ("Excel, German", "")],
+)
+def test_the_currency_that_a_source_writes_is_known(source: str, currency: str) -> None:
+    content = UNADJUSTED[source](bars_to_write(adjusted=False))
+    raw = content if isinstance(content, bytes) else content.encode()
+    assert parse_columns(raw, path="x", ticker="ACME").currency == currency
+
+
+def test_the_currency_of_a_header_or_a_column_is_known() -> None:
+    bars = bars_to_write(adjusted=False)
+    for text in (
+        plain(bars, "Date,Open (SEK),High (SEK),Low (SEK),Close (SEK),Volume"),
+        "\n".join(f"{line},{'SEK' if place else 'Currency'}" for place, line in enumerate(plain(bars).splitlines())),
+    ):
+        assert parse_columns(text.encode(), path="x", ticker="ACME").currency == "SEK"
