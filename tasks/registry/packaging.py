@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -23,9 +23,11 @@ from tickerforge.tasks.base.paths import (
 )
 from tickerforge.tasks.models.adapters import ADAPTER_FILES, AdapterCard, write_card
 from tickerforge.tasks.models.forecasting import known_price
-from tickerforge.tasks.registry.integrity import named_base_model, write_checksums
+from tickerforge.tasks.registry.integrity import CHECKSUMS_TAG, named_base_model, write_checksums
 from tickerforge.tasks.registry.model_code import write_model_code
+from tickerforge.tasks.registry.shared_base import BASE_MODEL_FILES, keep_base_model
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store, installed_version
+from tickerforge.tasks.tracking.client import Tracking
 from tickerforge.training.config import SMOLLM2
 from tickerforge.training.errors import AdapterError
 
@@ -50,17 +52,20 @@ PULLED_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256)
 
 
-def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: pd.DataFrame) -> tuple[Any, str]:
+def log_adapter(
+    tracking: Tracking, run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: pd.DataFrame
+) -> tuple[Any, dict[str, str]]:
     """Log an adapter as a pyfunc model of an open MLflow run, and close that run.
 
     Args:
-        run_id: The run; MLflow's tracking address is the one that `tasks.tracking.stage_runs.connect` set.
+        tracking: From `tasks.tracking.client.connect`, which also sets MLflow's own tracking address.
+        run_id: The run.
         adapter: Artifact of the stage that trained it.
         card: How it must be asked.
         bars: The latest sessions become the input example, and the last price that of the card.
 
     Returns:
-        MLflow's record of the logged model, and the hash of its list of checksums.
+        MLflow's record of the logged model, and the version's tags with which its files are found and verified.
     """
     with tempfile.TemporaryDirectory(prefix="tickerforge-") as staging, _without_its_warnings():
         import mlflow.pyfunc
@@ -69,19 +74,22 @@ def log_adapter(run_id: str, adapter: ArtifactRef, *, card: AdapterCard, bars: p
             card = card.model_copy(update={"known_price": known_price(bars)})
         artifacts = stage_artifacts(adapter, Path(staging), card=card)
         main, package = write_model_code(Path(staging))
-        checksums = write_checksums(Path(staging))
+        tags = {CHECKSUMS_TAG: write_checksums(Path(staging))}
+        settings = {"ticker": card.ticker, "base_model": card.training.model, "stage": card.stage}
+        if base_model := artifacts.pop(BASE_MODEL_FOLDER, None):
+            tags[BASE_MODEL_FILES] = settings[BASE_MODEL_FILES] = keep_base_model(tracking, base_model)
         with mlflow.start_run(run_id=run_id):
             logged = mlflow.pyfunc.log_model(
                 name=MODEL_NAME,
                 python_model=str(main),
                 code_paths=[str(package)],
                 artifacts={name: str(folder) for name, folder in artifacts.items()},
-                model_config={"ticker": card.ticker, "base_model": card.training.model, "stage": card.stage},
+                model_config=settings,
                 signature=signature(),
                 input_example=bars.tail(EXAMPLE_SESSIONS).reset_index(drop=True),
                 pip_requirements=requirements(card),
             )
-            return logged, checksums
+            return logged, tags
 
 
 @contextmanager
@@ -93,7 +101,7 @@ def _without_its_warnings() -> Iterator[None]:
         yield
 
 
-def stage_artifacts(adapter: ArtifactRef, folder: Path, *, card: AdapterCard) -> Mapping[str, Path]:
+def stage_artifacts(adapter: ArtifactRef, folder: Path, *, card: AdapterCard) -> dict[str, Path]:
     """Lay out the folders of the model: `adapter` with its card and, if the base was built here, `base_model`.
 
     A base model that others can get is only named: it is fetched when the adapter is loaded.
@@ -118,7 +126,7 @@ def stage_artifacts(adapter: ArtifactRef, folder: Path, *, card: AdapterCard) ->
 
 
 def is_built_here(card: AdapterCard) -> bool:
-    """Return whether the base model is the tiny one, which exists nowhere else and is small enough to be included."""
+    """Return whether the base model is the tiny one, which exists nowhere else and is small enough for MLflow."""
     return card.training.model == "tiny"
 
 

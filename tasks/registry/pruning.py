@@ -1,7 +1,7 @@
 """What MLflow no longer needs: old versions with their files, and old runs. MLflow's own delete only marks them.
 
-A parent run and its nested runs stay or go together. They stay if one of them is active or recent, belongs to a
-version that stays, or is the target of a link in the description of a run that stays.
+A parent run and its nested runs stay together if one of them is active or recent, or belongs to a version that stays.
+A run to which the description of one of these links stays too.
 """
 
 import logging
@@ -22,6 +22,7 @@ from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.registry.promotion import ROLLED_BACK_AT, predecessors
 from tickerforge.tasks.registry.registration import copies_lock
+from tickerforge.tasks.registry.shared_base import BASE_MODEL_FILES
 from tickerforge.tasks.registry.versions import CHAMPION, PREFIX
 from tickerforge.tasks.tracking.client import EXPERIMENT, as_tracking_error
 from tickerforge.tasks.tracking.runs import PARENT_TAG, RESULTS_TAG, milliseconds
@@ -67,6 +68,8 @@ class _Model:
 class Contents:
     """What MLflow holds, what of it is stale, and the names of the results folders of the runs that stay."""
 
+    before: datetime
+
     versions: tuple[_Version, ...]
     models: tuple[_Model, ...]
     runs: tuple[_Run, ...]
@@ -100,15 +103,16 @@ class Backend:
         versions, models, runs = tuple(self._versions()), tuple(self._models()), tuple(self._runs())
         kept = _kept_versions(versions, limit)
         needed = {model for version in kept for model in _MODEL.findall(version.text)}
-        kept_runs = _kept_runs(runs, limit, linked={run for version in kept for run in _RUN.findall(version.text)})
+        whole, targets = _kept_runs(runs, limit, linked={run for version in kept for run in _RUN.findall(version.text)})
         return Contents(
+            before=before,
             versions=tuple(version for version in versions if version.ours),
             models=models,
             runs=runs,
             stale_versions=tuple(version for version in versions if version not in kept),
             stale_models=tuple(model for model in models if model.created < limit and model.model_id not in needed),
-            stale_runs=tuple(_nested_first(run for run in runs if run.run_id not in kept_runs)),
-            results=frozenset(Path(run.results).name for run in runs if run.results and run.run_id in kept_runs),
+            stale_runs=tuple(_nested_first(run for run in runs if run.run_id not in whole | targets)),
+            results=frozenset(Path(run.results).name for run in runs if run.results and run.run_id in whole),
         )
 
     def remove_versions(self, contents: Contents, step: Step) -> int:
@@ -137,13 +141,15 @@ class Backend:
         from mlflow.entities import LifecycleStage
         from mlflow.store.tracking.dbmodels.models import SqlRun
 
-        # From now on, no new run links to them.
-        ids = [run.run_id for run in contents.stale_runs]
+        # A version or a run may need one since the first look; once they are marked, no new run links to them.
+        still = {run.run_id for run in self.contents(before=contents.before).stale_runs}
+        stale = [run for run in contents.stale_runs if run.run_id in still]
+        ids = [run.run_id for run in stale]
         for first in range(0, len(ids), 500):
             with self.store.ManagedSessionMaker(read_only=False) as session:
                 chosen = session.query(SqlRun).filter(SqlRun.run_uuid.in_(ids[first : first + 500]))
                 chosen.update({SqlRun.lifecycle_stage: LifecycleStage.DELETED}, synchronize_session=False)
-        for done, run in enumerate(contents.stale_runs, start=1):
+        for done, run in enumerate(stale, start=1):
             _remove_files(run.artifacts)
             self.store._hard_delete_run(run.run_id)
             step(done)
@@ -200,7 +206,8 @@ class Backend:
         for name, version, created, text in rows:
             own = tags[name, version]
             named = frozenset(aliases[name, version])
-            yield _Version(name, str(version), created, f"{text} {own.get('report', '')}", own, named)
+            text = " ".join([text, *(own.get(tag, "") for tag in ("report", BASE_MODEL_FILES))])
+            yield _Version(name, str(version), created, text, own, named)
 
     def _experiment(self) -> int | None:
         experiment = self.store.get_experiment_by_name(EXPERIMENT)
@@ -315,21 +322,24 @@ def _kept_versions(versions: Iterable[_Version], limit: int) -> list[_Version]:
     return kept
 
 
-def _kept_runs(runs: Iterable[_Run], limit: int, *, linked: set[str]) -> set[str]:
-    """Return the ids of runs whose tree is recent, or is needed by a version or a description that stays."""
+def _kept_runs(runs: Iterable[_Run], limit: int, *, linked: set[str]) -> tuple[set[str], set[str]]:
+    """Return the runs whose tree is recent or belongs to a version that stays, and those to which these link.
+
+    Of the latter stay the targets themselves and the runs above them, but not the runs beside them.
+    """
     by_id = {run.run_id: run for run in runs}
     trees: dict[str, list[_Run]] = defaultdict(list)
     for run in by_id.values():
         trees[_root(run, by_id)].append(run)
     wanted = {root for root, tree in trees.items() if any(run.at >= limit for run in tree)}
     wanted |= {_root(by_id[run_id], by_id) for run_id in linked & set(by_id)}
-    kept: set[str] = set()
-    while wanted:
-        tree = trees[root := wanted.pop()]
-        kept |= {run.run_id for run in tree}
-        targets = {run_id for run in tree for run_id in _RUN.findall(run.note)} & set(by_id)
-        wanted |= {_root(by_id[run_id], by_id) for run_id in targets - kept} - {root}
-    return kept
+    whole = {run.run_id for root in wanted for run in trees[root]}
+    targets = {run_id for run in whole for run_id in _RUN.findall(by_id[run].note)}
+    for run_id in list(targets):
+        while run_id in by_id:
+            targets.add(run_id)
+            run_id = by_id[run_id].parent
+    return whole, targets - whole
 
 
 def _root(run: _Run, by_id: Mapping[str, _Run]) -> str:

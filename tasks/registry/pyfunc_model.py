@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import shutil
+import tempfile
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,10 @@ class TickerForecaster(PythonModel):
         self.adapter = Path(context.artifacts["adapter"])
         root, package = self.adapter.parents[1], damage.__module__.partition(".")[0]
         code = {package: root / "code" / package, Path(__file__).name: root / Path(__file__).name}
-        if damaged := damage({name: Path(folder) for name, folder in context.artifacts.items()} | code):
+        parts = {name: Path(folder) for name, folder in context.artifacts.items()}
+        if address := (context.model_config or {}).get("base_model_files"):
+            parts["base_model"] = self._fetched(address)
+        if damaged := damage(parts | code):
             raise AdapterError(
                 f"the model in {root} is damaged: {damaged}. If this is a copy, download it again; if it is the "
                 "registry's own, restore it from a backup, or train and register the adapter again"
@@ -50,11 +56,27 @@ class TickerForecaster(PythonModel):
         self.training = TrainingConfig.model_validate(self.card["training"]).model_copy(
             update={"backend": "auto", "trust_remote_code": False}
         )
-        self.base_model = context.artifacts.get("base_model") or self.card["base_model"]
+        self.base_model = str(parts.get("base_model") or self.card["base_model"])
         if self.base_model == SMOLLM2:
             from tickerforge.tasks.models.wheel import smollm2_folder
 
             self.base_model = str(smollm2_folder(home()))
+
+    def _fetched(self, address: str) -> Path:
+        """Download the base model, which MLflow keeps once for all versions, to a folder that lives with the model."""
+        from tickerforge.training.errors import AdapterError
+
+        folder = tempfile.mkdtemp(prefix="tickerforge-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        try:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder))
+        except Exception as error:
+            raise AdapterError(
+                f"the base model of this adapter cannot be fetched from {address} at the MLflow server "
+                f"{mlflow.get_tracking_uri()} ({error}): set MLFLOW_TRACKING_URI to the server where the adapter was "
+                "registered. If it is the right one, its files are lost: restore them from a backup, or train and "
+                "register the adapter again"
+            ) from error
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Forecast the sessions after the last row.

@@ -30,6 +30,7 @@ from tickerforge.tasks.outputs.evaluate import named_scores, read_report, read_v
 from tickerforge.tasks.registry.integrity import CHECKSUMS_TAG, damage, is_verifiable, pulled_folders
 from tickerforge.tasks.registry.packaging import log_adapter, unpack
 from tickerforge.tasks.registry.promotion import is_rolled_back, promote
+from tickerforge.tasks.registry.shared_base import BASE_MODEL_FILES, fetch_base_model
 from tickerforge.tasks.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -218,6 +219,8 @@ def _registered_files(tracking: Tracking, version: Any) -> Iterator[Path]:
                 mlflow.artifacts.download_artifacts(
                     artifact_uri=f"{uri}/{_ARTIFACTS}", dst_path=temporary, tracking_uri=tracking.uri
                 )
+            if address := version.tags.get(BASE_MODEL_FILES):
+                fetch_base_model(tracking, address, into=Path(temporary, _ARTIFACTS))
         if damaged := damage(folders, tag=version.tags.get(CHECKSUMS_TAG)):
             raise AdapterError(
                 f"{uri} is damaged in MLflow: {damaged}. Restore MLflow's files from a backup, or repeat the run that "
@@ -270,7 +273,7 @@ def _create_version(
     if not client.list_artifacts(run.run_id, COMPARISON.results_folder):
         log_report(client, run.run_id, comparison)
     nested = start_nested_run(run, "register", tags={"stage": "register", "store_key": adapter.key})
-    logged, checksums = log_adapter(nested, adapter, card=card, bars=read_bars(bars))
+    logged, of_files = log_adapter(run.tracking, nested, adapter, card=card, bars=read_bars(bars))
     try:
         client.create_registered_model(name, tags={"ticker": card.ticker})
     except MlflowException as error:
@@ -281,7 +284,7 @@ def _create_version(
             name,
             logged.model_uri,
             run_id=nested,
-            tags={**tags, CHECKSUMS_TAG: checksums},
+            tags={**tags, **of_files},
             model_id=logged.model_id,
             description=f"{tags['verdict']} [Report]({run.report_page}), also in `{tags['report_path']}`.",
         ).version

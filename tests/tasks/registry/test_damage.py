@@ -11,6 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from registered_files import stored_base_model
 from tickerforge.tasks.base.disk import file_sha256, tree_hashes
 from tickerforge.tasks.registry.registration import RegisteredModel, fetch_registered, pull_adapter, register_adapter
 from tickerforge.tasks.registry.versions import find_version
@@ -80,6 +81,8 @@ def test_the_checksums_of_a_version_name_each_of_its_files_as_it_is(
     there = {
         name: digest for name, digest in tree_hashes(files / "artifacts").items() if not name.endswith(listed.name)
     }
+    base = tree_hashes(stored_base_model(registered, tracking))
+    there |= {f"base_model/{name}": digest for name, digest in base.items()}
     code = {name: digest for name, digest in tree_hashes(files / "code").items() if name.endswith(".py")}
     assert recorded == there | code | {"pyfunc_model.py": file_sha256(files / "pyfunc_model.py")}
     tags = find_version(tracking, registered.name, alias=registered.version).tags
@@ -103,8 +106,10 @@ def test_a_version_with_a_changed_or_missing_file_is_neither_pulled_nor_fetched_
 ) -> None:
     pulled = pull_adapter(tracking, f"HURT@{registered.version}", dest=tmp_path / "pulled")
     before = tree_hashes(pulled)
-    with restored(files, tmp_path / "kept"):
-        change(files / "artifacts" / name)
+    shared = name.startswith("base_model/")
+    part = stored_base_model(registered, tracking) if shared else files
+    with restored(part, tmp_path / "kept"):
+        change(part / name.removeprefix("base_model/") if shared else files / "artifacts" / name)
         what = f"{name.removeprefix('adapter/')} (has changed|is missing)"
         for dest in (pulled, tmp_path / "new"):
             with pytest.raises(
@@ -129,6 +134,22 @@ def test_changed_code_of_a_model_does_not_run(registered: RegisteredModel, files
         path.write_text(path.read_text().replace("INTERVAL = 0.8", "INTERVAL = 0.2"))
         with pytest.raises(Exception, match=r"the model in .* is damaged: .*/forecasting\.py has changed"):
             mlflow.pyfunc.load_model(registered.uri)
+
+
+def test_a_base_model_that_is_damaged_or_gone_is_stored_again_by_the_next_version(
+    made: Pieces, registered: RegisteredModel, tracking: Tracking, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = stored_base_model(registered, tracking)
+    with restored(base, tmp_path / "kept"):
+        shutil.rmtree(base)
+        with pytest.raises(AdapterError, match=f"HURT/{registered.version} is damaged in MLflow: base_model/"):
+            pull_adapter(tracking, f"HURT@{registered.version}", dest=tmp_path / "pulled")
+        with pytest.raises(Exception, match=r"base model .* cannot be fetched from runs:/.* set MLFLOW_TRACKING_URI"):
+            mlflow.pyfunc.load_model(registered.uri)
+        other = register(made, tracking, "OTHER")
+        assert stored_base_model(other, tracking) != base
+        assert "is damaged in MLflow: storing it again" in caplog.text
+        assert pull_adapter(tracking, f"OTHER@{other.version}", dest=tmp_path / "pulled").is_dir()
 
 
 def test_a_version_whose_files_are_all_gone_is_refused(

@@ -26,6 +26,7 @@ from tickerforge.tasks.tracking.stage_runs import (
     follow_pipeline,
     log_comparison,
     log_stage,
+    start_nested_run,
     wait_for_tracking,
 )
 from trained_pieces import Pieces
@@ -144,6 +145,26 @@ def test_a_link_to_a_run_that_is_gone_becomes_a_text_that_says_so(nights: Tracki
     assert note == "From the store: grpo_1st (removed by `tickerforge prune`), [x](https://x.org)"
 
 
+def test_of_an_old_run_only_the_stage_stays_to_which_a_recent_run_links(
+    nights: Tracking, workspace: Workspace, tmp_path: Path
+) -> None:
+    client = client_of(nights)
+    with pipeline(workspace, "maker") as maker:
+        linked, other = (start_nested_run(maker, name, tags={}) for name in ("linked", "other"))
+        for run_id in (linked, other):
+            client.set_terminated(run_id)
+        _link(client, maker, to=other)
+    make_older(workspace, tmp_path, days=2)
+    with pipeline(workspace, "linker") as linker:
+        _link(client, linker, to=linked)
+    _, results = prune(workspace, days=1)
+    there = {run.info.run_id for run in client.search_runs([nights.experiment_id])}
+    assert {linked, other, maker.run_id} & there == {linked, maker.run_id}
+    assert {"linker", "maker"} & results == {"linker"}
+    assert client.get_run(linker.run_id).data.tags[DESCRIPTION_TAG].startswith("[stage](")
+    assert client.get_run(maker.run_id).data.tags[DESCRIPTION_TAG] == "stage (removed by `tickerforge prune`)"
+
+
 def test_an_active_run_stays_however_old_it_is_and_a_closed_one_goes_for_good(
     nights: Tracking, workspace: Workspace, tmp_path: Path
 ) -> None:
@@ -212,6 +233,10 @@ def test_a_copy_that_nobody_uses_goes_and_is_fetched_again(nights: Tracking, wor
     assert place.remove(lambda done: None) == 1
     assert [copy.exists() for copy in copies] == [True, False]
     assert fetch_registered(nights, unused, cache=workspace.pulled) == copies[1]
+
+
+def _link(client, run: PipelineRun, *, to: str) -> None:
+    client.set_tag(run.run_id, DESCRIPTION_TAG, f"[stage](#/experiments/{run.tracking.experiment_id}/runs/{to})")
 
 
 def _card(made: Pieces):

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import clean_environment
+from registered_files import stored_base_model, stored_files
 from tickerforge.tasks.models.adapters import read_card
 from tickerforge.tasks.models.forecasting import forecast_next
 from tickerforge.tasks.prices.price_files import as_csv
@@ -45,11 +46,6 @@ def register(made: Pieces, tracking: Tracking, ticker: str) -> RegisteredModel:
     card = made.card().model_copy(update={"ticker": ticker, "seed": EVALUATION_SEED})
     run = start_pipeline(tracking, "pulling", params={}, tags={})
     return register_adapter.fn(run, made.sft, card=card, bars=made.bars, comparison=made.comparison, at=AT)
-
-
-def stored_files(registered: RegisteredModel) -> Path:
-    """Where the registry keeps the model: no copy, the files themselves."""
-    return Path(mlflow.artifacts.download_artifacts(registered.uri))
 
 
 def clean_process(
@@ -229,7 +225,10 @@ def test_pulling_and_forecasting_run_no_code_from_the_registry(
     attack = f"open({str(ran)!r}, 'w').close()\n"
     for path in [files / "pyfunc_model.py", *files.glob("code/*/__init__.py"), *files.glob("code/*/tasks/*.py")]:
         path.write_text(attack)
-    config = files / "artifacts" / "base_model" / "config.json"
+    # As early versions do, it has a base model of its own.
+    base = shutil.copytree(stored_base_model(registered, tracking), files / "artifacts" / "base_model")
+    client_of(tracking).delete_model_version_tag(registered.name, registered.version, "base_model_files")
+    config = base / "config.json"
     remote = {"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
     config.write_text(json.dumps(json.loads(config.read_text()) | remote))
     settings = files / "artifacts" / "adapter" / "adapter_config.json"
@@ -264,7 +263,12 @@ def test_pulling_and_forecasting_run_no_code_from_the_registry(
 def test_weights_as_pickle_and_code_are_not_pulled(
     planted: str, made: Pieces, tracking: Tracking, registered: RegisteredModel, tmp_path: Path
 ) -> None:
-    path = stored_files(registered) / "artifacts" / planted
+    part, _, name = planted.partition("/")
+    parts = {
+        "adapter": stored_files(registered) / "artifacts" / "adapter",
+        "base_model": stored_base_model(registered, tracking),
+    }
+    path = parts[part] / name
     path.write_bytes(b"\x80\x04.")
     try:
         with pytest.raises(AdapterError, match=planted):

@@ -6,7 +6,9 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import yaml
 
+from registered_files import stored_base_model, stored_files
 from tickerforge.evaluation.core.contracts import Verdict
 from tickerforge.features.errors import TickerNameError
 from tickerforge.features.stages import FORECASTS
@@ -146,12 +148,45 @@ def test_the_registered_model_holds_code_and_safetensors_and_no_pickle(
         "pyfunc_model.py",
         "forecasting.py",
         "adapter_model.safetensors",
-        "model.safetensors",
         "tickerforge.json",
     } <= names
+    assert "model.safetensors" not in names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".joblib"))]
     texts = [path.read_text() for path in folder.rglob("*.json")]
     assert not [text for text in texts for place in (Workspace.current().root, made.store.root) if str(place) in text]
+
+
+def test_two_versions_share_one_copy_of_the_base_model_and_each_may_be_pulled(
+    made: Pieces, run: PipelineRun, registered: RegisteredModel, tracking: Tracking, tmp_path: Path
+) -> None:
+    files = Workspace.current().mlflow_artifacts
+    before = set(files.rglob("model.safetensors"))
+    card = made.card().model_copy(update={"ticker": "SHARE"})
+    other = register_adapter.fn(run, made.sft, card=card, bars=made.bars, comparison=made.comparison, at=AT)
+    assert set(files.rglob("model.safetensors")) == before
+    base = stored_base_model(other, tracking)
+    assert base == stored_base_model(registered, tracking)
+    assert base / "model.safetensors" in before
+    pulled = pull_adapter(tracking, f"SHARE@{other.version}", dest=tmp_path / "pulled")
+    assert (pulled / "base_model" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+
+
+def test_a_version_that_holds_its_base_model_as_early_ones_do_is_pulled_and_loaded(
+    made: Pieces, run: PipelineRun, tracking: Tracking, tmp_path: Path
+) -> None:
+    card = made.card().model_copy(update={"ticker": "EARLIER"})
+    early = register_adapter.fn(run, made.sft, card=card, bars=made.bars, comparison=made.comparison, at=AT)
+    files = stored_files(early)
+    shutil.copytree(stored_base_model(early, tracking), files / "artifacts" / "base_model")
+    client_of(tracking).delete_model_version_tag(early.name, early.version, "base_model_files")
+    description = yaml.safe_load((files / "MLmodel").read_text())
+    flavor = description["flavors"]["python_function"]
+    del flavor["config"]["base_model_files"]
+    flavor["artifacts"]["base_model"] = {"path": "artifacts/base_model", "uri": "base_model"}
+    (files / "MLmodel").write_text(yaml.safe_dump(description))
+    assert (pull_adapter(tracking, f"EARLIER@{early.version}", dest=tmp_path / "pulled") / "base_model").is_dir()
+    forecast = mlflow.pyfunc.load_model(early.uri).predict(read_bars(made.bars))
+    pd.testing.assert_frame_equal(forecast, direct(made), check_dtype=False)
 
 
 def test_registering_the_same_adapter_again_adds_no_version(
