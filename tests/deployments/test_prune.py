@@ -4,6 +4,7 @@ import io
 import os
 import re
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from service_home import CLI, Home
 from tickerforge.flows.cli import prune as command
 from tickerforge.flows.errors import ConfigError
 from tickerforge.tasks.store.artifacts import Store
+from tickerforge.tasks.tracking.client import client_of, connect
 from tickerforge.tasks.tracking.stage_runs import finish_pipeline, follow_pipeline, wait_for_tracking
 
 NIGHTS = 3
@@ -40,9 +42,10 @@ def home(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         log = follow_pipeline(
             home.workspace, folder.name, params={}, tags={"results": f"results/{folder.name}"}, started=began
         )
-        wait_for_tracking(log)
+        run_id = wait_for_tracking(log).run_id
+        client_of(connect(home.workspace)).log_text(run_id, "text", "file.txt")
         finish_pipeline(log, ended=began + timedelta(seconds=1))
-        Store(home.workspace.store).build("windows", {"night": night}, lambda fresh: _write(fresh), code="v1")
+        Store(home.workspace.store).build("windows", {"night": night}, _write, code="v1")
     return home
 
 
@@ -102,6 +105,30 @@ def test_it_shows_what_goes_asks_and_removes_it_once(
     again = prune(home, capsys, monkeypatch, yes=True)
     assert row(again.partition("Before and after")[0], "all")[-1] == "0.0"
     assert state(home) == (1, 1)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("sign", ["home/state/mlartifacts/*", "work/results/*", "home/cache/store/windows/*"])
+def test_a_prune_that_is_killed_is_finished_by_the_next(
+    home: Home, sign: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in home.work.glob("results/*"):
+        for number in range(3000):
+            (folder / f"{number}.txt").touch()
+    before = set(tmp_path.glob(sign))
+    process = subprocess.Popen([*CLI, "prune", "--keep-nights", "1", "--yes"], cwd=home.work, env=home.variables())
+    deadline = time.monotonic() + 300
+    while set(tmp_path.glob(sign)) == before and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert set(tmp_path.glob(sign)) != before
+    prune(home, capsys, monkeypatch, yes=True)
+    assert state(home) == (1, 1)
+    assert row(prune(home, capsys, monkeypatch, dry_run=True), "all")[-1] == "0.0"
+    for night in range(NIGHTS):
+        Store(home.workspace.store).build("windows", {"night": night}, _write, code="v1")
+    assert state(home) == (1, 3)
 
 
 def test_databases_of_other_servers_are_left_alone(home: Home) -> None:
