@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from tickerforge.flows.errors import PrefectUnavailable
 from tickerforge.tasks.base.growth import Place, Step
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def prefect_place(runs: FlowRuns, *, before: datetime) -> Place:
 
 async def _with_database(work: "Callable[[PrefectDBInterface], Coroutine[Any, Any, Any]]") -> Any:
     from prefect.server.database import provide_database_interface
+    from sqlalchemy.exc import SQLAlchemyError
 
     from tickerforge.flows.server.sqlite import wait_for_write_lock
 
@@ -70,6 +72,11 @@ async def _with_database(work: "Callable[[PrefectDBInterface], Coroutine[Any, An
     db = provide_database_interface()
     try:
         return await work(db)
+    except SQLAlchemyError as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+        raise PrefectUnavailable(
+            f"Prefect's database cannot be used ({reason}). If it is busy, try again later: what is done stays done"
+        ) from error
     finally:
         await (await db.engine()).dispose()
 

@@ -7,8 +7,8 @@ A run to which the description of one of these links stays too.
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -89,6 +89,7 @@ class Backend:
     def __init__(self, database: str) -> None:
         """Open the database at a URL; it must have MLflow's tables."""
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        self._database = database
         with as_tracking_error(database):
             from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Store
@@ -97,8 +98,16 @@ class Backend:
             self.store: Any = Store(database, "mlflow-artifacts:/")
             self.registry: Any = Registry(database)
 
+    def errors(self) -> AbstractContextManager[None]:
+        """Turn MLflow's errors inside the block into a `TrackingError`."""
+        return as_tracking_error(self._database)
+
     def contents(self, *, before: datetime) -> Contents:
         """Read everything, and decide what is stale: older than an instant and needed by nothing that stays."""
+        with self.errors():
+            return self._contents(before)
+
+    def _contents(self, before: datetime) -> Contents:
         limit = milliseconds(before)
         versions, models, runs = tuple(self._versions()), tuple(self._models()), tuple(self._runs())
         kept = _kept_versions(versions, limit)
@@ -252,12 +261,20 @@ def mlflow_places(workspace: Workspace, backend: Backend, contents: Contents) ->
     models = tuple(path for model in contents.models if (path := _local(model.artifacts)))
     stale_models = tuple(path for model in contents.stale_models if (path := _local(model.artifacts)))
     stale_runs = tuple(path for run in contents.stale_runs if (path := _local(run.artifacts)))
+
+    def guarded(work: Callable[[Contents, Step], int]) -> Callable[[Step], int]:
+        def remove(step: Step) -> int:
+            with backend.errors():
+                return work(contents, step)
+
+        return remove
+
     versions = Place(
         "registered versions",
         models,
         len(contents.versions),
         len(contents.stale_versions),
-        partial(backend.remove_versions, contents),
+        guarded(backend.remove_versions),
         stale_models,
     )
     runs = Place(
@@ -265,7 +282,7 @@ def mlflow_places(workspace: Workspace, backend: Backend, contents: Contents) ->
         (workspace.mlflow_artifacts,),
         len(contents.runs),
         len(contents.stale_runs),
-        partial(backend.remove_runs, contents),
+        guarded(backend.remove_runs),
         stale_runs,
     )
     return [versions, runs]
@@ -288,6 +305,8 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _discard_copy(copy: Path) -> bool:
+    if not copy.is_dir():
+        return False
     used = copy.stat().st_mtime
     with locked(copies_lock(copy.parent), waiting_for=f"copies of {copy.parent.name}"):
         return discard(copy, unless=lambda renamed: renamed.stat().st_mtime != used)
