@@ -1,6 +1,5 @@
 """The GRPO trainer that credits each value's error to the tokens of that value; see `training.credit`."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,9 @@ from tickerforge.training.rewards import FinancialReward, invalid_score, session
 
 _ROUNDING = 1e-5
 """Advantages below this are zero except for rounding."""
+
+PATCHED_BY_UNSLOTH = any(base.__name__ == "UnslothGRPOTrainer" for base in GroupedGRPOTrainer.__mro__)
+"""Whether TRL's trainer is Unsloth's; on a CPU Unsloth leaves TRL's."""
 
 
 class HorizonCreditTrainer(GroupedGRPOTrainer):
@@ -32,6 +34,19 @@ class HorizonCreditTrainer(GroupedGRPOTrainer):
         self._leave_out_flat_groups(output)
         return output
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        """Compute the loss of some answers; Unsloth's trainer needs the advantages in other columns than TRL's."""
+        if PATCHED_BY_UNSLOTH and inputs["advantages"].dim() == 2:
+            known = inputs.get("old_per_token_logps", inputs.get("ref_per_token_logps"))
+            aligned = align_with_unsloth(
+                inputs["advantages"],
+                inputs["prompt_ids"],
+                pad=self.processing_class.pad_token_id,
+                width=None if known is None else known.shape[1],
+            )
+            inputs = inputs | {"advantages": aligned}
+        return super().compute_loss(model, inputs, *args, **options)
+
     def _leave_out_flat_groups(self, output: dict[str, Any]) -> None:
         """Leave out of the loss's normaliser the tokens of groups whose answers all score alike: they teach nothing.
 
@@ -45,14 +60,11 @@ class HorizonCreditTrainer(GroupedGRPOTrainer):
         output["num_items_in_batch"] = self.accelerator.gather(counted).sum()
 
     def _advantages(self, inputs: Sequence[dict[str, Any]], output: dict[str, Any]) -> torch.Tensor:
-        """Return advantages per token, shape `(answers, tokens)`, or per answer, shape `(answers,)`.
-
-        With unsloth they are per answer: if prompts differ in length, it scores other tokens than TRL does.
-        """
+        """Return advantages per token, shape `(answers, tokens)`, or per answer, shape `(answers,)`."""
         ids, mask = output["completion_ids"], output["completion_mask"].bool()
         pieces = [self._pieces(row[kept]) for row, kept in zip(ids, mask, strict=True)]
         by_value = self._value_advantages(inputs, pieces)
-        if not self._reward.by_horizon or "unsloth" in sys.modules:
+        if not self._reward.by_horizon:
             return torch.as_tensor(by_value[:, -1], dtype=torch.float32, device=ids.device)
         horizon = by_value.shape[1] - 1
         by_token = by_value[:, -1:].repeat(ids.shape[1], axis=1)
@@ -88,3 +100,27 @@ class HorizonCreditTrainer(GroupedGRPOTrainer):
         scores[..., -1] += reward.financial_weight * np.reshape(sign, valid.shape)
         invalid = np.where(valid, reward.format_weight, invalid_score(reward.kind, clip=reward.clip))
         return advantages(scores, invalid, scale=self.args.scale_rewards, apart=apart).reshape(-1, horizon + 1)
+
+
+def align_with_unsloth(
+    advantages: torch.Tensor, prompts: torch.Tensor, *, pad: int, width: int | None = None
+) -> torch.Tensor:
+    """Move each token's advantage to the column where Unsloth's loss has that token.
+
+    Unsloth moves the padding of each row from the left of the prompt to the right end, and keeps as many columns as the
+    longest answer and the longest padding of a prompt take. So an answer to a longer prompt is further to the right.
+
+    Args:
+        advantages: Shape (answers, tokens).
+        prompts: Token ids, padded on the left, shape (answers, prompt tokens).
+        pad: Token id of the padding.
+        width: Columns of the log-probabilities that the batch already has; `None` if it has none.
+
+    Returns:
+        Shape (answers, columns); 0 in the columns without an answer's token.
+    """
+    count, tokens = advantages.shape
+    padding = (prompts == pad).sum(dim=1)
+    longest = int(padding.max()) if width is None else width - tokens
+    columns = longest - padding[:, None] + torch.arange(tokens, device=advantages.device)
+    return advantages.new_zeros(count, tokens + longest).scatter(1, columns, advantages)

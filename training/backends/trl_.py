@@ -29,10 +29,19 @@ from tickerforge.training.backends.recorder import NOT_FINITE, StepRecorder
 from tickerforge.training.backends.sft_trainer import SharedSFTTrainer
 from tickerforge.training.config import GRPOStageConfig
 from tickerforge.training.contracts import ADAPTER_FOLDER, Example, OnProgress
+from tickerforge.training.errors import TrainingError
 from tickerforge.training.guard import CollapseGuard
 from tickerforge.training.rewards import reward_terms
 
 logger = logging.getLogger(__name__)
+
+LIKE_TRL = {
+    "mask_truncated_completions": False,
+    "epsilon": 0.2,
+    "epsilon_high": 0.2,
+    "vllm_importance_sampling_correction": True,
+}
+"""Arguments of GRPO with TRL's defaults, because Unsloth's configuration has others."""
 
 
 def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
@@ -55,19 +64,24 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
         if REFERENCE in model.peft_config:
             # Left by an attempt that ran out of memory; the trainer makes its own.
             model.delete_adapter(REFERENCE)
+        given = {
+            **LIKE_TRL,
+            "loss_type": stage.loss_type,
+            "scale_rewards": stage.scale_rewards,
+            "beta": stage.kl,
+            "temperature": stage.temperature,
+        }
         args = GRPOConfig(
             **_common_arguments(job, max_steps=stage.steps),
+            **given,
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=answers // micro,
             num_generations=stage.group_size,
             max_completion_length=job.config.sampling.max_tokens,
-            temperature=stage.temperature,
-            loss_type=stage.loss_type,
-            scale_rewards=stage.scale_rewards,
-            beta=stage.kl,
             reward_weights=weights,
             **job.engine_arguments,
         )
+        check_kept(args, given)
         trainer = HorizonCreditTrainer(
             model=model,
             reward_funcs=terms,
@@ -157,11 +171,29 @@ def _common_arguments(job: TrainingJob, *, max_steps: int) -> dict[str, Any]:
         "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
         "warmup_steps": 5,
         "max_grad_norm": 1.0,
+        # Named although they are TRL's defaults, because Unsloth has others.
+        "optim": "adamw_torch_fused",
+        "weight_decay": 0.0,
         "gradient_checkpointing": job.config.gradient_checkpointing,
         "seed": job.seed,
         "data_seed": job.seed,
         **trainer_arguments(save_steps=job.config.checkpoint_every, kept=_kept_checkpoints(job)),
     }
+
+
+def check_kept(args: Any, given: dict[str, Any]) -> None:
+    """Check that the trainer's configuration has the values that it was given.
+
+    Raises:
+        TrainingError: It has others; Unsloth, for one, drops `scale_rewards = "group"` with the loss `dr_grpo`.
+    """
+    changed = {name: getattr(args, name) for name, value in given.items() if getattr(args, name) != value}
+    if changed:
+        asked = ", ".join(f"{name} = {given[name]!r}" for name in changed)
+        found = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
+        raise TrainingError(
+            f"{type(args).__name__} replaces {asked} by {found}: set these values, or use --backend transformers"
+        )
 
 
 def _kept_checkpoints(job: TrainingJob) -> int:

@@ -8,20 +8,24 @@ from typing import Any
 
 import pandas as pd
 
+from tickerforge.training.backends.availability import gpu_name
 from tickerforge.training.backends.base import TrainingJob
-from tickerforge.training.backends.loading import LORA_TARGETS, check_adapter_files, rank_of
+from tickerforge.training.backends.loading import LORA_TARGETS, check_adapter_files, context_length, rank_of
 from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE, Example
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
 
 class UnslothBackend:
-    """Trains with the same settings as the transformers backend, on a model that Unsloth loads and patches."""
+    """Trains with the same settings as the transformers backend, on a model that Unsloth loads and patches.
+
+    Without a GPU, Unsloth patches nothing, and the base model is neither quantised nor shared with vLLM.
+    """
 
     name = "unsloth"
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
         """Train by GRPO; a vLLM engine that shares the model's weights draws the answers. See `Backend.train_grpo`."""
-        model, tokenizer = _load(job, fast_inference=True)
+        model, tokenizer = _load(job, fast_inference=gpu_name() is not None)
         from tickerforge.training.backends import trl_
 
         # Unsloth runs without vLLM, with a message, if it does not fit on the GPU. TRL must generate then.
@@ -46,11 +50,14 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
     from unsloth import FastLanguageModel
 
     config = job.config
+    # Imports transformers, so not before unsloth.
+    context = context_length(job.base_model, config=config)
     try:
         model, tokenizer = FastLanguageModel.from_pretrained(
             model_name=job.base_model,
-            max_seq_length=config.max_seq_length,
-            load_in_4bit=config.load_in_4bit,
+            max_seq_length=context,
+            # On a CPU, TRL would train and save the adapter of a quantised model in bfloat16.
+            load_in_4bit=config.load_in_4bit and gpu_name() is not None,
             # Otherwise Unsloth loads a quantised copy from another repository, and the adapter names that as its base.
             use_exact_model_name=True,
             fast_inference=fast_inference,
@@ -59,7 +66,7 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
             trust_remote_code=config.trust_remote_code,
             random_state=job.seed,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NotImplementedError) as error:
         raise BaseModelError(f"unsloth cannot load the base model {job.base_model!r}: {error}") from error
     if tokenizer.chat_template is None:
         raise BaseModelError(f"{job.base_model} has no chat template: choose an instruction-tuned model")
