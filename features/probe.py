@@ -5,7 +5,7 @@ from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-# A proxy that the environment names cannot reach this machine.
+# A proxy that the environment names cannot reach this machine. `tasks.base.environment` says so to other clients.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 

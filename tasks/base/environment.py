@@ -3,6 +3,7 @@
 import os
 import stat
 import subprocess
+import urllib.request
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from tickerforge.tasks.base.service import running_service
 
 EPHEMERAL_STARTUP_SECONDS = 120
 REVISION_VARIABLE = "TICKERFORGE_REVISION"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def set_embedded_defaults(workspace: Workspace) -> None:
@@ -40,6 +42,7 @@ def set_embedded_defaults(workspace: Workspace) -> None:
         # Threads that spin while they wait make training many times slower when another process needs a core.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
+    reach_loopback_directly()
     # Prefect creates its own folder only if the parent exists.
     keep_private(workspace)
     if service := running_service(workspace):
@@ -48,6 +51,19 @@ def set_embedded_defaults(workspace: Workspace) -> None:
         defaults["HF_HUB_CACHE"] = workspace.base_models / "hub"
     for name, value in defaults.items():
         os.environ.setdefault(name, str(value))
+
+
+def reach_loopback_directly() -> None:
+    """Add this machine's own addresses to `NO_PROXY`: the clients of Prefect and MLflow would ask the proxy for them.
+
+    Processes that this one starts inherit it. Without a proxy in the environment nothing changes.
+    """
+    if not set(urllib.request.getproxies_environment()) - {"no"}:
+        return
+    # Libraries differ in which of the two they read, so both get the names of both.
+    named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
+    direct = ",".join(dict.fromkeys([*filter(None, map(str.strip, named)), *LOOPBACK]))
+    os.environ.update(no_proxy=direct, NO_PROXY=direct)
 
 
 def keep_private(workspace: Workspace) -> None:

@@ -40,6 +40,26 @@ def test_prefect_and_mlflow_live_in_the_workspace_and_phone_nobody(tmp_path: Pat
     assert found["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": ""}, "localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "localhost"}, "localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "intranet.example", "no_proxy": "127.0.0.1"}, "127.0.0.1,intranet.example,localhost,::1"),
+    ],
+)
+def test_behind_a_proxy_this_machine_is_reached_directly_in_both_spellings(
+    tmp_path: Path, given: dict[str, str], expected: str
+) -> None:
+    found = defaults(tmp_path / "home", HTTP_PROXY="http://proxy.example:3128", **given)
+    assert found["NO_PROXY"] == found["no_proxy"] == expected
+
+
+def test_without_a_proxy_the_environment_names_none(tmp_path: Path) -> None:
+    assert "NO_PROXY" not in defaults(tmp_path / "home")
+
+
 def test_only_its_owner_can_open_the_home_and_its_databases(tmp_path: Path) -> None:
     home = tmp_path / "home"
     defaults(home)
