@@ -1,6 +1,8 @@
 """The command `tickerforge`: the entry point, with the commands of the service; `flows.cli.commands` has the others."""
 
+import os
 import shlex
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +27,9 @@ _TickersFile = Annotated[
 
 def main() -> None:
     """Run the command line."""
+    if sys.getfilesystemencoding() == "ascii":
+        # LC_ALL=C with PYTHONUTF8=0: paths and files with other letters could be neither shown nor read.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
     app()
 
 

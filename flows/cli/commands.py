@@ -316,12 +316,14 @@ def nightly_command(
     reports which stocks failed and why, and ends with exit code 1. What has not changed is taken from the store.
     """
     with terminal_session(debug=debug):
+        from tickerforge.flows.cli.preflight import check_working_folder
         from tickerforge.flows.server.embedded import start_prefect, wait_for_prefect
         from tickerforge.flows.settings.config import build_config
 
         flags = {"data": data, "update": update, "training.model": model, "warm_start": "champion"}
         flags["quality.jumps"] = options.jump_mode(accept=accept_jumps, repair=repair_jumps)
         config = build_config(recipe=recipe, flags=flags, assignments=set_ or ())
+        check_working_folder()
         set_environment()
         start_prefect()
         from tickerforge.flows.cli import screen

@@ -34,7 +34,7 @@ def check_run(config: PipelineConfig, *, home: Path) -> None:
         home: Folder of the store and the databases.
 
     Raises:
-        ConfigError: If the stock has no prices.
+        ConfigError: If the stock has no prices, or the working folder cannot be written.
         FeaturesError: If the prices are faulty or too few.
         MarketDataError: If the data folder has nothing for the stock.
         TrackingError: If `MLFLOW_TRACKING_URI` names a server that does not answer.
@@ -114,7 +114,23 @@ def check_writable(folder: Path, *, option: str) -> None:
         raise ConfigError(f"{option} {folder} cannot be used: {existing} is not writable. Name another folder.")
 
 
+def check_working_folder() -> None:
+    """Refuse a working folder in which results and models cannot be written.
+
+    Raises:
+        ConfigError: Names the folder that cannot be written.
+    """
+    here = Path.cwd()
+    for folder in (here, here / "results", here / "models"):
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{folder} is not writable: results and models go to the working folder. Change to a folder where you "
+                "may write (cd), and name the prices with --data."
+            )
+
+
 def _check_machine(config: PipelineConfig, *, home: Path) -> None:
+    check_working_folder()
     check_server()
     check_model(config.training.model, features=config.features)
     select(config.training.backend, model=config.training.model)
@@ -142,7 +158,7 @@ def check_disk(folder: Path) -> None:
     Raises:
         StoreError: If fewer than `_LEAST_FREE_BYTES` are free.
     """
-    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if os.path.exists(parent))
     free = shutil.disk_usage(existing).free
     if free < _LEAST_FREE_BYTES:
         raise StoreError(

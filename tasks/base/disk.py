@@ -59,6 +59,9 @@ def folder_sha256(folder: Path) -> str:
     return combined_sha256(tree_hashes(folder))
 
 
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR})
+
+
 def is_full_disk(error: BaseException, *, near: Path) -> bool:
     """Return whether an exception, or one that caused it, comes from a full disk or an exhausted quota.
 
@@ -72,13 +75,14 @@ def is_full_disk(error: BaseException, *, near: Path) -> bool:
         if any(words in str(seen).lower() for words in FULL_DISK_WORDS):
             return True
         seen = seen.__cause__ or seen.__context__
-    wrote = isinstance(error, OSError | RuntimeError)
+    wrote = isinstance(error, OSError | RuntimeError) and getattr(error, "errno", None) not in _NOT_ALLOWED
     return wrote and free_bytes(near) < NEARLY_FULL_BYTES
 
 
 def free_bytes(path: Path) -> int:
     """Return the bytes left for us on the file system of `path`, or of its nearest existing parent."""
-    while not path.exists() and path != path.parent:
+    # `Path.exists` fails in a folder of another user.
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free
 

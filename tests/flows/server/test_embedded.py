@@ -140,3 +140,19 @@ def states(database: Path, query: str) -> list[str]:
 
     with closing(sqlite3.connect(database)) as connection:
         return [row[0] for row in connection.execute(query)]
+
+
+@pytest.mark.slow
+def test_two_servers_that_create_the_same_database_at_once_both_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TICKERFORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
+    servers = [EmbeddedServer(tmp_path / f"{name}.log") for name in ("one", "two")]
+    try:
+        for server in servers:
+            server.wait(timeout=PATIENCE_SECONDS)
+    finally:
+        for server in servers:
+            server.stop()
+    assert (tmp_path / "prefect.db").is_file()
