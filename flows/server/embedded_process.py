@@ -1,6 +1,5 @@
 """The process of the embedded Prefect server, which ends with the command that started it, even if that is killed."""
 
-import asyncio
 import os
 import signal
 import socket
@@ -28,24 +27,24 @@ def _serve() -> None:
     # Its database is nobody else's business.
     os.umask(0o077)
 
-    # Two servers that make or migrate one database at the same time both fail, so that is done below, under a lock.
-    os.environ["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] = "false"
-
     import uvicorn
     from prefect.server.api.server import create_app
-    from prefect.server.database import provide_database_interface
 
     from tickerforge.flows.server.sqlite import wait_for_write_lock
     from tickerforge.tasks.base.disk import locked
     from tickerforge.tasks.base.gate import Gate
     from tickerforge.tasks.base.paths import Workspace
 
+    class OneAtATime(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            # Two servers that make or migrate the same database at the same time both fail.
+            with locked(Workspace.current().locks / "prefect-start.lock", waiting_for="the start of Prefect"):
+                await super().startup(sockets)
+
     wait_for_write_lock()
-    with locked(Workspace.current().locks / "prefect-migration.lock", waiting_for="Prefect's database"):
-        asyncio.run(provide_database_interface().create_db())
     gate = Gate(create_app(ephemeral=True, final=True))
     config = uvicorn.Config(gate, log_level="error", lifespan="on", timeout_graceful_shutdown=_GRACE_SECONDS)
-    uvicorn.Server(config).run([listener])
+    OneAtATime(config).run([listener])
 
 
 if __name__ == "__main__":

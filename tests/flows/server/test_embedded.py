@@ -59,6 +59,7 @@ def test_a_server_that_cannot_start_says_why_and_where_its_log_is(
     with pytest.raises(PrefectUnavailable, match=r"unable to open database file.*server\.log"):
         server.wait(timeout=PATIENCE_SECONDS)
     server.stop()
+    server.stop()
 
 
 def test_the_embedded_server_answers_its_own_command_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
