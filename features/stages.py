@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 AdapterStage = Literal["grpo_1st", "sft", "grpo_2nd"]
-HeavyStage = Literal["base_model", "grpo_1st", "sft_data", "sft", "grpo_2nd", "forecasts"]
+LearningStage = Literal["prime", "grpo_1st", "sft", "grpo_2nd"]
+HeavyStage = Literal["base_model", "prime", "grpo_1st", "sft_data", "sft", "grpo_2nd", "forecasts"]
 StageCommand = Literal["grpo1", "sft-data", "sft", "grpo2", "compare"]
 
 
@@ -34,6 +35,7 @@ class Stage:
 
 
 BASE_MODEL = Stage("base_model", "Base model", settings=("tiny",))
+PRIME = Stage("prime", "Prime", settings=("prime",))
 GRPO_1ST = Stage(
     "grpo_1st",
     "First GRPO",
@@ -80,7 +82,7 @@ COMPARISON = Stage(
     reads=(GRPO_1ST.name, SFT.name, GRPO_2ND.name),
 )
 
-STAGES = (BASE_MODEL, GRPO_1ST, SFT_DATA, SFT, GRPO_2ND, FORECASTS, COMPARISON)
+STAGES = (BASE_MODEL, PRIME, GRPO_1ST, SFT_DATA, SFT, GRPO_2ND, FORECASTS, COMPARISON)
 TRAINING_STAGES = (GRPO_1ST, SFT_DATA, SFT, GRPO_2ND)
 ADAPTER_STAGES = (GRPO_1ST, SFT, GRPO_2ND)
 ADAPTERS = tuple(stage.name for stage in ADAPTER_STAGES)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from tickerforge.features.config import FrozenModel
-from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, SFT, AdapterStage
+from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, PRIME, SFT, LearningStage
 
 BackendChoice = Literal["auto", "transformers", "unsloth"]
 RejectionRule = Literal["best_of_n", "published", "none", "truth"]
@@ -146,6 +146,27 @@ class RejectionConfig(FrozenModel):
     max_windows: int = Field(default=2000, ge=1, description="Most train windows to sample for, evenly spread in time.")
 
 
+class PrimeConfig(FrozenModel):
+    """How a base model that does not know the answer format learns it, before any ticker's training."""
+
+    min_valid_rate: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="Share of valid answers below which the base model is primed; 0 neither asks nor primes.",
+    )
+    prompts: int = Field(default=32, ge=1, description="Synthetic windows that the base model is asked about.")
+    answers: int = Field(default=4, ge=2, description="Answers per window.")
+    examples: int = Field(default=256, ge=1, description="Windows to learn from, with answers of a random walk.")
+    epochs: float = Field(default=1.0, gt=0, description="Passes over them.")
+    batch_size: int = Field(default=8, ge=1, description="Answers per step.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Peak learning rate; unset: 1e-3 for small models, 2e-4 for others."
+    )
+    tail_average: TailShare = 0.25
+    seed: int = Field(default=0, ge=0, description="Seed of windows, order and answers; tickers share the result.")
+
+
 class SFTStageConfig(FrozenModel):
     """Supervised fine-tuning (SFT) on the accepted answers."""
 
@@ -178,9 +199,9 @@ class LaunchConfig(FrozenModel):
 
 # A model of a million parameters learns at rates that would destroy one of billions.
 DEFAULT_LEARNING_RATES = {
-    TINY: {GRPO_1ST.name: 3e-3, SFT.name: 3e-3, GRPO_2ND.name: 2e-5},
-    SMOLLM2: {GRPO_1ST.name: 1e-4, SFT.name: 1e-3, GRPO_2ND.name: 5e-5},
-    "other": {GRPO_1ST.name: 1e-5, SFT.name: 2e-4, GRPO_2ND.name: 1e-5},
+    TINY: {PRIME.name: 1e-3, GRPO_1ST.name: 3e-3, SFT.name: 3e-3, GRPO_2ND.name: 2e-5},
+    SMOLLM2: {PRIME.name: 1e-3, GRPO_1ST.name: 1e-4, SFT.name: 1e-3, GRPO_2ND.name: 5e-5},
+    "other": {PRIME.name: 2e-4, GRPO_1ST.name: 1e-5, SFT.name: 2e-4, GRPO_2ND.name: 1e-5},
 }
 # For a stage that continues from a registered adapter: at the rate for a new one it forgets what the adapter learned.
 WARM_LEARNING_RATES: dict[str, dict[str, float]] = {TINY: {GRPO_1ST.name: 3e-4, SFT.name: 1e-3}}
@@ -214,6 +235,7 @@ class TrainingConfig(FrozenModel):
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="How answers are sampled.")
     reward: RewardConfig = Field(default=RewardConfig(), description="What GRPO rewards.")
     guard: GuardConfig = Field(default=GuardConfig(), description="When a training run counts as collapsed.")
+    prime: PrimeConfig = Field(default=PrimeConfig(), description="How a base model learns the answer format.")
     grpo_1st: GRPOStageConfig = Field(default=GRPOStageConfig(), description="The first stage (GRPO).")
     rejection: RejectionConfig = Field(
         default=RejectionConfig(), description="Which sampled answers the second stage learns from."
@@ -223,14 +245,14 @@ class TrainingConfig(FrozenModel):
         default=GRPOStageConfig(**THIRD_STAGE), description="The third stage (GRPO)."
     )
 
-    def learning_rate(self, stage: AdapterStage, *, warm: bool = False) -> float:
+    def learning_rate(self, stage: LearningStage, *, warm: bool = False) -> float:
         """Return the peak learning rate of a stage: the configured one, or the default for this kind of base model.
 
         Args:
             stage: The stage.
             warm: Whether the stage continues from an adapter instead of a new one; the third stage always does.
         """
-        settings: GRPOStageConfig | SFTStageConfig = getattr(self, stage)
+        settings: GRPOStageConfig | SFTStageConfig | PrimeConfig = getattr(self, stage)
         configured = settings.learning_rate
         if configured is not None:
             return configured

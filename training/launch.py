@@ -22,7 +22,6 @@ from typing import IO, Any
 import pandas as pd
 
 from tickerforge.features.atomic import write_atomically
-from tickerforge.features.stages import SFT
 from tickerforge.training import errors
 from tickerforge.training.backends import Backend, gpu_names, named, release_models
 from tickerforge.training.backends.base import TrainingJob
@@ -200,7 +199,7 @@ def _write_job(folder: Path, backend: str, data: Sequence[Example] | pd.DataFram
 def _read_job(folder: Path, *, reports: bool) -> tuple[str, Sequence[Example] | pd.DataFrame, TrainingJob]:
     order = json.loads((folder / _JOB).read_text())
     data: Sequence[Example] | pd.DataFrame
-    if order["stage"] == SFT.name:
+    if (folder / _ACCEPTED).is_file():
         data = pd.read_parquet(folder / _ACCEPTED)
     else:
         data = [

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -70,7 +70,7 @@ def run_grpo(
     """
     if not examples:
         raise TrainingError(f"{stage}: there are no train windows to learn from")
-    backend = _backend(config)
+    backend = chosen_backend(config)
     job = TrainingJob(
         stage, base_model, adapter, config, _make_folder(out_dir), seed, unit=unit, on_progress=on_progress
     )
@@ -81,6 +81,7 @@ def run_grpo(
 def run_sft(
     sft_data: Path,
     *,
+    stage: Literal["prime", "sft"] = "sft",
     base_model: str,
     adapter: Path | None,
     config: TrainingConfig,
@@ -92,8 +93,8 @@ def run_sft(
     accepted = pd.read_parquet(sft_data)
     if accepted.empty:
         raise NoAcceptedAnswers(f"{sft_data} holds no answers to fine-tune on")
-    backend = _backend(config)
-    job = TrainingJob("sft", base_model, adapter, config, _make_folder(out_dir), seed, on_progress=on_progress)
+    backend = chosen_backend(config)
+    job = TrainingJob(stage, base_model, adapter, config, _make_folder(out_dir), seed, on_progress=on_progress)
     began = time.monotonic()
     return _result(job, launch_training(backend, accepted, job=job), seconds=time.monotonic() - began)
 
@@ -177,7 +178,7 @@ def _draw_answers(
 
     `metrics.jsonl` gets a line for each chunk.
     """
-    sampler = sampler_for(_backend(config), config=config)
+    sampler = sampler_for(chosen_backend(config), config=config)
     answers: list[list[str]] = []
     rows: list[dict[str, str | float]] = []
     for start in range(0, len(chosen), CHUNK_WINDOWS):
@@ -248,7 +249,7 @@ def answer_generator(
     """Return a function that draws n answers to each prompt, for evaluation and forecasts."""
 
     def generate(prompts: Sequence[Chat], n: int) -> list[list[str]]:
-        sampler = sampler_for(_backend(config), config=config)
+        sampler = sampler_for(chosen_backend(config), config=config)
         job = SamplingJob(
             base_model, adapter, config, answers=n, horizon=horizon, seed=seed, stage=stage, on_progress=on_progress
         )
@@ -257,7 +258,8 @@ def answer_generator(
     return generate
 
 
-def _backend(config: TrainingConfig) -> Backend:
+def chosen_backend(config: TrainingConfig) -> Backend:
+    """Return the backend that trains with this configuration, and log why."""
     selection = select(config.backend, model=config.model)
     logger.info("backend %s", selection.reason)
     return selection.backend

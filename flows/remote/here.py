@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tickerforge.features.stages import BASE_MODEL, FORECASTS, SFT, SFT_DATA, stage_named
+from tickerforge.features.stages import BASE_MODEL, FORECASTS, PRIME, SFT, SFT_DATA, stage_named
 from tickerforge.flows.errors import StageFailed, StageRefused
 from tickerforge.flows.remote.requests import HeavyStages, StageOutput, StageRequest
 from tickerforge.flows.server.slots import gpu_slot
@@ -15,6 +15,7 @@ from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.retries import is_transient
 from tickerforge.tasks.models.adapters import BaseModelRef, read_card
 from tickerforge.tasks.models.base_models import base_model_for, prepare_base_model
+from tickerforge.tasks.models.prime import prime_base_model
 from tickerforge.tasks.models.train import sample_answers, train_grpo, train_sft
 from tickerforge.tasks.outputs.evaluate import forecast_model
 from tickerforge.tasks.registry.registration import fetch_registered
@@ -89,6 +90,12 @@ class Here:
         training, features = request.config.training, request.config.prompts
         if request.stage == BASE_MODEL.name:
             return prepare_base_model, {"config": training, "features": features}
+        if request.stage == PRIME.name:
+            return prime_base_model, {
+                "base_model": self._base_model(request),
+                "config": training,
+                "features": features,
+            }
         common: dict[str, Any] = {
             "base_model": self._base_model(request),
             "adapter": self._adapter(request),

@@ -41,9 +41,10 @@ Adapter = ArtifactRef | RegisteredAdapter | Path
 class StageRequest(FrozenModel):
     """One heavy stage with its inputs.
 
-    All stages but `base_model` and `sft` need `windows`; only `sft` needs `answers`; `model` names the model whose
-    `forecasts` are requested. `adapter` is the adapter to continue from, or to ask for forecasts; without it, a stage
-    trains a fresh adapter or asks the bare base model. Without `base_model`, the adapter's card names the base model.
+    All stages but `base_model`, `prime` and `sft` need `windows`; only `sft` needs `answers`; `model` names the model
+    whose `forecasts` are requested. `adapter` is the adapter to continue from, or to ask for forecasts; without it, a
+    stage trains a fresh adapter or asks the bare base model. Without `base_model`, the adapter's card names the base
+    model.
     """
 
     stage: HeavyStage

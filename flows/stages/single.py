@@ -88,7 +88,7 @@ class StartedStage:
     def train(self) -> StageOutcome:
         """Run a training stage, and copy its results to the folders of results and models."""
         run, stage = self.run, self.stage
-        adapter = self.adapter(stage.reads[0]) if stage.reads else None
+        adapter = self.start(stage)
         answers = self.answers() if stage is SFT else None
         request = run.steps.training_request(stage, self.windows, self.base_model, adapter=adapter, answers=answers)
         (result,) = run.steps.runner.run([request])
@@ -125,8 +125,11 @@ class StartedStage:
         if given is not None:
             return given
         stage = stage_named(name)
-        adapter = self.adapter(stage.reads[0]) if stage.reads else None
-        return self._finished(stage, adapter=adapter, answers=self.answers() if stage is SFT else None)
+        return self._finished(stage, adapter=self.start(stage), answers=self.answers() if stage is SFT else None)
+
+    def start(self, stage: Stage) -> ArtifactRef | Path | None:
+        """Return the adapter that a stage continues from or samples; `None` for a fresh one."""
+        return self.adapter(stage.reads[0]) if stage.reads else self.run.steps.prime(self.base_model)
 
     def answers(self) -> ArtifactRef | Path:
         """Return the accepted answers: the given file, else their artifact.

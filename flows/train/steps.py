@@ -14,6 +14,7 @@ from tickerforge.features.stages import (
     BASE_MODEL,
     FORECASTS,
     LAST_STAGE,
+    PRIME,
     SFT,
     SFT_DATA,
     TRAINING_STAGES,
@@ -27,6 +28,7 @@ from tickerforge.flows.remote.requests import Adapter, HeavyStages, StageOutput,
 from tickerforge.flows.settings.config import PipelineConfig, check_source, evaluation_of
 from tickerforge.tasks.base.environment import git_revision
 from tickerforge.tasks.models.adapters import AdapterCard, BaseModelRef, adapter_identity, read_card
+from tickerforge.tasks.models.prime import prime_record
 from tickerforge.tasks.outputs.evaluate import compare_models
 from tickerforge.tasks.prices.freshness import LONG_AGO, stale_end
 from tickerforge.tasks.prices.market_data import FolderSource, MarketSource, SyntheticSource, fetch_bars
@@ -99,6 +101,14 @@ class Steps:
             raise TypeError(f"the stage {BASE_MODEL.name} made {type(result).__name__}")
         return result
 
+    def prime(self, base_model: BaseModelRef) -> ArtifactRef | None:
+        """Return the adapter that knows the format of answers; `None` if the base model itself knows it."""
+        if not self.config.training.prime.min_valid_rate:
+            return None
+        (result,) = self.runner.run([self.request(PRIME, base_model=base_model)])
+        artifact = as_artifact(result)
+        return artifact if artifact.meta["primed"] else None
+
     @property
     def runner(self) -> HeavyStages:
         """The runner of heavy stages."""
@@ -135,7 +145,8 @@ class Steps:
         Args:
             windows: From `windows`.
             base_model: From `base_model`.
-            start: Adapter from which the first stage and the fine-tuning continue; `None` starts fresh adapters.
+            start: Adapter from which the first stage and the fine-tuning continue; `None` starts from the primed base
+                model, or from fresh adapters if it needs no priming.
             on_stage: Called with the name and the artifact of each finished stage.
             until: The last stage.
 
@@ -143,8 +154,11 @@ class Steps:
             Artifacts of `TRAINING_STAGES` by name, up to and including `until`.
         """
         made: dict[str, ArtifactRef] = {}
+        first: Adapter | None = start
+        if first is None and (first := self.prime(base_model)) is not None:
+            on_stage(PRIME.name, first)
         for stage in TRAINING_STAGES:
-            adapter = made[stage.reads[0]] if stage.reads else start
+            adapter = made[stage.reads[0]] if stage.reads else first
             answers = made.get(SFT_DATA.name)
             request = self.training_request(stage, windows, base_model, adapter=adapter, answers=answers)
             (result,) = self.runner.run([request])
@@ -173,11 +187,14 @@ class Steps:
         *,
         start: RegisteredAdapter | None = None,
     ) -> dict[str, ArtifactRef]:
-        """Return forecasts of the base model, every adapter and the pooled adapter that training started from."""
+        """Return forecasts of the base model, every adapter and the pooled adapter that training started from.
+
+        A base model that needs priming is asked with its primed adapter.
+        """
         pooled = {POOLED: start} if start is not None and start.is_pooled and self.config.stock != POOL else {}
         requests = [
             self.request(FORECASTS, windows=windows, base_model=base_model, adapter=adapter, model=model)
-            for model, adapter in {"base": None, **pooled, **adapters}.items()
+            for model, adapter in {"base": self.prime(base_model), **pooled, **adapters}.items()
         ]
         results = self.runner.run(requests)
         return {request.model: as_artifact(result) for request, result in zip(requests, results, strict=True)}
@@ -271,6 +288,7 @@ class Steps:
             windows_sha256=windows.sha256,
             trained_until=train_end(windows),
             git_revision=git_revision(),
+            prime=prime_record(self.prime(base_model)),
         )
 
 

@@ -152,11 +152,26 @@ def prompt_version() -> str:
     return code_version("tickerforge.features.prompts", "tickerforge.features.units")
 
 
+class PrimeRecord(FrozenModel):
+    """What priming did: shares of valid answers before and after, and the CRPS after, per free random walk's."""
+
+    valid_before: float
+    valid_after: float
+    crps: float | None = None
+
+    @property
+    def summary(self) -> str:
+        """One line such as `valid 0 % → 97 %, CRPS against the free random walk 1.01`."""
+        crps = "" if self.crps is None else f", CRPS against the free random walk {self.crps:.2f}"
+        return f"valid {self.valid_before:.0%} → {self.valid_after:.0%}{crps}".replace("%", " %")
+
+
 class AdapterCard(FrozenModel):
     """How an adapter was trained and how to ask it; stored as `tickerforge.json` in its folder.
 
     `prompt_code` is the version of the code that wrote its training prompts. `trained_until` is the last session of
-    its training targets, `known_price` the last price when it was registered; older cards have neither.
+    its training targets, `known_price` the last price when it was registered; older cards have neither. `prime` says
+    what priming did to the base model, if it was primed.
     """
 
     ticker: str
@@ -170,6 +185,7 @@ class AdapterCard(FrozenModel):
     git_revision: str
     trained_until: date | None = None
     known_price: KnownPrice | None = None
+    prime: PrimeRecord | None = None
     prompt_code: str = Field(default_factory=prompt_version)
 
     @field_validator("features")

@@ -9,7 +9,7 @@ from prefect import task
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.pooling import POOL, spread
 from tickerforge.features.prompts import answer_format
-from tickerforge.features.stages import SFT, SFT_DATA, STAGES, AdapterStage, Stage, stage_named
+from tickerforge.features.stages import SFT, SFT_DATA, STAGES, AdapterStage, LearningStage, Stage, stage_named
 from tickerforge.tasks.base.paths import SFT_DATA_FILE
 from tickerforge.tasks.base.progress import progress_reporter
 from tickerforge.tasks.base.retries import TASK_OPTIONS
@@ -205,7 +205,7 @@ def stage_inputs(
         "max_tokens": config.sampling.max_tokens,
         "learning_rates": {
             each: config.learning_rate(each, warm=adapter is not None)
-            for each in get_args(AdapterStage)
+            for each in get_args(LearningStage)
             if each == stage.name
         },
         # Two processes round differently from one, and vLLM from transformers; the address of its server has no effect.

@@ -203,12 +203,13 @@ def _readme(card: AdapterCard, *, final: Path, base: str, source: str) -> str:
     folder = quote(str(final))
     stock, whose = ("TICKER", "any ticker like its pool's") if card.ticker == POOL else (card.ticker, card.ticker)
     rank = next(size for size in VLLM_RANKS if size >= card.training.lora_rank)
+    primed = f" (primed: {card.prime.summary})" if card.prime else ""
     return f"""# {card.ticker}: a TickerForge adapter
 
 LoRA adapter in PEFT format ({", ".join(ADAPTER_FILES)}) of the stage `{card.stage}`, from `{source}`.
 It forecasts the next {card.features.horizon} daily closes of {whose}. `{CARD_FILE}` says how it must be asked.
 
-Base model: `{base}`
+Base model: `{base}`{primed}
 
 The next sessions from a folder of prices:
 

@@ -307,6 +307,7 @@ def _tags(
         "ticker": card.ticker,
         "stage": card.stage,
         "base_model": card.training.model,
+        **({"prime": card.prime.summary} if card.prime else {}),
         "data_sha256": bars.sha256,
         "adapter_key": adapter.key,
         "comparison_key": comparison.key,

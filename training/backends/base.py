@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 import pandas as pd
 
 from tickerforge.features.prompts import Chat
-from tickerforge.features.stages import AdapterStage
+from tickerforge.features.stages import LearningStage
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import Example, OnProgress
 
@@ -36,7 +36,7 @@ class TrainingJob:
         on_progress: Receives the metrics of each step.
     """
 
-    stage: AdapterStage
+    stage: LearningStage
     base_model: str
     adapter: Path | None
     config: TrainingConfig

@@ -27,7 +27,7 @@ from tickerforge.training.backends.memory import (
 )
 from tickerforge.training.backends.recorder import NOT_FINITE, StepRecorder
 from tickerforge.training.backends.sft_trainer import SharedSFTTrainer
-from tickerforge.training.config import GRPOStageConfig
+from tickerforge.training.config import GRPOStageConfig, PrimeConfig, SFTStageConfig
 from tickerforge.training.contracts import ADAPTER_FOLDER, Example, OnProgress
 from tickerforge.training.errors import TrainingError
 from tickerforge.training.guard import CollapseGuard
@@ -109,7 +109,7 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
     """Fine-tune on accepted answers, with a loss on the answers only; see `Backend.train_sft`."""
     from datasets import Dataset
 
-    stage = job.config.sft
+    stage: SFTStageConfig | PrimeConfig = getattr(job.config, job.stage)
     answers = stage.batch_size // job.config.launch.processes
     rows = [(json.loads(prompt), answer) for prompt, answer in zip(accepted["prompt"], accepted["answer"], strict=True)]
     prompt, answer = max(rows, key=lambda row: _characters(row[0]) + len(row[1]))

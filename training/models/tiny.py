@@ -1,5 +1,6 @@
 """The tiny base model, which learns the answer format and simple price behaviour from synthetic markets."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tickerforge.training.examples import build_examples
 
 SESSIONS = 700
 STRIDE = 6
+PROCESSES = ("random_walk", "mean_reverting", "momentum")
 
 
 def build_tiny(
@@ -33,7 +35,7 @@ def build_tiny(
     features = features.model_copy(
         update={"train_fraction": defaults.train_fraction, "test_fraction": defaults.test_fraction}
     )
-    windows = synthetic_windows(config, features=features, count=config.steps * config.batch_size)
+    windows = synthetic_windows(config.seed, features=features, count=config.steps * config.batch_size)
     quarter = len(windows) // 4
     chats: list[Chat] = []
     answers: list[str] = []
@@ -45,22 +47,26 @@ def build_tiny(
     return tiny_model.build(chats, answers, written=written, config=config, out_dir=out_dir, on_progress=on_progress)
 
 
-def synthetic_windows(config: TinyConfig, *, features: FeatureConfig, count: int) -> pd.DataFrame:
+def synthetic_windows(
+    seed: int, *, features: FeatureConfig, count: int, processes: Sequence[str] = PROCESSES
+) -> pd.DataFrame:
     """Make at least `count` windows of synthetic markets, shuffled by seed.
 
-    One third each: random walks, mean-reverting log prices (φ from 0.5 to 0.98), trending returns (φ from 0.1 to 0.5).
+    Equal shares of the processes: random walks, mean-reverting log prices (φ from 0.5 to 0.98), trending returns (φ
+    from 0.1 to 0.5).
     Daily volatility is from 0.6 to 4 %; shocks are Student-t with 3.5 to 12 degrees of freedom.
 
     Args:
-        config: Provides the seed.
+        seed: Seed of the markets and of the order.
         features: Context, horizon and indicator scope.
         count: Number of windows wanted.
+        processes: Names as in `features.synthetic.log_prices`.
     """
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(seed)
     frames: list[pd.DataFrame] = []
     total = 0
     while total < count:
-        process = ("random_walk", "mean_reverting", "momentum")[len(frames) % 3]
+        process = processes[len(frames) % len(processes)]
         path = log_prices(
             process,
             phi=float(rng.uniform(0.5, 0.98) if process == "mean_reverting" else rng.uniform(0.1, 0.5)),
@@ -72,4 +78,4 @@ def synthetic_windows(config: TinyConfig, *, features: FeatureConfig, count: int
         windows = build_windows(bars_from_log_prices(path, rng=rng), ticker=f"SYNTHETIC-{len(frames)}", config=features)
         frames.append(windows.iloc[int(rng.integers(STRIDE)) :: STRIDE])
         total += len(frames[-1])
-    return pd.concat(frames).sample(frac=1.0, random_state=config.seed).reset_index(drop=True)
+    return pd.concat(frames).sample(frac=1.0, random_state=seed).reset_index(drop=True)
