@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check audit test test-fast test-all test-kernels test-gpu coverage chaos demo up down clean
+.PHONY: help setup check audit test test-fast test-all test-kernels test-gpu coverage chaos demo demo-llm up down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -76,6 +76,11 @@ demo: setup ## the whole pipeline on a synthetic market: base model, three stage
 	$(BIN)/tickerforge run --recipe deployments/recipes/demo.toml
 	@echo 'Your own ticker next, for example AAPL, in one line:'
 	@echo '  $(BIN)/tickerforge data yahoo --stock AAPL --data prices/ && $(BIN)/tickerforge run --stock AAPL --data prices/'
+
+demo-llm: setup ## the same with SmolLM2-135M, a real language model: at most an hour on two cores; resumes if stopped
+	@echo "SmolLM2-135M through all stages: about 40 minutes on two free cores, the first time (92 MB to download)."
+	@echo "If you stop it, the same command continues where it was."
+	$(BIN)/tickerforge run --recipe deployments/recipes/smollm2.toml
 
 up: setup ## start Prefect, MLflow and the workers on this machine, with all deployments
 	$(BIN)/tickerforge up

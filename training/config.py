@@ -104,7 +104,7 @@ class GRPOStageConfig(FrozenModel):
         default=None,
         gt=0,
         description="Peak learning rate; unset: for the tiny model 3e-3 in the first stage (3e-4 from a registered "
-        "adapter) and 2e-5 in the third; for other models 1e-5.",
+        "adapter) and 2e-5 in the third; for smollm2 1e-4 and 5e-5; for other models 5e-5 and 4e-5.",
     )
     loss_type: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = Field(default="dapo", description="Loss function of TRL.")
     scale_rewards: Literal["none", "batch", "group"] = Field(
@@ -175,8 +175,8 @@ class SFTStageConfig(FrozenModel):
     learning_rate: float | None = Field(
         default=None,
         gt=0,
-        description="Peak learning rate; unset: 3e-3 for the tiny model (1e-3 from a registered adapter), 2e-4 for "
-        "other models.",
+        description="Peak learning rate; unset: 3e-3 for the tiny model (1e-3 from a registered adapter), 1e-3 for "
+        "smollm2, 1e-4 for other models.",
     )
     tail_average: TailShare = 0.25
 
@@ -201,7 +201,7 @@ class LaunchConfig(FrozenModel):
 DEFAULT_LEARNING_RATES = {
     TINY: {PRIME.name: 1e-3, GRPO_1ST.name: 3e-3, SFT.name: 3e-3, GRPO_2ND.name: 2e-5},
     SMOLLM2: {PRIME.name: 1e-3, GRPO_1ST.name: 1e-4, SFT.name: 1e-3, GRPO_2ND.name: 5e-5},
-    "other": {PRIME.name: 2e-4, GRPO_1ST.name: 1e-5, SFT.name: 2e-4, GRPO_2ND.name: 1e-5},
+    "other": {PRIME.name: 2e-4, GRPO_1ST.name: 5e-5, SFT.name: 1e-4, GRPO_2ND.name: 4e-5},
 }
 # For a stage that continues from a registered adapter: at the rate for a new one it forgets what the adapter learned.
 WARM_LEARNING_RATES: dict[str, dict[str, float]] = {TINY: {GRPO_1ST.name: 3e-4, SFT.name: 1e-3}}

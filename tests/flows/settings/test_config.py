@@ -144,7 +144,7 @@ def test_a_configuration_survives_the_json_that_deployments_keep() -> None:
     assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config
 
 
-@pytest.mark.parametrize("name", ["demo", "gpu", "stocknet"])
+@pytest.mark.parametrize("name", ["demo", "gpu", "smollm2", "stocknet"])
 def test_a_recipe_that_is_shipped_loads(name: str) -> None:
     assert load_recipe(Path(__file__).parents[3] / "deployments" / "recipes" / f"{name}.toml").training.model
 
