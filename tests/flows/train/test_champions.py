@@ -92,6 +92,50 @@ def test_the_first_stage_and_the_fine_tuning_start_there_and_the_third_stage_goe
     }
 
 
+@pytest.mark.parametrize("needed", [True, False])
+@pytest.mark.parametrize("start", [None, RegisteredAdapter(ticker="DEMO", version=2)])
+def test_training_starts_from_the_primed_base_model_unless_it_needs_none_or_starts_warm(
+    needed: bool, start: RegisteredAdapter | None, tmp_path: Path
+) -> None:
+    asked: list[StageRequest] = []
+    told: list[str] = []
+
+    class Asked:
+        """Notes what is asked for."""
+
+        def run(self, requests: Sequence[StageRequest]) -> list[StageOutput]:
+            asked.extend(requests)
+            meta = {"primed": needed, "valid_before": 0.0, "valid_after": 0.97, "crps": 1.01}
+            return [WINDOWS.model_copy(update={"stage": request.stage, "meta": meta}) for request in requests]
+
+    config = with_overrides(tiny_config(), ["training.prime.min_valid_rate=0.9", "training.model=org/large"])
+    steps = Steps(config, Store(tmp_path), heavy=Asked())
+    steps.trained(WINDOWS, BASE, start=start, on_stage=lambda stage, artifact: told.append(stage))
+    begins = {request.stage: request.adapter for request in asked if request.stage in ("grpo_1st", "sft")}
+    primed = needed and start is None
+    for adapter in begins.values():
+        assert (getattr(adapter, "stage", None) == "prime") if primed else adapter == start
+    assert told == [*(["prime"] if primed else []), "grpo_1st", "sft_data", "sft", "grpo_2nd"]
+    asked.clear()
+    steps.forecasts_of_all(WINDOWS, BASE, {"sft": WINDOWS})
+    of_base = next(request for request in asked if request.model == "base")
+    assert (getattr(of_base.adapter, "stage", None) == "prime") is needed
+    card = steps.card("sft", windows=until("2018-01-01"), base_model=BASE)
+    assert (card.prime.summary if card.prime else "") == (
+        "valid 0 % → 97 %, CRPS against the free random walk 1.01" if needed else ""
+    )
+    assert card.features.answer_style == "numbered"
+
+
+def test_an_adapter_with_another_style_of_answers_is_passed_over(
+    champion: PipelineConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert started(with_overrides(champion, ["features.answer_style=list"])) is not None
+    assert started(with_overrides(champion, ["features.answer_style=numbered"])) is None
+    assert "style of answers" in caplog.text
+
+
 def test_training_from_an_adapter_takes_smaller_steps_unless_the_rate_is_given() -> None:
     tiny, large = TrainingConfig(), TrainingConfig(model="org/large")
     assert tiny.learning_rate("grpo_1st", warm=True) < tiny.learning_rate("grpo_1st")
