@@ -5,12 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tickerforge.evaluation.core.contracts import Floats, Ints
+from tickerforge.evaluation.baselines.walks import fit_walks
+from tickerforge.evaluation.core.contracts import DRIFT, RANDOM_WALK, Floats, Ints
 from tickerforge.evaluation.core.errors import BaselineUnavailable, EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, Series, common_border
-from tickerforge.features.statistics import daily_sigma
+from tickerforge.features.statistics import daily_sigma, trailing_mean
+from tickerforge.features.windows import VARIANCE_SESSIONS
 
 AHEAD = np.arange(1, HORIZON + 1)
 MIN_RETURNS = 20
@@ -118,6 +121,54 @@ def classical(protocol: Protocol, name: str, *, on_ticker: Callable[[str], None]
         on_ticker(series.ticker)
         forecasts.append(_rolled(series, _classical_model(name)))
     return np.concatenate(forecasts)
+
+
+def walks(protocol: Protocol) -> dict[str, tuple[Floats, Floats]]:
+    """Forecast distributions: `random_walk`, `random_walk_har` and `drift` with the bands of the random walk.
+
+    The walks are fitted on the train windows of all tickers together (`evaluation.baselines.walks`), whose targets end
+    no later than the earliest end of a train split. A ticker without a σ at an origin gets that of its train rows.
+
+    Returns:
+        By name the forecast (n, HORIZON) in USD, and the paths (n, MEMBERS, HORIZON) as log returns from the origin.
+    """
+    border = common_border(protocol.series)
+    train = pd.concat([_windows(each, _train_origins(each, border)) for each in protocol.series], ignore_index=True)
+    fitted = fit_walks(train[train["sigma"] > 0].assign(split="train"))
+    test = pd.concat([_windows(each, each.test_origins) for each in protocol.series], ignore_index=True)
+    found = {
+        name: (protocol.origin_price[:, None] * np.exp(walk.log_medians(test)), walk.log_paths(test))
+        for name, walk in fitted.items()
+    }
+    middle = drift(protocol)
+    move = np.log(middle / protocol.origin_price[:, None])
+    found[DRIFT] = middle, fitted[RANDOM_WALK].log_paths(test, centred=True) + move[:, None]
+    return found
+
+
+def _train_origins(series: Series, border: np.datetime64) -> Ints:
+    """Return the rows of the origins of train windows with a σ, whose targets end by the border."""
+    origins = np.arange(SIGMA_MIN, series.train_end - HORIZON)
+    return origins[series.dates[origins + HORIZON] <= border]
+
+
+def _windows(series: Series, origins: Ints) -> pd.DataFrame:
+    """Return the columns of a windows frame from which walks are fitted and made."""
+    sigma = daily_sigma(series.prices, window=SIGMA_WINDOW, minimum=SIGMA_MIN)
+    usual = log_returns(series).std()
+    variance = series.daily_variance
+    past = np.stack([trailing_mean(variance, length=length) for length in VARIANCE_SESSIONS], axis=1)
+    ahead = origins[:, None] + np.arange(1, HORIZON + 1)
+    return pd.DataFrame(
+        {
+            "ticker": series.ticker,
+            "sigma": np.where(sigma > 0, sigma, usual)[origins],
+            "history": list(series.prices[origins][:, None]),
+            "target": list(series.prices[ahead]),
+            "past_variance": list(past[origins]),
+            "target_variance": list(variance[ahead]),
+        }
+    )
 
 
 def check_classical(name: str) -> None:

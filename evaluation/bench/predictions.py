@@ -1,12 +1,14 @@
 """Forecasts of the protocol's test windows from a user's CSV or Parquet file, or from our own models."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.bench.standings import ProtocolForecast
-from tickerforge.evaluation.core.contracts import Floats
+from tickerforge.evaluation.baselines.walks import LEVELS
+from tickerforge.evaluation.bench.standings import ProtocolForecast, whole_of
+from tickerforge.evaluation.core.contracts import Floats, Ints
 from tickerforge.evaluation.core.errors import PredictionsError
 from tickerforge.evaluation.core.panels import matrix
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol
@@ -22,6 +24,11 @@ def read_predictions(path: Path, protocol: Protocol) -> list[ProtocolForecast]:
     The file has one row per window: `ticker`; `origin`, the last session that the forecast knew (YYYY-MM-DD), which
     must be the origin of a test window; `h1` to `h10`, the adjusted closes expected 1 to 10 sessions later in USD, as
     in the ticker's own price file; and `model`, its name, if the file has several models. Other columns are ignored.
+
+    A distribution has several rows per window, and one more column: `quantile`, with `q05` for the prices that are
+    reached with 5 % probability and so on (such as `q05` to `q95`), or `sample`, with the number of a path that was
+    drawn independently. The median is then the point forecast. Between quantiles the distribution is linear, and it
+    ends at the outer ones. Samples are scored by the fair CRPS, so that their number does not matter.
 
     A test window without a row, or with an empty price, is forecast as persistence and counted as unanswered, so
     leaving out hard windows gains nothing.
@@ -47,16 +54,69 @@ def read_predictions(path: Path, protocol: Protocol) -> list[ProtocolForecast]:
     prices = _prices(table, path)
     windows = _windows(table, protocol, path)
     names = table["model"].astype(str).to_numpy() if "model" in table else np.full(len(table), path.stem)
+    members = _members(table, path)
     entries = []
     for name in dict.fromkeys(names):
         rows = np.flatnonzero(names == name)
-        _check_once(table.iloc[rows], windows[rows], path)
-        forecast = np.repeat(protocol.origin_price[:, None], HORIZON, axis=1)
-        whole = rows[np.isfinite(prices[rows]).all(axis=1)]
-        forecast[windows[whole]] = prices[whole]
-        everything = np.ones(len(forecast), dtype=bool)
-        entries.append(ProtocolForecast(str(name), forecast, asked=everything, unanswered=len(forecast) - len(whole)))
+        _check_once(table.iloc[rows], windows[rows], members[rows], path)
+        complete = rows[np.isfinite(prices[rows]).all(axis=1)]
+        entries.append(
+            _entry(str(name), protocol, windows[complete], prices[complete], members[complete], table.columns)
+        )
     return entries
+
+
+def _entry(
+    name: str, protocol: Protocol, windows: Ints, prices: Floats, members: Floats, columns: pd.Index
+) -> ProtocolForecast:
+    """Make the entry of one model from its rows: windows, prices (k, HORIZON), and quantile levels or sample numbers.
+
+    A window without a row has persistence, as its only member.
+    """
+    forecast = np.repeat(protocol.origin_price[:, None], HORIZON, axis=1)
+    everything = np.ones(len(forecast), dtype=bool)
+    order = np.lexsort((members, windows))
+    answered, first = np.unique(windows[order], return_index=True)
+    silent = np.setdiff1d(np.arange(len(forecast)), answered)
+    if not {"quantile", "sample"} & set(columns):
+        forecast[windows] = prices
+        return ProtocolForecast(name, forecast, asked=everything, unanswered=len(silent))
+    counts = np.diff(first, append=len(order))
+    groups = [(silent, np.zeros((len(silent), 1, HORIZON)))] if len(silent) else []
+    for count in np.unique(counts):
+        mine, where = answered[counts == count], first[counts == count]
+        taken = order[where[:, None] + np.arange(count)]
+        drawn = prices[taken]
+        if "quantile" in columns:
+            drawn = np.stack([_at_levels(each, levels) for each, levels in zip(drawn, members[taken], strict=True)])
+        forecast[mine] = np.median(drawn, axis=1)
+        groups.append((mine, np.log(drawn / protocol.origin_price[mine, None, None])))
+    sampled = "sample" in columns
+    whole = whole_of(protocol, groups, independent=sampled, are_paths=sampled)
+    return ProtocolForecast(name, forecast, asked=everything, unanswered=len(silent), whole=whole)
+
+
+def _at_levels(prices: Floats, levels: Floats) -> Floats:
+    """Return the percentiles 1 % to 99 % of a distribution from its quantiles (k, HORIZON), shape (99, HORIZON)."""
+    ordered = np.sort(prices, axis=0)
+    return np.stack([np.interp(LEVELS, levels, ordered[:, step]) for step in range(HORIZON)], axis=1)
+
+
+def _members(table: pd.DataFrame, path: Path) -> Floats:
+    """Return the level of each row's quantile or the number of its sample, shape (rows,); 0 without such a column."""
+    if "quantile" in table and "sample" in table:
+        raise PredictionsError(f"{path} has both a column quantile and a column sample: give one of them")
+    column = next((name for name in ("quantile", "sample") if name in table), None)
+    if column is None:
+        return np.zeros(len(table))
+    written = table[column].astype(str).str.removeprefix("q")
+    numbers = pd.to_numeric(written, errors="coerce").to_numpy(float)
+    wrong = ~np.isfinite(numbers) if column == "sample" else ~((numbers > 0) & (numbers < 100))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        wanted = "a number" if column == "sample" else "a quantile in percent such as q05 or q95"
+        raise PredictionsError(f"{_place(row, path)}, column {column}: {table[column].iloc[row]!r} is not {wanted}")
+    return numbers / 100 if column == "quantile" else numbers
 
 
 def sampled_entry(
@@ -85,7 +145,18 @@ def sampled_entry(
     asked = np.zeros(len(forecast), dtype=bool)
     asked[windows] = True
     unanswered = int((rows["n_valid"] == 0).sum())
-    return ProtocolForecast(name, forecast, asked=asked, unanswered=unanswered, is_chosen=is_chosen)
+    whole = whole_of(protocol, _by_members(rows, windows, protocol))
+    return ProtocolForecast(name, forecast, asked=asked, unanswered=unanswered, is_chosen=is_chosen, whole=whole)
+
+
+def _by_members(rows: pd.DataFrame, windows: Ints, protocol: Protocol) -> Iterator[tuple[Ints, Floats]]:
+    """Group windows by their number of samples; a window without one has its point forecast as its only member."""
+    counts = rows["n_valid"].to_numpy(np.int64)
+    for count in np.unique(counts):
+        mine = counts == count
+        drawn = rows.loc[mine, "samples" if count else "median"]
+        prices = np.stack([np.stack(list(each)) for each in drawn]).reshape(int(mine.sum()), -1, HORIZON)
+        yield windows[mine], np.log(prices / protocol.origin_price[windows[mine], None, None])
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -151,8 +222,8 @@ def _windows(table: pd.DataFrame, protocol: Protocol, path: Path) -> np.ndarray:
     return windows
 
 
-def _check_once(rows: pd.DataFrame, windows: np.ndarray, path: Path) -> None:
-    again = pd.Series(windows).duplicated().to_numpy()
+def _check_once(rows: pd.DataFrame, windows: np.ndarray, members: Floats, path: Path) -> None:
+    again = pd.DataFrame({"window": windows, "member": members}).duplicated().to_numpy()
     if again.any():
         place = int(np.flatnonzero(again)[0])
         row, number = rows.iloc[place], int(rows.index.to_numpy()[place])

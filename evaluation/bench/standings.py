@@ -1,16 +1,22 @@
 """The standings of the published protocol: every forecaster's errors per ticker and over all tickers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tickerforge.evaluation.core.contracts import PERSISTENCE, Floats, Ints
+from tickerforge.evaluation.core.config import BacktestConfig
+from tickerforge.evaluation.core.contracts import PERSISTENCE, RANDOM_WALK, Floats, Ints
 from tickerforge.evaluation.core.errors import EvaluationError
-from tickerforge.evaluation.core.protocol import HORIZON, Protocol, by_ticker
+from tickerforge.evaluation.core.protocol import HORIZON, Protocol, by_ticker, daily_sigmas, realised_variances
 from tickerforge.evaluation.evidence.significance import by_session, diebold_mariano
+from tickerforge.evaluation.metrics.accuracy import skill, sorted_crps
+from tickerforge.evaluation.metrics.calibration import path_variance, sorted_quantiles
+from tickerforge.evaluation.metrics.cross_section import cross_section
+from tickerforge.evaluation.metrics.risk import qlike
 from tickerforge.features.config import FrozenModel
 
 TRIMMED = 0.1
@@ -22,7 +28,7 @@ class ProtocolForecast:
     """One forecaster: prices (n, HORIZON) in USD for the windows whose `asked` (n,) is true.
 
     `unanswered` is the number of these windows without an answer; they have persistence's forecast. `is_chosen` is true
-    if validation chose it among our models.
+    if validation chose it among our models. `whole` has the scores of its distribution, if it has one.
     """
 
     name: str
@@ -30,6 +36,53 @@ class ProtocolForecast:
     asked: NDArray[np.bool_]
     unanswered: int = 0
     is_chosen: bool = False
+    whole: "Whole | None" = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The distributions of one forecaster on all n windows; NaN for a window that it was not asked for.
+
+    `crps` (n,) is the mean over the sessions ahead, in daily σ of log returns; `inside` (n,) the share of the prices in
+    the 80 % band; `variance` (n,) the mean squared daily move along the paths, as squared log returns, NaN if the
+    members are no paths; `members` their mean number.
+    """
+
+    crps: Floats
+    inside: Floats
+    variance: Floats
+    members: float
+
+
+def whole_of(
+    protocol: Protocol,
+    groups: Iterable[tuple[Ints, Floats]],
+    *,
+    independent: bool = False,
+    are_paths: bool = True,
+) -> Whole:
+    """Score the distributions of a forecaster.
+
+    Args:
+        protocol: The windows.
+        groups: Window numbers (k,) with log returns from the origin (k, members, HORIZON).
+        independent: Whether the members are independent draws, for the fair CRPS (`evaluation.metrics.accuracy.crps`).
+        are_paths: Whether a member is one path, so that its daily moves mean something.
+    """
+    count = len(protocol.place)
+    crps, inside, variance = (np.full(count, np.nan) for _ in range(3))
+    sigma, members, asked = daily_sigmas(protocol), 0, 0
+    moves = np.log(protocol.target / protocol.origin_price[:, None]) / sigma[:, None]
+    for rows, drawn in groups:
+        paths = drawn.swapaxes(1, 2) / sigma[rows, None, None]
+        if are_paths:
+            variance[rows] = path_variance(paths) * sigma[rows] ** 2
+        ordered = np.sort(paths, axis=-1)
+        crps[rows] = sorted_crps(ordered, moves[rows], independent=independent).mean(axis=1)
+        low, high = sorted_quantiles(ordered, (0.1, 0.9))
+        inside[rows] = ((low <= moves[rows]) & (moves[rows] <= high)).mean(axis=1)
+        members, asked = members + drawn.shape[1] * len(rows), asked + len(rows)
+    return Whole(crps, inside, variance, members / asked if asked else 0.0)
 
 
 class Errors(FrozenModel):
@@ -56,6 +109,12 @@ class Standing(FrozenModel):
     `against_persistence` is its mean MSE over that of persistence on the same windows. `p_value` is the probability of
     such an advantage if there were none (`evidence.significance`); if no test is possible it is 1, and `note` has the
     reason. `is_complete` is true if it was asked for every test window.
+
+    `crps` is the mean CRPS over persistence's mean absolute error on the same windows, both in daily σ of log returns,
+    and `members` the mean number of members; `crps_skill` is 1 - CRPS / the random walk's, with its p-value `crps_p`;
+    `qlike` is the loss of the variance (`evaluation.metrics.risk.qlike`), `inside` the share of the prices in the 80 %
+    band. They are missing without a distribution. `rank_ic` and the next ones are those of
+    `evaluation.metrics.cross_section`, missing for a forecast of no move or with fewer than ten tickers.
     """
 
     name: str
@@ -73,6 +132,17 @@ class Standing(FrozenModel):
     p_value: float
     note: str
     tickers: dict[str, Errors]
+    members: float = 0.0
+    crps: float | None = None
+    crps_skill: float | None = None
+    crps_p: float | None = None
+    qlike: float | None = None
+    inside: float | None = None
+    rank_ic: float | None = None
+    ic: float | None = None
+    rank_ic_t: float | None = None
+    icir: float | None = None
+    spread: float | None = None
 
 
 class Standings(FrozenModel):
@@ -119,12 +189,14 @@ def standings_of(protocol: Protocol, entries: Sequence[ProtocolForecast], *, not
     if PERSISTENCE not in names or len(set(names)) < len(names):
         raise EvaluationError(f"the table needs persistence, and every name only once; given: {', '.join(names)}")
     reference = np.square(protocol.errors(entries[names.index(PERSISTENCE)].forecast)).mean(axis=1)
+    facts = _facts(protocol)
+    walk = next((entry.whole.crps for entry in entries if entry.name == RANDOM_WALK and entry.whole), None)
     return Standings(
         tickers=len(protocol.series),
         windows=len(protocol.place),
         first_origin=protocol.origins.min().item(),
         last_target=max(series.dates[-1] for series in protocol.series).item(),
-        standings=tuple(_standing(protocol, entry, reference=reference) for entry in entries),
+        standings=tuple(_standing(protocol, entry, reference=reference, facts=facts, walk=walk) for entry in entries),
         published=PUBLISHED,
         notes=tuple(notes),
     )
@@ -152,7 +224,74 @@ def session_losses(protocol: Protocol, losses: Floats, *, rows: Ints) -> tuple[F
     return by_session(losses[rows] * weights, positions=positions), np.unique(positions)
 
 
-def _standing(protocol: Protocol, entry: ProtocolForecast, *, reference: Floats) -> Standing:
+class _Facts(NamedTuple):
+    """Per window: persistence's mean absolute error in σ, variance of the horizon, last move, and session number."""
+
+    naive: Floats
+    realised: Floats
+    moved: Floats
+    positions: Ints
+
+
+def _facts(protocol: Protocol) -> _Facts:
+    moves = np.log(protocol.target / protocol.origin_price[:, None])
+    sessions = np.unique(protocol.origins)
+    return _Facts(
+        naive=np.abs(moves).mean(axis=1) / daily_sigmas(protocol),
+        realised=np.maximum(realised_variances(protocol), np.finfo(float).tiny),
+        moved=moves[:, -1],
+        positions=np.searchsorted(sessions, protocol.origins).astype(np.int64),
+    )
+
+
+def _whole_figures(
+    protocol: Protocol, whole: Whole, *, rows: Ints, facts: _Facts, walk: Floats | None
+) -> dict[str, Any]:
+    """Return the figures of a distribution in a standing."""
+    own = float(whole.crps[rows].mean())
+    found: dict[str, Any] = {
+        "members": whole.members,
+        "crps": own / float(facts.naive[rows].mean()),
+        "inside": float(whole.inside[rows].mean()),
+    }
+    if walk is not None:
+        found["crps_skill"] = skill(own, float(walk[rows].mean()))
+        if walk is not whole.crps:
+            mine, positions = session_losses(protocol, whole.crps, rows=rows)
+            other, _ = session_losses(protocol, walk, rows=rows)
+            found["crps_p"] = diebold_mariano(mine, other, positions=positions, horizon=HORIZON).p_value
+    known = rows[np.isfinite(whole.variance[rows])]
+    if len(known):
+        smallest = 1e-4 * facts.realised[known].mean()
+        expected = np.maximum(whole.variance[known], smallest)
+        found["qlike"] = float(qlike(expected, np.maximum(facts.realised[known], smallest)).mean())
+    return found
+
+
+def _ranking(protocol: Protocol, entry: ProtocolForecast, *, rows: Ints, facts: _Facts) -> dict[str, Any]:
+    """Return the figures of the daily cross-sections in a standing."""
+    expected = np.log(entry.forecast[rows, -1] / protocol.origin_price[rows])
+    found = cross_section(
+        expected,
+        facts.moved[rows],
+        positions=facts.positions[rows],
+        lag=2 * (HORIZON - 1),
+        cost=BacktestConfig().cost_bps / 1e4,
+    )
+    if found is None:
+        return {}
+    return {
+        "rank_ic": found.rank_ic,
+        "ic": found.ic,
+        "rank_ic_t": found.t,
+        "icir": found.icir,
+        "spread": found.spread,
+    }
+
+
+def _standing(
+    protocol: Protocol, entry: ProtocolForecast, *, reference: Floats, facts: _Facts, walk: Floats | None
+) -> Standing:
     rows = np.flatnonzero(entry.asked)
     if not len(rows):
         raise EvaluationError(f"{entry.name} was not asked for any window")
@@ -186,6 +325,8 @@ def _standing(protocol: Protocol, entry: ProtocolForecast, *, reference: Floats)
             for place, ticker in enumerate(protocol.tickers)
             if ticker in mse
         },
+        **_ranking(protocol, entry, rows=rows, facts=facts),
+        **(_whole_figures(protocol, entry.whole, rows=rows, facts=facts, walk=walk) if entry.whole else {}),
     )
 
 

@@ -70,7 +70,7 @@ class Metric:
         if value is None or value != value:
             return "–"
         decimals = price_decimals(value) if self.decimals is None else self.decimals
-        if self.label.split()[0] == "p" and value < 10**-decimals:
+        if self.label.partition(" ")[0] == "p" and value < 10**-decimals:
             return f"< {10**-decimals:g}"
         sign = "+" if self.signed else ""
         text = f"{100 * value if self.percent else value:{sign},.{decimals}f}"

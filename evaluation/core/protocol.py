@@ -10,7 +10,9 @@ from tickerforge.evaluation.core.contracts import Floats, Ints
 from tickerforge.evaluation.core.errors import EvaluationError
 from tickerforge.evaluation.core.panels import Dates, session_dates
 from tickerforge.features.config import FeatureConfig
+from tickerforge.features.prices.bars import adjust
 from tickerforge.features.splits import split_borders
+from tickerforge.features.statistics import daily_sigma, range_variance
 
 HORIZON = 10
 
@@ -19,7 +21,8 @@ HORIZON = 10
 class Series:
     """One ticker's adjusted closes (n,) in USD with its sessions (n,).
 
-    Rows `[0, train_end)` are train, `[train_end, test_start)` validation, the rest is test.
+    Rows `[0, train_end)` are train, `[train_end, test_start)` validation, the rest is test. `variance` (n,) is the
+    range variance of each session (`features.statistics.range_variance`); without it, squared returns take its place.
     """
 
     ticker: str
@@ -27,6 +30,14 @@ class Series:
     prices: Floats
     train_end: int
     test_start: int
+    variance: Floats | None = None
+
+    @property
+    def daily_variance(self) -> Floats:
+        """Variance of each session, shape (n,), squared log returns; NaN for the first."""
+        if self.variance is not None:
+            return self.variance
+        return np.concatenate([[np.nan], np.square(np.diff(np.log(self.prices)))])
 
     @property
     def train(self) -> Floats:
@@ -79,6 +90,30 @@ class Protocol:
         return np.asarray(known.get_indexer(asked), dtype=np.int64)
 
 
+def daily_sigmas(protocol: Protocol) -> Floats:
+    """Return σ60 at the origin of each window, shape (n,); for prices that have not moved, that of the train rows."""
+    found = []
+    for series in protocol.series:
+        sigma = daily_sigma(series.prices, window=60, minimum=20)[series.test_origins]
+        usual = np.diff(np.log(series.train)).std()
+        found.append(np.where(sigma > 0, sigma, usual))
+    return np.concatenate(found)
+
+
+def realised_variances(protocol: Protocol) -> Floats:
+    """Return the mean range variance over the horizon of each window, shape (n,), scaled to squared returns on train.
+
+    The scale is that of each ticker's train rows.
+    """
+    found = []
+    for series in protocol.series:
+        ranges, squares = series.daily_variance, np.square(np.diff(np.log(series.train)))
+        scale = squares.mean() / ranges[1 : series.train_end].mean()
+        ahead = series.test_origins[:, None] + np.arange(1, HORIZON + 1)
+        found.append(scale * ranges[ahead].mean(axis=1))
+    return np.concatenate(found)
+
+
 def series_of(bars: pd.DataFrame, *, ticker: str) -> Series:
     """Build one ticker's series, split 70/10/20 by rows in time order as in the published scripts.
 
@@ -96,7 +131,9 @@ def series_of(bars: pd.DataFrame, *, ticker: str) -> Series:
         raise EvaluationError(
             f"{ticker}: {len(prices)} sessions leave no test window of {HORIZON} sessions after train prices that move"
         )
-    return Series(ticker, session_dates(bars["date"]), prices, borders.train_end, borders.test_start)
+    adjusted = adjust(bars)
+    variance = range_variance(*(adjusted[name].to_numpy(float) for name in ("high", "low", "close")))
+    return Series(ticker, session_dates(bars["date"]), prices, borders.train_end, borders.test_start, variance)
 
 
 def protocol_of(series: Sequence[Series]) -> Protocol:

@@ -54,7 +54,7 @@ def distribution(truth: Truth, answers: Answers, *, interval: float) -> Distribu
         paths /= truth.sigma[rows, None, None]
         target = np.log(truth.target[rows] / truth.origin_price[rows, None]) / truth.sigma[rows, None]
         if answers.n_valid[rows[0]]:
-            variance[rows] = _path_variance(paths)
+            variance[rows] = path_variance(paths)
         members = np.sort(paths, axis=-1)
         ranked[rows] = sorted_crps(members, target)
         lost += float(pinball(sorted_quantiles(members, LEVELS), target, levels=LEVELS).sum())
@@ -73,7 +73,7 @@ def distribution(truth: Truth, answers: Answers, *, interval: float) -> Distribu
     return Distribution(ranked, lost / count, coverage, width / count, pit / count, variance, below)
 
 
-def _path_variance(paths: Floats) -> Floats:
+def path_variance(paths: Floats) -> Floats:
     """Return the mean squared daily move of paths (n, h, m) that start at zero, shape (n,)."""
     total = np.square(paths[:, 0]).mean(axis=-1)
     for step in range(1, paths.shape[1]):

@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from prefect import flow
 from pydantic import Field
 
-from tickerforge.evaluation.baselines.rivals import classical, common_drift, drift, persistence, ridge
+from tickerforge.evaluation.baselines.rivals import classical, common_drift, persistence, ridge, walks
 from tickerforge.evaluation.bench.predictions import sampled_entry
-from tickerforge.evaluation.bench.standings import ProtocolForecast, Standings, standings_of
-from tickerforge.evaluation.core.contracts import BASE, DRIFT, PERSISTENCE, Floats
+from tickerforge.evaluation.bench.standings import ProtocolForecast, Standings, standings_of, whole_of
+from tickerforge.evaluation.core.contracts import BASE, PERSISTENCE, Floats
 from tickerforge.evaluation.core.errors import EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, protocol_of, series_of
 from tickerforge.features.config import FeatureConfig, FrozenModel
@@ -31,12 +32,8 @@ from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 
 logger = logging.getLogger(__name__)
 
-CHEAP: Mapping[str, Callable[[Protocol], Floats]] = {
-    PERSISTENCE: persistence,
-    DRIFT: drift,
-    "common_drift": common_drift,
-    "ridge": ridge,
-}
+CHEAP: Mapping[str, Callable[[Protocol], Floats]] = {"common_drift": common_drift, "ridge": ridge}
+"""Quick forecasters of points."""
 
 
 class StageForecasts(FrozenModel):
@@ -100,7 +97,14 @@ def stand(
     Raises:
         EvaluationError: If a baseline is unknown or needs a library that is not installed, or a name occurs twice.
     """
-    entries = [_whole(name, forecast(protocol)) for name, forecast in CHEAP.items()]
+    free = walks(protocol)
+    everything = np.arange(len(protocol.place))
+    entries = [_whole(PERSISTENCE, persistence(protocol))]
+    entries += [
+        replace(_whole(name, middle), whole=whole_of(protocol, [(everything, paths)]))
+        for name, (middle, paths) in free.items()
+    ]
+    entries += [_whole(name, forecast(protocol)) for name, forecast in CHEAP.items()]
     for name in baselines:
         logger.info("%s: fitting one model per ticker, which takes seconds each", name)
         entries.append(_whole(name, classical(protocol, name, on_ticker=lambda ticker: logger.debug("%s", ticker))))

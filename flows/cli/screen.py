@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tickerforge.evaluation.core.contracts import PERSISTENCE
-from tickerforge.evaluation.core.labels import METRICS, model_label
+from tickerforge.evaluation.core.labels import METRICS, Metric, model_label
 from tickerforge.features.price_text import price_text
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _PROVISIONAL = (
     "provisional: a weekday, as the holidays of the exchange are not known for that day. Update the library "
     "exchange-calendars, or name the exchange, such as --set quality.exchange=XETR."
 )
+_RATIO = Metric("", "", "", "", decimals=2, signed=True)
 _HEADERS = ("MSE", "median", "trimmed", "MAE", "median", "trimmed", "MSE / persistence's", "p")
 
 
@@ -88,7 +89,7 @@ def market_tables(runs: "Sequence[MarketRun]") -> RenderableType:
 
 def standings_tables(found: "Standings") -> RenderableType:
     """Show the table of forecasters with the published figures below, the notes, and each ticker's errors."""
-    return Group(_standings(found), *_remarks(found), Text(), _errors_per_ticker(found))
+    return Group(_standings(found), _distributions(found), *_remarks(found), Text(), _errors_per_ticker(found))
 
 
 def _label(name: str) -> str:
@@ -124,10 +125,39 @@ def _cells(each: "Standing") -> tuple[str, ...]:
     return (name, windows, *(f"{figure:.4f}" for figure in figures), f"{each.against_persistence:.4f}", chance)
 
 
+def _distributions(found: "Standings") -> Table:
+    table = Table(title="Distributions, and rankings of the tickers of each date", title_justify="left")
+    table.add_column("Forecaster")
+    headers = ("Members", "CRPS / persistence's MAE", "CRPS skill", "p", "QLIKE", "In 80 %")
+    for header in (*headers, "Rank IC", "t", "ICIR", "IC", "Decile spread"):
+        table.add_column(header, justify="right")
+    for each in found.standings:
+        figures = (
+            (each.members or None, METRICS["members"]),
+            (each.crps, METRICS["mse"]),
+            (each.crps_skill, METRICS["crps_skill"]),
+            (each.crps_p, METRICS["p_value"]),
+            (each.qlike, METRICS["qlike"]),
+            (each.inside, METRICS["coverage"]),
+            (each.rank_ic, METRICS["rank_ic"]),
+            (each.rank_ic_t, _RATIO),
+            (each.icir, _RATIO),
+            (each.ic, METRICS["rank_ic"]),
+            (each.spread, METRICS["crps_skill"]),
+        )
+        if any(value is not None for value, _ in figures):
+            table.add_row(_label(each.name), *(metric.write(value) for value, metric in figures))
+    return table
+
+
 def _remarks(found: "Standings") -> list[Text]:
     lines = [
         "p: probability of such an advantage over persistence by chance alone (Diebold-Mariano, one-sided, windows of "
         "one date counted as one).",
+        "CRPS: log moves in daily σ, mean over windows; its skill and p compare it with the random walk. QLIKE: "
+        "variance of the ten sessions, by ranges. Rank IC, IC: correlation of expected and actual move over the "
+        "tickers of a date, mean over dates; t by Newey-West; ICIR: mean over standard deviation. Decile spread: "
+        "ten-session return of the best tenth of tickers minus the worst, after costs (10 basis points per trade).",
         *(f"{figure.name}: {figure.source}." for figure in found.published),
     ]
     if not all(each.is_complete for each in found.standings):

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from protocol_series import three
-from tickerforge.evaluation.baselines.rivals import drift, persistence
+from tickerforge.evaluation.baselines.rivals import drift, persistence, walks
 from tickerforge.evaluation.bench.predictions import HORIZON_COLUMNS, read_predictions
-from tickerforge.evaluation.bench.standings import ProtocolForecast, standings_of
+from tickerforge.evaluation.bench.standings import ProtocolForecast, standings_of, whole_of
 from tickerforge.evaluation.core.errors import PredictionsError
 
 PROTOCOL = three()
@@ -62,6 +62,43 @@ def test_a_file_may_hold_several_forecasters(tmp_path: Path) -> None:
     first, second = read_predictions(written(both, tmp_path), PROTOCOL)
     assert (first.name, second.name) == ("a", "b")
     assert second.unanswered == len(PROTOCOL.place) - 30
+
+
+def test_samples_and_quantiles_of_one_distribution_score_like_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    free = walks(PROTOCOL)["random_walk"][1]
+    origin = PROTOCOL.origin_price[:, None, None]
+    own = whole_of(PROTOCOL, [(np.arange(len(free)), free)])
+    drawn = np.stack([each[rng.integers(0, 99, 60)] for each in free])
+    levels = np.arange(5, 100, 5)
+    members = {
+        "sample": (np.arange(60), origin * np.exp(drawn)),
+        "quantile": ([f"q{level:02d}" for level in levels], origin * np.exp(np.sort(free, axis=1)[:, levels - 1])),
+    }
+    base = table()[["ticker", "origin"]]
+    for column, (labels, prices) in members.items():
+        parts = [
+            base.assign(**{column: label}).join(pd.DataFrame(prices[:, place], columns=list(HORIZON_COLUMNS)))
+            for place, label in enumerate(labels)
+        ]
+        frame = pd.concat(parts).sample(frac=1, random_state=0)
+        (entry,) = read_predictions(written(frame, tmp_path, ".parquet"), PROTOCOL)
+        assert entry.whole is not None
+        assert entry.unanswered == 0
+        assert entry.whole.crps.mean() == pytest.approx(own.crps.mean(), rel=0.02)
+        assert np.isfinite(entry.whole.variance).all() == (column == "sample")
+    np.testing.assert_allclose(entry.forecast, origin[:, 0] * np.exp(np.median(free, axis=1)))
+
+
+def test_a_quantile_that_is_none_and_one_given_twice_are_refused(tmp_path: Path) -> None:
+    wrong = table().assign(quantile="median")
+    with pytest.raises(PredictionsError, match="column quantile: 'median' is not a quantile in percent such as q05"):
+        read_predictions(written(wrong, tmp_path), PROTOCOL)
+    twice = pd.concat([table().assign(quantile="q50"), table().head(1).assign(quantile="q50")])
+    with pytest.raises(PredictionsError, match="a second forecast of AAA from"):
+        read_predictions(written(twice, tmp_path), PROTOCOL)
+    with pytest.raises(PredictionsError, match="both a column quantile and a column sample"):
+        read_predictions(written(table().assign(quantile="q50", sample=1), tmp_path), PROTOCOL)
 
 
 def _with(column: str, value: object) -> pd.DataFrame:

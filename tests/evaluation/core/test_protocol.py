@@ -10,9 +10,17 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 from sklearn.preprocessing import StandardScaler
 
 from protocol_series import three, walk
-from tickerforge.evaluation.baselines.rivals import CLASSICAL, classical, common_drift, drift, persistence, ridge
-from tickerforge.evaluation.bench.standings import ProtocolForecast, standings_of
-from tickerforge.evaluation.core.contracts import Floats
+from tickerforge.evaluation.baselines.rivals import (
+    CLASSICAL,
+    classical,
+    common_drift,
+    drift,
+    persistence,
+    ridge,
+    walks,
+)
+from tickerforge.evaluation.bench.standings import ProtocolForecast, standings_of, whole_of
+from tickerforge.evaluation.core.contracts import FREE, Floats
 from tickerforge.evaluation.core.errors import EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, common_border, protocol_of, series_of
 from tickerforge.features.prices.bars import read_csv
@@ -27,7 +35,21 @@ def entry(name: str, forecast: Floats) -> ProtocolForecast:
 def test_on_the_shared_stocknet_prices_persistence_and_drift_have_the_known_errors(stocknet: Path) -> None:
     names = sorted(path.stem for path in stocknet.glob("*.csv"))
     protocol = protocol_of([series_of(read_csv(stocknet / f"{n}.csv", ticker=n), ticker=n) for n in names])
-    found = standings_of(protocol, [entry("persistence", persistence(protocol)), entry("drift", drift(protocol))])
+    everything = np.arange(len(protocol.place))
+    free = [
+        replace(entry(name, middle), whole=whole_of(protocol, [(everything, paths)]))
+        for name, (middle, paths) in walks(protocol).items()
+    ]
+    found = standings_of(protocol, [entry("persistence", persistence(protocol)), *free])
+    crps = {name: found.of(name).crps or 0.0 for name in FREE}
+    assert {name: f"{value:.3f}" for name, value in crps.items()} == {
+        "random_walk": "0.728",
+        "random_walk_har": "0.724",
+        "drift": "0.730",
+    }
+    har = found.of("random_walk_har")
+    assert (har.crps_p or 1.0) < 0.01
+    assert (har.qlike or 1.0) < 0.9 * (found.of("random_walk").qlike or 0.0)
     assert len(names) == 64
     known = {"persistence": ("0.0600", "0.1618"), "drift": ("0.0594", "0.1606")}
     for name, figures in known.items():
@@ -152,6 +174,22 @@ def test_classical_forecasters_are_fitted_on_train_and_follow_the_latest_price(n
     prices[-HORIZON:] *= 1.5
     again = classical(protocol_of([replace(series, prices=prices)]), name)
     np.testing.assert_array_equal(forecast, again)
+
+
+def test_free_distributions_use_no_price_after_the_common_border_but_those_up_to_each_origin() -> None:
+    protocol = three()
+    shaken = []
+    for series in protocol.series:
+        prices = series.prices.copy()
+        prices[series.train_end + 5 :] *= 1.3
+        shaken.append(replace(series, prices=prices))
+    before, after = walks(protocol), walks(protocol_of(shaken))
+    for name in FREE:
+        middle, paths = before[name]
+        assert paths.shape == (len(protocol.place), 99, HORIZON)
+        np.testing.assert_allclose(np.median(paths, axis=1), np.log(middle / protocol.origin_price[:, None]))
+    late = np.flatnonzero(protocol.row > protocol.row.max() - 5)
+    np.testing.assert_allclose(before["random_walk"][1][late], after["random_walk"][1][late])
 
 
 def test_an_unknown_classical_forecaster_and_a_table_without_persistence_are_refused() -> None:

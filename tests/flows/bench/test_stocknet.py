@@ -60,7 +60,12 @@ def test_baselines_and_a_file_of_forecasts_stand_in_one_table_and_in_the_json(
     assert "BROKEN is left out" in done.output
     assert "VTA, as reported (88 tickers)" in done.output
     found = Standings.model_validate(json.loads(Path("out.json").read_text()))
-    assert [each.name for each in found.standings] == ["persistence", "drift", "common_drift", "ridge", "oracle"]
+    assert [each.name for each in found.standings] == [
+        *("persistence", "random_walk", "random_walk_har", "drift", "common_drift", "ridge", "oracle")
+    ]
+    assert "Distributions, and rankings" in done.output
+    assert (found.of("random_walk").crps_skill, found.of("random_walk").members) == (0.0, 99)
+    assert found.of("oracle").crps is None
     assert found.of("oracle").mse == pytest.approx(0, abs=1e-12)
     assert list(found.of("drift").tickers) == ["AAA", "BBB"]
 
@@ -94,7 +99,7 @@ def test_our_stages_stand_in_the_table_and_the_chosen_one_answers_every_test_win
     limited = with_overrides(PipelineConfig(), [f"{key}={value}" for key, value in settings.items()])
     protocol, notes = read_protocol(prices)
     few = stand(protocol, stages=stage_forecasts(limited), notes=notes)
-    stages = few.standings[4:]
+    stages = few.standings[6:]
     assert [each.name for each in stages] == ["base", "grpo_1st", "sft", "grpo_2nd"]
     assert {(each.windows, each.is_complete) for each in stages} == {(6, False)}
     unlimited = with_overrides(limited, ["evaluation.max_windows=null"])
