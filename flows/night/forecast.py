@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 from prefect import flow
 
+from tickerforge.features.price_text import price_text
 from tickerforge.flows.errors import NightFailed, StageFailed
 from tickerforge.flows.night.batches import ForecastAnswer, ForecastJob, forecast_all
 from tickerforge.flows.night.next_sessions import Forecast, StockForecast
@@ -141,6 +142,8 @@ def forecast_row(found: StockForecast) -> dict[str, str]:
             "Stock": found.stock,
             "From": "",
             "To": "",
+            "Last close": "",
+            "Median": "",
             "Median move": "",
             "Issued by": found.note,
             "Why": "",
@@ -153,6 +156,8 @@ def forecast_row(found: StockForecast) -> dict[str, str]:
         "Stock": found.stock,
         "From": str(made.origin),
         "To": last.day,
+        "Last close": price_text(made.last_close, currency=made.currency),
+        "Median": price_text(last.median, like=made.last_close, currency=made.currency),
         "Median move": made.move,
         "Issued by": registered if made.version else made.adapter,
         "Why": made.why,
