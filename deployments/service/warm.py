@@ -210,13 +210,27 @@ def _run(request: dict[str, Any], *, fresh: bool) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    if fresh:
-        os.execve(sys.executable, [sys.executable, "-m", _ENGINE], dict(os.environ))
     from prefect.context import refresh_global_settings_context
 
     refresh_global_settings_context()
+    wait_for_prefect()
+    if fresh:
+        os.execve(sys.executable, [sys.executable, "-m", _ENGINE], dict(os.environ))
     sys.argv[:] = [_ENGINE]
     runpy.run_module(_ENGINE, run_name="__main__", alter_sys=True)
+
+
+def wait_for_prefect() -> None:
+    """Wait for a Prefect server that is starting again: its engine ends at once without one, and the run crashes."""
+    from prefect.client.orchestration import get_client
+
+    from tickerforge.tasks.base.retries import patiently
+
+    def ask() -> None:
+        with get_client(sync_client=True) as client:
+            client.hello().raise_for_status()
+
+    patiently(ask)
 
 
 def _serve(path: str, listener: socket.socket, *, models: bool) -> None:

@@ -6,10 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import pytest
+
 import tickerforge.deployments.service.warm as warm
-from service_home import wait_until
+import tickerforge.tasks.base.retries as retries
+from service_home import free_port, wait_until
 from tickerforge.deployments.service.warm import WarmProcess
 
 
@@ -45,3 +51,28 @@ def test_it_ends_with_its_worker_also_while_it_still_imports(tmp_path: Path) -> 
 def handles_sigterm(process: int) -> bool:
     (caught,) = [line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("SigCgt")]
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def test_a_run_waits_for_a_prefect_that_is_starting_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setattr(retries, "_PAUSE_SECONDS", 0.1)
+    port, asked = free_port(), list[str]()
+
+    class Hello(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    def start_late() -> None:
+        time.sleep(1)
+        with HTTPServer(("127.0.0.1", port), Hello) as server:
+            server.handle_request()
+
+    late = threading.Thread(target=start_late)
+    late.start()
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        warm.wait_for_prefect()
+    late.join()
+    assert asked == ["/api/hello"]
