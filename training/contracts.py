@@ -13,6 +13,8 @@ ANSWERS_FILE = "answers.parquet"
 ANSWER_COLUMNS = ("window_id", "draw", "answer", "fault", "skill")
 """One row per answer that rejection sampling drew: its text with the thoughts, what makes it invalid (see
 `features.prompts.fault_of`; `None` if nothing), and its skill against persistence (NaN if invalid)."""
+GRPO_ANSWER_COLUMNS = ("step", "window_id", "answer", "fault", "accuracy")
+"""The same for GRPO, with `accuracy` as in `training.rewards`."""
 ADAPTER_FOLDER = "adapter"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"

@@ -236,9 +236,20 @@ class FormatReward:
     horizon: int
 
     def __call__(
-        self, *, completions: Sequence[Completion], log_metric: Callable[[str, float], None] | None = None, **_: Any
+        self,
+        *,
+        completions: Sequence[Completion],
+        window_id: Sequence[str] = (),
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[str]], None] | None = None,
+        **_: Any,
     ) -> list[float]:
-        """Score each completion by whether `parse` accepts it; TRL logs the share of each fault with `log_metric`."""
+        """Score each completion by whether `parse` accepts it.
+
+        TRL logs the share of each fault with `log_metric`, and the window of each answer with `log_extra`.
+        """
+        if log_extra is not None:
+            log_extra("window_id", list(window_id))
         texts = [completion_text(completion) for completion in completions]
         if log_metric is not None:
             for name, share in fault_shares(texts, horizon=self.horizon).items():

@@ -22,6 +22,8 @@ from tickerforge.tasks.store.artifacts import ArtifactRef
 def publish_stage(artifact: ArtifactRef, run_folder: RunFolder) -> Path:
     """Copy a stage's records (metrics and manifest, not its adapter) into the run's folder.
 
+    The large file of all answers is linked.
+
     Args:
         artifact: Artifact of a stage that trains an adapter.
         run_folder: Folder of this run.
@@ -31,9 +33,15 @@ def publish_stage(artifact: ArtifactRef, run_folder: RunFolder) -> Path:
     """
     return replace_folder(
         run_folder.stage(artifact.stage),
-        lambda fresh: copy_tree(artifact.path, fresh, leave_out=frozenset({ADAPTER_FOLDER, MODEL_CARD_FILE})),
+        lambda fresh: _copy_records(artifact, fresh),
         marker=MANIFEST_FILE,
     )
+
+
+def _copy_records(artifact: ArtifactRef, fresh: Path) -> None:
+    copy_tree(artifact.path, fresh, leave_out=frozenset({ADAPTER_FOLDER, MODEL_CARD_FILE, ANSWERS_FILE}))
+    if (answers := artifact.path / ANSWERS_FILE).is_file():
+        link_or_copy(answers, fresh / ANSWERS_FILE)
 
 
 def publish_sft_data(artifact: ArtifactRef, run_folder: RunFolder, *, stock: str) -> Path:
@@ -50,9 +58,7 @@ def publish_sft_data(artifact: ArtifactRef, run_folder: RunFolder, *, stock: str
     name = f"{stock}_sft_training_data.csv"
 
     def fill(fresh: Path) -> None:
-        copy_tree(artifact.path, fresh, leave_out=frozenset({ANSWERS_FILE}))
-        if (answers := artifact.path / ANSWERS_FILE).is_file():
-            link_or_copy(answers, fresh / ANSWERS_FILE)
+        _copy_records(artifact, fresh)
         pd.read_parquet(fresh / SFT_DATA_FILE).to_csv(fresh / name, index=False)
 
     return replace_folder(run_folder.stage(artifact.stage), fill, marker=MANIFEST_FILE) / name

@@ -23,7 +23,7 @@ from tickerforge.features.windows import build_windows
 from tickerforge.training.backends import gpu_name, select, why_not
 from tickerforge.training.backends.base import OneKept
 from tickerforge.training.config import TinyConfig, TrainingConfig
-from tickerforge.training.contracts import ANSWER_COLUMNS, Example, Progress
+from tickerforge.training.contracts import ANSWER_COLUMNS, GRPO_ANSWER_COLUMNS, Example, Progress
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError, NoAcceptedAnswers
 from tickerforge.training.examples import build_examples
 from tickerforge.training.models import check_model
@@ -68,6 +68,19 @@ def test_grpo_leaves_an_adapter_and_a_line_of_metrics_a_step_and_no_checkpoints(
     assert not [path for path in undisturbed.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
 
 
+def test_grpo_keeps_every_answer_with_its_step_and_window(examples: list[Example], undisturbed: Path) -> None:
+    answers = pd.read_parquet(undisturbed / "answers.parquet")
+    assert tuple(answers.columns) == GRPO_ANSWER_COLUMNS
+    assert answers.groupby("step").size().to_dict() == dict.fromkeys(range(1, 7), 8)
+    assert (answers.groupby(["step", "window_id"]).size() == 4).all()
+    assert set(answers["window_id"]) <= {example.window_id for example in examples}
+    valid = answers["answer"].map(lambda text: parse(text, horizon=FEATURES.horizon)).notna()
+    assert (answers["fault"].isna() == valid).all()
+    for row in metrics(undisturbed):
+        assert answers.loc[answers["step"] == row["step"], "accuracy"].mean() == pytest.approx(row["accuracy"])
+    assert not (undisturbed / "answers.jsonl").exists()
+
+
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_interrupted_grpo_resumes_to_the_same_bytes(
     step: int, examples: list[Example], base: str, undisturbed: Path, tmp_path: Path
@@ -76,6 +89,7 @@ def test_interrupted_grpo_resumes_to_the_same_bytes(
         grpo(examples, base, tmp_path, on_progress=stop_at(step))
     assert digest(grpo(examples, base, tmp_path)) == digest(undisturbed)
     assert steps_of(tmp_path) == steps_of(undisturbed)
+    assert pd.read_parquet(tmp_path / "answers.parquet").equals(pd.read_parquet(undisturbed / "answers.parquet"))
 
 
 def test_grpo_interrupted_in_its_second_pass_over_the_windows_resumes_to_the_same_bytes(

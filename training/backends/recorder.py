@@ -7,19 +7,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
+import pandas as pd
 import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tickerforge.features.atomic import write_atomically
-from tickerforge.features.prompts import Fault
+from tickerforge.features.atomic import atomic_path, write_atomically
+from tickerforge.features.prompts import Fault, fault_of
 from tickerforge.training.backends.checkpoints import (
     checkpoint_of,
     complete_checkpoints,
     mark_complete,
     step_of,
 )
-from tickerforge.training.contracts import METRICS_FILE, OnProgress, Progress
+from tickerforge.training.contracts import ANSWERS_FILE, GRPO_ANSWER_COLUMNS, METRICS_FILE, OnProgress, Progress
 from tickerforge.training.errors import TrainingDiverged
 from tickerforge.training.guard import CollapseGuard
 
@@ -170,6 +171,52 @@ class StepRecorder(TrainerCallback):
             f"Lower {self._stage}.learning_rate,{scale} and run again.",
             last_good=last_good,
         )
+
+
+class AnswerRecorder(TrainerCallback):
+    """Keeps all answers that TRL's GRPO trainer draws; a resumed run forgets those after its checkpoint."""
+
+    def __init__(self, trainer: Any, out_dir: Path, *, horizon: int) -> None:
+        self._trainer = trainer
+        self._out_dir = out_dir
+        self._path = out_dir / "answers.jsonl"
+        self._horizon = horizon
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Drop the answers of steps that are done again."""
+        if state.is_world_process_zero:
+            rows = [row for row in _read_rows(self._path) if row["step"] <= state.global_step]
+            write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write the answers of one step."""
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        drawn = self._trainer._logs
+        columns = (drawn["extra"]["window_id"], drawn["completion"], drawn["rewards"]["AccuracyReward"])
+        with self._path.open("a") as file:
+            for window, text, accuracy in zip(*columns, strict=True):
+                row = (state.global_step, window, text, fault_of(text, horizon=self._horizon), accuracy)
+                file.write(json.dumps(dict(zip(GRPO_ANSWER_COLUMNS, row, strict=True))) + "\n")
+
+    def finish(self) -> None:
+        """Turn the answers into one compressed `answers.parquet`."""
+        if PartialState().is_main_process:
+            frame = pd.DataFrame(_read_rows(self._path), columns=list(GRPO_ANSWER_COLUMNS)).astype({"fault": "str"})
+            with atomic_path(self._out_dir / ANSWERS_FILE) as partial:
+                frame.to_parquet(partial, index=False, compression="zstd")
+
+    def clear(self) -> None:
+        """Remove what only a resumed run needs."""
+        if PartialState().is_main_process:
+            self._path.unlink(missing_ok=True)
 
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:

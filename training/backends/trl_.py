@@ -25,7 +25,7 @@ from tickerforge.training.backends.memory import (
     largest_divisor,
     with_smaller_batches,
 )
-from tickerforge.training.backends.recorder import NOT_FINITE, StepRecorder
+from tickerforge.training.backends.recorder import NOT_FINITE, AnswerRecorder, StepRecorder
 from tickerforge.training.backends.sft_trainer import SharedSFTTrainer
 from tickerforge.training.config import GRPOStageConfig, PrimeConfig, SFTStageConfig
 from tickerforge.training.contracts import ADAPTER_FOLDER, Example, OnProgress
@@ -56,7 +56,10 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
         token_count(longest, tokenizer), answer=job.config.sampling.max_tokens, limit=job.config.max_seq_length
     )
     dataset = Dataset.from_list(
-        [{"prompt": e.prompt, "target": list(e.target), "last_close": e.last_close} for e in examples]
+        [
+            {"prompt": e.prompt, "target": list(e.target), "last_close": e.last_close, "window_id": e.window_id}
+            for e in examples
+        ]
     )
 
     def train(batch: int) -> dict[str, float]:
@@ -92,6 +95,8 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
             unit=job.unit,
         )
         trainer.add_callback(TailAverage(stage.tail_average))
+        answers_drawn = AnswerRecorder(trainer, job.out_dir, horizon=len(examples[0].target))
+        trainer.add_callback(answers_drawn)
         last = train_resumably(
             trainer,
             out_dir=job.out_dir,
@@ -99,7 +104,9 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
             guard=CollapseGuard(job.config.guard),
             on_progress=job.on_progress,
         )
+        answers_drawn.finish()
         save_adapter(trainer, job=job)
+        answers_drawn.clear()
         return last
 
     return with_smaller_batches(train, **_memory_limits(model, answers, job=job))
