@@ -18,7 +18,7 @@ from tickerforge.features.errors import BarsError, shortened
 from tickerforge.features.prices import csvfile
 from tickerforge.features.prices.cells import Ambiguous, Days, Numbers, currencies, days, decimal_mark, numbers
 from tickerforge.features.prices.dialects import CURRENCY_CODES, CURRENCY_NAMES, SUNDAY_MARKETS, canonical
-from tickerforge.features.prices.plaincsv import plain_columns
+from tickerforge.features.prices.plaincsv import plain_columns, plain_table
 from tickerforge.features.prices.pricefile import PriceFile
 from tickerforge.features.prices.priceframe import frame_table
 from tickerforge.features.prices.pricetable import PriceTable
@@ -118,6 +118,12 @@ def parse_columns(raw: bytes, *, path: str | Path, ticker: str) -> CsvColumns:
     plain = plain_columns(raw)
     if plain is not None and not violations(plain) and not _misdated(plain["date"], ticker=ticker):
         return CsvColumns(plain)
+    if (quick := plain_table(raw, name=name)) is not None:
+        try:
+            return interpret(quick, name=name, ticker=ticker)
+        except BarsError:
+            # The thorough reading has the cells as they are written.
+            pass
     return columns_of(PriceFile(raw, name=name), ticker=ticker)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from operator import ne
 from typing import NamedTuple
 
 import numpy as np
@@ -98,15 +99,15 @@ def decimal_mark(prices: str, volumes: str, *, separator: str) -> str:
     if "," not in prices + volumes and not (separator == ";" and "." in prices + volumes):
         return "."
     for text in (prices, volumes):
-        # Cells that only fit a decimal point, and those that only fit a decimal comma.
+        # How many cells only fit a decimal point, and how many only a decimal comma, with one of each.
         proof = {mark: _proof(text, mark) for mark in ",."}
-        few = sum(map(len, proof.values())) // 20
+        few = sum(count for count, _ in proof.values()) // 20
         for mark, other in ((",", "."), (".", ",")):
             # The few cells that contradict all others are faults of their own.
-            if proof[mark] and len(proof[other]) <= few:
+            if proof[mark][0] and proof[other][0] <= few:
                 return mark
-        if any(proof.values()):
-            raise Ambiguous(f"{proof['.'][0]!r} has a decimal point and {proof[','][0]!r} a decimal comma")
+        if any(count for count, _ in proof.values()):
+            raise Ambiguous(f"{proof['.'][1]!r} has a decimal point and {proof[','][1]!r} a decimal comma")
     unclear = next((line for line in prices.split("\n") if "," in line), "") or next(
         (line for line in prices.split("\n") if "." in line and separator == ";"), ""
     )
@@ -117,11 +118,18 @@ def decimal_mark(prices: str, volumes: str, *, separator: str) -> str:
     raise Ambiguous(f"{unclear!r} can be {read} or {read.replace('.', '')}")
 
 
-def _proof(text: str, mark: str) -> list[str]:
-    """Return the lines that can be read with this decimal mark alone."""
+def _proof(text: str, mark: str) -> tuple[int, str]:
+    """Count the lines that can be read with this decimal mark alone, and return the first of them."""
     other = "." if mark == "," else ","
-    found = [line for line in text.split("\n") if mark in line and mark in _GROUPS[mark].sub("", line)]
-    return found + [line for line in text.split("\n") if other in line and _CERTAIN_GROUPS[other].search(line)]
+    count, places = 0, []
+    if mark in text and mark in (left := _GROUPS[mark].sub("", text)):
+        count += sum(mark in line for line in left.split("\n"))
+        places.append(left[: left.index(mark)].count("\n"))
+    if other in text and (certain := _CERTAIN_GROUPS[other].findall(text)):
+        count += len(certain)
+        found = _CERTAIN_GROUPS[other].search(text)
+        places.append(text[: found.start()].count("\n") if found else 0)
+    return count, text.split("\n")[min(places)] if places else ""
 
 
 def currencies(cells: Sequence[str]) -> set[str]:
@@ -148,10 +156,19 @@ def numbers(cells: Sequence[str], *, mark: str = ".", sizes: bool = False) -> Nu
             pass
         else:
             return Numbers(values, np.zeros(len(cells), dtype=bool))
-    texts = _plain_texts(joined, mark=mark).split("\n")
+    plain = _plain_texts(joined, mark=mark)
+    texts = plain.split("\n")
     if len(texts) != len(cells):
         # A cell of several lines: each cell on its own.
         texts = [_plain_texts(cell.replace("\n", "\0"), mark=mark) for cell in cells]
+    elif not plain.translate(_PLAIN):
+        try:
+            values = np.array(list(map(float, texts)))
+        except ValueError:
+            pass
+        else:
+            changed = sum(map(ne, texts, cells))
+            return Numbers(values, np.zeros(len(cells), dtype=bool), unusual=changed)
     values = np.full(len(cells), np.nan)
     found = Numbers(values, np.zeros(len(cells), dtype=bool))
     for position, (text, cell) in enumerate(zip(texts, cells, strict=True)):
@@ -175,7 +192,10 @@ def _plain_texts(joined: str, *, mark: str) -> str:
     text = _AFTER.sub("", _BEFORE.sub(r"\1", text))
     other = "." if mark == "," else ","
     if other in text:
-        text = _GROUPS[other].sub(lambda match: match["whole"].replace(other, ""), text)
+        if other in _GROUPS[other].sub("", text):
+            text = _GROUPS[other].sub(lambda match: match["whole"].replace(other, ""), text)
+        else:
+            text = text.replace(other, "")
     if mark == ",":
         # A point that is left is not a group of thousands: it must not become a decimal mark.
         text = text.replace(".", "?").replace(",", ".")
@@ -216,6 +236,10 @@ _FORMS = {
         "year name": r"(?P<y>\d{4})[-/\s]*(?P<m>[^\W\d_]{3,10})\.?[-/\s]*(?P<d>\d{1,2})",
     }.items()
 }
+_LINES = {
+    name: re.compile(form.pattern.replace(_TIME, "").replace(r"\s", " ").join(("^", "$")), re.MULTILINE)
+    for name, form in _FORMS.items()
+}
 _COUNT = re.compile(r"\s*(\d{5}|\d{9,10}|\d{12,13}|\d{15,16}|\d{18,19})(?:\.\d{1,9})?\s*", re.ASCII)
 _PER_SECOND = {9: 1, 10: 1, 12: 10**3, 13: 10**3, 15: 10**6, 16: 10**6, 18: 10**9, 19: 10**9}
 _EXCEL_FIRST = np.datetime64("1899-12-30")
@@ -251,74 +275,89 @@ def days(cells: Sequence[str], *, column: str) -> Days:
 
 
 def _written(cells: Sequence[str], name: str, *, column: str) -> Days:
-    matches = [_FORMS[name].fullmatch(cell) for cell in cells]
-    found = Days(np.full(len(cells), np.datetime64("NaT"), dtype="datetime64[D]"))
-    fields = [match.groupdict() if match else {} for match in matches]
-    if name == "year last":
-        _settle_order(cells, fields, column=column)
-    texts: list[str] = []
-    for position, field_ in enumerate(fields):
-        text = _iso(field_) if field_ else None
-        if text is None:
-            found.bad.append(BadCell(position, "is not a date", PLAIN_DATE))
-        texts.append(text or "NaT")
-    try:
-        found.values = np.array(texts, dtype="datetime64[D]")
-    except ValueError:
-        for position, text in enumerate(texts):
-            try:
-                found.values[position] = np.datetime64(text, "D")
-            except ValueError:
-                found.bad.append(BadCell(position, "is not a date", PLAIN_DATE))
-    times = [field_.get("time") or "" for field_ in fields]
-    if any(times):
-        found.times = times
-    usual = name == "year first"
-    found.unusual = sum(
-        not (usual and cell.strip()[:10] == text) for cell, text in zip(cells, texts, strict=True) if text != "NaT"
-    )
+    form = _FORMS[name]
+    keys = ("y", "a", "b") if name == "year last" else ("y", "m", "d")
+    quick = _LINES[name].findall("\n".join(cells))
+    if len(quick) == len(cells):
+        # All cells in one go, without times.
+        index = [_LINES[name].groupindex[key] - 1 for key in keys]
+        fields = [tuple(groups[place] for place in index) for groups in quick]
+        times, places = [], np.arange(len(cells))
+    else:
+        matches = [form.fullmatch(cell) for cell in cells]
+        fields = [match.group(*keys) for match in matches if match]
+        times = [(match["time"] or "") if match else "" for match in matches]
+        places = np.array([place for place, match in enumerate(matches) if match], dtype=np.intp)
+    found = Days(np.full(len(cells), np.datetime64("NaT"), dtype="datetime64[D]"), times=times if any(times) else [])
+    if fields:
+        first, second, third = zip(*fields, strict=True)
+        numbers_ = [
+            np.array(list(map(int, first))),
+            np.array([int(each) if each.isdigit() else _month(each) for each in second]),
+            np.array(list(map(int, third))),
+        ]
+        if name == "year last":
+            numbers_ = _settle_order(cells, places, *numbers_, digits=len(first[0]), column=column)
+        year, month, day = numbers_
+        if len(first[0]) == 2:
+            # As POSIX reads years of two digits.
+            year = np.where(year >= 100, year, np.where(year >= 69, 1900, 2000) + year)
+        found.values[places] = _days_of(year, month, day)
+    bad = np.flatnonzero(np.isnat(found.values))
+    found.bad = [BadCell(int(position), "is not a date", PLAIN_DATE) for position in bad]
+    usual = sum(len(cell) >= 10 and cell[4] == cell[7] == "-" for cell in cells) if name == "year first" else 0
+    found.unusual = len(cells) - len(bad) - usual
     return found
 
 
-def _iso(field_: dict[str, str | None]) -> str | None:
-    year, month, day = str(field_["y"]), str(field_["m"]), str(field_["d"])
-    if not month.isdigit():
-        word = month.casefold()
-        number = next((MONTHS[word[:size]] for size in (5, 4, 3) if word[:size] in MONTHS), None)
-        if number is None:
-            return None
-        month = str(number)
-    if len(year) == 2:
-        # As POSIX reads years of two digits.
-        year = f"{19 if int(year) >= 69 else 20}{year}"
-    return f"{year}-{month:0>2}-{day:0>2}"
+def _month(word: str) -> int:
+    """Return the number of the month that a word names, or 0."""
+    text = word.casefold()
+    return next((MONTHS[text[:size]] for size in (5, 4, 3) if text[:size] in MONTHS), 0)
 
 
-def _settle_order(cells: Sequence[str], fields: Sequence[dict[str, str | None]], *, column: str) -> None:
-    """Decide for the whole file whether the day or the month comes first, and name the fields so."""
-    places = [place for place, field_ in enumerate(fields) if field_]
-    first, second, last = (np.array([int(str(fields[place][key])) for place in places]) for key in "aby")
-    if len(str(fields[places[0]]["y"])) == 2 and _is_year_first(first, second, last):
-        for place in places:
-            field_ = fields[place]
-            field_["y"], field_["m"], field_["d"] = field_["a"], field_["b"], field_["y"]
-        return
+def _days_of(year: NDArray, month: NDArray, day: NDArray) -> NDArray[np.datetime64]:
+    """Make dates of numbers; NaT for days that the calendar does not have."""
+    sensible = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    months = (np.where(sensible, year, 1970) - 1970).astype("datetime64[Y]").astype("datetime64[M]")
+    months = months + np.where(sensible, month - 1, 0)
+    dates = months.astype("datetime64[D]") + np.where(sensible, day - 1, 0)
+    return np.where(sensible & (dates.astype("datetime64[M]") == months), dates, np.datetime64("NaT", "D"))
+
+
+def _settle_order(
+    cells: Sequence[str], places: NDArray, last: NDArray, first: NDArray, second: NDArray, *, digits: int, column: str
+) -> list[NDArray]:
+    """Decide for the whole file whether the day or the month comes first; return years, months and days.
+
+    Args:
+        cells: All texts.
+        places: Positions of those that were read.
+        last: Their third numbers, usually the years.
+        first: Their first numbers.
+        second: Their second numbers.
+        digits: Digits of the years.
+        column: The column's own name, for messages.
+
+    Raises:
+        Ambiguous: If day and month can change places in every date.
+    """
+    if digits == 2 and _is_year_first(first, second, last):
+        return [first, second, last]
     day_first, month_first = first > 12, second > 12
     if not day_first.any() and not month_first.any() and (first != second).any():
-        place = places[int((first != second).argmax())]
-        year, one, two = fields[place]["y"], fields[place]["a"], fields[place]["b"]
-        read = [_iso({"y": year, "m": month, "d": day}) for month, day in ((one, two), (two, one))]
+        place = int((first != second).argmax())
+        year = last[place] if digits == 4 else last[place] + (1900 if last[place] >= 69 else 2000)
+        one, two = first[place], second[place]
         raise Ambiguous(
-            f"{cells[place].strip()!r} can be {read[0]} or {read[1]}, and no row of column {shortened(column)} has a "
-            "day after the 12th that proves which"
+            f"{cells[places[place]].strip()!r} can be {year}-{one:02}-{two:02} or {year}-{two:02}-{one:02}, and no row "
+            f"of column {shortened(column)} has a day after the 12th that proves which"
         )
     if day_first.sum() == month_first.sum() and day_first.any():
-        one, two = (cells[places[int(which.argmax())]].strip() for which in (day_first, month_first))
-        raise Ambiguous(f"{one!r} has the day first and {two!r} the month")
+        texts = [cells[places[int(which.argmax())]].strip() for which in (day_first, month_first)]
+        raise Ambiguous(f"{texts[0]!r} has the day first and {texts[1]!r} the month")
     # The rarer order is the mistake: its cells are reported one by one, as months after the 12th.
-    day, month = ("a", "b") if day_first.sum() > month_first.sum() else ("b", "a")
-    for place in places:
-        fields[place]["d"], fields[place]["m"] = fields[place][day], fields[place][month]
+    return [last, second, first] if day_first.sum() > month_first.sum() else [last, first, second]
 
 
 def _is_year_first(first: NDArray, second: NDArray, last: NDArray) -> bool:

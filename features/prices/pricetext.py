@@ -60,6 +60,15 @@ class Head:
     tickers: Sequence[str] = ()
     named: bool = True
 
+    def repairs(self) -> dict[str, int]:
+        """Count what is unusual around the rows."""
+        return {
+            "separators": int(self.separator != ","),
+            "banner_rows": self.banner,
+            "header_rows": self.further,
+            "no_header": int(not self.named),
+        }
+
 
 class PriceText:
     """The text of a price file.
@@ -103,12 +112,7 @@ class PriceText:
             rows=[],
             places=check_columns(places, labels, name=self._name),
             separator=head.separator,
-            repairs={
-                "separators": int(head.separator != ","),
-                "banner_rows": head.banner,
-                "header_rows": head.further,
-                "no_header": int(not head.named),
-            },
+            repairs=head.repairs(),
         )
         self._fill(table, self._groups.get(wanted) if several else None, keep)
         if len(self._groups) == 1 and not several and not is_likely(ticker, next(iter(self._groups))):

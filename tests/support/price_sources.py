@@ -13,6 +13,7 @@ from datetime import date
 import pandas as pd
 
 from tickerforge.features.config import SyntheticConfig
+from tickerforge.features.prices.schemas import YAHOO_COLUMNS
 from tickerforge.features.synthetic import market
 
 Bars = pd.DataFrame
@@ -126,6 +127,20 @@ def excel_german(bars: Bars) -> bytes:
                                                   comma(v, 0)]),
         end="\r\n",
     ).encode("cp1252")  # fmt: skip
+
+
+def excel_german_adjusted(bars: Bars) -> bytes:
+    """The same with an adjusted close and all digits."""
+    return table(
+        bars, "Datum;Eröffnung;Hoch;Tief;Schlusskurs;Adj Close;Volumen",
+        lambda day, o, h, low, c, a, v: ";".join([f"{day:%d.%m.%Y}", *(comma(each, 6) for each in (o, h, low, c, a)),
+                                                  comma(v, 0)]),
+        end="\r\n",
+    ).encode("cp1252")  # fmt: skip
+
+
+def as_yahoo(bars: Bars) -> str:
+    return bars.set_axis(list(YAHOO_COLUMNS), axis=1).to_csv(index=False, date_format="%Y-%m-%d")
 
 
 def excel_us(bars: Bars) -> str:
