@@ -62,6 +62,7 @@ class Days:
 # ---- numbers
 
 _PLAIN = {ord(character): None for character in "0123456789.+-eE \n"}
+_PLAIN_OR_GROUPED = _PLAIN | {ord(","): None}
 _MARKS = str.maketrans({"−": "-", "–": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "’": "'", "`": "'", "´": "'"})
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
 _GROUPS = {
@@ -75,6 +76,15 @@ _GROUPS = {
 _CERTAIN_GROUPS = {
     ",": re.compile(r"\d,\d{2,3},\d{3}(?![\d,])|\d,\d{3}\.\d", re.ASCII),
     ".": re.compile(r"\d\.\d{3}\.\d{3}(?![\d.])|\d\.\d{3},\d", re.ASCII),
+}
+_MARK_NAMES = {",": "comma", ".": "point"}
+_OTHER = {",": ".", ".": ","}
+# A mark that stands before other than three digits, or behind a leading 0 or four digits: before decimals, that is.
+_LOOSE = {
+    mark: re.compile(
+        rf"{re.escape(mark)}(?!\d{{3}}(?!\d))|(?<![\d.,])0{re.escape(mark)}|\d{{4}}{re.escape(mark)}", re.ASCII
+    )
+    for mark in ",."
 }
 _SPACED = re.compile(r"(?<=\d)[' ](?=\d{3}(?!\d))", re.ASCII)
 _BEFORE = re.compile(rf"(?m)^[ ]*([-+]?)[ ]*({CURRENCY})[ ]*(?=[-+]?[\d.,])")
@@ -99,15 +109,26 @@ def decimal_mark(prices: str, volumes: str, *, separator: str) -> str:
     if "," not in prices + volumes and not (separator == ";" and "." in prices + volumes):
         return "."
     for text in (prices, volumes):
+        sure = [mark for mark in ",." if _LOOSE[mark].search(text) or _CERTAIN_GROUPS[_OTHER[mark]].search(text)]
+        enough = {
+            mark: bool(_CERTAIN_GROUPS[_OTHER[mark]].search(text)) or 20 * text.count(mark) >= text.count(_OTHER[mark])
+            for mark in sure
+        }
+        if len(sure) == 1 and enough[sure[0]]:
+            return sure[0]
         # How many cells only fit a decimal point, and how many only a decimal comma, with one of each.
         proof = {mark: _proof(text, mark) for mark in ",."}
         few = sum(count for count, _ in proof.values()) // 20
         for mark, other in ((",", "."), (".", ",")):
             # The few cells that contradict all others are faults of their own.
-            if proof[mark][0] and proof[other][0] <= few:
+            if proof[mark][0] and proof[other][0] <= few and enough.get(mark):
                 return mark
-        if any(count for count, _ in proof.values()):
+        if all(count for count, _ in proof.values()):
             raise Ambiguous(f"{proof['.'][1]!r} has a decimal point and {proof[','][1]!r} a decimal comma")
+        if len(sure) == 1:
+            # One cell must not decide over a thousand others that can be read in both ways.
+            cell = next(line for line in text.split("\n") if _OTHER[sure[0]] in line)
+            raise Ambiguous(f"{proof[sure[0]][1]!r} has a decimal {_MARK_NAMES[sure[0]]}, and {cell!r} has none")
     unclear = next((line for line in prices.split("\n") if "," in line), "") or next(
         (line for line in prices.split("\n") if "." in line and separator == ";"), ""
     )
@@ -120,7 +141,7 @@ def decimal_mark(prices: str, volumes: str, *, separator: str) -> str:
 
 def _proof(text: str, mark: str) -> tuple[int, str]:
     """Count the lines that can be read with this decimal mark alone, and return the first of them."""
-    other = "." if mark == "," else ","
+    other = _OTHER[mark]
     count, places = 0, []
     if mark in text and mark in (left := _GROUPS[mark].sub("", text)):
         count += sum(mark in line for line in left.split("\n"))
@@ -189,8 +210,9 @@ def _plain_texts(joined: str, *, mark: str) -> str:
     text = joined if joined.isascii() else joined.translate(_MARKS)
     if "'" in text or " " in text:
         text = _SPACED.sub("", text)
-    text = _AFTER.sub("", _BEFORE.sub(r"\1", text))
-    other = "." if mark == "," else ","
+    if text.translate(_PLAIN_OR_GROUPED):
+        text = _AFTER.sub("", _BEFORE.sub(r"\1", text))
+    other = _OTHER[mark]
     if other in text:
         if other in _GROUPS[other].sub("", text):
             text = _GROUPS[other].sub(lambda match: match["whole"].replace(other, ""), text)

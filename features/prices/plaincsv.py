@@ -74,7 +74,7 @@ def plain_table(raw: bytes, *, name: str) -> PriceTable | None:
         head = find_head(raw[:_HEAD_BYTES].decode("ascii"), name=name)
     except (UnicodeDecodeError, BarsError):
         return None
-    several = head.tickers or {"symbol", "clock"} & head.places.keys()
+    several = len({each for each in head.tickers if each}) > 1 or {"symbol", "clock"} & head.places.keys()
     if several or not head.named or head.separator not in ",\t":
         return None
     lines = raw.split(b"\n", head.start)

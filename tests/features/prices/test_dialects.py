@@ -75,6 +75,13 @@ def test_marks_that_contradict_each_other_are_refused() -> None:
     assert "has a decimal point and" in refused("\n".join(mixed))
 
 
+def test_one_comma_does_not_make_thousands_of_all_points() -> None:
+    rows = [f"2017-01-{day:02};110.{100 + day};111.200;109.100;110.500;100" for day in range(1, 32)]
+    rows[7] = rows[7].replace("110.500", "110,5")
+    message = refused("\n".join(["Date;Open;High;Low;Close;Volume", *rows]))
+    assert "'110,5' has a decimal comma, and '110.101' has none" in message
+
+
 def test_all_faulty_rows_are_listed_at_once_each_cure_once() -> None:
     lines = plain(bars_to_write()).splitlines()
     for row in range(10, 40):
