@@ -129,7 +129,7 @@ def _places(
     in_mlflow: list[Place] = []
     database = _file(mlflow)
     if database is None or database.is_file():
-        backend = Backend(mlflow)
+        backend = Backend(mlflow, files=workspace.mlflow_artifacts)
         contents = backend.contents(before=before)
         keep, in_mlflow = contents.results, mlflow_places(workspace, backend, contents)
     files = [("Prefect's database", _file(prefect)), ("MLflow's database", database)]

@@ -86,10 +86,11 @@ class Backend:
         TrackingError: If it cannot be opened.
     """
 
-    def __init__(self, database: str) -> None:
-        """Open the database at a URL; it must have MLflow's tables."""
+    def __init__(self, database: str, *, files: Path) -> None:
+        """Open the database at a URL; it must have MLflow's tables. Local files outside of `files` are not removed."""
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._database = database
+        self._files = files.resolve()
         with as_tracking_error(database):
             from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Store
@@ -139,7 +140,7 @@ class Backend:
         live = {model for version in self._versions() for model in _MODEL.findall(version.text)}
         for model in contents.stale_models:
             if model.model_id not in live:
-                _remove_files(model.artifacts)
+                self._remove_files(model.artifacts)
                 with self.store.ManagedSessionMaker(read_only=False) as session:
                     session.query(SqlInput).filter(SqlInput.destination_id == model.model_id).delete()
                 self.store._hard_delete_logged_model(model.model_id)
@@ -159,11 +160,29 @@ class Backend:
                 chosen = session.query(SqlRun).filter(SqlRun.run_uuid.in_(ids[first : first + 500]))
                 chosen.update({SqlRun.lifecycle_stage: LifecycleStage.DELETED}, synchronize_session=False)
         for done, run in enumerate(stale, start=1):
-            _remove_files(run.artifacts)
+            self._remove_files(run.artifacts)
             self.store._hard_delete_run(run.run_id)
             step(done)
         self._forget_links()
         return len(ids)
+
+    def _remove_files(self, uri: str) -> None:
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        folder = _local(uri)
+        if folder is not None and not folder.resolve().is_relative_to(self._files):
+            # MLflow stores absolute paths: those of a copied home lead into the original.
+            run_logger(__name__).warning("%s lies outside of %s, so it stays there", folder, self._files)
+            return
+        try:
+            get_artifact_repository(uri).delete_artifacts()
+        except MlflowException as error:
+            run_logger(__name__).warning("MLflow cannot remove the files at %s, so they stay there: %s", uri, error)
+        if folder is not None:
+            # MLflow leaves the folder of the run or model itself.
+            with suppress(OSError):
+                folder.parent.rmdir()
 
     def _forget_tags(self) -> None:
         """Remove the tags of deleted versions; MLflow keeps their numbers, so that none is given again."""
@@ -380,17 +399,3 @@ def _local(uri: str) -> Path | None:
     """Return the folder of files that are on this machine."""
     place = urlsplit(uri)
     return Path(unquote(place.path)) if place.scheme in ("", "file") and place.path else None
-
-
-def _remove_files(uri: str) -> None:
-    from mlflow.exceptions import MlflowException
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    try:
-        get_artifact_repository(uri).delete_artifacts()
-    except MlflowException as error:
-        run_logger(__name__).warning("MLflow cannot remove the files at %s, so they stay there: %s", uri, error)
-    if (folder := _local(uri)) is not None:
-        # MLflow leaves the folder of the run or model itself.
-        with suppress(OSError):
-            folder.parent.rmdir()

@@ -96,7 +96,7 @@ def nights(made: Pieces, workspace: Workspace, tmp_path_factory: pytest.TempPath
 
 
 def prune(workspace: Workspace, *, days: float) -> tuple[list[int], frozenset[str]]:
-    backend = Backend(f"sqlite:///{workspace.mlflow_db}")
+    backend = Backend(f"sqlite:///{workspace.mlflow_db}", files=workspace.mlflow_artifacts)
     contents = backend.contents(before=datetime.now(UTC) - timedelta(days=days))
     removed = [place.remove(lambda done: None) for place in mlflow_places(workspace, backend, contents)]
     return removed, contents.results
@@ -163,6 +163,19 @@ def test_of_an_old_run_only_the_stage_stays_to_which_a_recent_run_links(
     assert {"linker", "maker"} & results == {"linker"}
     assert client.get_run(linker.run_id).data.tags[DESCRIPTION_TAG].startswith("[stage](")
     assert client.get_run(maker.run_id).data.tags[DESCRIPTION_TAG] == "stage (removed by `tickerforge prune`)"
+
+
+def test_pruning_a_copied_home_leaves_the_files_of_the_original(
+    nights: Tracking, workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = Workspace(tmp_path / "copy")
+    with pipeline(workspace, "to copy") as run:
+        client_of(nights).log_text(run.run_id, "text", "file.txt")
+    make_older(workspace, tmp_path, days=2)
+    shutil.copytree(workspace.root, copy.root)
+    prune(copy, days=1)
+    assert Path(client_of(nights).download_artifacts(run.run_id, "file.txt")).read_text() == "text"
+    assert "lies outside of" in caplog.text
 
 
 def test_an_active_run_stays_however_old_it_is_and_a_closed_one_goes_for_good(
