@@ -213,7 +213,7 @@ Base model: `{base}`{primed}
 
 The next sessions from a folder of prices:
 
-    tickerforge forecast --stock {stock} --data FOLDER --adapter {folder}
+    tickerforge forecast --stock {quote(stock)} --data FOLDER --adapter {folder}
 
 With PEFT:
 
@@ -223,5 +223,5 @@ With PEFT:
 
 With vLLM:
 
-    vllm serve {quote(base)} --enable-lora --max-lora-rank {rank} --lora-modules {card.ticker}={folder}
+    vllm serve {quote(base)} --enable-lora --max-lora-rank {rank} --lora-modules {quote(card.ticker)}={folder}
 """

@@ -1,5 +1,6 @@
 """The shipped files of deployments, and what is said of a mistake in them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,14 @@ from tickerforge.deployments.prefect.deploy import deploy, resolve_entry
 from tickerforge.deployments.prefect.entries import (
     NIGHTLY,
     PREFECT_FILE,
+    TickersFile,
     for_night,
     nightly_entries,
     read_entries,
     read_tickers,
 )
 from tickerforge.flows.errors import ConfigError
+from tickerforge.flows.server.slots import ticker_limit
 from tickerforge.flows.settings.config import PipelineConfig, with_overrides
 from tickerforge.tasks.base.errors import MarketDataError
 
@@ -105,7 +108,7 @@ def test_an_entry_that_could_not_run_is_refused_before_anything_is_deployed(
     ("text", "told"),
     [
         ("[tickers.AAPL]\ncorn = '0 0 * * *'", r"tickers\.AAPL\.corn: Extra inputs"),
-        ("[tickers.'a/b']", "tickers: "),
+        ("[tickers.'../b']", "tickers: "),
         ("[tickers.AAPL", "cannot read"),
     ],
 )
@@ -135,3 +138,13 @@ def test_the_pool_of_all_tickers_may_have_a_night_of_its_own_and_is_left_out_of_
     assert pool.schedules[0].active
     with pytest.raises(ConfigError, match="give --data FOLDER"):
         resolve_entry(pool, config=DEMO, stocks=["DEMO"])
+
+
+def test_the_name_of_every_ticker_survives_in_prefect() -> None:
+    from prefect.types.names import WITHOUT_BANNED_CHARACTERS
+
+    names = ["M&M.NS", "BRK-B", "^GSPC", "EURUSD=X", "EUR/USD"]
+    tickers = TickersFile.model_validate({"tickers": {name: {} for name in names}})
+    written = [*(entry.name for entry in nightly_entries(tickers)), *map(ticker_limit, tickers.tickers)]
+    assert len(set(written)) == 2 * len(names)
+    assert all(re.fullmatch(WITHOUT_BANNED_CHARACTERS, name) for name in written), written
