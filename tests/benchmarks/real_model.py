@@ -51,6 +51,8 @@ def sampling(options: argparse.Namespace, config: TrainingConfig, asked: list[Ex
     job = TrainingJob("sft", options.base_model, None, config, adapter, 0)
     plain_adapter(job).save_pretrained(str(adapter))
     plain = published(options.base_model, adapter, asked[: options.prompts], options.answers, config.sampling)
+    # Loads the model, which is kept.
+    our_sampling(options.base_model, adapter, asked[:1], 1, config)()
     return plain, our_sampling(options.base_model, adapter, asked[: options.prompts], options.answers, config)
 
 

@@ -1,7 +1,7 @@
 """TRL's GRPO trainer, changed to read each prompt of a step once instead of once per answer."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
     A step of 8 prompts with 8 answers each reads 8 prompts and 64 answers; TRL reads 64 prompts and 64 answers.
     """
 
+    _buffered_inputs: Any
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save without TRL's copy of the first adapter (the reference of the KL term), which each start makes again.
 
@@ -51,6 +53,17 @@ class GroupedGRPOTrainer(GRPOTrainer):
         drawn = super()._get_train_sampler(dataset)
         names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
         return ResumableSampler(**{name: getattr(drawn, name) for name in names})
+
+    def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
+        before = self._buffered_inputs
+        inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
+        batches = self._buffered_inputs
+        if batches is before or len(batches) == 1 or not shares_prefixes(self.accelerator.unwrap_model(self.model)):
+            return inputs
+        # TRL shuffles the answers of a step over its parts. A part with all answers to few prompts reads less.
+        self._buffered_inputs = by_prompt(batches)
+        part: dict[str, Any] = self._buffered_inputs[self._step % len(batches)]
+        return part
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **options: Any
@@ -165,6 +178,22 @@ class GroupedGRPOTrainer(GRPOTrainer):
         empty = logps.new_zeros(len(input_ids), answer_length)
         places = (rows, columns)
         return empty.index_put(places, logps), empty.index_put(places, entropies) if compute_entropy else None, None
+
+
+def by_prompt(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Distribute the answers in batches of equal size anew, so that those to the same prompt are next to each other."""
+    rows = torch.cat([batch["prompt_ids"] for batch in batches])
+    order = rows.unique(dim=0, return_inverse=True)[1].argsort(stable=True).chunk(len(batches))
+
+    def part(name: str, value: Any, chosen: torch.Tensor) -> Any:
+        if isinstance(value, torch.Tensor) and value.ndim:
+            return torch.cat([batch[name] for batch in batches])[chosen]
+        if isinstance(value, list):
+            whole = [each for batch in batches for each in batch[name]]
+            return [whole[index] for index in chosen.tolist()]
+        return value
+
+    return [{name: part(name, value, chosen) for name, value in batches[0].items()} for chosen in order]
 
 
 def pack(

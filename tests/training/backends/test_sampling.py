@@ -199,6 +199,24 @@ def test_log_probabilities_entropies_and_gradients_are_those_of_trl(
     assert max(float(gradient.abs().max()) for gradient in ours[2]) > 0.01
 
 
+def test_the_parts_of_a_step_hold_all_answers_to_few_prompts(
+    trainer: GroupedGRPOTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "SMALL_MODEL", 0)
+    monkeypatch.setattr(trainer.args, "steps_per_generation", 4)
+    chats = [[{"role": "user", "content": f"prices {' '.join('123'[:count])}"}] for count in (1, 2, 3, 1)]
+    asked = [{"prompt": chat} for chat in chats for _ in range(4)]
+    trainer.model.train()
+    first = trainer._prepare_inputs(asked)
+    parts = trainer._buffered_inputs
+    assert first is parts[0]
+    assert [part["completion_ids"].shape[0] for part in parts] == [4] * 4
+    distinct = [len({tuple(row) for row in part["prompt_ids"].tolist()}) for part in parts]
+    assert distinct == [1] * 4
+    assert len({id(part["num_items_in_batch"]) for part in parts}) == 1
+    assert sum(int(part["completion_mask"].sum()) for part in parts) == int(parts[0]["num_items_in_batch"])
+
+
 def test_rollouts_are_draws_from_the_policy_that_trains(
     trainer: GroupedGRPOTrainer, prompts: list[list[int]], tokenizer: Any
 ) -> None:
