@@ -12,6 +12,7 @@ from tickerforge.evaluation.core.contracts import Floats, Ints
 from tickerforge.evaluation.core.errors import PredictionsError
 from tickerforge.evaluation.core.panels import matrix
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol
+from tickerforge.evaluation.core.rescaling import Factors, rescaled_frame
 
 HORIZON_COLUMNS = tuple(f"h{ahead}" for ahead in range(1, HORIZON + 1))
 REQUIRED_COLUMNS = ("ticker", "origin", *HORIZON_COLUMNS)
@@ -120,7 +121,12 @@ def _members(table: pd.DataFrame, path: Path) -> Floats:
 
 
 def sampled_entry(
-    forecasts: pd.DataFrame, protocol: Protocol, *, name: str, is_chosen: bool = False
+    forecasts: pd.DataFrame,
+    protocol: Protocol,
+    *,
+    name: str,
+    is_chosen: bool = False,
+    factors: Factors | None = None,
 ) -> ProtocolForecast:
     """Read one of our own models' answers to test windows: to all of them, or to those it was asked for.
 
@@ -129,6 +135,7 @@ def sampled_entry(
         protocol: The test windows.
         name: Its name in the table.
         is_chosen: Whether validation chose it.
+        factors: Its calibration.
 
     Raises:
         PredictionsError: A test window in `forecasts` is not in the protocol.
@@ -140,6 +147,7 @@ def sampled_entry(
         raise PredictionsError(
             f"{name}: {row['ticker']} at {row['origin']:%Y-%m-%d} is not a test window of the protocol"
         )
+    rows = rescaled_frame(rows, origin_prices=protocol.origin_price[windows], factors=factors or Factors())
     forecast = np.full((len(protocol.place), HORIZON), np.nan)
     forecast[windows] = matrix(rows["median"])
     asked = np.zeros(len(forecast), dtype=bool)

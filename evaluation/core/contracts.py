@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
+from tickerforge.evaluation.core.rescaling import Factors
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import ADAPTERS
 
@@ -181,7 +182,8 @@ class EvalReport(FrozenModel):
 
     Fields that older reports lack have a default. A pool's report has the pool's name, and one row per ticker and split
     in `tickers`. `chosen` is the adapter and `free` the free forecaster with the best CRPS on validation; `superiority`
-    tests squared errors against persistence, `whole_superiority` the CRPS against the random walk.
+    tests squared errors against persistence, `whole_superiority` the CRPS against the random walk. `factors` are those
+    by which models were calibrated.
     """
 
     ticker: str
@@ -202,6 +204,7 @@ class EvalReport(FrozenModel):
     test_after: date | None = None
     free: str | None = None
     whole_superiority: Superiority | None = None
+    factors: dict[str, Factors] = Field(default={})
 
     @property
     def judged(self) -> ScoredSplit | None:

@@ -26,7 +26,7 @@ from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.train.steps import Steps, adapters_of
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.outputs.benchmark import Attainable, attainable, score_forecasts
-from tickerforge.tasks.outputs.evaluate import read_verdict
+from tickerforge.tasks.outputs.evaluate import read_report, read_verdict
 from tickerforge.tasks.store.artifacts import Store
 from tickerforge.training.errors import TrainingDiverged
 
@@ -124,16 +124,18 @@ def run_market(config: PipelineConfig, *, market: str, seed: int, until: Adapter
     unseen = Steps(asked, store)
     fresh_windows = unseen.windows(unseen.bars())
     answers = unseen.forecasts_of_all(fresh_windows, base_model, adapters)
+    comparison = steps.comparison(windows, base_model, adapters, bars=[bars])
     found = score_forecasts(
         fresh_windows,
         {model: answers[model] for model in (BASE, *adapters)},
         process=asked.synthetic,
         evaluation=asked.evaluation,
+        factors=read_report(comparison).factors,
     )
     best = attainable(
         asked.synthetic, asked=fresh_windows, features=own.features, evaluation=asked.evaluation, store=store
     )
-    verdict = read_verdict(steps.comparison(windows, base_model, adapters, bars=[bars]))
+    verdict = read_verdict(comparison)
     process, phi = MARKETS[market]
     return MarketRun(
         market=market,

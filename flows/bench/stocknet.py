@@ -15,6 +15,7 @@ from tickerforge.evaluation.bench.standings import ProtocolForecast, Standings, 
 from tickerforge.evaluation.core.contracts import BASE, PERSISTENCE, Floats
 from tickerforge.evaluation.core.errors import EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, protocol_of, series_of
+from tickerforge.evaluation.core.rescaling import Factors
 from tickerforge.features.config import FeatureConfig, FrozenModel
 from tickerforge.features.errors import FeaturesError
 from tickerforge.features.pooling import POOL
@@ -37,12 +38,13 @@ CHEAP: Mapping[str, Callable[[Protocol], Floats]] = {"common_drift": common_drif
 
 
 class StageForecasts(FrozenModel):
-    """The forecasts of our stages by model, the model that validation chose, and the gate's verdict on it."""
+    """The forecasts of our stages by model, their calibration, the one that validation chose, and the verdict."""
 
     forecasts: dict[str, ArtifactRef]
     chosen: str | None
     headline: str
     left_out: dict[str, str] = Field(default={})
+    factors: dict[str, Factors] = Field(default={})
 
 
 def read_protocol(folder: Path) -> tuple[Protocol, list[str]]:
@@ -112,7 +114,8 @@ def stand(
     if stages is not None:
         for model, artifact in stages.forecasts.items():
             frame = read_frame(artifact.path / FORECASTS_FILE)
-            entries.append(sampled_entry(frame, protocol, name=model, is_chosen=model == stages.chosen))
+            own = stages.factors.get(model, Factors())
+            entries.append(sampled_entry(frame, protocol, name=model, is_chosen=model == stages.chosen, factors=own))
         remarks.append(stages.headline)
         remarks += [f"our stages leave out {ticker}: {why}" for ticker, why in stages.left_out.items()]
     return standings_of(protocol, [*entries, *predictions], notes=remarks)
@@ -142,7 +145,8 @@ def stage_forecasts(config: PipelineConfig, until: AdapterStage = LAST_STAGE) ->
     adapters = adapters_of(stages)
     forecasts = steps.forecasts_of_all(data.windows, base_model, adapters)
     comparison = steps.comparison(data.windows, base_model, adapters, bars=data.all_bars)
-    chosen, verdict = read_report(comparison).chosen, read_verdict(comparison)
+    report, verdict = read_report(comparison), read_verdict(comparison)
+    chosen = report.chosen
     if chosen is not None and config.evaluation.max_windows is None:
         tests = only_test(data.windows, store=store)
         everything = config.evaluation.model_copy(update={"max_windows": max(2, int(str(tests.meta["test"])))})
@@ -153,4 +157,5 @@ def stage_forecasts(config: PipelineConfig, until: AdapterStage = LAST_STAGE) ->
         chosen=chosen,
         headline=verdict.headline,
         left_out=data.left_out,
+        factors=report.factors,
     )

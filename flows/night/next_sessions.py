@@ -241,6 +241,7 @@ def forecast_stock(
             exchange=exchange,
             known=card.known_price,
             jumps=config.quality.jumps,
+            factors=card.factors,
             on_progress=report,
         )
     warnings = (

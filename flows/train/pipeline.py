@@ -11,6 +11,7 @@ from prefect import flow
 from pydantic import Field
 
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
+from tickerforge.evaluation.core.rescaling import Factors
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import ADAPTERS, COMPARISON, SFT_DATA
 from tickerforge.flows.errors import ChampionChanged
@@ -146,14 +147,21 @@ def train(
             registered = register_adapter(
                 wait_for_tracking(parent),
                 adapters[report.chosen],
-                card=steps.card(report.chosen, windows=windows, base_model=base_model),
+                card=steps.card(
+                    report.chosen,
+                    windows=windows,
+                    base_model=base_model,
+                    factors=report.factors.get(report.chosen),
+                ),
                 bars=bars,
                 comparison=comparison,
                 at=datetime.now(UTC),
                 report_path=report_path,
             )
             keep_expected_error(config.stock, version=int(registered.version), expected=read_expected_error(comparison))
-        published = publish_adapters(run, adapters=adapters, windows=windows, base_model=base_model)
+        published = publish_adapters(
+            run, adapters=adapters, windows=windows, base_model=base_model, factors=report.factors
+        )
         publish_comparison(report, verdict, report_path=report_path)
         logger.info("%s", verdict.headline, extra={"terminal": False})
         return PipelineResult(
@@ -194,7 +202,12 @@ def publish_results(
 
 
 def publish_adapters(
-    run: Run, *, adapters: Mapping[str, ArtifactRef], windows: ArtifactRef, base_model: BaseModelRef
+    run: Run,
+    *,
+    adapters: Mapping[str, ArtifactRef],
+    windows: ArtifactRef,
+    base_model: BaseModelRef,
+    factors: Mapping[str, Factors],
 ) -> dict[str, Path]:
     """Copy the adapters to `models/{MODEL}/{STOCK}`; each replaces its predecessor.
 
@@ -203,6 +216,10 @@ def publish_adapters(
     """
     target = model_folder(run.config.training.model, run.config.stock)
     return {
-        stage: publish_adapter(artifact, target, card=run.steps.card(stage, windows=windows, base_model=base_model))
+        stage: publish_adapter(
+            artifact,
+            target,
+            card=run.steps.card(stage, windows=windows, base_model=base_model, factors=factors.get(stage)),
+        )
         for stage, artifact in adapters.items()
     }

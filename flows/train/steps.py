@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tickerforge.evaluation.core.contracts import CURRENT_CHAMPION, POOLED
+from tickerforge.evaluation.core.rescaling import Factors
 from tickerforge.features.pooling import POOL
 from tickerforge.features.stages import (
     ADAPTERS,
@@ -231,8 +232,14 @@ class Steps:
                 store=self.store,
                 quality=None if self.config.data is None else self.config.quality,
                 command=command,
+                given=given,
             )
 
+        given = {
+            name: read_card(fetch_adapter(adapter)).factors
+            for name, adapter in ((POOLED, start if POOLED in forecasts else None), (CURRENT_CHAMPION, champion))
+            if adapter is not None and _readable(adapter)
+        }
         if champion is None:
             return compared(None)
         same = self._stages_of(champion, adapters)
@@ -275,8 +282,10 @@ class Steps:
         }
         return [stage for stage, adapter in placed.items() if adapter_identity(adapter) == identity]
 
-    def card(self, stage: str, *, windows: ArtifactRef, base_model: BaseModelRef) -> AdapterCard:
-        """Return the card of a stage's adapter: everything needed to use it."""
+    def card(
+        self, stage: str, *, windows: ArtifactRef, base_model: BaseModelRef, factors: Factors | None = None
+    ) -> AdapterCard:
+        """Return the card of a stage's adapter: everything needed to use it, with its calibration if there is one."""
         return AdapterCard(
             ticker=self.config.stock,
             stage=stage,
@@ -288,8 +297,17 @@ class Steps:
             windows_sha256=windows.sha256,
             trained_until=train_end(windows),
             git_revision=git_revision(),
+            factors=factors or Factors(),
             prime=prime_record(self.prime(base_model)),
         )
+
+
+def _readable(adapter: RegisteredAdapter | Path) -> bool:
+    try:
+        read_card(fetch_adapter(adapter))
+    except AdapterError:
+        return False
+    return True
 
 
 def as_artifact(result: StageOutput) -> ArtifactRef:

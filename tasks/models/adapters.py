@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from tickerforge.evaluation.core.rescaling import Factors
 from tickerforge.features.config import FeatureConfig, FrozenModel
 from tickerforge.tasks.base.disk import combined_sha256, file_sha256
 from tickerforge.tasks.base.logs import run_logger
@@ -171,7 +172,8 @@ class AdapterCard(FrozenModel):
 
     `prompt_code` is the version of the code that wrote its training prompts. `trained_until` is the last session of
     its training targets, `known_price` the last price when it was registered; older cards have neither. `prime` says
-    what priming did to the base model, if it was primed.
+    what priming did to the base model, if it was primed. `factors` calibrate its answers; those of older cards change
+    nothing.
     """
 
     ticker: str
@@ -186,6 +188,7 @@ class AdapterCard(FrozenModel):
     trained_until: date | None = None
     known_price: KnownPrice | None = None
     prime: PrimeRecord | None = None
+    factors: Factors = Factors()
     prompt_code: str = Field(default_factory=prompt_version)
 
     @field_validator("features")

@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.bench.known_markets import Attained, Sample, attained, prompt_optimum
+from tickerforge.evaluation.comparison.calibrate import calibrated
 from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.panels import session_dates
+from tickerforge.evaluation.core.rescaling import Factors
 from tickerforge.features.config import FeatureConfig, FrozenModel, SyntheticConfig
 from tickerforge.features.prompts import shown_numbers
 from tickerforge.features.synthetic import expected_moves, market
@@ -130,6 +132,7 @@ def score_forecasts(
     *,
     process: SyntheticConfig,
     evaluation: EvaluationConfig,
+    factors: Mapping[str, Factors],
 ) -> tuple[Attained, ...]:
     """Score each model on the windows that all models were asked for.
 
@@ -138,10 +141,16 @@ def score_forecasts(
         forecasts: Artifacts of `forecast_model` on these windows, by model name.
         process: Market of the windows.
         evaluation: Selection of the windows that were asked for.
+        factors: Calibration of the models, by name.
     """
     asked = select_windows(read_windows(windows), config=evaluation).sort_values("origin")
     expected = _expected(asked, process=process)
     return tuple(
-        attained(asked, read_frame(answers.path / FORECASTS_FILE), model=model, expected=expected)
+        attained(
+            asked,
+            calibrated(asked, read_frame(answers.path / FORECASTS_FILE), factors=factors.get(model, Factors())),
+            model=model,
+            expected=expected,
+        )
         for model, answers in forecasts.items()
     )

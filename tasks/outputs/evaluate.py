@@ -8,18 +8,22 @@ import pandas as pd
 from prefect import task
 
 from tickerforge.evaluation.baselines.simple import baseline_forecasts
+from tickerforge.evaluation.comparison.calibrate import calibrated, fit_factors
 from tickerforge.evaluation.comparison.compare import compare, select_windows
 from tickerforge.evaluation.comparison.contamination import UNKNOWN_CUT_OFF
 from tickerforge.evaluation.comparison.gate import decide
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
 from tickerforge.evaluation.core.contracts import CURRENT_CHAMPION, EvalReport, Verdict
 from tickerforge.evaluation.core.forecasts import collect_forecasts
+from tickerforge.evaluation.core.labels import model_label
+from tickerforge.evaluation.core.panels import session_calendar
+from tickerforge.evaluation.core.rescaling import Factors
 from tickerforge.evaluation.monitoring.drift import ExpectedError, expected_error
 from tickerforge.features.config import FeatureConfig, QualityConfig
 from tickerforge.features.pooling import POOL
 from tickerforge.features.prices.bars import adjust
 from tickerforge.features.prices.schemas import Columns, bar_columns
-from tickerforge.features.stages import COMPARISON, FORECASTS
+from tickerforge.features.stages import ADAPTERS, COMPARISON, FORECASTS
 from tickerforge.features.tables import read_frame
 from tickerforge.tasks.base.paths import (
     EXPECTED_ERROR_FILE,
@@ -122,8 +126,9 @@ def compare_models(
     store: Store,
     quality: QualityConfig | None = None,
     command: str = "",
+    given: Mapping[str, Factors] | None = None,
 ) -> ArtifactRef:
-    """Score the models against the baselines, decide by the gate, and write the report.
+    """Calibrate the adapters, score the models against the free forecasters, decide by the gate, write the report.
 
     Args:
         windows: Artifact of `store_windows`.
@@ -139,6 +144,7 @@ def compare_models(
         store: Store of the artifact.
         quality: Settings of the price check in the report; `None` for synthetic prices.
         command: Command that repeats the run, for the report.
+        given: Stored factors of adapters that were not trained here, by the model's name.
 
     Returns:
         Artifact of the stage `comparison` with `report.html`, `report.md`, `metrics.parquet`, `report.json`,
@@ -154,13 +160,26 @@ def compare_models(
             asked.append(read_frame(champion.path / FORECASTS_FILE).assign(model=CURRENT_CHAMPION))
         pool = POOL if windows.meta.get("ticker") == POOL else None
         free = baseline_forecasts(selected, windows=frame, train=read_train_rows(windows))
+        factors = dict(given or {})
+        calendar = session_calendar(frame)
+        for place, each in enumerate(asked):
+            model = str(each["model"].iloc[0])
+            if model in ADAPTERS:
+                factors[model] = fit_factors(selected, each, model=model, calendar=calendar)
+            asked[place] = calibrated(selected, each, factors=factors.get(model, Factors()))
         answers = pd.concat([free, *asked], ignore_index=True)
         series = {str(ref.meta["ticker"]): read_bars(ref) for ref in bars}
         report = compare(frame, answers, config=evaluation, pool=pool, opens=_opens(series))
         notes = list(report.notes)
         if evaluation.test_after is None and _known_models(forecasts) - {"tiny"}:
             notes.insert(0, UNKNOWN_CUT_OFF)
-        report = report.model_copy(update={"notes": tuple(notes)})
+        notes += [
+            f"The answers of {model_label(model)} are calibrated on validation: the median's move times "
+            f"{each.median:.2f}, the spread times {each.spread:.2f}."
+            for model, each in factors.items()
+            if not each.change_nothing
+        ]
+        report = report.model_copy(update={"notes": tuple(notes), "factors": factors})
         verdict = decide(report, gate)
         write_report(
             report,
@@ -192,6 +211,7 @@ def compare_models(
         "features": features,
         "evaluation": evaluation,
         "gate": gate,
+        "given": dict(given or {}),
     }
     libraries = ("pandas", "numpy", "scipy", "statsmodels", "arch", "scikit-learn", "matplotlib", "jinja2")
     code = code_version(

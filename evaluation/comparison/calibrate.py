@@ -1,0 +1,116 @@
+"""Calibration: two factors of a model's distribution, fitted on validation by CRPS and shrunk towards no change."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tickerforge.evaluation.core.contracts import Floats
+from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, matrix, session_dates, truth_of
+from tickerforge.evaluation.core.rescaling import Factors, rescaled_frame
+from tickerforge.evaluation.evidence.significance import too_few
+
+BLOCKS = 4
+"""Stretches of the validation split, each of which is left out once to choose the shrinkage."""
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the fitted change that are tried; 0 is no change."""
+LARGEST_MEDIAN, LARGEST_SPREAD = 1.5, 4.0
+
+
+def calibrated(windows: pd.DataFrame, forecasts: pd.DataFrame, *, factors: Factors) -> pd.DataFrame:
+    """Rescale one model's forecasts of these windows."""
+    prices = pd.Series(
+        matrix(windows["history"])[:, -1],
+        index=pd.MultiIndex.from_arrays([windows["ticker"].to_numpy(object), session_dates(windows["origin"])]),
+    )
+    keys = pd.MultiIndex.from_arrays([forecasts["ticker"].to_numpy(object), session_dates(forecasts["origin"])])
+    known = np.asarray(prices.reindex(keys), dtype=float)
+    return rescaled_frame(forecasts, origin_prices=known, factors=factors)
+
+
+def fit_factors(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, calendar: NDArray) -> Factors:
+    """Fit a model's factors on the validation split.
+
+    Args:
+        windows: Selected windows.
+        forecasts: Forecasts frame that holds `model` on their validation split.
+        model: Its name.
+        calendar: From `evaluation.core.panels.session_calendar`.
+
+    Returns:
+        The factors that minimise the CRPS, moved towards 1 by the weight that is best on stretches that were left out;
+        1 and 1 if there are too few windows for a test.
+
+    Raises:
+        ForecastsError: The forecasts do not match the windows.
+    """
+    truth = truth_of(windows, split="validation", calendar=calendar)
+    answers = answers_of(forecasts, model=model, truth=truth)
+    return factors_of(truth, answers)
+
+
+def factors_of(truth: Truth, answers: Answers) -> Factors:
+    """Fit factors on all windows of a split; see `fit_factors`."""
+    sessions = np.unique(truth.positions)
+    if too_few(sessions, horizon=truth.horizon):
+        return Factors()
+    losses = _Losses(truth, answers)
+    everything = np.ones(len(truth.positions), dtype=bool)
+    out_of_sample = np.zeros(len(WEIGHTS))
+    for block in np.array_split(sessions, BLOCKS):
+        held = (truth.positions >= block[0]) & (truth.positions <= block[-1])
+        # Targets of windows within a horizon overlap.
+        near = (truth.positions > block[0] - truth.horizon) & (truth.positions < block[-1] + truth.horizon)
+        if not held.any() or not (~near).any():
+            return Factors()
+        fitted = losses.best(~near)
+        out_of_sample += [losses.total(_shrunk(fitted, weight), held) for weight in WEIGHTS]
+    weight = WEIGHTS[int(np.argmin(out_of_sample))]
+    return _shrunk(losses.best(everything), weight) if weight else Factors()
+
+
+def _shrunk(fitted: Factors, weight: float) -> Factors:
+    return Factors(median=1 + weight * (fitted.median - 1), spread=fitted.spread**weight)
+
+
+class _Losses:
+    """The CRPS of a model's answers as a function of the factors; windows without an answer do not count."""
+
+    def __init__(self, truth: Truth, answers: Answers) -> None:
+        self._groups: list[tuple[NDArray[np.int64], Floats, Floats, Floats, Floats]] = []
+        for rows, samples in answers.ensembles():
+            if not answers.n_valid[rows[0]]:
+                continue
+            unit, origin = truth.sigma[rows, None], truth.origin_price[rows, None]
+            middle = np.log(answers.median[rows] / origin) / unit
+            actual = np.log(truth.target[rows] / origin) / unit
+            apart = np.log(samples.swapaxes(1, 2) / origin[..., None]) / unit[..., None] - middle[..., None]
+            ordered = np.sort(apart, axis=-1)
+            m = ordered.shape[-1]
+            spread = ordered @ ((2 * np.arange(1, m + 1) - m - 1) / m**2)
+            self._groups.append((rows, ordered, middle, actual, spread))
+
+    def total(self, factors: Factors, kept: NDArray[np.bool_]) -> float:
+        """Return the sum of the CRPS over the windows that are kept (n,)."""
+        found = 0.0
+        for rows, ordered, middle, actual, spread in self._groups:
+            mine = kept[rows]
+            miss = (actual - factors.median * middle)[mine]
+            distance = np.abs(factors.spread * ordered[mine] - miss[..., None]).mean(axis=-1)
+            found += float((distance - factors.spread * spread[mine]).sum())
+        return found
+
+    def best(self, kept: NDArray[np.bool_]) -> Factors:
+        """Return the factors with the least CRPS on the windows that are kept (n,)."""
+        from scipy.optimize import minimize
+
+        def factors(at: Floats) -> Factors:
+            return Factors(median=float(at[0]), spread=float(np.exp(at[1])))
+
+        found = minimize(
+            lambda at: self.total(factors(at), kept),
+            x0=np.array([0.9, 0.1]),
+            method="Nelder-Mead",
+            bounds=[(0.0, LARGEST_MEDIAN), (-np.log(LARGEST_SPREAD), np.log(LARGEST_SPREAD))],
+            options={"xatol": 0.005, "fatol": 1e-6, "maxfev": 200},
+        )
+        return factors(found.x)

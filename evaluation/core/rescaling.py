@@ -1,0 +1,51 @@
+"""Calibration factors of a forecast distribution, and their use on sampled prices."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from tickerforge.features.config import FrozenModel
+
+Floats = NDArray[np.float64]
+
+
+class Factors(FrozenModel):
+    """Factors of the median's log return from the origin, and of the spread of the samples around the median."""
+
+    median: float = Field(default=1.0, ge=0)
+    spread: float = Field(default=1.0, gt=0)
+
+    @property
+    def change_nothing(self) -> bool:
+        """Whether both are 1."""
+        return self.median == self.spread == 1.0
+
+
+def rescaled(samples: Floats, median: Floats, *, origin_price: float, factors: Factors) -> tuple[Floats, Floats]:
+    """Rescale the samples (m, h) of a window and their median (h,), all in USD."""
+    middle = np.log(median / origin_price)
+    moved = factors.median * middle + factors.spread * (np.log(samples / origin_price) - middle)
+    return origin_price * np.exp(moved), origin_price * np.exp(factors.median * middle)
+
+
+def rescaled_frame(forecasts: pd.DataFrame, *, origin_prices: Floats, factors: Factors) -> pd.DataFrame:
+    """Rescale a forecasts frame of one model; a window without a valid answer stays as it is.
+
+    Args:
+        forecasts: Forecasts frame.
+        origin_prices: USD, one per row.
+        factors: The model's factors.
+    """
+    if factors.change_nothing:
+        return forecasts
+    medians, samples = forecasts["median"].to_list(), forecasts["samples"].to_list()
+    for row, (count, price) in enumerate(zip(forecasts["n_valid"], origin_prices, strict=True)):
+        if count:
+            drawn = np.stack([np.asarray(each, float) for each in samples[row]])
+            found = rescaled(drawn, np.asarray(medians[row], float), origin_price=float(price), factors=factors)
+            samples[row], medians[row] = list(found[0]), found[1]
+    return forecasts.assign(
+        median=pd.Series(medians, index=forecasts.index, dtype=object),
+        samples=pd.Series(samples, index=forecasts.index, dtype=object),
+    )
