@@ -10,7 +10,8 @@ from prefect import flow
 from pydantic import Field
 
 from tickerforge.evaluation.bench.known_markets import Attained, captured_share, process_optimum
-from tickerforge.evaluation.core.contracts import BASE
+from tickerforge.evaluation.core.contracts import BASE, FREE
+from tickerforge.evaluation.core.labels import model_label
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import LAST_STAGE, AdapterStage
 from tickerforge.flows.bench.market_config import (
@@ -164,7 +165,7 @@ def _row(model: str, runs: Sequence[MarketRun]) -> dict[str, str]:
     return {
         "Market": runs[0].market,
         "Seeds": ", ".join(str(run.seed) for run in runs),
-        "Model": model,
+        "Model": model_label(model) if model in FREE else model,
         "MSE, median": mean_and_spread([each.mse for each in found]),
         "MSE, single": mean_and_spread([each.single for each in found]),
         "Captured": "" if math.isnan(captured[0]) else mean_and_spread(captured),

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tickerforge.evaluation.baselines.simple import baseline_forecasts
 from tickerforge.evaluation.bench.known_markets import Attained, Sample, attained, prompt_optimum
 from tickerforge.evaluation.comparison.calibrate import calibrated
 from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
-from tickerforge.evaluation.core.contracts import Floats
+from tickerforge.evaluation.core.contracts import FREE, Floats
 from tickerforge.evaluation.core.panels import session_dates
 from tickerforge.evaluation.core.rescaling import Factors
 from tickerforge.features.config import FeatureConfig, FrozenModel, SyntheticConfig
@@ -21,7 +22,7 @@ from tickerforge.features.units import UNITS_PER_SIGMA, to_model_units
 from tickerforge.features.windows import build_windows
 from tickerforge.tasks.base.paths import FORECASTS_FILE, WINDOWS_FILE
 from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_version
-from tickerforge.tasks.windows.preprocess import read_windows
+from tickerforge.tasks.windows.preprocess import read_train_rows, read_windows
 
 FITTED_SESSIONS, SCORED_SESSIONS = 100_300, 40_000
 FIT_SEED, SCORE_SEED = 2_000_000, 3_000_000
@@ -134,7 +135,7 @@ def score_forecasts(
     evaluation: EvaluationConfig,
     factors: Mapping[str, Factors],
 ) -> tuple[Attained, ...]:
-    """Score each model on the windows that all models were asked for.
+    """Score the free forecasters, fitted on the train windows beside those asked for, and each model.
 
     Args:
         windows: Artifact of `store_windows`.
@@ -143,9 +144,13 @@ def score_forecasts(
         evaluation: Selection of the windows that were asked for.
         factors: Calibration of the models, by name.
     """
-    asked = select_windows(read_windows(windows), config=evaluation).sort_values("origin")
+    everything = read_windows(windows)
+    asked = select_windows(everything, config=evaluation).sort_values("origin")
     expected = _expected(asked, process=process)
+    free = baseline_forecasts(asked, windows=everything, train=read_train_rows(windows))
     return tuple(
+        attained(asked, free[free["model"] == model], model=model, expected=expected) for model in FREE
+    ) + tuple(
         attained(
             asked,
             calibrated(asked, read_frame(answers.path / FORECASTS_FILE), factors=factors.get(model, Factors())),
