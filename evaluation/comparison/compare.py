@@ -126,6 +126,7 @@ def compare(
             scales=scales,
             by_ticker=pool is not None,
             cut_off=cut_off,
+            cost=config.backtest.cost_bps / 1e4,
         )
 
     parts: list[SplitScores] = []

@@ -27,6 +27,7 @@ from tickerforge.evaluation.core.labels import model_label, percent
 from tickerforge.evaluation.core.panels import Answers, Truth
 from tickerforge.evaluation.evidence.significance import by_session, diebold_mariano, independent_rows
 from tickerforge.evaluation.metrics.accuracy import scaled_errors, skill
+from tickerforge.evaluation.metrics.cross_section import cross_section
 from tickerforge.evaluation.metrics.scores import Scales, score
 from tickerforge.features.stages import ADAPTERS
 
@@ -53,6 +54,7 @@ def score_split(
     scales: Scales,
     by_ticker: bool,
     cut_off: date | None = None,
+    cost: float = 0.0,
 ) -> SplitScores:
     """Score every model on one split.
 
@@ -64,6 +66,7 @@ def score_split(
         scales: From `evaluation.metrics.scores.scales_of`.
         by_ticker: Whether to report every ticker's share.
         cut_off: Last day that the base model may have been trained on.
+        cost: Share of the value traded, per purchase and per sale, for the decile spread of a pool.
     """
     models = [each.model for each in answers]
     scored = {each.model: score(truth, each, interval=interval, scales=scales) for each in answers}
@@ -97,6 +100,8 @@ def score_split(
     if truth.split == "test":
         notes += [_tails(each) for each in calibration]
     figures = {model: values for model, (values, _) in scored.items()}
+    if by_ticker:
+        figures = {each.model: figures[each.model] | _ranking(truth, each, cost=cost) for each in answers}
     return SplitScores(
         summary=_summary(truth, available=available, cut_off=cut_off),
         metrics=_metric_rows(truth, figures, ahead={"scaled_mse": squared, "crps": ranked}),
@@ -107,6 +112,19 @@ def score_split(
         notes=[] if truth.split == AFTER else notes,
         losses=losses,
     )
+
+
+def _ranking(truth: Truth, answers: Answers, *, cost: float) -> dict[str, float | None]:
+    """Compute a pool's daily cross-sections (`evaluation.metrics.cross_section`) of the moves to the last session."""
+    expected, moved = (np.log(prices[:, -1] / truth.origin_price) for prices in (answers.median, truth.target))
+    found = cross_section(expected, moved, positions=truth.positions, lag=2 * (truth.horizon - 1), cost=cost)
+    return {
+        "daily_rank_ic": found.rank_ic if found else None,
+        "daily_ic": found.ic if found else None,
+        "daily_rank_ic_t": found.t if found else None,
+        "icir": found.icir if found else None,
+        "decile_spread": found.spread if found else None,
+    }
 
 
 def _summary(truth: Truth, *, available: int, cut_off: date | None) -> SplitSummary:

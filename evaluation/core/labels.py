@@ -149,6 +149,33 @@ METRICS: dict[str, Metric] = {
         decimals=3,
         signed=True,
     ),
+    "daily_rank_ic": Metric(
+        "Daily rank IC",
+        "",
+        "high",
+        "Spearman correlation of expected and actual move over the tickers of a date, mean over dates; a pool only.",
+        decimals=3,
+        signed=True,
+    ),
+    "daily_ic": Metric(
+        "Daily IC", "", "high", "the same with Pearson's correlation of the moves.", decimals=3, signed=True
+    ),
+    "daily_rank_ic_t": Metric(
+        "t of rank IC", "", "high", "its mean over its Newey-West standard error.", decimals=2, signed=True
+    ),
+    "icir": Metric(
+        "ICIR", "", "high", "mean daily rank IC over its standard deviation over dates.", decimals=2, signed=True
+    ),
+    "decile_spread": Metric(
+        "Decile spread",
+        "",
+        "high",
+        "log return over the horizon of the tenth of the tickers expected to rise most minus that of the lowest tenth, "
+        "after costs; mean over dates.",
+        percent=True,
+        decimals=1,
+        signed=True,
+    ),
     "pinball": Metric(
         "Pinball",
         "σ",

@@ -18,13 +18,13 @@ class CrossSection:
     `rank_ic` is Spearman's correlation over the tickers of a date, `ic` Pearson's. `t` is the mean rank IC over its
     Newey-West standard error, `icir` over its standard deviation over dates. `spread` is the mean log return over the
     horizon of the tenth of the tickers with the highest expected moves minus that of the lowest, after buying and
-    selling both. `dates` is the number of dates.
+    selling both. `dates` is the number of dates. `t` and `icir` are missing if the rank IC does not vary.
     """
 
     rank_ic: float
     ic: float
-    t: float
-    icir: float
+    t: float | None
+    icir: float | None
     spread: float
     dates: int
 
@@ -64,8 +64,8 @@ def cross_section(expected: Floats, moved: Floats, *, positions: Ints, lag: int,
     return CrossSection(
         rank_ic=float(ranks.mean()),
         ic=float(plain.mean()),
-        t=float(ranks.mean() / error) if error else float("nan"),
-        icir=float(ranks.mean() / deviation) if deviation else float("nan"),
+        t=float(ranks.mean() / error) if error else None,
+        icir=float(ranks.mean() / deviation) if deviation else None,
         spread=float(spreads.mean()),
         dates=len(found),
     )

@@ -18,7 +18,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Median", ("skill", "p_value", "scaled_mse")),
     ("Published protocol", ("mse", "mae", "skill_published")),
     ("Price", ("rmse_usd", "mase")),
-    ("Direction", ("directional_accuracy", "mcc", "rank_ic")),
+    ("Direction", ("directional_accuracy", "mcc", "daily_rank_ic")),
     ("Answers", ("members", "valid_rate")),
 )
 METRIC_COLUMNS: tuple[str, ...] = tuple(column for _, columns in GROUPS for column in columns)
