@@ -7,6 +7,8 @@ from pathlib import Path
 from tickerforge.features.export import published_sigma, read_published
 from tickerforge.features.pooling import POOL
 from tickerforge.features.prices.bars import read_csv
+from tickerforge.features.prices.jumps import check_jumps, find_jumps
+from tickerforge.features.prices.schemas import bar_columns
 from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.stages import COMPARISON, SFT, stage_named
 from tickerforge.features.synthetic import market
@@ -35,7 +37,7 @@ def check_run(config: PipelineConfig, *, home: Path) -> None:
 
     Raises:
         ConfigError: If the stock has no prices, or the working folder cannot be written.
-        FeaturesError: If the prices are faulty or too few.
+        FeaturesError: If the prices are faulty, jump as no market does, or are too few.
         MarketDataError: If the data folder has nothing for the stock.
         TrackingError: If `MLFLOW_TRACKING_URI` names a server that does not answer.
         BaseModelError: If the base model cannot be used.
@@ -149,6 +151,10 @@ def check_prices(config: PipelineConfig) -> None:
         return
     ticker = validate_ticker(config.stock)
     bars = market(config.synthetic) if config.data is None else read_csv(csv_path(config.data, ticker), ticker=ticker)
+    if config.data is not None and config.quality.jumps != "accept":
+        repairs = config.quality.jumps == "repair"
+        found = [jump for jump in find_jumps(bar_columns(bars)) if not (repairs and jump.repair is not None)]
+        check_jumps(found, ticker=ticker, where=f"{len(bars):,} sessions")
     build_windows(bars, ticker=ticker, config=config.features)
 
 

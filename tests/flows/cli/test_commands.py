@@ -67,11 +67,18 @@ def swapped() -> list[str]:
 
 def doubled() -> list[str]:
     lines = csv_lines()
-    return [*lines[:10], lines[9], *lines[10:]]
+    return [*lines[:10], lines[9].replace(",", ",1", 1), *lines[10:]]
 
 
-def without_volume() -> list[str]:
-    return [line.rsplit(",", 1)[0] for line in csv_lines()]
+def without_open() -> list[str]:
+    return [",".join(line.split(",")[:1] + line.split(",")[2:]) for line in csv_lines()]
+
+
+def split_in_two() -> list[str]:
+    """Prices with a split of 2 for 1 that nobody adjusted."""
+    lines = csv_lines()
+    rows = [line.split(",") for line in lines[200:]]
+    return [*lines[:200], *(",".join([day, *(repr(float(each) / 2) for each in prices)]) for day, *prices in rows)]
 
 
 def assert_refused(result: Result, *parts: str) -> None:
@@ -86,7 +93,8 @@ def assert_refused(result: Result, *parts: str) -> None:
 
 BAD_PRICES = {
     "empty file": (list, ["ACME.csv", "empty"]),
-    "missing column": (without_volume, ["ACME.csv", "Volume", "missing"]),
+    "missing column": (without_open, ["ACME.csv", "Open", "missing"]),
+    "unadjusted split": (split_in_two, ["ACME: the adjusted close jumps", "split of 2 for 1", "--accept-jumps"]),
     "text in a price": (lambda: changed(7, 4, "abc"), ["ACME.csv", "row 7", "Close", "'abc'"]),
     "negative price": (lambda: changed(8, 3, "-1.5"), ["ACME.csv", "row 8", "Low", "-1.5"]),
     "nan": (lambda: changed(9, 5, "nan"), ["ACME.csv", "row 9", "Adj Close", "'nan'"]),
