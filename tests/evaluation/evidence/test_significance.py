@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.evidence.significance import by_session, diebold_mariano, hac_lag, holm, independent_rows
@@ -161,3 +162,22 @@ def test_p_values_are_adjusted_for_their_number_as_statsmodels_does() -> None:
 
     for raw in ([0.01, 0.04, 0.03, 0.5], [0.2, 0.2, 0.9], [0.001]):
         assert holm(raw) == pytest.approx(multipletests(raw, method="holm")[1])
+
+
+@pytest.mark.nightly
+def test_the_test_on_the_crps_rejects_a_true_null_in_about_five_of_a_hundred_panels() -> None:
+    positions, ahead = np.arange(120), np.arange(1, 11)
+    refused = []
+    for seed in range(500):
+        rng = np.random.default_rng(seed)
+        path = rng.standard_normal(130).cumsum()
+        moves = path[positions[:, None] + ahead] - path[:120, None]
+        wave = np.stack([np.convolve(each, 0.9 ** np.arange(30))[:120] for each in rng.standard_normal((4, 120))])
+        wave /= wave.std(axis=1, keepdims=True)
+        losses = []
+        for centre, scale in (wave[:2], wave[2:]):
+            spread = np.sqrt(ahead) * np.exp(0.2 * scale[:, None])
+            z = (moves - 0.4 * centre[:, None]) / spread
+            losses.append((spread * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))).mean(axis=1))
+        refused.append(diebold_mariano(*losses, positions=positions, horizon=10).p_value <= 0.05)
+    assert 0.03 <= np.mean(refused) <= 0.07
