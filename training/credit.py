@@ -99,7 +99,7 @@ def tokens_of_values(pieces: Sequence[str], *, horizon: int) -> list[list[int]]:
 
     Returns:
         For each value, the positions of the tokens that contain part of its number; a token with parts of two numbers
-        belongs to the first. In the numbered style the colon before a value and the space after it count too, unless
+        belongs to the first. In the numbered style the colon before a value and the character after it count too, unless
         their token holds part of a label: there a model that writes single digits chooses the sign and the end of the
         number. Empty if the answer has no such values.
     """
@@ -133,5 +133,5 @@ def _spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         inside = text.rfind("[") + 1, text.rfind("]")
         return [match.span() for match in NUMBER.finditer(text, *inside)], []
     found = list(NUMBERED.finditer(text, start, end))
-    values = [(match.end("label"), min(match.end() + 1, end)) for match in found]
+    values = [(match.end("label"), match.end() + 1) for match in found]
     return values, [match.span("label") for match in found]

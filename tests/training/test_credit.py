@@ -64,9 +64,9 @@ def test_in_the_numbered_style_a_value_owns_its_sign_and_its_end_but_no_label() 
         "</answer>",
     ]
     assert parse("".join(pieces), horizon=3) == (-9.0, 12.0, 0.0)
-    assert tokens_of_values(pieces, horizon=3) == [[3, 4, 5], [7, 8, 9, 10], [12, 13]]
+    assert tokens_of_values(pieces, horizon=3) == [[3, 4, 5], [7, 8, 9, 10], [12, 13, 14]]
     with_spaces = ["<think></think><answer>", "1:", " -", "9", " 2", ":", " 12", "</", "answer>"]
-    assert tokens_of_values(with_spaces, horizon=2) == [[2, 3], [5, 6]]
+    assert tokens_of_values(with_spaces, horizon=2) == [[2, 3], [5, 6, 7]]
 
 
 def test_the_tiny_tokenizer_writes_both_styles_and_credits_whole_integers() -> None:
@@ -79,9 +79,8 @@ def test_the_tiny_tokenizer_writes_both_styles_and_credits_whole_integers() -> N
         pieces = tokenizer.batch_decode([[each] for each in ids])
         assert pieces[3] == first
         assert parse("".join(pieces), horizon=10) == tuple(map(float, values))
-        assert ["".join(pieces[t] for t in owned) for owned in tokens_of_values(pieces, horizon=10)] == [
-            str(value) for value in values
-        ]
+        owned = ["".join(pieces[t] for t in tokens) for tokens in tokens_of_values(pieces, horizon=10)]
+        assert [text.removesuffix("</answer>") for text in owned] == [str(value) for value in values]
 
 
 @pytest.mark.parametrize("pieces", [[], ["no", " list"], ["[", "1", ",", "2", "]"], ["[1, 2, x]"]])
