@@ -99,9 +99,9 @@ def tokens_of_values(pieces: Sequence[str], *, horizon: int) -> list[list[int]]:
 
     Returns:
         For each value, the positions of the tokens that contain part of its number; a token with parts of two numbers
-        belongs to the first. In the numbered style the colon before a value and the character after it count too, unless
-        their token holds part of a label: there a model that writes single digits chooses the sign and the end of the
-        number. Empty if the answer has no such values.
+        belongs to the first. In the numbered style the colon before a value and the character after it count too, if
+        their token holds no part of a label: there a model that writes single digits chooses the sign and the end of
+        the number. Empty if the answer has no such values.
     """
     ends = np.cumsum([len(piece) for piece in pieces])
     text = "".join(pieces)
