@@ -31,7 +31,7 @@ SETTINGS = {
     "training.prime.prompts": 1,
     "training.prime.answers": 2,
     "training.guard.min_valid_rate": 0.0,
-    "training.sampling.max_tokens": 80,
+    "training.sampling.max_tokens": 128,
     "training.sampling.samples": 2,
     "training.sampling.constrained": "true",
     "training.grpo_1st.steps": 1,
