@@ -25,7 +25,8 @@ from tickerforge.training.examples import build_examples
 from tickerforge.training.models.tiny import synthetic_windows
 from tickerforge.training.stages import chosen_backend, run_sft
 
-CHUNK_PROMPTS = 8
+FIRST_PROMPTS = 4
+"""Windows after whose answers a probe stops if the model cannot reach the valid rate that it needs."""
 WALK_WINDOWS = 2_000
 QUANTILES = 64
 EXAMPLES_FILE = "examples.parquet"
@@ -103,7 +104,7 @@ def probe(
     at_least: float = 0.0,
     on_progress: OnProgress | None = None,
 ) -> Probe:
-    """Ask a model about the windows, without a grammar; stop as soon as it cannot reach a valid rate of `at_least`.
+    """Ask a model about the windows, without a grammar; stop early if it cannot reach a valid rate of `at_least`.
 
     Each window is asked twice with different seeds, because the CRPS needs pairs of independent answers. It is the CRPS
     to be expected if prices follow the free random walk, which depends less on chance than that of single outcomes.
@@ -120,8 +121,8 @@ def probe(
         for half, size in enumerate((prime.answers // 2, prime.answers - prime.answers // 2))
     ]
     read: list[list[list[tuple[float, ...] | None]]] = []
-    for start in range(0, len(windows.asked), CHUNK_PROMPTS):
-        prompts = [example.prompt for example in windows.asked[start : start + CHUNK_PROMPTS]]
+    for part in (windows.asked[:FIRST_PROMPTS], windows.asked[FIRST_PROMPTS:]):
+        prompts = [example.prompt for example in part]
         drawn = [sampler.generate(prompts, job=job) for job in jobs]
         read += [
             [[parse(text, horizon=horizon) for text in texts] for texts in pair] for pair in zip(*drawn, strict=True)

@@ -164,5 +164,5 @@ def test_a_hopeless_probe_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
     windows = prime.priming_windows(TRAINING, features=FeatureConfig())
     answering(monkeypatch, lambda prompts, job: [["I cannot say."] * job.answers for _ in prompts])
     found = prime.probe(windows, base_model="", adapter=None, config=TRAINING, at_least=0.95)
-    assert (found.drawn, found.valid) == (32, 0)
+    assert (found.drawn, found.valid) == (16, 0)
     assert np.isnan(found.crps)
