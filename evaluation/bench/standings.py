@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from tickerforge.evaluation.backtest.performance import SESSIONS_PER_YEAR
 from tickerforge.evaluation.core.config import BacktestConfig
 from tickerforge.evaluation.core.contracts import PERSISTENCE, RANDOM_WALK, Floats, Ints
 from tickerforge.evaluation.core.errors import EvaluationError
@@ -93,6 +95,13 @@ class Errors(FrozenModel):
     mae: float
 
 
+class Volatility(FrozenModel):
+    """Yearly standard deviation of log returns: root of the mean variance that was expected, and of what followed."""
+
+    expected: float
+    realised: float
+
+
 class Published(FrozenModel):
     """A figure that others published for this protocol, on `tickers` tickers."""
 
@@ -113,8 +122,8 @@ class Standing(FrozenModel):
     `crps` is the mean CRPS over persistence's mean absolute error on the same windows, both in daily σ of log returns,
     and `members` the mean number of members; `crps_skill` is 1 - CRPS / the random walk's, with its p-value `crps_p`;
     `qlike` is the loss of the variance (`evaluation.metrics.risk.qlike`), `inside` the share of the prices in the 80 %
-    band. They are missing without a distribution. `rank_ic` and the next ones are those of
-    `evaluation.metrics.cross_section`, missing for a forecast of no move or with fewer than ten tickers.
+    band, and `volatility` has every ticker. They are missing without a distribution. `rank_ic` and the next ones are
+    those of `evaluation.metrics.cross_section`, missing for a forecast of no move or with fewer than ten tickers.
     """
 
     name: str
@@ -143,6 +152,7 @@ class Standing(FrozenModel):
     rank_ic_t: float | None = None
     icir: float | None = None
     spread: float | None = None
+    volatility: dict[str, Volatility] = Field(default={})
 
 
 class Standings(FrozenModel):
@@ -265,6 +275,14 @@ def _whole_figures(
         smallest = 1e-4 * facts.realised[known].mean()
         expected = np.maximum(whole.variance[known], smallest)
         found["qlike"] = float(qlike(expected, np.maximum(facts.realised[known], smallest)).mean())
+        means = [by_ticker(protocol, each, answered=known) for each in (whole.variance, facts.realised)]
+        found["volatility"] = {
+            ticker: Volatility(
+                expected=float(np.sqrt(means[0][ticker] * SESSIONS_PER_YEAR)),
+                realised=float(np.sqrt(means[1][ticker] * SESSIONS_PER_YEAR)),
+            )
+            for ticker in means[0]
+        }
     return found
 
 

@@ -89,7 +89,8 @@ def market_tables(runs: "Sequence[MarketRun]") -> RenderableType:
 
 def standings_tables(found: "Standings") -> RenderableType:
     """Show the table of forecasters with the published figures below, the notes, and each ticker's errors."""
-    return Group(_standings(found), _distributions(found), *_remarks(found), Text(), _errors_per_ticker(found))
+    per_ticker = (_errors_per_ticker(found), _volatility_per_ticker(found))
+    return Group(_standings(found), _distributions(found), *_remarks(found), Text(), *per_ticker)
 
 
 def _label(name: str) -> str:
@@ -185,6 +186,19 @@ def _errors_per_ticker(found: "Standings") -> Table:
         least = min(value.mse for value in own if value is not None)
         cells = [Text("" if v is None else f"{v.mse:.4f}", style="green" if v and v.mse == least else "") for v in own]
         table.add_row(ticker, str(errors.windows), *cells)
+    return table
+
+
+def _volatility_per_ticker(found: "Standings") -> Table:
+    expecting = [each for each in found.standings if each.volatility]
+    table = Table(title="Volatility per ticker, yearly: what followed, and what was expected", title_justify="left")
+    table.add_column("Ticker")
+    for header in ("Realised", *(_label(each.name) for each in expecting)):
+        table.add_column(header, justify="right")
+    for ticker, first in expecting[0].volatility.items() if expecting else ():
+        figures = (each.volatility.get(ticker) for each in expecting)
+        cells = (f"{each.expected:.1%}" if each else "" for each in figures)
+        table.add_row(ticker, f"{first.realised:.1%}", *cells)
     return table
 
 

@@ -66,6 +66,10 @@ def test_baselines_and_a_file_of_forecasts_stand_in_one_table_and_in_the_json(
     assert "Distributions, and rankings" in done.output
     assert (found.of("random_walk").crps_skill, found.of("random_walk").members) == (0.0, 99)
     assert found.of("oracle").crps is None
+    assert "Volatility per ticker" in done.output
+    own = found.of("random_walk_har").volatility
+    assert list(own) == ["AAA", "BBB"]
+    assert all(0.5 < each.expected / each.realised < 2 for each in own.values())
     assert found.of("oracle").mse == pytest.approx(0, abs=1e-12)
     assert list(found.of("drift").tickers) == ["AAA", "BBB"]
 
