@@ -27,11 +27,12 @@ from grpo import bare, plain_adapter
 from tiny_setup import examples, spread
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from trl import SFTConfig, SFTTrainer
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from tickerforge.features.prompts import render_answer
 from tickerforge.training.backends import trl_
 from tickerforge.training.backends.base import TrainingJob
+from tickerforge.training.backends.grpo_trainer import GroupedGRPOTrainer
 from tickerforge.training.backends.loading import load_tokenizer, load_trainable
 from tickerforge.training.config import (
     GRPOStageConfig,
@@ -72,6 +73,49 @@ def grpo(options: argparse.Namespace, config: TrainingConfig, asked: list[Exampl
         lambda: bare(plain, asked, TrainerCallback(), model=models["plain"]),
         lambda: trl_.grpo(models["ours"], tokenizer, asked, job=ours),
     )
+
+
+def passes(options: argparse.Namespace, config: TrainingConfig, asked: list[Example]) -> tuple[Work, Work]:
+    """Make the plain and our function for the forward and backward pass of a step, on random answers."""
+    asked = asked[: options.prompts]
+    folder = Path(tempfile.mkdtemp(prefix="tickerforge-benchmark-"))
+    job = TrainingJob("grpo_1st", options.base_model, None, config, folder, 0)
+    tokenizer = load_tokenizer(options.base_model, trust_remote_code=False)
+    texts = [tokenizer.apply_chat_template(e.prompt, tokenize=False, add_generation_prompt=True) for e in asked]
+    prompts = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
+    count = options.prompts * options.answers
+    answers = torch.randint(10, len(tokenizer), (count, options.tokens), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([prompts["input_ids"].repeat_interleave(options.answers, 0), answers], 1)
+    seen = torch.cat([prompts["attention_mask"].repeat_interleave(options.answers, 0), torch.ones_like(answers)], 1)
+
+    def work(cls: Any, model: Any, size: int) -> Work:
+        args = GRPOConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=options.answers,
+            num_generations=options.answers,
+            max_completion_length=options.tokens,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+        )
+        trainer = cls(
+            model=model,
+            reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
+            args=args,
+            train_dataset=Dataset.from_list([{"prompt": asked[0].prompt}] * options.answers),
+            processing_class=tokenizer,
+        )
+
+        def run() -> None:
+            model.zero_grad()
+            for part, mask in zip(ids.split(size), seen.split(size), strict=True):
+                found = trainer._full_logits_logps(model, part, mask, options.tokens, compute_entropy=True)
+                (found[0].sum() / count).backward()
+
+        return run
+
+    return work(GRPOTrainer, plain_adapter(job), options.micro), work(GroupedGRPOTrainer, load_trainable(job), count)
 
 
 def sft(options: argparse.Namespace, config: TrainingConfig, asked: list[Example]) -> tuple[Work, Work]:
@@ -122,6 +166,7 @@ def sft(options: argparse.Namespace, config: TrainingConfig, asked: list[Example
 PARTS = {
     "sampling": (sampling, "plain model.generate in batches of 60", "at least 4 times as fast wanted"),
     "grpo": (grpo, "plain TRL", "at most 1/3 of the time wanted"),
+    "passes": (passes, "plain TRL", "the part of GRPO that is no sampling"),
     "sft": (sft, "plain TRL", "at most 0.7 of the time wanted"),
 }
 
