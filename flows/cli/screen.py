@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tickerforge.flows.night.nightly import Night
     from tickerforge.flows.prices.preprocess import Preprocessed
 
-_SHOWN_METRICS = ("skill", "p_value", "scaled_mse", "mse", "mae", "directional_accuracy", "valid_rate")
+_SHOWN_METRICS = ("crps_skill", "crps_p", "crps", "coverage", "skill", "p_value", "mse", "mae", "valid_rate")
 _LABELS = {
     "drift": "Drift, per ticker",
     "common_drift": "Drift, common (shrunk)",

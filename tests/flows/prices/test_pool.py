@@ -123,7 +123,7 @@ def test_the_same_pool_again_takes_everything_from_the_store(pool: PipelineResul
 @slow
 def test_a_ticker_starts_from_the_pool_and_its_report_says_what_that_bought(own: PipelineResult) -> None:
     assert "training starts from ALL@1" in log_of(own)
-    assert own.report.models[3:5] == ("base", "pooled")
+    assert own.report.models[5:7] == ("base", "pooled")
     for path in (own.report_path, own.report_path.with_name("report.md")):
         text = path.read_text()
         assert "What pooling gained: on test the pooled adapter" in text
