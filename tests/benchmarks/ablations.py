@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tickerforge.evaluation.bench.standings import Standings
-from tickerforge.evaluation.core.contracts import BASE
+from tickerforge.evaluation.core.contracts import BASE, FREE
 from tickerforge.features.stages import ADAPTERS, AdapterStage
 from tickerforge.flows.bench.market_config import SETTINGS, TINY_SETTINGS
 from tickerforge.flows.bench.markets import MarketRun, mean_and_spread
@@ -131,7 +131,7 @@ def on_market(row: str, *, stage: AdapterStage, market: str, seeds: int, folder:
 def market_cells(runs: Sequence[MarketRun], *, beside: Sequence[MarketRun]) -> list[str]:
     """Return the cells of a row: error of each model; share captured, CRPS, coverage, wins of the last; seconds."""
     last = [run.attained[-1] for run in runs]
-    models = [each.model for each in runs[0].attained]
+    models = [each.model for each in runs[0].attained if each.model not in FREE]
     errors = [mean_and_spread([run.of(model).mse for run in runs]) for model in models]
     captured = mean_and_spread([run.captured(models[-1]) for run in runs])
     bands = [mean_and_spread([each.crps for each in last]), mean_and_spread([each.coverage for each in last])]
