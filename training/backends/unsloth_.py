@@ -47,6 +47,9 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
             f"unsloth must be imported before {', '.join(sorted(early))}, which this process has imported already: "
             "use tickerforge.training.stages, which trains in a separate process"
         )
+    if gpu_name() is None:
+        # Unsloth's CPU backend does not use vLLM, but loads its libraries, and those for other CPUs end the process.
+        sys.modules.setdefault("vllm", None)  # type: ignore[arg-type]
     from unsloth import FastLanguageModel
 
     config = job.config

@@ -201,6 +201,7 @@ def rollout_arguments(config: TrainingConfig) -> dict[str, Any]:
     except URLError as error:
         raise BackendUnavailable(
             f"no vLLM server answers at {url} ({error.reason}): start one, on a GPU that the training does not use, by "
-            f"`CUDA_VISIBLE_DEVICES=N trl vllm-serve --model {config.model} --port PORT`, or unset launch.vllm_server"
+            f"the command in docs/gpu.md (`vllm serve {config.model} --weight-transfer-config …`), or unset "
+            "launch.vllm_server"
         ) from error
     return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": url}

@@ -44,7 +44,9 @@ class EvenDraws(LogitsProcessor):  # type: ignore[misc]
 
     def update_state(self, batch_update: Any) -> None:
         """Follow the requests as they enter, leave and change places in the batch."""
-        process_dict_updates(self._requests, batch_update, lambda params, _, drawn: (params.extra_args, drawn))
+        process_dict_updates(
+            self._requests, batch_update, lambda params, _, drawn: params.extra_args and (params.extra_args, drawn)
+        )
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Leave one token possible in each row; `logits` has shape (requests, vocabulary)."""

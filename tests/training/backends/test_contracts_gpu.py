@@ -1,11 +1,12 @@
 """Our calls of vLLM, Unsloth, TRL and accelerate against the signatures of what is installed.
 
-vLLM and Unsloth cannot be imported without a GPU, so their sources are read instead: the tests about them run wherever
-the packages lie on the path (`pip install --no-deps --target FOLDER vllm unsloth`, `PYTHONPATH=FOLDER`).
+The sources of vLLM and Unsloth are read, not imported: the tests about them run wherever the packages lie on the path
+(`pip install --no-deps --target FOLDER vllm unsloth`, `PYTHONPATH=FOLDER`), with or without a GPU.
 """
 
 import ast
 import importlib.util
+import shlex
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,10 @@ def check(file: str, name: str, taken: list[str]) -> None:
 
 def test_vllm_takes_what_we_pass_to_the_engine() -> None:
     engine = parameters(of_name(source("vllm", "engine/arg_utils.py"), "EngineArgs")[0])
-    check("vllm_.py", "LLM", [*methods(source("vllm", "entrypoints/llm.py"), "LLM", "__init__"), *engine])
+    taken = [*methods(source("vllm", "entrypoints/llm.py"), "LLM", "__init__"), *engine]
+    check("vllm_engine.py", "LLM", taken)
+    (call,) = calls("vllm_.py", "_engine")
+    assert {keyword.arg for keyword in call.keywords} <= set(taken)
 
 
 def test_vllm_knows_the_lora_ranks_that_we_ask_for() -> None:
@@ -106,13 +110,13 @@ def test_vllm_knows_the_lora_ranks_that_we_ask_for() -> None:
     ],
 )
 def test_vllm_has_the_fields_that_we_set(name: str, file: str) -> None:
-    check("vllm_.py", name, parameters(of_name(source("vllm", file), name)[0]))
+    check("vllm_engine.py", name, parameters(of_name(source("vllm", file), name)[0]))
 
 
-def test_vllm_chats_as_we_ask_it_to_and_returns_what_we_read() -> None:
-    check("vllm_.py", "chat", methods(source("vllm", "entrypoints/llm.py"), "LLM", "chat"))
+def test_vllm_generates_as_we_ask_it_to_and_returns_what_we_read() -> None:
+    check("vllm_engine.py", "generate", methods(source("vllm", "entrypoints/llm.py"), "LLM", "generate"))
     outputs = source("vllm", "outputs.py")
-    assert "text" in parameters(of_name(outputs, "CompletionOutput")[0])
+    assert {"token_ids", "finish_reason"} <= set(parameters(of_name(outputs, "CompletionOutput")[0]))
     assert "outputs" in methods(outputs, "RequestOutput", "__init__")
 
 
@@ -180,14 +184,20 @@ def test_trl_takes_our_engine_arguments(engine: dict, tmp_path: Path) -> None:
     assert set(engine) <= written
 
 
-def test_trl_starts_a_vllm_server_by_the_options_of_the_recipe() -> None:
-    from trl.scripts.vllm_serve import ScriptArguments
+@pytest.mark.parametrize("file", ["deployments/recipes/gpu.toml", "docs/gpu.md"])
+def test_the_documented_server_is_the_one_that_trl_starts(file: str) -> None:
+    from trl.scripts import vllm_serve
 
-    recipe = (BACKENDS.parent.parent / "deployments" / "recipes" / "gpu.toml").read_text()
-    line = next(line for line in recipe.splitlines() if "trl vllm-serve" in line)
-    options = {word.removeprefix("--") for word in line.split() if word.startswith("--")}
-    assert options == {"model", "max_model_len", "port"}
-    assert options <= set(ScriptArguments.__dataclass_fields__)
+    text = (BACKENDS.parent.parent / file).read_text()
+    start = text.index("vllm serve ")
+    words = shlex.split(
+        text[start : text.index("--max-logprobs -1", start) + 17].replace("\\\n", " ").replace("#", " ")
+    )
+    arguments = vllm_serve.ScriptArguments(model=words[2], max_model_len=1024, port=8000)
+    command = vllm_serve.build_command(arguments)
+    needed = command[command.index("--weight-transfer-config") :]
+    assert words[-len(needed) :] == needed
+    assert set(words) - {"vllm"} <= {*command, "--enable-scale-out"}
 
 
 def test_accelerate_understands_the_command_that_starts_several_processes(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ CONFIG = TrainingConfig(
     backend="transformers",
     load_in_4bit=False,
     lora_rank=8,
+    gpu_memory_utilization=0.1,
     launch=LaunchConfig(isolate=True),
     sampling=SamplingConfig(samples=64, max_tokens=48),
     guard=GuardConfig(min_valid_rate=0.0, max_reward_drop=100.0),
@@ -143,9 +144,12 @@ def test_two_gpus_train_an_adapter_that_forecasts_as_the_cpus(setting: Setting, 
 
 @pytest.fixture
 def vllm_server(setting: Setting) -> Iterator[str]:
-    """TRL's vLLM server for the tiny model, on the second GPU."""
-    command = [sys.executable, "-m", "trl.cli.main", "vllm-serve", "--model", setting.base, "--port", str(PORT)]
-    process = subprocess.Popen(command, env=os.environ | {"CUDA_VISIBLE_DEVICES": "1"})
+    """A vLLM server for the tiny model, as TRL needs it, on the second GPU."""
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", setting.base, "--port", str(PORT)]
+    command += ["--enable-scale-out", "--weight-transfer-config", '{"backend": "nccl"}']
+    command += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
+    chosen = {"CUDA_VISIBLE_DEVICES": "1", "VLLM_SERVER_DEV_MODE": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    process = subprocess.Popen(command, env=os.environ | chosen)
     url = f"http://localhost:{PORT}"
     deadline = time.monotonic() + 300
     try:
