@@ -80,7 +80,7 @@ $(LLM)/.installed: pyproject.toml constraints.txt constraints-cpu-llm.txt
 	mkdir -p "$$about"; printf 'Metadata-Version: 2.4\nName: vllm\nVersion: %s+cpu\n' $(VLLM_VERSION) > "$$about/METADATA"
 	@touch $@
 
-check-llm: $(LLM)/.installed ## run the tests of vLLM and Unsloth on builds for a CPU; 10 minutes with the installation
+check-llm: $(LLM)/.installed ## run the tests of vLLM and Unsloth on builds for a CPU, in .venv-llm
 	VLLM_CPU_KVCACHE_SPACE=1 $(LLM)/bin/pytest -m gpu tests/training
 
 coverage: setup ## run the tests and show which lines they do not reach
