@@ -1,9 +1,9 @@
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mlflow.pyfunc import PythonModelContext
 from safetensors.numpy import save_file
 
 from tickerforge.features.config import FeatureConfig
@@ -59,7 +59,7 @@ def test_a_card_decides_neither_on_foreign_code_nor_on_the_backend(tmp_path: Pat
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / name).touch()
     model = TickerForecaster()
-    model.load_context(SimpleNamespace(artifacts={"adapter": str(tmp_path)}))
+    model.load_context(PythonModelContext({"adapter": str(tmp_path)}, None))
     assert (model.training.backend, model.training.trust_remote_code) == ("auto", False)
 
 
