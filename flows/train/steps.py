@@ -232,7 +232,7 @@ class Steps:
                 store=self.store,
                 quality=None if self.config.data is None else self.config.quality,
                 command=command,
-                given=given,
+                given={name: each for name, each in given.items() if name != CURRENT_CHAMPION or standing},
             )
 
         given = {

@@ -62,14 +62,13 @@ def _attention(
     return _current.attend(module, *rows, scale=scale, dropout=dropout)[None], None
 
 
-AttentionInterface.register(ATTENTION, _attention)
-
-
 @contextmanager
 def attending(model: Any, structure: _Structure) -> Iterator[None]:
     """Let the model's attention follow a structure of texts."""
     global _current
     config = model.config.get_text_config()
+    # The code of a model from MLflow is imported beside this one, and registers its own under the same name.
+    AttentionInterface.register(ATTENTION, _attention)
     before, _current = (config._attn_implementation, _current), structure
     config._attn_implementation = ATTENTION
     try:

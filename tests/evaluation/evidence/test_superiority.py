@@ -84,7 +84,10 @@ def report() -> EvalReport:
 def test_a_report_holds_all_forecasters_of_the_test_split_and_survives_json(report: EvalReport) -> None:
     assert report.superiority is not None
     assert report.superiority.candidates == ("base", "sft")
-    assert set(report.superiority.skill_intervals) == set(report.models) - {"persistence"}
+    # The median of the random walk is persistence.
+    assert set(report.superiority.skill_intervals) == set(report.models) - {"persistence", "random_walk"}
+    assert report.whole_superiority is not None
+    assert {"base", "sft"} <= set(report.whole_superiority.skill_intervals)
     assert EvalReport.model_validate_json(report.model_dump_json()) == report
 
 
@@ -96,30 +99,28 @@ def with_p_value(report: EvalReport, p_value: float) -> EvalReport:
 @pytest.mark.parametrize(
     ("interval", "p_value", "alone", "claim"),
     [
-        ((0.01, 0.05), 0.01, 0.02, "The evidence shows that SFT is better than repeating the last close"),
-        ((0.01, 0.05), 0.01, 0.06, "The evidence does not show that SFT differs from repeating the last close"),
-        ((0.01, 0.05), 0.2, 0.1, "The evidence does not show that SFT differs from repeating the last close"),
-        ((-0.03, 0.05), 0.01, 0.06, "The evidence does not show that SFT differs from repeating the last close"),
+        ((0.01, 0.05), 0.01, 0.02, "The evidence shows that SFT is better than the random walk"),
+        ((0.01, 0.05), 0.01, 0.06, "The evidence does not show that SFT differs from the random walk"),
+        ((0.01, 0.05), 0.2, 0.1, "The evidence does not show that SFT differs from the random walk"),
+        ((-0.03, 0.05), 0.01, 0.06, "The evidence does not show that SFT differs from the random walk"),
         ((-0.03, 0.05), 0.1, 0.04, "The evidence favours SFT but is not conclusive: tested alone it is better"),
-        ((-0.3, -0.05), 0.9, 0.99, "The evidence shows that SFT is worse than repeating the last close"),
+        ((-0.3, -0.05), 0.9, 0.99, "The evidence shows that SFT is worse than the random walk"),
     ],
 )
 def test_the_sentence_claims_no_more_than_interval_and_test_carry(
     report: EvalReport, interval: tuple[float, float], p_value: float, alone: float, claim: str
 ) -> None:
-    assert report.superiority is not None
-    found = report.superiority.model_copy(update={"skill_intervals": {"sft": interval}, "p_value": p_value})
-    text = allowed_claim(with_p_value(report.model_copy(update={"superiority": found}), alone))
+    assert report.whole_superiority is not None
+    found = report.whole_superiority.model_copy(update={"skill_intervals": {"sft": interval}, "p_value": p_value})
+    text = allowed_claim(with_p_value(report.model_copy(update={"whole_superiority": found}), alone))
     assert text.startswith(claim)
     assert "the 2 trained or sampled forecasters have p" in text
-    assert allowed_claim(report.model_copy(update={"superiority": None})) == ""
+    assert allowed_claim(report.model_copy(update={"whole_superiority": None})) == ""
 
 
 def test_a_skill_without_an_interval_is_said_to_be_unknown_and_no_figure_is_made_up(report: EvalReport) -> None:
-    assert report.superiority is not None
-    found = report.superiority.model_copy(update={"skill_intervals": {}, "p_value": 0.01})
-    text = allowed_claim(with_p_value(report.model_copy(update={"superiority": found}), 0.2))
-    assert text.startswith(
-        "The evidence does not show that SFT differs from repeating the last close: the size of its skill is"
-    )
+    assert report.whole_superiority is not None
+    found = report.whole_superiority.model_copy(update={"skill_intervals": {}, "p_value": 0.01})
+    text = allowed_claim(with_p_value(report.model_copy(update={"whole_superiority": found}), 0.2))
+    assert text.startswith("The evidence does not show that SFT differs from the random walk: the size of its skill is")
     assert "95 %" not in text

@@ -43,12 +43,12 @@ def test_an_adjusted_history_is_said_with_its_factor_and_made_anew(
 ) -> None:
     made(write(tmp_path / "prices", BARS[:-1]), tmp_path / "kept")
     split = BARS.copy()
-    split.loc[:399, "adj_close"] *= 0.5
+    split.loc[:399, "adj_close"] *= 0.9
     write(tmp_path / "prices", split)
     with caplog.at_level(logging.WARNING):
         (result,) = preprocess(tmp_path / "prices", ["AAA"], features=SERIES, store=Store(tmp_path / "kept"))
     first, last = (BARS["date"].iloc[row].date() for row in (0, 399))
-    said = f"adjusted history: Adj Close of 400 rows from {first} to {last} changed, by a factor of 0.5"
+    said = f"adjusted history: Adj Close of 400 rows from {first} to {last} changed, by a factor of 0.9"
     assert said in caplog.text
     assert result.quality is not None
     assert said in str(result.quality.history)
