@@ -70,7 +70,7 @@ def fit_walks(windows: pd.DataFrame) -> Mapping[str, Walk]:
         windows: Windows frame; only its train split is used.
 
     Raises:
-        TrainRowsError: There is no train window.
+        TrainRowsError: The frame has no train windows.
     """
     train = windows[windows["split"] == "train"]
     if train.empty:

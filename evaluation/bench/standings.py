@@ -14,10 +14,10 @@ from tickerforge.evaluation.core.config import BacktestConfig
 from tickerforge.evaluation.core.contracts import PERSISTENCE, RANDOM_WALK, Floats, Ints
 from tickerforge.evaluation.core.errors import EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, by_ticker, daily_sigmas, realised_variances
+from tickerforge.evaluation.evidence.cross_section import cross_section
 from tickerforge.evaluation.evidence.significance import by_session, diebold_mariano
 from tickerforge.evaluation.metrics.accuracy import skill, sorted_crps
 from tickerforge.evaluation.metrics.calibration import path_variance, sorted_quantiles
-from tickerforge.evaluation.metrics.cross_section import cross_section
 from tickerforge.evaluation.metrics.risk import qlike
 from tickerforge.features.config import FrozenModel
 
@@ -123,7 +123,7 @@ class Standing(FrozenModel):
     and `members` the mean number of members; `crps_skill` is 1 - CRPS / the random walk's, with its p-value `crps_p`;
     `qlike` is the loss of the variance (`evaluation.metrics.risk.qlike`), `inside` the share of the prices in the 80 %
     band, and `volatility` has every ticker. They are missing without a distribution. `rank_ic` and the next ones are
-    those of `evaluation.metrics.cross_section`, missing for a forecast of no move or with fewer than ten tickers.
+    those of `evaluation.evidence.cross_section`, missing for a forecast of no move or with fewer than ten tickers.
     """
 
     name: str

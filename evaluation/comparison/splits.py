@@ -25,9 +25,9 @@ from tickerforge.evaluation.core.contracts import (
 )
 from tickerforge.evaluation.core.labels import model_label, percent
 from tickerforge.evaluation.core.panels import Answers, Truth
+from tickerforge.evaluation.evidence.cross_section import cross_section
 from tickerforge.evaluation.evidence.significance import by_session, diebold_mariano, independent_rows
 from tickerforge.evaluation.metrics.accuracy import scaled_errors, skill
-from tickerforge.evaluation.metrics.cross_section import cross_section
 from tickerforge.evaluation.metrics.scores import Scales, score
 from tickerforge.features.stages import ADAPTERS
 
@@ -115,7 +115,7 @@ def score_split(
 
 
 def _ranking(truth: Truth, answers: Answers, *, cost: float) -> dict[str, float | None]:
-    """Compute a pool's daily cross-sections (`evaluation.metrics.cross_section`) of the moves to the last session."""
+    """Compute a pool's daily cross-sections (`evaluation.evidence.cross_section`) of the moves to the last session."""
     expected, moved = (np.log(prices[:, -1] / truth.origin_price) for prices in (answers.median, truth.target))
     found = cross_section(expected, moved, positions=truth.positions, lag=2 * (truth.horizon - 1), cost=cost)
     return {

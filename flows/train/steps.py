@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class Steps:
     config: PipelineConfig
     store: Store
     heavy: HeavyStages | None = None
+    _primed: dict[str, ArtifactRef | None] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def data(self) -> RunData:
         """Return bars and windows of the stock, or of all tickers as one pool."""
@@ -106,9 +107,12 @@ class Steps:
         """Return the adapter that knows the format of answers; `None` if the base model itself knows it."""
         if not self.config.training.prime.min_valid_rate:
             return None
-        (result,) = self.runner.run([self.request(PRIME, base_model=base_model)])
-        artifact = as_artifact(result)
-        return artifact if artifact.meta["primed"] else None
+        # Training, forecasts and every card need it, and each request may be a run on the pool.
+        if base_model.identity not in self._primed:
+            (result,) = self.runner.run([self.request(PRIME, base_model=base_model)])
+            artifact = as_artifact(result)
+            self._primed[base_model.identity] = artifact if artifact.meta["primed"] else None
+        return self._primed[base_model.identity]
 
     @property
     def runner(self) -> HeavyStages:
@@ -220,6 +224,7 @@ class Steps:
         forecasts = self.forecasts_of_all(windows, base_model, adapters, start=start)
 
         def compared(standing: ArtifactRef | None) -> ArtifactRef:
+            asked = {POOLED: start if POOLED in forecasts else None, CURRENT_CHAMPION: champion if standing else None}
             return compare_models(
                 windows,
                 [self.store.here(each) for each in forecasts.values()],
@@ -232,14 +237,9 @@ class Steps:
                 store=self.store,
                 quality=None if self.config.data is None else self.config.quality,
                 command=command,
-                given={name: each for name, each in given.items() if name != CURRENT_CHAMPION or standing},
+                given={name: factors for name, each in asked.items() if (factors := _stored_factors(each)) is not None},
             )
 
-        given = {
-            name: read_card(fetch_adapter(adapter)).factors
-            for name, adapter in ((POOLED, start if POOLED in forecasts else None), (CURRENT_CHAMPION, champion))
-            if adapter is not None and _readable(adapter)
-        }
         if champion is None:
             return compared(None)
         same = self._stages_of(champion, adapters)
@@ -302,12 +302,12 @@ class Steps:
         )
 
 
-def _readable(adapter: RegisteredAdapter | Path) -> bool:
+def _stored_factors(adapter: RegisteredAdapter | Path | None) -> Factors | None:
+    """Return the calibration in an adapter's card; `None` without an adapter or if the card cannot be read."""
     try:
-        read_card(fetch_adapter(adapter))
+        return None if adapter is None else read_card(fetch_adapter(adapter)).factors
     except AdapterError:
-        return False
-    return True
+        return None
 
 
 def as_artifact(result: StageOutput) -> ArtifactRef:

@@ -105,7 +105,7 @@ def forecast_next(
 
     Raises:
         FeaturesError: If the bars are not acceptable or too few.
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
         TrainingError: If the model or the adapter cannot be used.
     """
     from tickerforge.evaluation.core.forecasts import collect_forecasts
@@ -181,7 +181,7 @@ def forecast_free(
 
     Raises:
         FeaturesError: If the bars are not acceptable or too few for a train and a validation split.
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
     """
     from tickerforge.evaluation.baselines.simple import baseline_forecasts
     from tickerforge.evaluation.comparison.compare import best_free

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tickerforge.tasks.base.disk import file_sha256
+from tickerforge.tasks.base.paths import Workspace
 from tickerforge.training.contracts import OnProgress, Progress
 from tickerforge.training.errors import BaseModelError
 from tickerforge.training.models.smollm2 import (
@@ -50,13 +51,13 @@ def make_smollm2(folder: Path, *, wheel: Path | None, on_progress: OnProgress | 
     return made
 
 
-def smollm2_folder(home: Path) -> Path:
-    """Return the folder of SmolLM2 below a home, for a registered model that runs without the store; make it if needed.
+def smollm2_folder(workspace: Workspace) -> Path:
+    """Return the folder of SmolLM2 for a registered model, which runs without the store; make it if needed.
 
     Raises:
         BaseModelError: As in `make_smollm2`.
     """
-    folder = home / "cache" / "base_models" / f"smollm2-{VERSION}"
+    folder = workspace.base_models / f"smollm2-{VERSION}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

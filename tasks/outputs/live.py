@@ -108,7 +108,7 @@ def issue_forecast(
 
     Raises:
         ValueError: If the instant has no time zone, or the paths are not positive prices after the origin.
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
         StoreError: If it cannot be written.
     """
     forecast = IssuedForecast(

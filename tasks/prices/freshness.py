@@ -29,7 +29,7 @@ def stale_end(
         today: The day of `now`, in words.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
         ValueError: If the instant has no time zone.
     """
     day = exchange_date(now, exchange=calendar) if calendar else (now + _AHEAD_OF_UTC).date()
@@ -56,7 +56,7 @@ def is_running(last: date, now: datetime, *, calendar: str) -> bool:
     """Return whether a session is the current one of its exchange and has not closed.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
         ValueError: If the instant has no time zone.
     """
     return last == exchange_date(now, exchange=calendar) and now < close_of(last, exchange=calendar)

@@ -42,7 +42,7 @@ def exchange_timezone(exchange: str) -> str:
     """Name the exchange's time zone, for example `America/New_York`.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
     """
     return str(_calendar(exchange).tz)
 
@@ -51,7 +51,7 @@ def exchange_date(instant: datetime, *, exchange: str) -> date:
     """Find the date on the exchange's own wall clock at an instant.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
         ValueError: If the instant has no time zone.
     """
     return _moment(instant).tz_convert(exchange_timezone(exchange)).date()
@@ -61,7 +61,7 @@ def is_session(day: date, *, exchange: str) -> bool:
     """Return whether the exchange trades on a day.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
     """
     session = pd.Timestamp(day)
     return bool((_closes(exchange, session, session).index == session).any())
@@ -79,7 +79,7 @@ def stale_by(last_session: date, instant: datetime, *, exchange: str) -> int:
         exchange: Calendar such as XNYS.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
         ValueError: If the instant has no time zone.
     """
     moment, held = _moment(instant), pd.Timestamp(last_session)
@@ -91,7 +91,7 @@ def close_of(day: date, *, exchange: str) -> datetime:
     """Find the instant (UTC) at which a day's closing price is known: the session's close, or else the day's end.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
     """
     session = pd.Timestamp(day)
     closes = _closes(exchange, session, session)
@@ -104,7 +104,7 @@ def sessions_between(first: date, last: date, *, exchange: str) -> NDArray[np.da
     """List the recorded sessions from one day to another and some around them, ascending (datetime64[s]).
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
     """
     parts = [each.sessions.to_numpy() for each in _decades(exchange, first.year, last.year)]
     return np.concatenate([np.array([], dtype="datetime64[s]"), *parts]).astype("datetime64[s]")
@@ -114,7 +114,7 @@ def recorded(exchange: str) -> tuple[date, date]:
     """Return the first and the last day for which the sessions of an exchange are recorded.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
     """
     calendar = _calendar(exchange)
     first, last = calendar.bound_min(), calendar.bound_max()
@@ -166,7 +166,7 @@ def next_sessions(dates: pd.Series, *, count: int, ticker: str, exchange: str = 
             of them are on weekends, else on business days.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
     """
     latest = pd.DatetimeIndex(dates)[-SESSIONS_COMPARED:].as_unit("s")
     last = latest[-1]
@@ -191,7 +191,7 @@ def provisional(coming: pd.DatetimeIndex, *, dates: pd.Series, ticker: str, exch
         exchange: As for `next_sessions`; with `none`, no day is marked: the user says that there are no holidays.
 
     Raises:
-        MarketDataError: If there is no such exchange.
+        MarketDataError: If the exchange is unknown.
     """
     if exchange == NO_EXCHANGE:
         return np.zeros(len(coming), bool)

@@ -34,7 +34,7 @@ class TickerForecaster(PythonModel):
                 "(its requirements.txt says in which versions)"
             )
         from tickerforge.features.config import FeatureConfig
-        from tickerforge.tasks.base.paths import home
+        from tickerforge.tasks.base.paths import Workspace, home
         from tickerforge.tasks.registry.integrity import damage
         from tickerforge.training.config import SMOLLM2, TrainingConfig
         from tickerforge.training.errors import AdapterError
@@ -60,7 +60,7 @@ class TickerForecaster(PythonModel):
         if self.base_model == SMOLLM2:
             from tickerforge.tasks.models.wheel import smollm2_folder
 
-            self.base_model = str(smollm2_folder(home()))
+            self.base_model = str(smollm2_folder(Workspace(home())))
 
     def _fetched(self, address: str) -> Path:
         """Download the base model, which MLflow keeps once for all versions, to a folder that lives with the model."""

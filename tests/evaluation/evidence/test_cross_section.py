@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from statsmodels.regression.linear_model import OLS
 
-from tickerforge.evaluation.metrics.cross_section import cross_section
+from tickerforge.evaluation.evidence.cross_section import cross_section
 
 
 def panel(*, knowledge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tickerforge.evaluation.core.contracts import Floats, Ints
+from tickerforge.evaluation.evidence.intervals import long_run_covariance
 
 MIN_TICKERS = 10
 """Fewest tickers of a date for a correlation."""
@@ -60,7 +61,7 @@ def cross_section(expected: Floats, moved: Floats, *, positions: Ints, lag: int,
         return None
     ranks, plain, spreads = np.array(found).T
     deviation = float(ranks.std(ddof=1))
-    error = float(np.sqrt(_long_run_variance(ranks, lag=lag) / len(ranks)))
+    error = float(np.sqrt(max(float(long_run_covariance(ranks, ranks, lag=lag)), 0.0) / len(ranks)))
     return CrossSection(
         rank_ic=float(ranks.mean()),
         ic=float(plain.mean()),
@@ -73,13 +74,3 @@ def cross_section(expected: Floats, moved: Floats, *, positions: Ints, lag: int,
 
 def _correlation(one: Floats, other: Floats) -> float:
     return float(np.corrcoef(one, other)[0, 1])
-
-
-def _long_run_variance(values: Floats, *, lag: int) -> float:
-    """Return the Newey-West variance with Bartlett weights (Newey and West 1987, Econometrica 55)."""
-    centred = values - values.mean()
-    n = len(values)
-    total = float(centred @ centred) / n
-    for step in range(1, min(lag, n - 1) + 1):
-        total += 2 * (1 - step / (lag + 1)) * float(centred[step:] @ centred[:-step]) / n
-    return max(total, 0.0)
