@@ -30,6 +30,9 @@ BASE, POOLED = "base", "pooled"
 CURRENT_CHAMPION = "champion"
 MODELS = (*BASELINES, BASE, POOLED, *ADAPTERS, CURRENT_CHAMPION)
 
+ISSUED_LEVELS = tuple(level / 20 for level in range(1, 20))
+"""Levels of the quantiles of an issued forecast: 5 % to 95 %."""
+
 FORECAST_COLUMNS = ("ticker", "origin", "split", "model", "median", "samples", "n_samples", "n_valid")
 REPORT_FILE = "report.html"
 Loss = Literal["scaled_mse", "crps"]

@@ -12,20 +12,23 @@ from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.evaluation.core.labels import p_text, percent
 from tickerforge.evaluation.core.panels import Dates
 from tickerforge.evaluation.evidence.significance import diebold_mariano, independent_rows
-from tickerforge.evaluation.metrics.accuracy import scaled_errors, skill
+from tickerforge.evaluation.metrics.accuracy import crps, scaled_errors, skill
 from tickerforge.features.config import FrozenModel
 
 ISSUED_COLUMNS = (
     *("ticker", "version", "origin", "issued_at", "late", "origin_close", "sigma"),
     *("interval", "target_dates", "median", "lower", "upper", "provisional_dates"),
 )
+DISTRIBUTION_COLUMNS = ("quantiles", "reference")
 
 
 class LiveWindow(FrozenModel):
     """One issued forecast whose target prices are all known.
 
     `position` is the session number of the origin; `loss` and `persistence` are mean squared errors over the path in
-    daily variances; `coverage` is the share of the prices inside the band, missing without a band.
+    daily variances; `coverage` is the share of the prices inside the band, missing without a band. `crps` and
+    `reference` are the CRPS of the issued quantiles and of the random walk's, in daily standard deviations, missing
+    without quantiles. `dates` are the sessions with prices, and `moves` these prices over the one at the origin.
     """
 
     origin: date
@@ -34,6 +37,10 @@ class LiveWindow(FrozenModel):
     loss: float
     persistence: float
     coverage: float | None
+    crps: float | None
+    reference: float | None
+    dates: tuple[date, ...]
+    moves: tuple[float, ...]
 
 
 class LiveStep(FrozenModel):
@@ -56,6 +63,9 @@ class LiveScores(FrozenModel):
     (another horizon than the latest forecast). `pending` forecasts still lack prices. `missing_dates` are planned
     sessions that passed without a price. `windows` are the complete forecasts, of which `independent` share no price;
     `steps` also count incomplete ones.
+
+    `distributions` of the `windows` were issued with quantiles. `crps_skill` is 1 − their CRPS / the random walk's;
+    `crps_p` and `crps_note` are those of `diebold_mariano` on the CRPS.
     """
 
     ticker: str
@@ -75,6 +85,10 @@ class LiveScores(FrozenModel):
     coverage: float | None
     p_value: float
     note: str
+    distributions: int
+    crps_skill: float | None
+    crps_p: float
+    crps_note: str
     windows: tuple[LiveWindow, ...]
     steps: tuple[LiveStep, ...]
     text: str
@@ -98,7 +112,9 @@ def score_live(issued: pd.DataFrame, closes: pd.Series, *, ticker: str) -> LiveS
             `issued_at` (instant); `late` (issued when the first price was known); `origin_close` (USD, as known then);
             `sigma` (daily log-return standard deviation at the origin); `interval` (nominal coverage); `target_dates`,
             `median`, `lower`, `upper` (each of shape `(horizon,)`; USD; no bounds without a
-            band); `provisional_dates`, those target dates that were a guess. No rows if nothing has been issued yet.
+            band); `provisional_dates`, those target dates that were a guess. Optional, `DISTRIBUTION_COLUMNS`:
+            `quantiles` and those of the random walk, `reference`, each `(horizon, m)`, USD, or empty. No rows if
+            nothing has been issued yet.
         closes: Adjusted closes (USD) up to now, indexed by session, ascending.
         ticker: The one ticker of all rows.
 
@@ -126,6 +142,8 @@ def score_live(issued: pd.DataFrame, closes: pd.Series, *, ticker: str) -> LiveS
         arrived.append(step)
         if len(step[0]) == horizon:
             loss, reference, inside = (float(values.mean()) for values in step)
+            moves = prices[after] / prices[position]
+            own_crps, reference_crps = _crps(row, moves)
             windows.append(
                 LiveWindow(
                     origin=origin.item(),
@@ -134,6 +152,10 @@ def score_live(issued: pd.DataFrame, closes: pd.Series, *, ticker: str) -> LiveS
                     loss=loss,
                     persistence=reference,
                     coverage=inside if np.isfinite(inside) else None,
+                    crps=own_crps,
+                    reference=reference_crps,
+                    dates=tuple(sessions[after].tolist()),
+                    moves=tuple(moves.tolist()),
                 )
             )
     counts: dict[str, Any] = {
@@ -146,7 +168,7 @@ def score_live(issued: pd.DataFrame, closes: pd.Series, *, ticker: str) -> LiveS
     }
     missing = _missing(current, sessions)
     interval = float(current["interval"].iloc[-1]) if len(current) else 0.0
-    figures = _figures(windows, horizon=horizon)
+    figures = _figures(windows, horizon=horizon) | _crps_figures(windows, horizon=horizon)
     return LiveScores(
         ticker=ticker,
         horizon=horizon,
@@ -202,6 +224,32 @@ def _errors(row: dict, moves: Floats) -> tuple[Floats, Floats, Floats]:
         scaled_errors(moves[None], forecast[None], sigma=sigma)[0] for forecast in (median, np.ones_like(moves))
     )
     return own, reference, np.where(np.isnan(lower), np.nan, (lower <= moves) & (moves <= upper))
+
+
+def _crps(row: dict, moves: Floats) -> tuple[float | None, float | None]:
+    """Return the mean CRPS of the issued quantiles and of the random walk's, in daily standard deviations."""
+    own, reference = (np.asarray(row.get(name, ()), float) for name in DISTRIBUTION_COLUMNS)
+    if not own.size or own.shape != reference.shape:
+        return None, None
+    truth = np.log(moves)[None] / row["sigma"]
+    units = (np.log(prices / row["origin_close"]).T[None] / row["sigma"] for prices in (own, reference))
+    first, second = (float(crps(members, truth).mean()) for members in units)
+    return first, second
+
+
+def _crps_figures(windows: list[LiveWindow], *, horizon: int) -> dict:
+    known = [window for window in windows if window.crps is not None]
+    if not known:
+        return {"distributions": 0, "crps_skill": None, "crps_p": 1.0, "crps_note": "none was issued with quantiles"}
+    own, reference = (np.array([getattr(window, name) for window in known], float) for name in ("crps", "reference"))
+    positions = np.array([window.position for window in known], dtype=np.int64)
+    test = diebold_mariano(own, reference, positions=positions, horizon=horizon)
+    return {
+        "distributions": len(known),
+        "crps_skill": skill(float(own.mean()), float(reference.mean())) if reference.any() else None,
+        "crps_p": test.p_value,
+        "crps_note": test.note,
+    }
 
 
 def _figures(windows: list[LiveWindow], *, horizon: int) -> dict:
@@ -260,7 +308,15 @@ def _text(
     if figures["coverage"] is not None:
         share, band = (percent(value, decimals=0) for value in (figures["coverage"], interval))
         inside = f", and {share} of the prices were inside the {band} band"
+    whole = ""
+    if figures["crps_skill"] is not None:
+        better = figures["crps_skill"]
+        whole = (
+            f" The CRPS of {figures['distributions']} of them is {percent(abs(better))} "
+            f"{'below' if better >= 0 else 'above'} the random walk's "
+            f"({figures['crps_note'] or p_text(figures['crps_p'])})."
+        )
     return (
         f"{scored} issued forecasts of {ticker} are complete ({figures['independent']} independent{rest}): their "
-        f"squared error is {side} ({chance}){inside}{gap}."
+        f"squared error is {side} ({chance}){inside}{gap}.{whole}"
     )

@@ -19,7 +19,7 @@ from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import Exchange, Tickers, skipped, stocks_of, with_stock
 from tickerforge.flows.train.steps import market_source
 from tickerforge.tasks.base.prefect_artifacts import publish_table
-from tickerforge.tasks.outputs.live import issue_forecast
+from tickerforge.tasks.outputs.live import IssuedForecast, issue_forecast, seal_records
 from tickerforge.tasks.prices.market_data import fetch_bars
 from tickerforge.tasks.prices.sessions import exchange_of
 from tickerforge.tasks.store.artifacts import Store
@@ -84,9 +84,12 @@ def forecast_and_issue(
     if not jobs:
         return ()
     found = _on_gpu_pool(jobs) if heavy_stages == GPU_POOL else forecast_all(jobs)
-    for each in found:
-        if each.forecast is not None:
-            issue(each.forecast, exchange=exchange)
+    made = [each.forecast for each in found if each.forecast is not None]
+    issued = [record for each in made for record in issue(each, exchange=exchange)]
+    now = datetime.now(UTC)
+    oldest = min((record.issued_at for record in issued), default=now)
+    if head := seal_records([record.record for record in issued], at=now, since=oldest):
+        logger.info("the record of issued forecasts ends with block %s", head)
     return found
 
 
@@ -105,16 +108,18 @@ def _on_gpu_pool(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
     return tuple(found)
 
 
-def issue(made: Forecast, *, exchange: str | None) -> None:
+def issue(made: Forecast, *, exchange: str | None) -> list[IssuedForecast]:
     """Record a forecast, and the challenger's beside it, as issued now, to be scored when their prices exist."""
-    _record(made, exchange=exchange, beside=False)
+    issued = [_record(made, exchange=exchange, beside=False)]
     if made.challenger is not None:
-        _record(made.challenger, exchange=exchange, beside=True)
+        issued.append(_record(made.challenger, exchange=exchange, beside=True))
+    return issued
 
 
-def _record(made: Forecast, *, exchange: str | None, beside: bool) -> None:
+def _record(made: Forecast, *, exchange: str | None, beside: bool) -> IssuedForecast:
     dates = [session.date for session in made.sessions]
-    issue_forecast(
+    quantiles = tuple(session.quantiles for session in made.sessions)
+    return issue_forecast(
         ticker=made.ticker,
         version=made.version,
         origin=made.origin,
@@ -130,6 +135,9 @@ def _record(made: Forecast, *, exchange: str | None, beside: bool) -> None:
         issuer=made.issuer,
         why=made.why,
         beside=beside,
+        quantiles=quantiles if all(quantiles) else (),
+        reference=made.reference if all(quantiles) else (),
+        currency=made.currency,
         exchange=exchange or exchange_of(made.ticker, np.array(dates, dtype="datetime64[D]")),
     )
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from tickerforge.evaluation.core.errors import TrainRowsError
 from tickerforge.evaluation.core.labels import model_label
 from tickerforge.features.config import FrozenModel
+from tickerforge.features.errors import FeaturesError
 from tickerforge.features.pooling import POOL
 from tickerforge.features.windows import latest_window
 from tickerforge.flows.errors import ConfigError
@@ -19,7 +21,15 @@ from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.progress import progress_reporter
 from tickerforge.tasks.models.adapters import adapter_folder, read_card
 from tickerforge.tasks.models.base_models import base_model_for
-from tickerforge.tasks.models.forecasting import INTERVAL, LEAST_FOR_BAND, forecast_free, forecast_next, too_few_valid
+from tickerforge.tasks.models.forecasting import (
+    INTERVAL,
+    LEAST_FOR_BAND,
+    Quantiles,
+    forecast_distribution,
+    forecast_free,
+    random_walk_quantiles,
+    too_few_valid,
+)
 from tickerforge.tasks.prices.freshness import stale_end
 from tickerforge.tasks.prices.market_data import fetch_bars
 from tickerforge.tasks.prices.sessions import ALWAYS, NO_EXCHANGE, calendar_of, close_of
@@ -35,13 +45,17 @@ logger = logging.getLogger(__name__)
 
 
 class Session(FrozenModel):
-    """The forecast of one session: median and bounds of the band, if there is one; a provisional date is a guess."""
+    """The forecast of one session: median and bounds of the band, if there is one; a provisional date is a guess.
+
+    `quantiles` are those at the levels 5 % to 95 % in steps of 5 %, if there is a band.
+    """
 
     date: date
     median: float
     lower: float | None
     upper: float | None
     provisional: bool = False
+    quantiles: tuple[float, ...] = ()
 
     @property
     def day(self) -> str:
@@ -57,7 +71,8 @@ class Forecast(FrozenModel):
     `valid` of the `answers` were valid; too few make no band. `currency` is that of the prices, if their source names
     it. `as_of` is the day that the user named; `warnings` say what to know before using the forecast. `issuer` is
     `champion`, the name of a free forecaster, or the alias or `adapter` that was asked for, and `why` the reason;
-    `adapter` is what a table shows. `challenger` is the forecast of the challenger beside a free one.
+    `adapter` is what a table shows. `challenger` is the forecast of the challenger beside a free one. `reference` are
+    the quantiles of the random walk, per session, with which the forecast is compared later.
     """
 
     ticker: str
@@ -76,6 +91,7 @@ class Forecast(FrozenModel):
     issuer: str = ""
     why: str = ""
     challenger: "Forecast | None" = None
+    reference: Quantiles = ()
 
     @property
     def move(self) -> str:
@@ -129,7 +145,8 @@ def forecast_issued(
     except NotRegistered:
         free = forecast_free_stock(config, bars=bars, as_of=as_of)
     else:
-        return made.model_copy(update={"why": "it beat every free forecast when it was promoted"}), ""
+        why = "it beat every free forecast when it was promoted"
+        return made.model_copy(update={"why": why, "reference": _reference(config, bars, as_of)}), ""
     try:
         challenger = forecast_stock(config, adapter=None, alias=CHALLENGER, bars=bars, as_of=as_of)
     except NotRegistered:
@@ -138,7 +155,18 @@ def forecast_issued(
         logger.exception("no forecast of the challenger of %s", config.stock)
         return free, in_words(error)
     why = "it has not beaten every free forecast"
-    return free.model_copy(update={"challenger": challenger.model_copy(update={"why": why})}), ""
+    beside = challenger.model_copy(update={"why": why, "reference": free.reference})
+    return free.model_copy(update={"challenger": beside}), ""
+
+
+def _reference(config: PipelineConfig, bars: ArtifactRef | None, as_of: date | None) -> Quantiles:
+    """Return the random walk to compare a forecast with; none if the prices are too few for one."""
+    try:
+        prices = _prices(config, bars, as_of)[1]
+        return random_walk_quantiles(prices, ticker=config.stock, features=config.features, jumps=config.quality.jumps)
+    except (FeaturesError, TrainRowsError) as error:
+        logger.info("%s: no random walk to compare the forecast with: %s", config.stock, error)
+        return ()
 
 
 def forecast_free_stock(
@@ -175,9 +203,10 @@ def forecast_free_stock(
         answers=members,
         valid=members,
         currency=str(artifact.meta.get("currency", "")),
-        sessions=_sessions(found.table, band=True),
+        sessions=_sessions(found.table, found.quantiles, band=True),
         issuer=found.model,
         why=f"no adapter of {config.stock} has beaten every free forecast, and {found.why}",
+        reference=found.reference,
     )
 
 
@@ -230,7 +259,7 @@ def forecast_stock(
     training = training_here(card.training, config=config.training)
     select(training.backend, model=training.model)
     with progress_reporter() as report:
-        table = forecast_next(
+        table, quantiles = forecast_distribution(
             prices,
             ticker=config.stock,
             base_model=base_model_for(card, folder, store=store).location,
@@ -268,13 +297,13 @@ def forecast_stock(
         answers=answers,
         valid=valid,
         currency=str(found.meta.get("currency", "")),
-        sessions=_sessions(table, band=valid >= LEAST_FOR_BAND),
+        sessions=_sessions(table, quantiles, band=valid >= LEAST_FOR_BAND),
         issuer="adapter" if adapter else alias,
         why="it was asked for",
     )
 
 
-def _sessions(table: pd.DataFrame, *, band: bool) -> tuple[Session, ...]:
+def _sessions(table: pd.DataFrame, quantiles: Quantiles, *, band: bool) -> tuple[Session, ...]:
     return tuple(
         Session(
             date=row["date"].date(),
@@ -282,8 +311,9 @@ def _sessions(table: pd.DataFrame, *, band: bool) -> tuple[Session, ...]:
             lower=row["lower"] if band else None,
             upper=row["upper"] if band else None,
             provisional=row["provisional"],
+            quantiles=levels,
         )
-        for row in table.to_dict("records")
+        for row, levels in zip(table.to_dict("records"), quantiles or [()] * len(table), strict=True)
     )
 
 

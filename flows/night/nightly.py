@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Sequence
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, NamedTuple
 
 from prefect import flow
 from pydantic import Field
@@ -26,7 +27,7 @@ from tickerforge.flows.train.pipeline import PipelineResult, PreparedTicker, tra
 from tickerforge.flows.train.steps import Steps
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.models.forecasting import too_few_valid
-from tickerforge.tasks.outputs.live import live_error_drift, score_issued
+from tickerforge.tasks.outputs.live import live_error_drift, record_outcomes, score_issued, seal_records
 from tickerforge.tasks.prices.sessions import calendar_of, stale_by
 from tickerforge.tasks.registry.registration import CHAMPION
 from tickerforge.tasks.registry.versions import RegisteredAdapter
@@ -55,7 +56,10 @@ class Prepared(PreparedTicker):
 
 
 class TickerNight(FrozenModel):
-    """The outcome of the night for one ticker, in words; `failure` says why it did not finish."""
+    """The outcome of the night for one ticker, in words; `failure` says why it did not finish.
+
+    `scored` are the records of forecasts' outcomes that the night wrote.
+    """
 
     stock: str
     verdict: str = ""
@@ -66,6 +70,7 @@ class TickerNight(FrozenModel):
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     failure: str = ""
+    scored: tuple[str, ...] = ()
 
     def row(self) -> dict[str, str]:
         """Make the ticker's row in the table of the night."""
@@ -229,7 +234,7 @@ def ticker_night(
     seconds: float,
 ) -> TickerNight:
     """Make one ticker's entry: verdict, forecast, score of earlier forecasts, and warnings."""
-    warnings, live = [], ""
+    warnings, watched = [], Watched("", (), ())
     registered = result.registered if result else None
     promoted = registered is not None and CHAMPION in registered.aliases
     if ready is not None:
@@ -243,8 +248,8 @@ def ticker_night(
             champion = ready.champion
             if promoted and registered is not None:
                 champion = registered.adapter
-            live, watched = watch(ready, champion=champion)
-            warnings += watched
+            watched = watch(ready, champion=champion)
+            warnings += watched.drifts
         except Exception as error:
             logger.exception("%s cannot be watched", stock)
             failure = failure or in_words(error)
@@ -257,23 +262,34 @@ def ticker_night(
         promoted=promoted,
         version=registered.version if registered else "",
         forecast=f"{made.move} by {made.sessions[-1].day}, issued by {made.adapter}" if made else "",
-        live=live,
+        live=watched.live,
         warnings=tuple(warnings),
         seconds=seconds,
         failure=failure,
+        scored=watched.scored,
     )
 
 
-def watch(ready: Prepared, *, champion: RegisteredAdapter | None) -> tuple[str, list[str]]:
-    """Score issued forecasts and check for drift; returns a sentence on the scores, and one per drift.
+class Watched(NamedTuple):
+    """A sentence on the scores of issued forecasts, one per drift, and the records of new outcomes."""
+
+    live: str
+    drifts: tuple[str, ...]
+    scored: tuple[str, ...]
+
+
+def watch(ready: Prepared, *, champion: RegisteredAdapter | None) -> Watched:
+    """Score issued forecasts, record the outcomes of those that are complete, and check for drift.
 
     The live error is compared with the error on the test split when the champion was promoted.
     """
     stock, frame = ready.config.stock, read_windows(ready.windows)
     scores = score_issued(stock, read_bars(ready.bars))
+    scored = record_outcomes(scores, at=datetime.now(UTC))
     drift = input_drift(frame[frame["split"] == "train"], frame.sort_values("origin").tail(RECENT_WINDOWS))
     error = live_error_drift(scores, version=champion.version) if champion else None
-    return scores.text, [each.text for each in (drift, error) if each is not None and each.drifted]
+    drifts = tuple(each.text for each in (drift, error) if each is not None and each.drifted)
+    return Watched(scores.text, drifts, scored)
 
 
 def finish(night: Night) -> None:
@@ -282,6 +298,8 @@ def finish(night: Night) -> None:
     Raises:
         NightFailed: If a ticker failed; names each with its reason.
     """
+    now = datetime.now(UTC)
+    seal_records([name for each in night.tickers for name in each.scored], at=now, since=now)
     failed = [each for each in night.tickers if each.failure]
     promoted = [each.stock for each in night.tickers if each.promoted]
     summary = f"{len(night.tickers)} tickers: {len(promoted)} promoted, {len(failed)} failed."

@@ -2,12 +2,12 @@
 
 from datetime import date, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.core.contracts import Floats
+from tickerforge.evaluation.core.contracts import ISSUED_LEVELS, RANDOM_WALK, Floats
 from tickerforge.evaluation.core.rescaling import Factors, rescaled
 from tickerforge.features.config import FeatureConfig, FrozenModel, JumpMode
 from tickerforge.features.price_text import price_text
@@ -24,6 +24,8 @@ VOLATILITY_SESSIONS = 250
 # Dividends change adjusted closes afterwards; a wider difference is more than six standard deviations of all the moves.
 ADJUSTMENT, STANDARD_DEVIATIONS = 0.25, 6.0
 SESSIONS_PER_DAY = 5 / 7
+
+Quantiles = tuple[tuple[float, ...], ...]
 
 
 class KnownPrice(FrozenModel):
@@ -62,7 +64,19 @@ def implausible(bars: pd.DataFrame, known: KnownPrice) -> str:
     return ""
 
 
-def forecast_next(
+class NextForecast(NamedTuple):
+    """A table as `forecast_next` returns it, and its quantiles; see `issued_quantiles`."""
+
+    table: pd.DataFrame
+    quantiles: Quantiles
+
+
+def forecast_next(bars: pd.DataFrame, **arguments: Any) -> pd.DataFrame:
+    """Forecast as `forecast_distribution` does, and return the table alone."""
+    return forecast_distribution(bars, **arguments).table
+
+
+def forecast_distribution(
     bars: pd.DataFrame,
     *,
     ticker: str,
@@ -77,7 +91,7 @@ def forecast_next(
     factors: Factors | None = None,
     on_progress: OnProgress | None = None,
     now: datetime | None = None,
-) -> pd.DataFrame:
+) -> NextForecast:
     """Forecast the next `features.horizon` sessions after the last bar; warn of implausible or old prices in the log.
 
     Args:
@@ -98,10 +112,10 @@ def forecast_next(
             not end with the last closed one; without it, that is not checked.
 
     Returns:
-        `horizon` rows: `date` (datetime64[s]), `median`, `lower`, `upper` (USD; bounds of the central 80 %),
-        `provisional` (the date is a guess, as in `tasks.prices.sessions.provisional`), and the numbers of `answers`
-        and of `valid` ones, the same in all rows. If no answer was valid, the median is the last close. If fewer than
-        `LEAST_FOR_BAND` were, the bounds are NaN.
+        The quantiles, and `horizon` rows: `date` (datetime64[s]), `median`, `lower`, `upper` (USD; bounds of the
+        central 80 %), `provisional` (the date is a guess, as in `tasks.prices.sessions.provisional`), and the numbers
+        of `answers` and of `valid` ones, the same in all rows. If no answer was valid, the median is the last close. If
+        fewer than `LEAST_FOR_BAND` were, the bounds are NaN, and there are no quantiles.
 
     Raises:
         FeaturesError: If the bars are not acceptable or too few.
@@ -153,16 +167,22 @@ def forecast_next(
     none = np.full(features.horizon, np.nan)
     lower, upper = forecast_band(samples) if len(samples) >= LEAST_FOR_BAND else (none, none)
     table = _table(checked["date"], median, lower, upper, ticker=ticker, exchange=exchange)
-    return table.assign(answers=asked, valid=len(samples))
+    quantiles = issued_quantiles(samples) if len(samples) >= LEAST_FOR_BAND else ()
+    return NextForecast(table.assign(answers=asked, valid=len(samples)), quantiles)
 
 
 class FreeForecast(NamedTuple):
-    """The best free forecast: its forecaster, the reason, σ60 at the origin, and a table as `forecast_next` returns."""
+    """The best free forecast: its forecaster, the reason, σ60 at the origin, and a table as `forecast_next` returns.
+
+    `quantiles` are its own, and `reference` those of the random walk; see `issued_quantiles`.
+    """
 
     model: str
     why: str
     sigma: float
     table: pd.DataFrame
+    quantiles: Quantiles
+    reference: Quantiles
 
 
 def forecast_free(
@@ -196,8 +216,8 @@ def forecast_free(
     model = next(iter(losses))
     window = latest_window(checked, ticker=ticker, config=features)
     made = baseline_forecasts(window.assign(split="next"), windows=windows, train=train)
-    chosen = made[made["model"] == model].iloc[0]
-    median, samples = (np.asarray(chosen[name], float) for name in ("median", "samples"))
+    by_model = made.set_index("model")
+    median, samples = (np.asarray(by_model.loc[model, name], float) for name in ("median", "samples"))
     table = _table(checked["date"], median, *forecast_band(samples), ticker=ticker, exchange=exchange)
     others = listed([f"{loss:.3f} of {model_label(name)}" for name, loss in losses.items() if name != model])
     return FreeForecast(
@@ -205,7 +225,45 @@ def forecast_free(
         why=f"of the free forecasts it has the lowest CRPS on validation, {losses[model]:.3f} against {others}",
         sigma=float(window["sigma"].iloc[0]),
         table=table.assign(answers=len(samples), valid=len(samples)),
+        quantiles=issued_quantiles(samples),
+        reference=issued_quantiles(np.asarray(by_model.loc[RANDOM_WALK, "samples"], float)),
     )
+
+
+def random_walk_quantiles(
+    bars: pd.DataFrame, *, ticker: str, features: FeatureConfig, jumps: JumpMode = "refuse"
+) -> Quantiles:
+    """Return the quantiles of the random walk that an issued forecast is compared with; see `issued_quantiles`.
+
+    Args:
+        bars: As for `forecast_next`.
+        ticker: Name of the ticker.
+        features: Settings of windows.
+        jumps: As for `forecast_next`.
+
+    Raises:
+        FeaturesError: If the bars are not acceptable or too few for a train split.
+    """
+    from tickerforge.evaluation.baselines.walks import fit_walks
+    from tickerforge.features.windows import build_windows, latest_window
+
+    checked = _checked(bars, ticker=ticker, features=features, jumps=jumps)
+    walk = fit_walks(build_windows(checked, ticker=ticker, config=features))[RANDOM_WALK]
+    window = latest_window(checked, ticker=ticker, config=features)
+    return issued_quantiles(float(window["history"].iloc[0][-1]) * np.exp(walk.log_paths(window)[0]))
+
+
+def issued_quantiles(samples: Floats) -> Quantiles:
+    """Return the quantiles of sampled prices at `ISSUED_LEVELS`, by the same definition as the bounds of the band.
+
+    Args:
+        samples: USD, shape (n_samples, horizon).
+
+    Returns:
+        USD, shape (horizon, 19), to seven significant digits.
+    """
+    found = np.quantile(samples, ISSUED_LEVELS, axis=0, method="weibull").T
+    return tuple(tuple(float(f"{price:.7g}") for price in session) for session in found)
 
 
 def _checked(bars: pd.DataFrame, *, ticker: str, features: FeatureConfig, jumps: JumpMode) -> pd.DataFrame:

@@ -8,15 +8,18 @@ from typing import Self
 import pandas as pd
 from pydantic import AwareDatetime, PositiveFloat, model_validator
 
+from tickerforge.evaluation.core.contracts import ISSUED_LEVELS
 from tickerforge.evaluation.monitoring.drift import ErrorDrift, ExpectedError, error_drift
-from tickerforge.evaluation.monitoring.live import ISSUED_COLUMNS, LiveScores, score_live
+from tickerforge.evaluation.monitoring.live import DISTRIBUTION_COLUMNS, ISSUED_COLUMNS, LiveScores, score_live
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.prices.sessions import EXCHANGE, close_of
+from tickerforge.tasks.store.ledger import Head, check, seal
 from tickerforge.tasks.store.records import list_records, read_record, write_record
 
-_FORECASTS = "forecasts"
+_FORECASTS, _OUTCOMES = "forecasts", "outcomes"
+KINDS = (_FORECASTS, _OUTCOMES)
 _EXPECTED_ERRORS = "expected_errors"
 
 
@@ -29,8 +32,10 @@ class IssuedForecast(FrozenModel):
     `origin` is the last session that it knew, `origin_close` the adjusted close at that time (USD), `sigma` the
     standard deviation of daily log returns at the origin. `median`, `lower` and `upper` (USD) have one value per
     session of `target_dates`; the band should hold the share `interval` of the prices, and without a band its bounds
-    are missing. The first price is known from
-    `first_close` on. `provisional_dates` are those target dates that were a guess.
+    are missing. The first price is known from `first_close` on. `provisional_dates` are those target dates that were a
+    guess. `quantiles` are those of each session at `evaluation.core.contracts.ISSUED_LEVELS`, and `reference` those of
+    the random walk (USD); both are missing without a band and in records of earlier versions. `currency` is that of the
+    prices, if it is known.
     """
 
     ticker: str
@@ -49,6 +54,23 @@ class IssuedForecast(FrozenModel):
     issuer: str = ""
     why: str = ""
     beside: bool = False
+    quantiles: tuple[tuple[PositiveFloat, ...], ...] = ()
+    reference: tuple[tuple[PositiveFloat, ...], ...] = ()
+    currency: str = ""
+
+    @property
+    def record(self) -> str:
+        """Name of its record: `forecasts/AAPL/2026-11-20-v3`."""
+        return f"{_FORECASTS}/{self._name}"
+
+    @property
+    def outcome(self) -> str:
+        """Name of the record of its outcome."""
+        return f"{_OUTCOMES}/{self._name}"
+
+    @property
+    def _name(self) -> str:
+        return f"{self.ticker}/{self.origin}-{f'v{self.version}' if self.version else self.issuer}"
 
     @property
     def late(self) -> bool:
@@ -61,7 +83,32 @@ class IssuedForecast(FrozenModel):
             raise ValueError("median, lower, upper and target_dates must be equally long and not empty")
         if not all(earlier < later for earlier, later in pairwise((self.origin, *self.target_dates))):
             raise ValueError("the target dates must come after the origin, oldest first")
+        for quantiles in filter(None, (self.quantiles, self.reference)):
+            if [len(each) for each in quantiles] != [len(ISSUED_LEVELS)] * len(self.target_dates):
+                raise ValueError(f"quantiles and reference must have {len(ISSUED_LEVELS)} levels per target date")
         return self
+
+
+class Outcome(FrozenModel):
+    """What happened after an issued forecast, recorded when its last price was known.
+
+    `moves` are the prices of `sessions` over the one at the origin. `loss` and `persistence` are mean squared errors in
+    daily variances, `crps` and `reference` the CRPS of the issued quantiles and of the random walk's in daily standard
+    deviations, `coverage` the share of the prices in the band.
+    """
+
+    ticker: str
+    version: int
+    issuer: str
+    origin: date
+    recorded_at: AwareDatetime
+    sessions: tuple[date, ...]
+    moves: tuple[PositiveFloat, ...]
+    loss: float
+    persistence: float
+    coverage: float | None
+    crps: float | None
+    reference: float | None
 
 
 def issue_forecast(
@@ -82,6 +129,9 @@ def issue_forecast(
     issuer: str = "",
     why: str = "",
     beside: bool = False,
+    quantiles: Sequence[Sequence[float]] = (),
+    reference: Sequence[Sequence[float]] = (),
+    currency: str = "",
 ) -> IssuedForecast:
     """Record a forecast; only the first one of an issuer and origin counts, as a later one could know more.
 
@@ -102,6 +152,9 @@ def issue_forecast(
         issuer: Who issued it; see `IssuedForecast`.
         why: The reason.
         beside: Whether another forecast is the issued one.
+        quantiles: USD, shape (horizon, 19); see `IssuedForecast`.
+        reference: The same of the random walk.
+        currency: Currency of the prices, if it is known.
 
     Returns:
         The forecast that counts: this one, or the one that was recorded before.
@@ -128,9 +181,12 @@ def issue_forecast(
         issuer=issuer,
         why=why,
         beside=beside,
+        quantiles=tuple(map(tuple, quantiles)),
+        reference=tuple(map(tuple, reference)),
+        currency=currency,
     )
     who = f"version {version}" if version else issuer
-    name = f"{ticker}/{origin}-{f'v{version}' if version else issuer}"
+    name = forecast.record.removeprefix(f"{_FORECASTS}/")
     standing = read_record(_FORECASTS, name, IssuedForecast)
     if standing is not None:
         run_logger(__name__).info(
@@ -173,10 +229,105 @@ def score_issued(stock: str, bars: pd.DataFrame) -> LiveScores:
     Raises:
         StoreError: If a record cannot be read.
     """
-    issued = [record for record in read_issued(stock) if not record.beside]
-    rows = [{column: getattr(record, column) for column in ISSUED_COLUMNS} for record in issued]
+    issued = _counted(stock)
+    columns = [*ISSUED_COLUMNS, *DISTRIBUTION_COLUMNS]
+    rows = [{column: getattr(record, column) for column in columns} for record in issued]
     closes = bars.set_index("date")["adj_close"]
-    return score_live(pd.DataFrame(rows, columns=list(ISSUED_COLUMNS)), closes, ticker=stock)
+    return score_live(pd.DataFrame(rows, columns=columns), closes, ticker=stock)
+
+
+def record_outcomes(live: LiveScores, *, at: datetime) -> tuple[str, ...]:
+    """Record what happened after each scored forecast of a stock; an outcome that is recorded already stays.
+
+    Args:
+        live: From `score_issued`.
+        at: Now.
+
+    Returns:
+        The names of the new records, for `seal_records`.
+
+    Raises:
+        StoreError: If a record cannot be read or written.
+    """
+    recorded = {name.partition("/")[2][:10] for name in list_records(_OUTCOMES, f"{live.ticker}/")}
+    new = [window for window in live.windows if str(window.origin) not in recorded]
+    if not new:
+        return ()
+    scored = {(each.origin, each.version): each for each in reversed(_counted(live.ticker)) if not each.late}
+    names = []
+    for window in new:
+        forecast = scored[window.origin, window.version]
+        outcome = Outcome(
+            ticker=forecast.ticker,
+            version=forecast.version,
+            issuer=forecast.issuer,
+            origin=forecast.origin,
+            recorded_at=at,
+            sessions=window.dates,
+            **window.model_dump(include={"loss", "persistence", "coverage", "crps", "reference", "moves"}),
+        )
+        write_record(_OUTCOMES, forecast.outcome.removeprefix(f"{_OUTCOMES}/"), outcome)
+        names.append(forecast.outcome)
+    return tuple(names)
+
+
+def _counted(stock: str) -> list[IssuedForecast]:
+    return [record for record in read_issued(stock) if not record.beside]
+
+
+def seal_records(names: Sequence[str], *, at: datetime, since: datetime) -> Head | None:
+    """Append forecasts and outcomes to the ledger of records, unless they are in it; return its latest block.
+
+    Args:
+        names: `IssuedForecast.record`, or what `record_outcomes` returned.
+        at: Now.
+        since: None of them was recorded before.
+
+    Raises:
+        StoreError: If the ledger cannot be read or written.
+    """
+    return seal(names, kinds=KINDS, at=at, since=since)
+
+
+class RecordCheck(FrozenModel):
+    """The result of `check_record`: counts of forecasts and outcomes, and what is wrong with them.
+
+    `late` forecasts were sealed when their first price was known, so that they are not evidence.
+    """
+
+    head: Head | None
+    blocks: int
+    forecasts: int
+    outcomes: int
+    late: int
+    faults: tuple[str, ...]
+
+
+def check_record(known: str = "") -> RecordCheck:
+    """Check that no issued forecast and no outcome was changed, removed or added since it was recorded.
+
+    Args:
+        known: A head of the ledger that somebody kept; see `tasks.store.ledger.check`.
+
+    Raises:
+        StoreError: If a record cannot be read.
+    """
+    found = check(kinds=KINDS, known=known)
+    counts, late = dict.fromkeys(KINDS, 0), 0
+    for name, sealed_at in found.sealed.items():
+        kind, _, rest = name.partition("/")
+        counts[kind] += 1
+        if kind == _FORECASTS and not any(fault.startswith(f"{name}: ") for fault in found.faults):
+            forecast = read_record(_FORECASTS, rest, IssuedForecast)
+            late += forecast is not None and sealed_at >= forecast.first_close
+    return RecordCheck(
+        head=found.head,
+        blocks=found.blocks,
+        forecasts=counts[_FORECASTS],
+        outcomes=counts[_OUTCOMES],
+        late=late,
+        faults=found.faults,
+    )
 
 
 def keep_expected_error(stock: str, *, version: int, expected: ExpectedError) -> None:

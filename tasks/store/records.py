@@ -64,6 +64,29 @@ def list_records(kind: str, prefix: str = "") -> list[str]:
     return [name.removeprefix(above).removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
 
 
+def record_bytes(path: str) -> bytes | None:
+    """Return the content of a record, `{kind}/{name}`, as it lies in the store; `None` if there is none.
+
+    Raises:
+        ValueError: If the name is not valid, see `write_record`.
+        StoreError: If it cannot be read.
+    """
+    return _files().read(f"records/{_checked(path)}{SUFFIX}")
+
+
+def create_record(kind: str, name: str, document: BaseModel) -> bool:
+    """Write a document unless there is one of that name, also if others write at the same time.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        ValueError: As `write_record`.
+        StoreError: As `write_record`.
+    """
+    return _files().create(_path(kind, name), document.model_dump_json(indent=2).encode())
+
+
 def _files() -> RemoteFiles:
     shared = SharedStore.current()
     if shared is not None:

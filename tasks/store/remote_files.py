@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
-from tickerforge.features.atomic import PARTIAL_SUFFIX, atomic_path
+from tickerforge.features.atomic import PARTIAL_SUFFIX, atomic_path, flush_to_disk
 from tickerforge.tasks.base.disk import FULL_DISK, NETWORK_ERRNOS
 from tickerforge.tasks.base.errors import StoreError, StoreUnreachable, TasksError
 
@@ -72,6 +73,19 @@ class RemoteFiles:
         """Write a small file, or replace it."""
         with self._faults():
             self._files.pipe_file(self._path(name), content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a small file, unless there is one of that name; return whether it was written."""
+        with self._faults():
+            try:
+                self._files.pipe_file(self._path(name), content, mode="create")
+            except FileExistsError:
+                return False
+            except Exception as error:
+                if _code(error) == "PreconditionFailed":
+                    return False
+                raise
+        return True
 
     def upload(self, folder: Path, names: Sequence[str], *, place: str) -> None:
         """Copy local files below `folder` to the same names below `place`."""
@@ -153,8 +167,20 @@ def _folder_files() -> Any:
 
     class Folder(LocalFileSystem):
         def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
-            with _whole(path) as partial:
+            if options.get("mode") != "create":
+                with _whole(path) as partial:
+                    partial.write_bytes(value)
+                return
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(f"{path}.{uuid4().hex}{PARTIAL_SUFFIX}")
+            try:
                 partial.write_bytes(value)
+                flush_to_disk(partial)
+                # Unlike a rename, a link fails if the name is taken.
+                os.link(partial, path)
+                flush_to_disk(Path(path).parent)
+            finally:
+                partial.unlink(missing_ok=True)
 
         def put_file(self, path1: str, path2: str, **options: Any) -> None:
             with _whole(path2) as partial:

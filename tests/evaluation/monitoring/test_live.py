@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from evaluation_frames import forecasts_of, market_windows
 from live_frames import issued_frame
@@ -185,3 +186,27 @@ def test_issued_forecasts_that_cannot_be_scored_are_refused(changed: dict, match
 def test_a_forecast_from_a_session_that_the_data_do_not_hold_yet_is_pending() -> None:
     live = score_live(one(), flat(sessions=20), ticker="DEMO")
     assert (live.pending, live.unplaced) == (1, 0)
+
+
+def test_the_crps_of_issued_quantiles_is_compared_with_the_random_walks() -> None:
+    issued, closes, _ = compared()
+    levels = np.linspace(0.05, 0.95, 19)
+    sigma = issued["sigma"].to_numpy()
+    spread = norm.ppf(levels) * np.sqrt(np.arange(1, 11))[:, None]
+    walks = [close * np.exp(each * spread) for close, each in zip(issued["origin_close"], sigma, strict=True)]
+    wide = [close * np.exp(3 * each * spread) for close, each in zip(issued["origin_close"], sigma, strict=True)]
+    same, worse = (
+        score_live(issued.assign(quantiles=quantiles, reference=walks), closes, ticker="DEMO")
+        for quantiles in (walks, wide)
+    )
+    assert (same.distributions, same.crps_skill) == (len(same.windows), 0)
+    first = same.windows[0]
+    moves = np.log(first.moves) / sigma[0]
+    by_hand = np.abs(spread - moves[:, None]).mean() - np.abs(spread[:, :, None] - spread[:, None, :]).mean() / 2
+    assert first.crps == pytest.approx(by_hand)
+    assert worse.crps_skill is not None
+    assert worse.crps_skill < -0.2
+    assert f"The CRPS of {len(worse.windows)} of them is {-worse.crps_skill:.1%}"[:-1] in worse.text
+    assert "above the random walk's" in worse.text
+    without = score_live(issued.assign(quantiles=[()] * len(issued), reference=walks), closes, ticker="DEMO")
+    assert (without.distributions, without.crps_skill) == (0, None)

@@ -21,6 +21,7 @@ from tickerforge.tasks.models.forecasting import (
     implausible,
     known_price,
     next_sessions,
+    random_walk_quantiles,
 )
 from tickerforge.tasks.windows.preprocess import read_bars
 from tickerforge.training.config import TrainingConfig
@@ -190,3 +191,7 @@ def test_the_free_forecast_is_that_of_the_lowest_crps_on_validation_and_says_so(
     changed.loc[later, ["open", "high", "low", "close", "adj_close"]] *= 1.5
     again = forecast_free(changed, ticker="DEMO", features=config, exchange="24/7")
     pd.testing.assert_frame_equal(again.table, table)
+    assert random_walk_quantiles(bars, ticker="DEMO", features=config) == found.reference
+    fan = np.array(found.quantiles)
+    assert fan.shape == (10, 19)
+    np.testing.assert_allclose(fan[:, [1, 17]], table[["lower", "upper"]], rtol=1e-6)

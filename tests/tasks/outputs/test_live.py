@@ -1,5 +1,6 @@
 """Issued forecasts: recorded once, never rewritten with hindsight, and scored when their prices have come."""
 
+import json
 import logging
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -9,7 +10,15 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from tickerforge.tasks.outputs.live import IssuedForecast, issue_forecast, read_issued, score_issued
+from tickerforge.tasks.outputs.live import (
+    IssuedForecast,
+    check_record,
+    issue_forecast,
+    read_issued,
+    record_outcomes,
+    score_issued,
+    seal_records,
+)
 from tickerforge.tasks.prices.sessions import next_sessions
 
 ORIGIN = date(2026, 10, 30)
@@ -148,3 +157,26 @@ def test_paths_that_are_no_forecast_are_refused(changed: dict, match: str) -> No
 def test_a_record_survives_json() -> None:
     made = issue()
     assert IssuedForecast.model_validate_json(made.model_dump_json()) == made
+
+
+def test_the_record_has_the_outcomes_and_a_changed_forecast_or_outcome_shows(tmp_path: Path) -> None:
+    fan = [[98.0 + step / 5 for step in range(1, 20)]] * 3
+    made = issue(version=None, issuer="random_walk_har", quantiles=fan, reference=fan)
+    late = issue(origin=date(2026, 11, 2), issued_at=EVENING + timedelta(days=3))
+    seal_records([made.record, late.record], at=CLOSE_OF_FIRST + timedelta(days=3), since=EVENING)
+    live = score_issued("DEMO", bars([100.0, 101.0, 102.0, 103.0]))
+    names = record_outcomes(live, at=CLOSE_OF_FIRST + timedelta(days=4))
+    assert names == ("outcomes/DEMO/2026-10-30-random_walk_har",)
+    assert record_outcomes(live, at=CLOSE_OF_FIRST + timedelta(days=5)) == ()
+    end = seal_records(names, at=CLOSE_OF_FIRST + timedelta(days=4), since=CLOSE_OF_FIRST)
+    found = check_record()
+    assert (found.forecasts, found.outcomes, found.late, found.head, found.faults) == (2, 1, 2, end, ())
+    outcome = tmp_path / "home" / "state" / "records" / f"{names[0]}.json"
+    assert json.loads(outcome.read_text())["moves"] == pytest.approx([1.01, 1.02, 1.03])
+    outcome.write_text(outcome.read_text().replace("1.01", "1.02"))
+    assert check_record().faults[0].startswith(f"{names[0]}: the record was changed")
+
+
+def test_quantiles_of_other_levels_are_refused() -> None:
+    with pytest.raises(ValidationError, match="19 levels"):
+        issue(quantiles=[[99.0, 100.0]] * 3)

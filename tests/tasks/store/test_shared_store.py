@@ -278,3 +278,9 @@ def test_a_forked_process_uses_the_store_as_well(s3: Any, tmp_path: Path) -> Non
     """
     environment = {"TICKERFORGE_HOME": str(tmp_path), "TICKERFORGE_STORE": f"s3://{BUCKET}/pre"}
     assert in_a_process(script, **environment) == "True False False\n"
+
+
+def test_a_block_of_the_ledger_is_written_by_one_of_two_writers(place: Place, tmp_path: Path) -> None:
+    files = SharedStore(place.url).files
+    assert [files.create("ledger/1.json", text) for text in (b"first", b"second")] == [True, False]
+    assert (files.read("ledger/1.json"), files.list("ledger/")) == (b"first", ["ledger/1.json"])
