@@ -77,10 +77,11 @@ def deploy(
     entries = (*nights, *nightly_entries(listed))
     prepared = [(entry, *resolve_entry(entry, config=config, stocks=stocks)) for entry in entries]
     with get_client(sync_client=True) as client:
+        # First, before our own changes make events.
+        _make_automation(client)
         for name in (CPU_POOL, GPU_POOL):
             _make_pool(client, name, pool_type=pool_type, working_dir=working_dir)
         client.upsert_global_concurrency_limit_by_name(GPU_LIMIT, gpus)
-        _make_automation(client)
         _remove_unlisted(client, {entry.name for entry in entries})
         return [_apply(client, entry, flow, parameters, stocks=stocks) for entry, flow, parameters in prepared]
 
@@ -247,7 +248,11 @@ def _make_pool(client: "SyncPrefectClient", name: str, *, pool_type: str, workin
 
 
 def _make_automation(client: "SyncPrefectClient") -> None:
-    """Mark a run whose worker died as crashed after a time without heartbeats, which frees what it held."""
+    """Mark a run whose worker died as crashed after a time without heartbeats, which frees what it held.
+
+    An automation that is as it should be is left alone: Prefect's server (seen in 3.7 on SQLite) stops answering for
+    good where an automation changes while it reads an event, since its loop then waits for a lock that it holds itself.
+    """
     from datetime import timedelta
 
     from prefect.client.schemas.objects import StateType
@@ -275,7 +280,7 @@ def _make_automation(client: "SyncPrefectClient") -> None:
         ],
     )
     existing = client.read_automations_by_name(AUTOMATION)
-    if existing:
-        client.update_automation(existing[0].id, automation)
-    else:
+    if not existing:
         client.create_automation(automation)
+    elif AutomationCore.model_validate(existing[0].model_dump()) != automation:
+        client.update_automation(existing[0].id, automation)
