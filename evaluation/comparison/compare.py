@@ -160,10 +160,9 @@ def compare(
         notes=tuple(note for part in parts for note in part.notes),
         tickers=tuple(row for part in parts for row in part.tickers),
         calibration=tuple(each for part in parts for each in part.calibration),
-        superiority=_together(truth, parts[-1].losses["scaled_mse"], candidates=tried, reference=PERSISTENCE),
-        whole_superiority=_together(truth, parts[-1].losses["crps"], candidates=tried, reference=RANDOM_WALK),
+        whole_superiority=_together(truth, parts[-1].losses[DECIDING_METRIC], candidates=tried),
         free=free,
-        intervals=_intervals(truth, answers, model=chosen, by_ticker=pool is not None),
+        intervals=_intervals(truth, parts[-1].losses[DECIDING_METRIC], model=chosen, by_ticker=pool is not None),
         test_after=cut_off,
         backtest=backtest(
             truth, answers, opens=opens, config=config.backtest, tried=tried, variants=config.variants_tried
@@ -192,22 +191,20 @@ def _models(forecasts: pd.DataFrame, *, ticker: str) -> tuple[str, ...]:
 
 
 def _intervals(
-    truth: Truth, answers: Sequence[Answers], *, model: str | None, by_ticker: bool
+    truth: Truth, losses: Mapping[str, Floats], *, model: str | None, by_ticker: bool
 ) -> tuple[SkillInterval, ...]:
-    """Compute the intervals of the chosen adapter's skill."""
-    by_model = {each.model: each for each in answers}
+    """Compute the intervals of the chosen adapter's skill against the random walk."""
     if model is None:
         return ()
-    return detailed_intervals(truth, by_model[model], by_model[PERSISTENCE], by_ticker=by_ticker)
+    found = detailed_intervals(truth, losses[model], losses[RANDOM_WALK], by_ticker=by_ticker)
+    return tuple(SkillInterval(model=model, loss=DECIDING_METRIC, **each) for each in found)
 
 
-def _together(
-    truth: Truth, losses: Mapping[str, Floats], *, candidates: tuple[str, ...], reference: str
-) -> Superiority:
-    """Test all forecasters together against a free one."""
+def _together(truth: Truth, losses: Mapping[str, Floats], *, candidates: tuple[str, ...]) -> Superiority:
+    """Test all forecasters together against the random walk."""
     return superiority(
-        {model: by_session(loss, positions=truth.positions) for model, loss in losses.items()},
-        reference=reference,
+        {model: by_session(loss.mean(axis=1), positions=truth.positions) for model, loss in losses.items()},
+        reference=RANDOM_WALK,
         candidates=candidates,
         positions=np.unique(truth.positions),
         horizon=truth.horizon,

@@ -34,7 +34,7 @@ from tickerforge.features.stages import ADAPTERS
 
 @dataclass(frozen=True)
 class SplitScores:
-    """The figures of one split; `losses` are those of every model by window (n,), by the name of the loss."""
+    """The figures of one split; `losses` (n, h) are those of every model, by the name of the loss."""
 
     summary: SplitSummary
     metrics: list[MetricRow]
@@ -72,10 +72,8 @@ def score_split(
     scored = {each.model: score(truth, each, interval=interval, scales=scales) for each in answers}
     squared = {each.model: scaled_errors(truth.target, each.median, sigma=truth.sigma) for each in answers}
     ranked = {model: fit.crps for model, (_, fit) in scored.items()}
-    losses: dict[Loss, dict[str, Floats]] = {
-        "scaled_mse": {model: loss.mean(axis=1) for model, loss in squared.items()},
-        "crps": {model: loss.mean(axis=1) for model, loss in ranked.items()},
-    }
+    losses: dict[Loss, dict[str, Floats]] = {"scaled_mse": squared, "crps": ranked}
+    means = {name: {model: loss.mean(axis=1) for model, loss in each.items()} for name, each in losses.items()}
     sampled = [each.model for each in answers if each.n_samples.any()]
     calibration = [
         Calibration(split=truth.split, model=model, shares=tuple(scored[model][1].pit.tolist())) for model in sampled
@@ -92,7 +90,7 @@ def score_split(
         if model in sampled and reference in models
     ]
     tests = [
-        _test(truth, losses[loss], model=model, against=reference, loss=loss)
+        _test(truth, means[loss], model=model, against=reference, loss=loss)
         for loss, model, reference in pairs
         if model != reference
     ]
@@ -104,10 +102,10 @@ def score_split(
         figures = {each.model: figures[each.model] | _ranking(truth, each, cost=cost) for each in answers}
     return SplitScores(
         summary=_summary(truth, available=available, cut_off=cut_off),
-        metrics=_metric_rows(truth, figures, ahead={"scaled_mse": squared, "crps": ranked}),
+        metrics=_metric_rows(truth, figures, ahead=losses),
         tests=tests,
         calibration=calibration,
-        tickers=_by_ticker(truth, losses) if by_ticker else [],
+        tickers=_by_ticker(truth, means) if by_ticker else [],
         # The windows after a cut-off are test windows, so the notes on test already cover them.
         notes=[] if truth.split == AFTER else notes,
         losses=losses,

@@ -124,9 +124,10 @@ class Superiority(FrozenModel):
 
 
 class SkillInterval(FrozenModel):
-    """The 95 % interval of a model's skill against persistence on the split that decides; see `evidence.intervals`.
+    """The 95 % interval of a model's skill on the split that decides; see `evidence.intervals`.
 
-    It is for one session ahead, or for all sessions of one ticker of a pool.
+    It is for one session ahead, or for all sessions of one ticker of a pool. `loss` is what the skill compares: the
+    CRPS with the random walk's, or in reports of older code the squared error with persistence's.
     """
 
     model: str
@@ -134,6 +135,7 @@ class SkillInterval(FrozenModel):
     high: float
     horizon: int | None = None
     ticker: str | None = None
+    loss: Loss = "scaled_mse"
 
 
 class Account(FrozenModel):
@@ -184,9 +186,9 @@ class EvalReport(FrozenModel):
     """All results about the forecasters of one ticker, as plain numbers for JSON.
 
     Fields that older reports lack have a default. A pool's report has the pool's name, and one row per ticker and split
-    in `tickers`. `chosen` is the adapter and `free` the free forecaster with the best CRPS on validation; `superiority`
-    tests squared errors against persistence, `whole_superiority` the CRPS against the random walk. `factors` are those
-    by which models were calibrated.
+    in `tickers`. `chosen` is the adapter and `free` the free forecaster with the best CRPS on validation;
+    `whole_superiority` tests the CRPS against the random walk, and `superiority`, only in reports of older code,
+    squared errors against persistence. `factors` are those by which models were calibrated.
     """
 
     ticker: str

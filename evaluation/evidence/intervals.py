@@ -2,38 +2,41 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tickerforge.evaluation.core.contracts import SIGNIFICANCE, Floats, Ints, SkillInterval
-from tickerforge.evaluation.core.panels import Answers, Truth
+from tickerforge.evaluation.core.contracts import SIGNIFICANCE, Floats, Ints
+from tickerforge.evaluation.core.panels import Truth
 from tickerforge.evaluation.evidence.significance import by_session, hac_lag, too_few
-from tickerforge.evaluation.metrics.accuracy import scaled_errors
 
 MIN_BLOCK = 10
 _REPLICATIONS = 400
 _SEED = 0
 
 
-def detailed_intervals(
-    truth: Truth, model: Answers, reference: Answers, *, by_ticker: bool
-) -> tuple[SkillInterval, ...]:
-    """Compute the intervals of a model's skill at each session ahead and for each ticker of a pool, if there is one."""
-    errors, naive = (scaled_errors(truth.target, each.median, sigma=truth.sigma) for each in (model, reference))
-    everything = np.ones(len(errors), dtype=bool)
+def detailed_intervals(truth: Truth, losses: Floats, reference: Floats, *, by_ticker: bool) -> Iterator[dict[str, Any]]:
+    """Compute the intervals of a skill at each session ahead and for each ticker of a pool, if there is one.
 
-    def found() -> Iterator[SkillInterval]:
-        for step in range(truth.horizon):
-            ends = _ends(truth, errors[:, step], naive[:, step], rows=everything)
-            if ends is not None:
-                yield SkillInterval(model=model.model, horizon=step + 1, low=float(ends[0]), high=float(ends[1]))
-        for ticker in np.unique(truth.tickers) if by_ticker else ():
-            ends = _ends(truth, errors.mean(axis=1), naive.mean(axis=1), rows=truth.tickers == ticker)
-            if ends is not None:
-                yield SkillInterval(model=model.model, ticker=str(ticker), low=float(ends[0]), high=float(ends[1]))
+    Args:
+        truth: The windows.
+        losses: Loss of a forecaster, shape (n, h).
+        reference: The reference's, same shape.
+        by_ticker: Whether the windows are a pool's.
 
-    return tuple(found())
+    Yields:
+        The fields `horizon` or `ticker`, `low` and `high` of a `SkillInterval`.
+    """
+    everything = np.ones(len(losses), dtype=bool)
+    for step in range(truth.horizon):
+        ends = _ends(truth, losses[:, step], reference[:, step], rows=everything)
+        if ends is not None:
+            yield {"horizon": step + 1, "low": float(ends[0]), "high": float(ends[1])}
+    for ticker in np.unique(truth.tickers) if by_ticker else ():
+        ends = _ends(truth, losses.mean(axis=1), reference.mean(axis=1), rows=truth.tickers == ticker)
+        if ends is not None:
+            yield {"ticker": str(ticker), "low": float(ends[0]), "high": float(ends[1])}
 
 
 def _ends(truth: Truth, losses: Floats, reference: Floats, *, rows: NDArray[np.bool_]) -> Floats | None:

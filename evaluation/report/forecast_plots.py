@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.core.contracts import AFTER, PERSISTENCE, Floats
+from tickerforge.evaluation.core.contracts import AFTER, Floats
 from tickerforge.evaluation.core.labels import model_label
 from tickerforge.evaluation.core.panels import Answers, Truth, date_matrix, matrix, session_dates
 from tickerforge.evaluation.evidence.significance import independent_rows
@@ -25,13 +25,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def forecast_panels(windows: pd.DataFrame, truth: Truth, answers: Answers, *, interval: float, count: int) -> "Figure":
-    """Draw single windows: the closes before and after the origin, the median forecast and its band.
+INNER = 0.5
+"""Nominal coverage of the darker part of a fan."""
+
+
+def forecast_panels(
+    windows: pd.DataFrame, truth: Truth, answers: Answers, *, free: Answers | None, interval: float, count: int
+) -> "Figure":
+    """Draw single windows: the closes before and after the origin, the fan of a model, and that of a free forecaster.
 
     Args:
         windows: Windows frame with the histories.
         truth: The split to draw.
         answers: The model to draw.
+        free: The free forecaster to compare it with; `None` if the model is that one.
         interval: Nominal coverage of the band.
         count: How many windows, evenly spaced in time; a pool's tickers take turns.
     """
@@ -44,7 +51,8 @@ def forecast_panels(windows: pd.DataFrame, truth: Truth, answers: Answers, *, in
     keys = zip(near["ticker"], session_dates(near["origin"]), strict=True)
     histories = dict(zip(keys, near["history"], strict=True))
     several = len(set(truth.tickers)) > 1
-    lower, upper = bands(answers, interval=interval)
+    (lower, upper), inner = bands(answers, interval=interval), bands(answers, interval=INNER)
+    edges = None if free is None else bands(free, interval=interval)
     steps = np.arange(truth.horizon + 1)
     handles: dict[str, Any] = {}
     for place, axes in enumerate(grid.flat):
@@ -77,13 +85,17 @@ def forecast_panels(windows: pd.DataFrame, truth: Truth, answers: Answers, *, in
             f"{model_label(answers.model)}: median": axes.plot(
                 steps, np.append(start, answers.median[row]), color=color, linewidth=2.2, zorder=4
             )[0],
-            f"{100 * interval:.0f} % band": axes.fill_between(
+            f"its {100 * interval:.0f} % band": axes.fill_between(
                 steps, np.append(start, lower[row]), np.append(start, upper[row]), color=color, alpha=0.18, linewidth=0
             ),
-            "Persistence": axes.plot(
-                steps, np.full(len(steps), start), color=MODEL_COLORS[PERSISTENCE], linewidth=1.4, linestyle="--"
-            )[0],
+            f"its {100 * INNER:.0f} % band": axes.fill_between(
+                steps, *(np.append(start, edge[row]) for edge in inner), color=color, alpha=0.3, linewidth=0
+            ),
         }
+        if free is not None and edges is not None:
+            handles[f"{model_label(free.model)}: {100 * interval:.0f} % band"] = axes.plot(
+                steps, np.append(start, edges[0][row]), steps, np.append(start, edges[1][row]), **_edge_style(free)
+            )[0]
     for axes in figure.axes:
         price_axis(axes)
     split = "test" if truth.split == AFTER else truth.split
@@ -93,6 +105,10 @@ def forecast_panels(windows: pd.DataFrame, truth: Truth, answers: Answers, *, in
         handles=handles,
     )
     return figure
+
+
+def _edge_style(free: Answers) -> dict[str, Any]:
+    return {"color": MODEL_COLORS[free.model], "linewidth": 1.4, "linestyle": "--"}
 
 
 def _drawn_rows(truth: Truth, *, count: int) -> list[int]:
@@ -110,8 +126,18 @@ def bands(answers: Answers, *, interval: float) -> tuple[Floats, Floats]:
     return lower, upper
 
 
-def price_series(windows: pd.DataFrame, truth: Truth, answers: Answers, *, interval: float) -> "Figure":
-    """Draw the whole series with its splits, and below it the test split with forecasts that do not overlap."""
+def price_series(
+    windows: pd.DataFrame, truth: Truth, answers: Answers, *, free: Answers | None, interval: float
+) -> "Figure":
+    """Draw the whole series with its splits, and below it the test split with forecasts that do not overlap.
+
+    Args:
+        windows: Windows frame of one ticker.
+        truth: The split to draw.
+        answers: The model to draw.
+        free: The free forecaster whose band is drawn beside the model's; `None` if the model is that one.
+        interval: Nominal coverage of the band.
+    """
     figure = new_figure(10, 6)
     whole, zoom = figure.subplots(2, 1, height_ratios=[1, 1.4])
     for axes, title in (
@@ -131,15 +157,21 @@ def price_series(windows: pd.DataFrame, truth: Truth, answers: Answers, *, inter
     zoom.plot(dates, prices, color=INK, linewidth=1.1)
     color = MODEL_COLORS[answers.model]
     lower, upper = bands(answers, interval=interval)
+    beside = None if free is None else (_edge_style(free) | {"linewidth": 1}, bands(free, interval=interval))
     for row in independent_rows(truth.positions, horizon=truth.horizon):
         days = np.append(truth.origins[row], truth.target_dates[row])
         start = truth.origin_price[row]
         edges = np.append(start, lower[row]), np.append(start, upper[row])
         cloud = zoom.fill_between(days, *edges, color=color, alpha=0.22, linewidth=0)
         (line,) = zoom.plot(days, np.append(start, answers.median[row]), color=color, linewidth=1.8)
+        if beside is not None:
+            style, (low, high) = beside
+            (dashes, _) = zoom.plot(days, np.append(start, low[row]), days, np.append(start, high[row]), **style)
     for axes in (whole, zoom):
         price_axis(axes)
-    handles |= {f"{model_label(answers.model)}: median": line, f"{100 * interval:.0f} % band": cloud}
+    handles |= {f"{model_label(answers.model)}: median": line, f"its {100 * interval:.0f} % band": cloud}
+    if free is not None:
+        handles[f"{model_label(free.model)}: {100 * interval:.0f} % band"] = dashes
     head(figure, f"{truth.ticker}: the series and its forecasts (adjusted close)", handles=handles)
     return figure
 

@@ -2,9 +2,9 @@
 
 import base64
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import (
     AFTER,
     BASE,
-    DRIFT,
+    RANDOM_WALK,
     REPORT_FILE,
     SCORED_SPLITS,
     EvalReport,
@@ -25,12 +25,12 @@ from tickerforge.evaluation.core.contracts import (
     Verdict,
 )
 from tickerforge.evaluation.core.labels import METRICS, MODEL_DEFINITIONS, model_label
-from tickerforge.evaluation.core.panels import answers_of, judged_part, session_calendar, truth_of
+from tickerforge.evaluation.core.panels import Answers, answers_of, judged_part, session_calendar, truth_of
 from tickerforge.evaluation.report.forecast_plots import forecast_panels, price_series
 from tickerforge.evaluation.report.score_plots import (
     calibration_plot,
     capital_curves,
-    error_by_horizon,
+    crps_by_horizon,
     has_curves,
     learning_curves,
     skill_bars,
@@ -38,11 +38,13 @@ from tickerforge.evaluation.report.score_plots import (
 )
 from tickerforge.evaluation.report.tables import (
     ACCOUNT_COLUMNS,
-    GROUPS,
+    DISTRIBUTION,
     METRIC_COLUMNS,
+    POINT,
     RULE_DEFINITIONS,
     RULE_LABELS,
     account_rows,
+    columns_of,
     quality_heading,
     quality_rows,
     ticker_rows,
@@ -68,10 +70,10 @@ TEMPLATE = "report.html.j2"
 MARKDOWN_FILE, NUMBERS_FILE = "report.md", "metrics.parquet"
 FIGURES_FOLDER = "figures"
 _COLOURS = 256
-# What the template writes for a picture.
-_EMBEDDED = re.compile(r'<figure id="picture-(\w+)">.*?src="data:image/png;base64,([^"]+)"', re.DOTALL)
-_FIRST_PICTURE = "forecasts"
-"""The picture next to the verdict."""
+_PICTURE_ID, _PNG = "picture-", "data:image/png;base64,"
+"""The id of a picture in the page, before its name, and what its data begin with."""
+_FOLDED = ("series", "training", "trading")
+"""The pictures that the page shows on demand, after the figures."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,26 @@ def write_figures(folder: Path) -> list[Path]:
     """
     figures = folder / FIGURES_FOLDER
     written = []
-    for name, image in _EMBEDDED.findall((folder / REPORT_FILE).read_text(encoding="utf-8")):
+    for name, image in _Embedded((folder / REPORT_FILE).read_text(encoding="utf-8")).images.items():
         figures.mkdir(exist_ok=True)
         written.append(figures / f"{name}.png")
         write_atomically(written[-1], base64.b64decode(image))
     return written
+
+
+class _Embedded(HTMLParser):
+    """The pictures in a page: base64 by name."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.images: dict[str, str] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        name, data = values.get("id") or "", values.get("src") or ""
+        if tag == "img" and name.startswith(_PICTURE_ID) and data.startswith(_PNG):
+            self.images[name.removeprefix(_PICTURE_ID)] = data.removeprefix(_PNG)
 
 
 def pictures_of(
@@ -163,32 +180,39 @@ def pictures_of(
 ) -> list[Picture]:
     """List the figures in reading order; forecasts drawn are those of the chosen adapter, else of the base model.
 
-    A pool has no single series of prices to draw them along.
+    The best free forecaster is drawn beside them. A pool has no single series of prices to draw them along.
     """
-    model = report.chosen or (BASE if BASE in report.models else DRIFT)
+    free = report.free or RANDOM_WALK
+    model = report.chosen or (BASE if BASE in report.models else free)
     truth = truth_of(select_windows(windows, config=config), split="test", calendar=session_calendar(windows))
-    answers = answers_of(forecasts, model=model, truth=truth)
+    answers = [answers_of(forecasts, model=name, truth=truth) for name in dict.fromkeys((model, free))]
     if not config.pictures:
         return []
-    drawn, (given,) = judged_part(truth, [answers], cut_off=report.test_after)
+    drawn, given = judged_part(truth, answers, cut_off=report.test_after)
     interval = report.interval
+
+    def beside(found: Sequence[Answers]) -> Answers | None:
+        return found[1] if len(found) > 1 else None
+
     draws: dict[str, Callable[[], Figure]] = {
-        _FIRST_PICTURE: lambda: forecast_panels(windows, drawn, given, interval=interval, count=config.examples)
+        "forecasts": lambda: forecast_panels(
+            windows, drawn, given[0], free=beside(given), interval=interval, count=config.examples
+        ),
+        "skill": lambda: skill_bars(report),
+        "horizon": lambda: crps_by_horizon(report),
     }
-    if not report.tickers:
-        draws["series"] = lambda: price_series(windows, truth, answers, interval=interval)
-    draws["skill"] = lambda: skill_bars(report)
-    draws["horizon"] = lambda: error_by_horizon(report)
     if report.tickers:
         draws["tickers"] = lambda: ticker_plot(report, model=model, split="test")
     if any((each.model, each.split) == (model, "test") for each in report.calibration):
         draws["calibration"] = lambda: calibration_plot(report, model=model, split="test")
+    if not report.tickers:
+        draws["series"] = lambda: price_series(windows, truth, answers[0], free=beside(answers), interval=interval)
     if training_metrics is not None and has_curves(training_metrics):
         curves = training_metrics
         draws["training"] = lambda: learning_curves(curves, ticker=report.ticker)
     if report.backtest is not None:
         draws["trading"] = lambda: capital_curves(report, model=model)
-    words = picture_words(report, model=model)
+    words = picture_words(report, model=model, free=free if free != model else None)
     return [Picture(name, *words[name], draw) for name, draw in draws.items()]
 
 
@@ -225,12 +249,13 @@ def render_markdown(
     lines = [f"# {report.ticker}: {'promoted' if verdict.promoted else 'not promoted'}", "", verdict.headline, ""]
     lines += [line for text in _opening(report) for line in (text, "")]
     lines += [f"- {marks[reason.passed]} {reason.text}" for reason in verdict.reasons]
-    first = [picture for picture in pictures if picture.name == _FIRST_PICTURE]
-    lines += _markdown_pictures(first)
+    lines += _markdown_pictures([picture for picture in pictures if picture.name not in _FOLDED])
     for split in _tables(report):
-        lines += ["", f"## {split_title(report, split)}", "", split_words(report, split), ""]
-        lines += _markdown_table(report, split)
-    lines += _markdown_pictures([picture for picture in pictures if picture not in first])
+        lines += ["", f"## {split_title(report, split)}: distributions", "", split_words(report, split), ""]
+        lines += _markdown_table(report, split, columns=columns_of(DISTRIBUTION))
+        lines += ["", f"## {split_title(report, split)}: point forecasts", ""]
+        lines += _markdown_table(report, split, columns=columns_of(POINT))
+    lines += _markdown_pictures([picture for picture in pictures if picture.name in _FOLDED])
     lines += _markdown_backtest(report)
     for split in _tables(report):
         if rows := ticker_rows(report, split):
@@ -296,12 +321,12 @@ def _markdown_rows(rows: Sequence[tuple[str, ...]], *, words: int = 1) -> list[s
     return [lines[0], "|---|" + "---|" * (words - 1) + "---:|" * (len(rows[0]) - words), *lines[1:]]
 
 
-def _markdown_table(report: EvalReport, split: ScoredSplit) -> list[str]:
+def _markdown_table(report: EvalReport, split: ScoredSplit, *, columns: tuple[str, ...]) -> list[str]:
     lines = [
-        "| Model | " + " | ".join(METRICS[column].header for column in METRIC_COLUMNS) + " |",
-        "|---|" + "---:|" * len(METRIC_COLUMNS),
+        "| Model | " + " | ".join(METRICS[column].header for column in columns) + " |",
+        "|---|" + "---:|" * len(columns),
     ]
-    for row in written_rows(report, split):
+    for row in written_rows(report, split, columns=columns):
         cells = [f"**{text}**" if best else text for text, best in row.cells]
         lines.append(f"| {row.label}{' (chosen)' if row.chosen else ''} | " + " | ".join(cells) + " |")
     return lines
@@ -334,7 +359,8 @@ def _render_html(
             (
                 split_title(report, split),
                 split_words(report, split),
-                written_rows(report, split),
+                written_rows(report, split, columns=columns_of(DISTRIBUTION)),
+                written_rows(report, split, columns=columns_of(POINT)),
                 ticker_rows(report, split),
             )
             for split in _tables(report)
@@ -342,7 +368,8 @@ def _render_html(
         trading=account_rows(report),
         trading_words=[text for text in (trading_rules(report), trading_by_ticker(report)) if text],
         trading_terms=_trading_terms(report),
-        groups=GROUPS,
+        distribution=DISTRIBUTION,
+        point=POINT,
         columns=METRIC_COLUMNS,
         metrics=METRICS,
         models=[(model_label(model), MODEL_DEFINITIONS[model]) for model in report.models],
@@ -355,7 +382,9 @@ def _render_html(
             }
             for picture in pictures
         ],
-        first_picture=_FIRST_PICTURE,
+        folded=_FOLDED,
+        picture_id=_PICTURE_ID,
+        png=_PNG,
         dark_filter=" ".join(f"{red} {green} {blue} 0 {shift}" for red, green, blue, shift in DARK_FILTER),
         quality=quality_rows(quality),
         several=len(quality) > 1,

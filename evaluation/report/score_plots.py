@@ -1,15 +1,25 @@
-"""Pictures of scores: error by session ahead, skill, calibration, trading, and the learning curves of the stages."""
+"""Pictures of scores: CRPS and its skill, calibration, trading, and the learning curves of the stages."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.core.contracts import BASELINES, DRIFT, PERSISTENCE, SCORED_SPLITS, EvalReport, ScoredSplit
+from tickerforge.evaluation.core.contracts import (
+    BASELINES,
+    DECIDING_METRIC,
+    DRIFT,
+    PERSISTENCE,
+    RANDOM_WALK,
+    SCORED_SPLITS,
+    EvalReport,
+    ScoredSplit,
+    SkillInterval,
+)
 from tickerforge.evaluation.core.labels import METRICS, model_label, p_text
 from tickerforge.evaluation.metrics.accuracy import skill
 from tickerforge.evaluation.metrics.calibration import NOMINAL
-from tickerforge.evaluation.report.tables import RULE_LABELS, ticker_skills
+from tickerforge.evaluation.report.tables import RULE_LABELS, sampled_models, ticker_skills
 from tickerforge.evaluation.report.theme import (
     GRID,
     INK,
@@ -31,38 +41,40 @@ SMOOTHING = 8
 CURVES = (("reward", "reward"), ("loss", "loss"), ("valid_rate", "answers that parse"))
 
 
-def error_by_horizon(report: EvalReport, *, split: ScoredSplit = "test") -> "Figure":
-    """Draw the root mean squared error for each session ahead, and the skill against persistence."""
+def crps_by_horizon(report: EvalReport, *, split: ScoredSplit = "test") -> "Figure":
+    """Draw the CRPS for each session ahead, and the skill against the random walk."""
     figure = new_figure(10, 4.1)
     absolute, relative = figure.subplots(1, 2)
     rows = sorted(
-        (r for r in report.metrics if (r.split, r.metric) == (split, "scaled_mse") and r.horizon is not None),
+        (r for r in report.metrics if (r.split, r.metric) == (split, DECIDING_METRIC) and r.horizon is not None),
         key=lambda row: row.horizon or 0,
     )
     ahead = [row.horizon or 0 for row in rows]
-    errors = {model: np.array([row.values[model] for row in rows], dtype=float) for model in report.models}
+    scores = {
+        model: np.array([row.values[model] for row in rows], dtype=float) for model in sampled_models(report, split)
+    }
     gains = {
-        model: np.array([skill(*pair) for pair in zip(error, errors[PERSISTENCE], strict=True)])
-        for model, error in errors.items()
+        model: np.array([skill(*pair) for pair in zip(score, scores[RANDOM_WALK], strict=True)])
+        for model, score in scores.items()
     }
     dress(
         absolute,
         x_label="sessions ahead",
         y_label="daily standard deviations (σ)",
-        title="Root mean squared error of the log return",
+        title="CRPS of the log return",
     )
     dress(
         relative,
         x_label="sessions ahead",
-        y_label="skill, %",
-        title="Skill against persistence: above zero is better",
+        y_label="CRPS skill, %",
+        title="CRPS skill against the random walk: above zero is better",
     )
     handles = {}
-    for model, error in errors.items():
+    for model, score in scores.items():
         style = _line_style(model)
-        (handles[model_label(model)],) = absolute.plot(ahead, np.sqrt(error), **style)
+        (handles[model_label(model)],) = absolute.plot(ahead, score, **style)
         relative.plot(ahead, 100 * gains[model], **style)
-        known = {each.horizon: each for each in report.intervals if each.horizon and each.model == model}
+        known = {each.horizon: each for each in _intervals(report, model=model) if each.horizon}
         if known and report.judged == split:
             steps = sorted(known)
             low, high = 100 * np.array([[each.low, each.high] for _, each in sorted(known.items())]).T
@@ -72,30 +84,30 @@ def error_by_horizon(report: EvalReport, *, split: ScoredSplit = "test") -> "Fig
     absolute.set_ylim(bottom=0)
     floor = _skill_floor({model: float(np.abs(gain).max()) for model, gain in gains.items()})
     relative.set_ylim(bottom=max(relative.get_ylim()[0], 100 * floor))
-    head(figure, f"{report.ticker}: error by session ahead, {split} split", handles=handles)
+    head(figure, f"{report.ticker}: CRPS by session ahead, {split} split", handles=handles)
     return figure
 
 
 def skill_bars(report: EvalReport) -> "Figure":
-    """Draw every model's skill against persistence on validation (pale) and on test (full), with the p-values.
+    """Draw every distribution's CRPS skill against the random walk, with the p-values; validation pale, test full.
 
     Whiskers are 95 % intervals; they are drawn only if the gate judges the whole test split.
     """
     from matplotlib.patches import Patch
 
-    models = [model for model in report.models if model != PERSISTENCE]
+    models = [model for model in sampled_models(report, "test") if model != RANDOM_WALK]
     figure = new_figure(10, 1.4 + 0.55 * len(models))
     axes = figure.subplots()
-    dress(axes, x_label="skill against persistence, % (above zero: smaller squared error)")
+    dress(axes, x_label="CRPS skill against the random walk, % (above zero is better)")
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x", color=GRID, linewidth=0.8)
-    axes.axvline(0, color=MODEL_COLORS[PERSISTENCE], linewidth=1.4)
+    axes.axvline(0, color=MODEL_COLORS[RANDOM_WALK], linewidth=1.4)
     skills = {
-        (model, split): report.value(model, split=split, metric="skill") or 0.0
+        (model, split): report.value(model, split=split, metric="crps_skill") or 0.0
         for model in models
         for split in SCORED_SPLITS
     }
-    together = report.superiority if report.judged == "test" else None
+    together = report.whole_superiority if report.judged == "test" else None
     intervals = together.skill_intervals if together else {}
     floor = _skill_floor({model: max(abs(skills[model, split]) for split in SCORED_SPLITS) for model in models})
     for place, model in enumerate(models):
@@ -115,8 +127,10 @@ def skill_bars(report: EvalReport) -> "Figure":
                 axes.hlines(place + offset, low, high, color=INK, linewidth=1.1)
             if shown > value:
                 axes.text(100 * shown, place + offset, "◀ ", color=PAPER, va="center", fontsize=7)
-            test = report.test_of(model, split=split)
-            text = METRICS["skill"].write(value) + (f"  ({p_text(test.p_value)})" if test and split == "test" else "")
+            test = report.test_of(model, split=split, against=RANDOM_WALK, loss=DECIDING_METRIC)
+            text = METRICS["crps_skill"].write(value) + (
+                f"  ({p_text(test.p_value)})" if test and split == "test" else ""
+            )
             axes.annotate(
                 text,
                 (100 * max(shown, ends[1] if ends and value > floor else 0.0, 0.0), place + offset),
@@ -134,7 +148,7 @@ def skill_bars(report: EvalReport) -> "Figure":
         "Validation (the choice is made here)": Patch(color=faded(MUTED)),
         "Test (scored once)": Patch(color=MUTED),
     }
-    head(figure, f"{report.ticker}: skill against persistence, %", handles=handles)
+    head(figure, f"{report.ticker}: CRPS skill against the random walk, %", handles=handles)
     return figure
 
 
@@ -179,13 +193,13 @@ def calibration_plot(report: EvalReport, *, model: str, split: ScoredSplit) -> "
 
 
 def ticker_plot(report: EvalReport, *, model: str, split: ScoredSplit) -> "Figure":
-    """Draw the skill on each of a pool's tickers with its 95 % interval, lowest first."""
+    """Draw the CRPS skill on each of a pool's tickers with its 95 % interval, lowest first."""
     skills = ticker_skills(report, model=model, split=split)
-    ends = {each.ticker: each for each in report.intervals if each.ticker is not None and each.model == model}
+    ends = {each.ticker: each for each in _intervals(report, model=model) if each.ticker is not None}
     figure = new_figure(10, 4.3)
     axes = figure.subplots()
-    dress(axes, x_label="tickers, lowest skill first", y_label="skill against persistence, %")
-    axes.axhline(0, color=MODEL_COLORS[PERSISTENCE], linewidth=1.4)
+    dress(axes, x_label="tickers, lowest skill first", y_label="CRPS skill against the random walk, %")
+    axes.axhline(0, color=MODEL_COLORS[RANDOM_WALK], linewidth=1.4)
     for place, (ticker, value) in enumerate(skills.items()):
         if ticker in ends:
             axes.vlines(place, 100 * ends[ticker].low, 100 * ends[ticker].high, color=faded(MODEL_COLORS[model]))
@@ -197,7 +211,7 @@ def ticker_plot(report: EvalReport, *, model: str, split: ScoredSplit) -> "Figur
     axes.set_xticks(
         range(0, len(skills), every), list(skills)[::every], rotation=90, fontsize=7 if len(skills) > 25 else 8.5
     )
-    head(figure, f"{report.ticker}: skill of {model_label(model)} by ticker, {split} split")
+    head(figure, f"{report.ticker}: CRPS skill of {model_label(model)} by ticker, {split} split")
     return figure
 
 
@@ -276,6 +290,10 @@ def learning_curves(training_metrics: pd.DataFrame, *, ticker: str) -> "Figure":
         last.tick_params(labelbottom=True)
     head(figure, f"{ticker}: training by step of each stage")
     return figure
+
+
+def _intervals(report: EvalReport, *, model: str) -> list[SkillInterval]:
+    return [each for each in report.intervals if each.model == model and each.loss == DECIDING_METRIC]
 
 
 def _skill_floor(largest: dict[str, float]) -> float:

@@ -6,22 +6,33 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.core.contracts import PERSISTENCE, RANDOM_WALK, EvalReport, ScoredSplit, TradingRule
+from tickerforge.evaluation.core.contracts import RANDOM_WALK, EvalReport, ScoredSplit, TradingRule
 from tickerforge.evaluation.core.labels import METRICS, Metric, listed, model_label
 from tickerforge.evaluation.metrics.accuracy import skill
 from tickerforge.features.prices.quality import QualityReport
 
-GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+Groups = tuple[tuple[str, tuple[str, ...]], ...]
+
+DISTRIBUTION: Groups = (
     ("Decides", ("crps_skill", "crps_p", "crps")),
-    ("Bands", ("coverage", "coverage_50", "coverage_95")),
+    ("Bands", ("coverage", "coverage_50", "coverage_95", "width")),
     ("Risk", ("qlike", "var_1", "var_5")),
+    ("Answers", ("members", "valid_rate")),
+)
+POINT: Groups = (
     ("Median", ("skill", "p_value", "scaled_mse")),
     ("Published protocol", ("mse", "mae", "skill_published")),
     ("Price", ("rmse_usd", "mase")),
     ("Direction", ("directional_accuracy", "mcc", "daily_rank_ic")),
-    ("Answers", ("members", "valid_rate")),
 )
-METRIC_COLUMNS: tuple[str, ...] = tuple(column for _, columns in GROUPS for column in columns)
+
+
+def columns_of(groups: Groups) -> tuple[str, ...]:
+    """Return the columns of a table with these groups."""
+    return tuple(column for _, columns in groups for column in columns)
+
+
+METRIC_COLUMNS = columns_of(DISTRIBUTION + POINT)
 
 RULE_LABELS: dict[TradingRule, str] = {
     "buy_and_hold": "Buy and hold",
@@ -94,22 +105,22 @@ class Row:
     cells: tuple[tuple[str, bool], ...]
 
 
-def written_rows(report: EvalReport, split: ScoredSplit) -> list[Row]:
-    """Write `comparison_table` as text, cells in the order of `METRIC_COLUMNS`; equal texts of the best are all marked.
+def written_rows(report: EvalReport, split: ScoredSplit, *, columns: tuple[str, ...] = METRIC_COLUMNS) -> list[Row]:
+    """Write columns of `comparison_table` as text; equal texts of the best are all marked.
 
     Example: if 0.0631 is the best, every cell that reads 0.0631 is marked.
     """
     table = comparison_table(report, split)
     best = best_models(table)
-    columns = []
-    for column in METRIC_COLUMNS:
+    cells = []
+    for column in columns:
         texts = dict(
             zip(report.models, (METRICS[column].write(value) for value in table[column].to_numpy(float)), strict=True)
         )
         records = {texts[model] for model in best[column]}
-        columns.append({model: (text, text in records) for model, text in texts.items()})
+        cells.append({model: (text, text in records) for model, text in texts.items()})
     return [
-        Row(model, model_label(model), model == report.chosen, tuple(cells[model] for cells in columns))
+        Row(model, model_label(model), model == report.chosen, tuple(cell[model] for cell in cells))
         for model in report.models
     ]
 
@@ -128,10 +139,16 @@ def best_models(table: pd.DataFrame) -> dict[str, frozenset[str]]:
     return best
 
 
+def sampled_models(report: EvalReport, split: ScoredSplit) -> list[str]:
+    """Return the models with samples on a split, in display order."""
+    sampled = {each.model for each in report.calibration if each.split == split}
+    return [model for model in report.models if model in sampled]
+
+
 def ticker_skills(report: EvalReport, *, model: str, split: ScoredSplit) -> dict[str, float]:
-    """Return a model's skill against persistence on each ticker of a pool, lowest first."""
-    rows = {row.ticker: row.values for row in report.tickers if row.split == split}
-    found = {ticker: skill(values[model], values[PERSISTENCE]) for ticker, values in rows.items()}
+    """Return a model's CRPS skill against the random walk on each ticker of a pool, lowest first."""
+    rows = {row.ticker: row.crps for row in report.tickers if row.split == split and row.crps}
+    found = {ticker: skill(values[model], values[RANDOM_WALK]) for ticker, values in rows.items()}
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
@@ -139,20 +156,20 @@ def ticker_rows(report: EvalReport, split: ScoredSplit) -> list[tuple[str, ...]]
     """Write a pool's tickers as text: a head row, one row per ticker, the whole pool last; empty for a single ticker.
 
     Returns:
-        Ticker, windows, persistence's scaled MSE, then each other model's skill against it.
+        Ticker, windows, the random walk's CRPS, then the CRPS skill against it of every other model that has samples.
     """
-    rows = [(row.ticker, row.windows, row.values) for row in report.tickers if row.split == split]
+    rows = [(row.ticker, row.windows, row.crps) for row in report.tickers if row.split == split and row.crps]
     if not rows:
         return []
-    pooled = {model: report.value(model, split=split, metric="scaled_mse") or 0.0 for model in report.models}
-    others = [model for model in report.models if model != PERSISTENCE]
-    head = ("Ticker", "Windows", "Persistence, scaled MSE", *(f"{model_label(model)}, skill" for model in others))
+    pooled = {model: report.value(model, split=split, metric="crps") or 0.0 for model in report.models}
+    others = [model for model in sampled_models(report, split) if model != RANDOM_WALK]
+    head = ("Ticker", "Windows", "Random walk, CRPS", *(f"{model_label(model)}, CRPS skill" for model in others))
     body = [
         (
             ticker,
             str(windows),
-            METRICS["scaled_mse"].write(values[PERSISTENCE]),
-            *(METRICS["skill"].write(skill(values[model], values[PERSISTENCE])) for model in others),
+            METRICS["crps"].write(values[RANDOM_WALK]),
+            *(METRICS["crps_skill"].write(skill(values[model], values[RANDOM_WALK])) for model in others),
         )
         for ticker, windows, values in (*rows, (f"{report.ticker} (pool)", report.summary(split).windows, pooled))
     ]

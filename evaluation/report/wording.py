@@ -19,7 +19,7 @@ from tickerforge.evaluation.core.contracts import (
 )
 from tickerforge.evaluation.core.labels import METRICS, listed, model_label, model_phrase, p_text, percent
 from tickerforge.evaluation.metrics.accuracy import skill
-from tickerforge.evaluation.report.tables import ACCOUNT_COLUMNS, RULE_LABELS, ticker_skills
+from tickerforge.evaluation.report.tables import ACCOUNT_COLUMNS, RULE_LABELS, sampled_models, ticker_skills
 
 UNKNOWN_SKILL = "the size of its skill is unknown"
 CALIBRATED = 0.05
@@ -177,32 +177,41 @@ def trading_by_ticker(report: EvalReport) -> str:
     )
 
 
-def picture_words(report: EvalReport, *, model: str) -> dict[str, tuple[str, str]]:
-    """Return for each picture a heading that states its finding, and a text that describes it."""
+def picture_words(report: EvalReport, *, model: str, free: str | None) -> dict[str, tuple[str, str]]:
+    """Return for each picture a heading that states its finding, and a text that describes it.
+
+    Args:
+        report: The report.
+        model: The model whose forecasts are drawn.
+        free: The free forecaster that is drawn beside it, if any.
+    """
     label = model_label(model)
+    band = percent(report.interval, decimals=0)
+    beside = f" Dashed: the same band of {model_phrase(free)}, the best free forecast on validation." if free else ""
     return {
         "skill": (_skill_heading(report), _skill_text(report)),
         "forecasts": (
-            f"{label} and the actual prices: single windows of {_where(report)}",
-            f"The windows are evenly spaced in time. Dots: the adjusted close before and after the origin. "
-            f"Coloured: the median forecast of {label} and the band that should contain "
-            f"{percent(report.interval, decimals=0)} of the prices. Dashed: persistence.",
+            _fan_heading(report, model=model, free=free),
+            f"Single windows of {_where(report)}, evenly spaced in time. Dots: the adjusted close before and after the "
+            f"origin. Coloured: the median forecast of {label} and the bands that should contain 50 % and {band} of "
+            f"the prices.{beside}",
         ),
         "series": (
             _coverage_heading(report, model=model),
             f"Above: the adjusted close with the train, validation and test splits. Below: the test split with the "
-            f"forecasts of {label} that do not overlap.",
+            f"forecasts of {label} that do not overlap.{beside}",
         ),
         "horizon": (
             _horizon_heading(report, model=model),
-            "Left: root mean squared error of the log return for each session ahead, in daily standard deviations; for "
-            "a random walk it grows with the square root of the distance. Right: the skill against persistence at each "
-            "distance; the shaded area is the 95 % interval. Lines that leave the picture at the bottom are worse.",
+            "Left: the CRPS of the log return for each session ahead, in daily standard deviations; for a random walk "
+            "it grows with the square root of the distance. Right: the CRPS skill against the random walk at each "
+            f"distance; the shaded area is the 95 % interval of {label}. Lines that leave the picture at the bottom "
+            "are worse.",
         ),
         "tickers": (
             _ticker_heading(report, model=model),
-            f"The skill of {label} against persistence on each ticker's test windows, lowest first, with its 95 % "
-            "interval if there are enough windows for one.",
+            f"The CRPS skill of {label} against the random walk on each ticker's test windows, lowest first, with its "
+            "95 % interval if there are enough windows for one.",
         ),
         "calibration": (
             _calibration_heading(report, model=model),
@@ -229,23 +238,48 @@ def _where(report: EvalReport) -> str:
 
 
 def _skill_heading(report: EvalReport) -> str:
-    gains = {m: report.value(m, split="test", metric="skill") or 0.0 for m in report.models if m != PERSISTENCE}
+    models = [model for model in sampled_models(report, "test") if model != RANDOM_WALK]
+    gains = {model: report.value(model, split="test", metric="crps_skill") or 0.0 for model in models}
     better = [model_label(model) for model, gain in gains.items() if gain > 0]
     if not better:
-        return "Nothing beats persistence on test"
+        return "No distribution beats the random walk's on test"
     names = listed(better)
-    return f"{names} {'have' if len(better) > 1 else 'has'} a smaller squared error than persistence on test"
+    return f"{names} {'have' if len(better) > 1 else 'has'} a lower CRPS than the random walk on test"
 
 
 def _skill_text(report: EvalReport) -> str:
-    skill = METRICS["skill"]
+    skill = METRICS["crps_skill"]
     figures = [
-        f"{model_label(model)} {skill.write(report.value(model, split='validation', metric='skill'))} and "
-        f"{skill.write(report.value(model, split='test', metric='skill'))}"
-        for model in report.models
-        if model != PERSISTENCE
+        f"{model_label(model)} {skill.write(report.value(model, split='validation', metric='crps_skill'))} and "
+        f"{skill.write(report.value(model, split='test', metric='crps_skill'))}"
+        for model in sampled_models(report, "test")
+        if model != RANDOM_WALK
     ]
-    return "Skill against persistence on validation and on test: " + "; ".join(figures) + "."
+    return (
+        f"CRPS skill against the random walk on validation and on test: {'; '.join(figures)}. Lines: 95 % intervals "
+        "on test."
+    )
+
+
+def _fan_heading(report: EvalReport, *, model: str, free: str | None) -> str:
+    """Compare the width of the bands, and say how many prices each holds."""
+    split, band = decisive(report), percent(report.interval, decimals=0)
+    names = [model] if free is None else [model, free]
+    held = {name: report.value(name, split=split, metric="coverage") for name in names}
+    own, inside = report.value(model, split=split, metric="width"), held[model]
+    if own is None or inside is None:
+        return f"{model_label(model)} and the actual prices"
+    finding = f"On {_where(report)} {model_label(model)}'s {band} bands hold {percent(inside)} of the prices"
+    other, outer = (report.value(free, split=split, metric="width"), held[free]) if free else (None, None)
+    if free is None or not other or outer is None:
+        return finding
+    apart = own / other - 1
+    size = "as wide as" if abs(apart) < 0.005 else f"{percent(abs(apart), decimals=0)} {_wider(apart)} than"
+    return f"{finding} and are {size} those of {model_phrase(free)}, which hold {percent(outer)}"
+
+
+def _wider(apart: float) -> str:
+    return "wider" if apart > 0 else "narrower"
 
 
 def _coverage_heading(report: EvalReport, *, model: str) -> str:
@@ -253,13 +287,13 @@ def _coverage_heading(report: EvalReport, *, model: str) -> str:
     nominal = percent(report.interval, decimals=0)
     if inside is None:
         return "The series and its forecasts"
-    return f"{percent(inside)} of the test prices are inside the {nominal} band"
+    return f"The series and its forecasts: {percent(inside)} of the test prices are inside the {nominal} band"
 
 
 def _ticker_heading(report: EvalReport, *, model: str) -> str:
     skills = ticker_skills(report, model=model, split="test")
     better = sum(value > 0 for value in skills.values())
-    return f"{model_label(model)} beats persistence on {better} of {len(skills)} tickers"
+    return f"{model_label(model)} beats the random walk on {better} of {len(skills)} tickers"
 
 
 def _calibration_heading(report: EvalReport, *, model: str) -> str:
@@ -276,9 +310,9 @@ def _metrics(report: EvalReport) -> set[str]:
 
 
 def _horizon_heading(report: EvalReport, *, model: str) -> str:
-    rows = [r for r in report.metrics if (r.split, r.metric) == ("test", "scaled_mse") and r.horizon is not None]
-    better = sum((row.values[model] or 0.0) < (row.values[PERSISTENCE] or 0.0) for row in rows)
-    return f"{model_label(model)} beats persistence at {better} of {len(rows)} distances"
+    rows = [r for r in report.metrics if (r.split, r.metric) == ("test", DECIDING_METRIC) and r.horizon is not None]
+    better = sum((row.values[model] or 0.0) < (row.values[RANDOM_WALK] or 0.0) for row in rows)
+    return f"{model_label(model)} beats the random walk at {better} of {len(rows)} distances"
 
 
 def _account(report: EvalReport) -> Account | None:

@@ -81,7 +81,7 @@ def test_every_table_with_windows_before_the_cut_off_bears_the_mark(frames: Fram
     text = render_markdown(report, decide(report, GateConfig()))
     assert "## Validation split (parity only)" in text
     assert "## Test split (parity only)" in text
-    assert f"## Test split after {report.test_after:%-d %B %Y}\n" in text
+    assert f"## Test split after {report.test_after:%-d %B %Y}: distributions\n" in text
     test = report.summary("test")
     assert f"Parity only: {test.before} of 111 windows are about sessions up to" in text
     assert text.index("Test split after") < text.index("Test split (parity only)")
@@ -186,7 +186,7 @@ def test_the_windows_drawn_next_to_the_verdict_are_those_that_it_is_about(frames
     config = EvaluationConfig(test_after=report.test_after)
     pictures = pictures_of(report, windows, forecasts, training_metrics=None, config=config)
     assert report.test_after is not None
-    assert pictures[0].heading.endswith(f"single windows of test after {report.test_after:%-d %B %Y}")
+    assert pictures[0].heading.startswith(f"On test after {report.test_after:%-d %B %Y} ")
     figure = pictures[0].draw()
     origins = [pd.Timestamp(axes.get_title(loc="left")) for axes in figure.axes if axes.lines]
     assert len(origins) == config.examples

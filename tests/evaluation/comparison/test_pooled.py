@@ -158,7 +158,7 @@ def test_the_panels_of_a_pool_show_each_window_with_the_prices_of_its_own_ticker
     windows, forecasts = frames
     truth = truth_of(select_windows(windows, config=CONFIG), split="test", calendar=session_calendar(windows))
     answers = answers_of(forecasts, model="sft", truth=truth)
-    figure = forecast_panels(windows, truth, answers, interval=0.8, count=5)
+    figure = forecast_panels(windows, truth, answers, free=None, interval=0.8, count=5)
     panels = [axes for axes in figure.axes if axes.lines]
     titles = [axes.get_title(loc="left").split(", ") for axes in panels]
     assert {ticker for ticker, _ in titles} == set(LIVES)

@@ -84,6 +84,7 @@ def test_a_report_holds_the_interval_of_the_chosen_adapters_skill_at_every_sessi
     assert report.chosen == "sft"
     assert [each.horizon for each in report.intervals] == list(range(1, HORIZON + 1))
     for each in report.intervals:
-        values = next(row.values for row in report.metrics if row.split == "test" and row.horizon == each.horizon)
-        skill = 1 - (values["sft"] or 0.0) / (values["persistence"] or 1.0)
+        wanted = ("test", "crps", each.horizon)
+        values = next(row.values for row in report.metrics if (row.split, row.metric, row.horizon) == wanted)
+        skill = 1 - (values["sft"] or 0.0) / (values["random_walk"] or 1.0)
         assert each.low < skill < each.high

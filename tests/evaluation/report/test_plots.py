@@ -13,11 +13,11 @@ from tickerforge.evaluation.core.contracts import MODELS, EvalReport
 from tickerforge.evaluation.core.labels import model_label
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_calendar, truth_of
 from tickerforge.evaluation.report.forecast_plots import bands, forecast_panels, price_series
-from tickerforge.evaluation.report.score_plots import error_by_horizon, has_curves, learning_curves, skill_bars
+from tickerforge.evaluation.report.score_plots import crps_by_horizon, has_curves, learning_curves, skill_bars
 from tickerforge.evaluation.report.theme import DARK_FILTER, GRID, INK, MODEL_COLORS, MUTED, PAPER, head, new_figure
 
 CONFIG = EvaluationConfig(max_windows=40)
-Drawn = tuple[pd.DataFrame, EvalReport, Truth, Answers]
+Drawn = tuple[pd.DataFrame, EvalReport, Truth, Answers, Answers]
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +26,25 @@ def drawn() -> Drawn:
     forecasts = forecasts_of(windows, train, knowledge={"base": -0.2, "sft": 0.05}, config=CONFIG)
     truth = truth_of(select_windows(windows, config=CONFIG), split="test", calendar=session_calendar(windows))
     report = compare(windows, forecasts, config=CONFIG)
-    return windows, report, truth, answers_of(forecasts, model="sft", truth=truth)
+    answers, free = (answers_of(forecasts, model=model, truth=truth) for model in ("sft", "random_walk_har"))
+    return windows, report, truth, answers, free
 
 
 @pytest.mark.parametrize("count", [1, 4, 12])
-def test_each_panel_shows_the_closes_the_median_and_persistence_of_its_window(drawn: Drawn, count: int) -> None:
-    windows, _, truth, answers = drawn
-    figure = forecast_panels(windows, truth, answers, interval=0.8, count=count)
+def test_each_panel_shows_the_closes_the_median_and_both_fans_of_its_window(drawn: Drawn, count: int) -> None:
+    windows, _, truth, answers, free = drawn
+    figure = forecast_panels(windows, truth, answers, free=free, interval=0.8, count=count)
     panels = [axes for axes in figure.axes if axes.lines]
     assert len(panels) == count
     last = panels[-1].lines
-    closes, median, persistence = (np.asarray(line.get_ydata(), dtype=float) for line in last)
-    np.testing.assert_allclose(closes[-10:], truth.target[-1] if count > 1 else truth.target[0])
-    np.testing.assert_allclose(median[1:], answers.median[-1] if count > 1 else answers.median[0])
-    assert set(persistence) == {closes[-11]}
+    closes, median, *edges = (np.asarray(line.get_ydata(), dtype=float) for line in last)
+    row = -1 if count > 1 else 0
+    np.testing.assert_allclose(closes[-10:], truth.target[row])
+    np.testing.assert_allclose(median[1:], answers.median[row])
+    np.testing.assert_allclose([edge[1:] for edge in edges], [edge[row] for edge in bands(free, interval=0.8)])
+    assert {edge[0] for edge in edges} == {closes[-11]}
+    outer, inner = (np.ptp(fan.get_paths()[0].vertices[:, 1]) for fan in panels[-1].collections)
+    assert inner < outer
 
 
 def test_the_drawn_band_is_ordered_and_finite(drawn: Drawn) -> None:
@@ -50,12 +55,12 @@ def test_the_drawn_band_is_ordered_and_finite(drawn: Drawn) -> None:
 
 
 def test_every_picture_is_drawn_on_the_paper(drawn: Drawn) -> None:
-    windows, report, truth, answers = drawn
+    windows, report, truth, answers, free = drawn
     paper = to_rgb(PAPER)
     for figure in (
-        forecast_panels(windows, truth, answers, interval=0.8, count=1),
-        price_series(windows, truth, answers, interval=0.8),
-        error_by_horizon(report),
+        forecast_panels(windows, truth, answers, free=free, interval=0.8, count=1),
+        price_series(windows, truth, answers, free=free, interval=0.8),
+        crps_by_horizon(report),
         skill_bars(report),
     ):
         assert figure.get_facecolor()[:3] == paper
@@ -97,19 +102,21 @@ def test_the_legend_of_all_forecasters_fits_into_the_figure() -> None:
     assert figure.legends[0].get_window_extent().x1 < figure.bbox.x1
 
 
-def test_error_by_horizon_draws_one_line_per_model(drawn: Drawn) -> None:
+def test_crps_by_horizon_draws_one_line_per_distribution_and_the_interval_of_the_chosen_one(drawn: Drawn) -> None:
     _, report, *_ = drawn
-    absolute, relative = error_by_horizon(report).axes
-    assert len(absolute.lines) == len(relative.lines) == len(report.models)
+    absolute, relative = crps_by_horizon(report).axes
+    distributions = set(report.models) - {"persistence", "window_mean"}
+    assert len(absolute.lines) == len(relative.lines) == len(distributions)
     np.testing.assert_allclose(relative.lines[0].get_ydata(), 0)
+    assert len(relative.collections) == 1
 
 
 def test_the_skill_of_a_hopeless_model_is_cut_but_written_in_full(drawn: Drawn) -> None:
     _, report, *_ = drawn
     axes = skill_bars(report).axes[0]
-    base = report.value("base", split="test", metric="skill")
+    base = report.value("base", split="test", metric="crps_skill")
     assert base is not None
-    assert base < -0.4
+    assert base < -0.1
     assert axes.get_xlim()[0] > 100 * base
     assert any(text.get_text().startswith(f"−{-100 * base:.1f} %") for text in axes.texts)
 

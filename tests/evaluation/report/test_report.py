@@ -19,9 +19,12 @@ from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.evaluation.core.labels import METRICS
 from tickerforge.evaluation.report.report import ReportPaths, render_markdown, write_figures, write_report
 from tickerforge.evaluation.report.tables import (
+    DISTRIBUTION,
     METRIC_COLUMNS,
+    POINT,
     account_rows,
     best_models,
+    columns_of,
     comparison_table,
     quality_heading,
     written_rows,
@@ -146,8 +149,8 @@ def test_the_page_says_the_refusal_first_and_every_reason(case: Case, written: R
 
 
 def test_the_forecasts_stand_next_to_the_verdict_and_the_prices_before_what_was_run(written: ReportPaths) -> None:
-    parts = ["single windows of test", "Test split", "Validation split", "tenth of", "Training, step by step"]
-    parts += ["How to read this", "What was run"]
+    parts = ["Single windows of test", "CRPS skill against the random walk on validation", "tenth of", "Test split"]
+    parts += ["Validation split", "Training, step by step", "How to read this", "What was run"]
     for text in (written.html.read_text(), written.markdown.read_text()):
         places = [text.index(part) for part in parts]
         assert places == sorted(places)
@@ -202,9 +205,10 @@ def test_the_markdown_has_both_tables_and_links_existing_figures(
     shutil.copy(written.html, tmp_path)
     assert {tmp_path / link for link in links} == set(write_figures(tmp_path))
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 * (1 + len(case[0].models))
-    assert {line.count("|") for line in rows} == {len(METRIC_COLUMNS) + 2}
-    assert sum("(chosen)" in line for line in rows) == 2
+    assert len(rows) == 4 * (1 + len(case[0].models))
+    widths = {len(columns_of(groups)) + 2 for groups in (DISTRIBUTION, POINT)}
+    assert {line.count("|") for line in rows} == widths
+    assert sum("(chosen)" in line for line in rows) == 4
 
 
 def test_a_backtest_is_a_table_and_a_picture_that_states_its_finding(case: Case, tmp_path: Path) -> None:
