@@ -242,7 +242,7 @@ def interpret(table: PriceTable, *, name: str, ticker: str) -> CsvColumns:
         clocks = [str(cell) for cell in table.columns[places["clock"]]]
     repairs["date_forms"] = when.unusual
     repairs["times_of_day"] = sum(map(bool, when.times)) if when.instants is None else 0
-    _check_daily(when, clocks, name=name, ticker=ticker, label=faults.label("date"))
+    _check_daily(when, clocks, table, name=name, ticker=ticker, label=faults.label("date"))
     values: Columns = {"date": when.values.astype("datetime64[s]")}
     values |= {column: columns[column].values for column in columns}
     missing = {column: columns[column].missing for column in columns}
@@ -294,12 +294,20 @@ def _chosen_places(table: PriceTable, *, name: str, repairs: dict[str, int]) -> 
     if "adj_close" not in places:
         places["adj_close"] = places["close"]
         repairs["no_adjusted_close"] = 1
+    for column in ("open", "high", "low"):
+        if column not in places:
+            places[column] = places["close"]
+            repairs["close_only"] = 1
     repairs["no_volume"] = int("volume" not in places)
-    known = [(column, table.labels[place]) for column, place in table.places.items() if column in _YAHOO_NAMES]
+    known = {place: column for column, place in table.places.items() if column in _YAHOO_NAMES}
     repairs["renamed_columns"] = sum(
-        label.strip().lower().replace(" ", "_") != column for column, label in known if repairs.get("no_header", 0) == 0
+        table.labels[place].strip().lower().replace(" ", "_") != column
+        for place, column in known.items()
+        if repairs.get("no_header", 0) == 0
     )
-    repairs["other_columns"] = sum(bool(label.strip()) for label in table.labels) - len(known)
+    repairs["other_columns"] = sum(
+        bool(label.strip()) for place, label in enumerate(table.labels) if place not in known
+    )
     return places
 
 
@@ -445,7 +453,7 @@ def _fill_halts(
     repairs["halts"] = int(untraded.sum())
 
 
-def _check_daily(when: Days, clocks: Sequence[str], *, name: str, ticker: str, label: str) -> None:
+def _check_daily(when: Days, clocks: Sequence[str], table: PriceTable, *, name: str, ticker: str, label: str) -> None:
     """Refuse bars that are not daily, and dates that are a day off.
 
     Raises:
@@ -457,14 +465,28 @@ def _check_daily(when: Days, clocks: Sequence[str], *, name: str, ticker: str, l
     each = np.unique(known)
     if len(each) <= 0.6 * len(known):
         per_day = len(known) / len(each)
-        what = (
-            "bars of less than a day; add them up to daily bars, or download daily ones"
-            if len(clocks)
-            else "several tickers without a column that names them; give it a column Symbol"
-        )
+        if len(clocks):
+            what = "bars of less than a day; add them up to daily bars, or download daily ones"
+        elif apart := _apart(when, table):
+            what = f"several series; keep the rows of one {apart}"
+        else:
+            what = "several tickers without a column that names them; give it a column Symbol"
         raise BarsError(f"{name}: {label} repeats each date {per_day:.3g} times: these are {what}")
     if problem := _misdated(each, ticker=ticker):
         raise BarsError(f"{name}: {problem}")
+
+
+def _apart(when: Days, table: PriceTable) -> str:
+    """Name the column that tells the rows of one date apart, with its values; empty if none does."""
+    for label, column in zip(table.labels, table.columns, strict=True):
+        values = set(map(str, column))
+        if (
+            label.strip()
+            and 1 < len(values) <= MOST_FAULTS
+            and len(set(zip(when.values, column, strict=True))) == len(table.rows)
+        ):
+            return f"{label} ({shortened(', '.join(sorted(values)), at_most=200)})".replace("'", "")
+    return ""
 
 
 def _misdated(dates: NDArray[np.datetime64], *, ticker: str) -> str:

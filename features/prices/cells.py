@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tickerforge.features.errors import shortened
-from tickerforge.features.prices.dialects import CURRENCY, MISSING, MONTHS, SUFFIXES
+from tickerforge.features.prices.dialects import CURRENCY, MISSING, MONTHS, PENCE, SUFFIXES
 
 PLAIN_NUMBER = "write a plain number such as 101.25 or delete the row"
 PLAIN_DATE = "write dates as YYYY-MM-DD, for example 2017-09-01"
@@ -158,7 +158,12 @@ def currencies(cells: Sequence[str]) -> set[str]:
     joined = "\n".join(cells)
     if not joined.translate(_PLAIN):
         return set()
-    return {match[1].upper() for match in _BEFORE.findall(joined)} | {sign.upper() for sign in _AFTER.findall(joined)}
+    return {capitals(match[1]) for match in _BEFORE.findall(joined)} | {capitals(s) for s in _AFTER.findall(joined)}
+
+
+def capitals(currency: str) -> str:
+    """Write a currency in capitals; pence as GBX, because GBP are pounds."""
+    return "GBX" if currency in PENCE else currency.upper()
 
 
 def numbers(cells: Sequence[str], *, mark: str = ".", sizes: bool = False) -> Numbers:
@@ -239,7 +244,7 @@ def _sized(text: str) -> float | None:
 
 _TIME = (
     r"(?:(?:[T ]\s*|\s*,\s*)(?P<time>\d{1,2}[:.]?\d{2}(?:[:.]?\d{2}(?:[.,:]\d+)?)?\s*(?:[AaPp]\.?[Mm]\.?)?"
-    r"\s*(?:Z|[A-Z]{2,5})?\s*(?:[+-]\d{2}:?(?:\d{2})?(?::\d{2})?)?(?:\[[\w/+-]+\])?))?"
+    r"\s*(?:Z|[A-Z]{2,5})?\s*(?:[+-]\d{2}:?(?:\d{2})?(?::\d{2})?)?(?:\[[\w/+-]+\]|\s*\([\w ]+\))?))?"
 )
 _WEEKDAY = r"(?:[^\W\d_]{2,10}\.?,?\s+)?"
 _ISO = re.compile(r"(?:\d{4}-\d\d-\d\d(?:\n|$))+", re.ASCII)
@@ -247,6 +252,8 @@ _FORMS = {
     name: re.compile(rf"\s*{pattern}{_TIME}\s*")
     for name, pattern in {
         "year first": r"(?P<y>\d{4})\s?[-/.年년]\s?(?P<m>\d{1,2})\s?[-/.月월]\s?(?P<d>\d{1,2})[日일]?",
+        # Taiwan counts years from 1911.
+        "year of the republic": r"(?P<y>1\d{2})(?P<mark>[-/.])(?P<m>\d{1,2})(?P=mark)(?P<d>\d{1,2})",
         "compact": r"(?P<y>(?:17|18|19|20|21)\d{2})(?P<m>\d{2})(?P<d>\d{2})(?:\.0)?",
         "year last": rf"{_WEEKDAY}(?P<a>\d{{1,2}})(?P<mark>[-/.])(?P<b>\d{{1,2}})(?P=mark)(?P<y>\d{{4}}|\d{{2}})",
         "month name": (
@@ -324,6 +331,8 @@ def _written(cells: Sequence[str], name: str, *, column: str) -> Days:
         if len(first[0]) == 2:
             # As POSIX reads years of two digits.
             year = np.where(year >= 100, year, np.where(year >= 69, 1900, 2000) + year)
+        elif name == "year of the republic":
+            year = year + 1911
         found.values[places] = _days_of(year, month, day)
     bad = np.flatnonzero(np.isnat(found.values))
     found.bad = [BadCell(int(position), "is not a date", PLAIN_DATE) for position in bad]

@@ -11,55 +11,70 @@ from functools import lru_cache
 
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "date": (
-        *("date", "tradedate", "pricingdate", "tradingdate", "tradingday", "exchangedate", "pricedate", "quotedate"),
-        *("sessiondate", "datadate", "caldt", "day", "datum", "fecha", "data", "giorno", "дата", "日期", "交易日期"),
+        *("date", "dates", "tradedate", "traddt", "date1", "observationdate", "timeperiod", "tsevent", "snappedat"),
+        *("tradedate", "pricingdate", "tradingdate", "tradingday", "exchangedate", "pricedate", "quotedate"),
+        *(
+            "sessiondate",
+            "datadate",
+            "effectivedate",
+            "caldt",
+            "day",
+            "datum",
+            "fecha",
+            "data",
+            "giorno",
+            "дата",
+            "日期",
+            "交易日期",
+        ),
         *("日付", "날짜", "일자", "datetime", "dateandtime", "dateutc", "timestamp", "timestamputc", "localtime"),
         *("gmttime", "utctime", "windowstart", "opentime", "timeopen", "begin", "time", "unix", "unixtime"),
-        *("unixtimestamp", "epoch", "ts", "dt", "t"),
+        *("unixtimestamp", "epoch", "tarih", "ts", "dt", "t"),
     ),
     "open": (
         *("open", "openprice", "priceopen", "opening", "openingprice", "pxopen", "openprc", "prcod", "erster"),
         *("eröffnungspreis", "eröffnung", "eröffn", "eröffnungskurs", "ouverture", "ouv", "apertura", "apert"),
-        *("abertura", "abert", "откр", "открытие", "otwarcie", "开盘", "开盘价", "開盤", "開盤價", "始値"),
-        *("시가", "o"),
+        *("abertura", "abert", "öppen", "açılış", "24hopen", "opnpric", "откр", "открытие", "otwarcie"),
+        *("开盘", "开盘价", "開盤", "開盤價", "始値", "시가", "o"),
     ),
     "high": (
         *("high", "highprice", "pricehigh", "dayhigh", "dayshigh", "pxhigh", "askhi", "prchd", "highest"),
         *("highestprice", "high1", "hoch", "tageshoch", "höchst", "höchstkurs", "haut", "plushaut", "máximo"),
         *("maximo", "máx", "max", "massimo", "máxima", "maxima", "макс", "максимум", "najwyższy", "najwyzszy"),
-        *("最高", "最高价", "最高價", "高値", "고가", "h"),
+        *("hoog", "högst", "yüksek", "24hhigh", "hghpric", "最高", "最高价", "最高價", "高値", "高", "고가", "h"),
     ),
     "low": (
         *("low", "lowprice", "pricelow", "daylow", "dayslow", "pxlow", "bidlo", "prcld", "lowest", "lowestprice"),
         *("low1", "tief", "tagestief", "tiefst", "tiefstkurs", "bas", "plusbas", "mínimo", "minimo", "mín", "min"),
         *("mínima", "minima", "мин", "минимум", "najniższy", "najnizszy", "最低", "最低价", "最低價", "安値"),
-        *("저가", "l"),
+        *("laag", "lägst", "düşük", "24hlow", "lwpric", "低", "저가", "l"),
     ),
     "close": (
         *("close", "closeprice", "priceclose", "closing", "closingprice", "closelast", "pxlast", "prc"),
         *("prccd", "schlusskurs", "schlusspreis", "schluss", "clôture", "cloture", "cierre", "chiusura"),
         *("fechamento", "zamknięcie", "zamkniecie", "закрытие", "收盘", "收盘价", "收盤", "收盤價", "終値", "종가"),
-        *("last", "lastprice", "trdprc1", "zuletzt", "letzter", "dernier", "último", "ultimo", "цена", "price"),
+        *("last", "lastprice", "trdprc1", "zuletzt", "letzter", "dernier", "último", "ultimo", "ostatnio", "laatste"),
+        *("senaste", "şimdi", "clspric", "nav", "netassetvalue", "obsvalue", "цена", "price"),
         *("settle", "kurs", "ltp", "c"),
     ),
     "adj_close": (
         *("adjclose", "adjustedclose", "adjcloseprice", "adjustedcloseprice", "adjustedclosingprice", "closeadj"),
         *("closeadjusted", "adjustmentclose", "adjusted", "adjprice", "adjprc", "fclose", "bereinigterschlusskurs"),
-        *("調整後終値", "复权收盘价", "後復権終値"),
+        *("調整後終値", "終値調整", "复权收盘价", "後復権終値"),
     ),
     "volume": (
         *("volume", "vol", "pxvolume", "totalvolume", "tradingvolume", "sharevolume", "sharestraded", "noofshares"),
         *("numberofshares", "volumetraded", "shares", "cshtrd", "tottrdqty", "umsatzinstück", "stück"),
         *("totaltradequantity", "totaltradedquantity", "quantity", "qty", "stücke", "stuecke", "volumen", "wolumen"),
         *("объём", "объем", "成交量", "出来高", "거래량", "tickvol", "tickvolume", "acvoluns", "cvol", "anzahl"),
-        *("umsatz", "v"),
+        *("ttltrdqnty", "ttltradgvol", "wol", "hac", "交易量", "成交股數", "totalvolume", "umsatz", "v"),
     ),
 }
 """Column of bars → its names, the best first, as `canonical` writes them."""
 
 SYMBOL_NAMES = (
     *("symbol", "ticker", "tickersymbol", "tic", "tscode", "actsymbol", "stockcode", "stock", "ric", "secid", "code"),
-    *("instrument", "identifier", "asset", "pair", "coin", "name", "index", "代码", "股票代码", "コード"),
+    *("tckrsymb", "instrument", "identifier", "asset", "pair", "coin", "name", "index", "代码", "股票代码", "コード"),
 )
 """Names of the column that holds the ticker, if a file holds several; the best first."""
 
@@ -79,7 +94,7 @@ MISSING = frozenset(
 """Cells without a value, in lower case."""
 
 SEPARATORS = (",", ";", "\t", "|", " ")
-ENCODINGS = ("utf-8", "cp1252", "gb18030", "cp1251", "shift_jis", "cp949")
+ENCODINGS = ("utf-8", "cp1252", "gb18030", "cp1251", "shift_jis", "cp949", "cp950")
 """Tried in this order until the header can be read; a byte order mark decides at once."""
 
 SUFFIXES = {
@@ -88,14 +103,17 @@ SUFFIXES = {
 }
 """What a volume is multiplied by."""
 
-CURRENCY = r"(?:[A-Z]{0,3}[$€£¥₹₩₽₺₴฿₫₪₱]|[A-Z]{3}|Rs\.?|kr\.?|zł|Kč|GBp)"
+CURRENCY = r"(?:[A-Z]{0,3}[$€£¥₹₩₽₺₴฿₫₪₱]|[A-Z]{3}|Rs\.?|kr\.?|zł|Kč|GBp|p)"
 
 CURRENCY_CODES = {
     **{"$": "USD", "US$": "USD", "€": "EUR", "£": "GBP", "₹": "INR", "RS": "INR", "RS.": "INR", "₩": "KRW", "₽": "RUB"},
     **{"C$": "CAD", "CA$": "CAD", "A$": "AUD", "AU$": "AUD", "HK$": "HKD", "S$": "SGD", "R$": "BRL", "NT$": "TWD"},
-    **{"₺": "TRY", "฿": "THB", "₫": "VND", "₪": "ILS", "₱": "PHP", "ZŁ": "PLN", "KČ": "CZK", "GBP": "GBP"},
+    **{"₺": "TRY", "฿": "THB", "₫": "VND", "₪": "ILS", "₱": "PHP", "ZŁ": "PLN", "KČ": "CZK", "P": "GBX"},
 }
-"""Currency sign in capitals → code; a code of three letters stands for itself."""
+"""Currency sign in capitals → code; a code of three letters stands for itself. Pence are GBX."""
+
+PENCE = ("GBp", "GBx")
+"""Other spellings of GBX, which in capitals would be pounds."""
 
 CURRENCY_NAMES = frozenset({"currency", "currencycode", "ccy", "währung", "devise", "moneda", "valuta"})
 """Names of a column with the currency of the prices."""
@@ -145,6 +163,10 @@ REPAIRS: dict[str, str] = {
     "newest_first": "newest row first, turned round",
     "repeated_rows": "identical repeated rows, left out",
     "earlier_rows": "earlier rows of the last day, replaced by a later one of the same day",
+    "close_only": "closes alone: they serve as open, high and low too",
+    "event_rows": "rows with a dividend or a split instead of prices, left out",
+    "wrapped_cells": 'rows with cells between apostrophes or in ="", taken out of them',
+    "other_series": "rows of another series than EQ or BE, left out",
     "halts": "sessions without trade, kept at the close before",
     "missing_volumes": "rows without a volume, read as 0",
     "no_volume": "no volumes, read as 0",
@@ -158,7 +180,7 @@ REPAIRS: dict[str, str] = {
 
 _WHOLE_FILE = frozenset(
     {"byte_order_marks", "encodings", "compressed", "separators", "no_header", "newest_first", "no_volume"}
-    | {"no_adjusted_close", "adjusted_only", "running_session"}
+    | {"no_adjusted_close", "adjusted_only", "close_only", "running_session"}
 )
 
 
@@ -169,7 +191,8 @@ def in_words(repairs: Mapping[str, int]) -> str:
     )
 
 
-_UNIT = re.compile(r"\s*[(\[].*?[)\]]\s*$")
+_UNIT = re.compile(r"\s*[(\[](.*?)[)\]]\s*$")
+_MONEY = re.compile(rf"\s*{CURRENCY}\s*")
 _NUMBERED = re.compile(r"^\s*\d+\.\s+")
 _TUPLE = re.compile(r"""\(\s*['"](.*?)['"]\s*,\s*['"](.*?)['"]\s*\)""")
 
@@ -208,6 +231,10 @@ def locate(labels: Sequence[str]) -> dict[str, list[int]]:
             found[column] = near
     if "volume" not in found and (near := [place for place, name in enumerate(names) if name.startswith("volume")]):
         found["volume"] = near[:1]
+    if len(twins := found.get("volume", [])) > 1 and len({labels[place] for place in twins}) > 1:
+        # Shares and turnover under one name, `Umsatz (Stück)` and `Umsatz (€)`.
+        shares = [place for place in twins if (unit := _UNIT.search(labels[place])) and not _MONEY.fullmatch(unit[1])]
+        found["volume"] = shares if len(shares) == 1 else twins
     if found.get("clock") == found.get("date"):
         found.pop("clock", None)
     return found

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tickerforge.features.errors import BarsError, shortened
 from tickerforge.features.prices.dialects import COLUMN_NAMES, canonical, locate
-from tickerforge.features.prices.pricetable import PriceTable, check_columns, find_ticker
+from tickerforge.features.prices.pricetable import PriceTable, check_columns, find_ticker, name_closes
 from tickerforge.features.prices.pricetext import without_tickers
 
 _PRICES = ("open", "high", "low", "close")
@@ -60,7 +60,10 @@ def frame_table(frame: pd.DataFrame, *, ticker: str, name: str) -> PriceTable:
     if frame.empty:
         raise BarsError(f"{name}: the frame has no rows; it needs one row per session")
     names = [str(label) for label in frame.columns]
-    places = check_columns(locate(names), names, name=name)
+    found = locate(names)
+    if "date" in found:
+        name_closes(names, found)
+    places = check_columns(found, names, name=name)
     return PriceTable(
         labels=names,
         columns=[_cells(frame.iloc[:, place]) for place in range(len(names))],
@@ -72,7 +75,12 @@ def frame_table(frame: pd.DataFrame, *, ticker: str, name: str) -> PriceTable:
 def _labels(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Return each column's own name, and its ticker if the columns have one beside it."""
     if not isinstance(frame.columns, pd.MultiIndex):
-        return without_tickers([str(label) for label in frame.columns])
+        labels, tickers = without_tickers([str(label) for label in frame.columns])
+        dated = labels if "date" in locate(labels) else ["Date", *labels]
+        if not tickers and (closes := name_closes(dated, locate(dated))):
+            tickers = closes[-len(labels) :]
+            labels = ["Close" if ticker else label for label, ticker in zip(labels, tickers, strict=True)]
+        return labels, tickers
     levels = [[str(each) for each in frame.columns.get_level_values(level)] for level in range(frame.columns.nlevels)]
     prices = [sum(canonical(each) in _NAMES for each in set(level)) for level in levels]
     place = prices.index(max(prices))

@@ -1,6 +1,7 @@
 """A price table before its cells are read: labels, columns of cells, and where each column of bars is."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from tickerforge.features.prices.schemas import BAR_COLUMNS, YAHOO_COLUMNS
 from tickerforge.features.prices.tickers import matching_ticker
 
 _RANGE = ("open", "high", "low")
+_NO_PRICE = re.compile(r"%|change|return|yield|rate of|volume|turnover|shares", re.IGNORECASE)
+_TICKER_LABEL = re.compile(r"\^?[A-Z0-9][A-Z0-9.=&-]*")
 
 
 @dataclass
@@ -54,24 +57,50 @@ def single(places: Mapping[str, Sequence[int]], labels: Sequence[str], *, name: 
 def check_columns(places: Mapping[str, Sequence[int]], labels: Sequence[str], *, name: str) -> dict[str, int]:
     """Return the only position of each column, if none is missing.
 
+    A table without ranges is one of closes alone, and needs no more than a date and a close.
+
     Raises:
         BarsError: If two columns have the same name, or one is missing.
     """
     found = single(places, labels, name=name)
     adjusted = "adj_close" in found and all(canonical(labels[found[each]]).startswith("adj") for each in _RANGE
                                             if each in found)  # fmt: skip
-    for column in ("date", *_RANGE, "close"):
+    ranges = _RANGE if found.keys() & set(_RANGE) or not found.keys() & {"close", "adj_close"} else ()
+    for column in ("date", *ranges, "close"):
         if column not in found and not (column == "close" and adjusted):
             raise missing_column(column, labels, name=name)
     return found
 
 
+def name_closes(labels: Sequence[str], places: dict[str, list[int]]) -> list[str]:
+    """Find the closes of a table that names no price: its only column beside the date, or one column per ticker.
+
+    Args:
+        labels: The header's own names.
+        places: The result of `dialects.locate`, with a date; the close is added to it, if there is one.
+
+    Returns:
+        The ticker of each column, and "" for the date; empty if the table has none or one.
+    """
+    if places.keys() & {"open", "high", "low", "close", "adj_close", "symbol"}:
+        return []
+    known = {place for found in places.values() for place in found}
+    others = [place for place, label in enumerate(labels) if place not in known and label.strip()]
+    if len(others) == 1 and not _NO_PRICE.search(labels[others[0]]):
+        places["close"] = others
+    elif len(others) > 1 and places["date"] == [0] and all(_TICKER_LABEL.fullmatch(labels[place]) for place in others):
+        places["close"] = others
+        return [label if place in others else "" for place, label in enumerate(labels)]
+    return []
+
+
 def missing_column(column: str, labels: Sequence[str], *, name: str) -> BarsError:
     """Make the error for a table without a column."""
     yahoo = dict(zip(BAR_COLUMNS, YAHOO_COLUMNS, strict=True))[column]
+    example = "Date,Open,High,Low,Close,Adj Close,Volume"
     return BarsError(
         f"{name}: column {yahoo} is missing; the header reads {shortened(', '.join(labels), at_most=200)} and must "
-        "name date, open, high, low and close, for example Date,Open,High,Low,Close,Adj Close,Volume"
+        f"name date, open, high, low and close, or date and close alone, for example {example}"
     )
 
 

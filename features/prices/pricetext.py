@@ -11,7 +11,13 @@ from itertools import islice
 from tickerforge.features.errors import BarsError
 from tickerforge.features.prices.cells import is_date_like
 from tickerforge.features.prices.dialects import COLUMN_NAMES, SEPARATORS, canonical, locate, tuple_label
-from tickerforge.features.prices.pricetable import PriceTable, check_columns, find_ticker, missing_column
+from tickerforge.features.prices.pricetable import (
+    PriceTable,
+    check_columns,
+    find_ticker,
+    missing_column,
+    name_closes,
+)
 from tickerforge.features.prices.tickers import is_likely
 
 _HEADER_WITHIN = 60
@@ -22,6 +28,10 @@ _FEWEST_NAMES = 3
 _PRICES = ("open", "high", "low", "close")
 _INDEX_NAMES = frozenset({"", "index", "unnamed0", "price", "ticker", "rownames", "x"})
 _TICKER_NAMES = frozenset({"", "ticker", "symbols", "symbol"})
+_EVENT = re.compile(r"\d\D*\b(?:dividend|splits?)\b", re.IGNORECASE)
+_RULE = re.compile(r"[-:+=|\s]{9,}")
+_WRAPPED = re.compile(r"=\".*\"|'.*'?")
+_SHARES = frozenset({"EQ", "BE"})
 _LETTER = re.compile(r"[^\W\d_]")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 _LONG_NAMES = frozenset(
@@ -166,7 +176,7 @@ class PriceText:
         rows: list[int] = []
         kept: list[list[str]] = []
         odd: list[tuple[int, list[str]]] = []
-        blank = trailing = again = 0
+        blank = trailing = again = events = ruled = 0
         for first, _, cells in self._rows(numbers):
             if len(cells) > width and not any(map(str.strip, cells[width:])):
                 cells = cells[:width]
@@ -174,14 +184,20 @@ class PriceText:
                 trailing += 1
                 continue
             blank, trailing = blank + trailing, 0
-            if len(cells) != width:
+            if _EVENT.search(cells[-1] or "".join(cells[1:])) and sum(map(bool, cells)) == 2:
+                events += 1
+            elif _RULE.fullmatch("".join(cells)):
+                # Markdown and databases draw a line below the header.
+                ruled += 1
+            elif len(cells) != width:
                 odd.append((first + 1, cells))
             elif named and cells[0].lower() == first_label and self._is_header(cells):
                 again += 1
             else:
                 rows.append(first + 1)
                 kept.append(cells)
-        table.repairs["blank_rows"] = blank
+        table.repairs["blank_rows"] = blank + ruled
+        table.repairs["event_rows"] = events
         table.repairs["footer_rows"] = self._without_notes(rows, kept, odd)
         table.repairs["header_rows"] += again
         table.faults = [
@@ -190,9 +206,25 @@ class PriceText:
         ]
         if not rows and not odd:
             raise BarsError(f"{self._name}: the file has a header and no rows; it needs one row per session")
+        table.repairs["other_series"] = self._only_shares(rows, kept)
         columns = list(zip(*kept, strict=True)) if kept else [()] * width
+        if kept and any(map(_WRAPPED.fullmatch, kept[0])):
+            columns = [tuple(cell.strip("='\" ") for cell in column) for column in columns]
+            table.repairs["wrapped_cells"] = len(rows)
         table.rows = rows
         table.columns = [columns[place] for place in (range(width) if keep is None else keep)]
+
+    def _only_shares(self, rows: list[int], kept: list[list[str]]) -> int:
+        """Keep the rows of the series EQ and BE, if a file of the NSE holds others too; count those left out."""
+        place = next((place for place, label in enumerate(self._head.labels) if canonical(label) == "series"), None)
+        if place is None or not kept or len(series := {cells[place].strip() for cells in kept}) < 2:
+            return 0
+        if not series & _SHARES:
+            return 0
+        before = len(rows)
+        chosen = [(row, cells) for row, cells in zip(rows, kept, strict=True) if cells[place].strip() in _SHARES]
+        rows[:], kept[:] = [row for row, _ in chosen], [cells for _, cells in chosen]
+        return before - len(rows)
 
     def _is_header(self, cells: Sequence[str]) -> bool:
         return list(map(canonical, cells)) == list(map(canonical, self._head.labels))
@@ -243,7 +275,11 @@ def find_head(text: str, *, name: str) -> Head:
             if separator in sample and (bare := _without_header(_sample_rows(sample, separator), separator)):
                 return bare
     if found is None:
-        raise missing_column("date", best[1], name=name)
+        for separator in SEPARATORS:
+            if separator in sample and (closes := _closes_head(_sample_rows(sample, separator), separator)):
+                return closes
+    if found is None:
+        raise missing_column("close" if "date" in locate(best[1]) else "date", best[1], name=name)
     if not found.tickers:
         check_columns(found.places, found.labels, name=name)
     return found
@@ -345,6 +381,28 @@ def _split_label(label: str) -> tuple[str, str] | None:
             for name, ticker in (label.split(mark, 1), reversed(label.rsplit(mark, 1))):
                 if canonical(name) in _LONG_NAMES and ticker.strip():
                     return name, ticker.strip()
+    return None
+
+
+def _closes_head(rows: Sequence[tuple[int, int, list[str]]], separator: str) -> Head | None:
+    """Recognise the header of a table with dates and closes alone, of one ticker or of several side by side."""
+    for place, (_, after, cells) in enumerate(rows[:-1]):
+        labels, below = list(cells), rows[place + 1][2]
+        found = locate(labels)
+        if "date" not in found and canonical(labels[0]) in _INDEX_NAMES and sum(map(bool, labels[1:])):
+            found["date"] = [0]
+        if (
+            len(found.get("date", ())) != 1
+            or len(below) < len(labels)
+            or not is_date_like(below[found["date"][0]])
+            or not any(map(_LETTER.search, labels))
+        ):
+            continue
+        tickers = name_closes(labels, found)
+        if tickers:
+            labels = ["Close" if ticker else label for label, ticker in zip(labels, tickers, strict=True)]
+        if found.keys() & {"close", "adj_close"}:
+            return Head(labels=labels, places=found, start=after, separator=separator, banner=place, tickers=tickers)
     return None
 
 

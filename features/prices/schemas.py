@@ -18,6 +18,9 @@ YAHOO_COLUMNS = ("Date", "Open", "High", "Low", "Close", "Adj Close", "Volume")
 SMALLEST_PRICE, LARGEST_PRICE = 1e-9, 1e15
 """USD. Below the smallest, TA-Lib sees no daily moves; above the largest, rounding loses the cents."""
 
+FAR = 1.5
+"""Open and close may lie outside low and high, as rounding and late corrections leave them, but not by this factor."""
+
 _FIRST_DAY, _LAST_DAY = np.datetime64("1800-01-01"), np.datetime64("2199-12-31")
 
 
@@ -40,6 +43,10 @@ FAULTS: dict[str, Fault] = {
     "unique": Fault("is a date that an earlier row already has", "keep one row per date"),
     "ascending": Fault("is earlier than the date of the row before", "sort the rows by date, oldest first"),
     "high_at_least_low": Fault("is lower than the low of the same row", "correct high and low or delete the row"),
+    "near_range": Fault(
+        "is far outside low and high of the same row",
+        "correct the row; if these closes are adjusted and the others are not, name their column Adj Close",
+    ),
 }
 
 
@@ -76,6 +83,10 @@ def violations(bars: pd.DataFrame | Mapping[str, NDArray]) -> list[Violation]:
         },
         ("not_negative", "volume"): values["volume"] < 0,
         ("of_our_times", "date"): (dates < _FIRST_DAY) | (dates > _LAST_DAY),
+        **{
+            ("near_range", column): (values[column] > FAR * values["high"]) | (FAR * values[column] < values["low"])
+            for column in ("open", "close")
+        },
         ("high_at_least_low", "high"): values["high"] < values["low"],
     }
     if not (dates[1:] > dates[:-1]).all():

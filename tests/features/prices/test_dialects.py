@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from further_sources import CLOSES, FURTHER, Source
 from price_sources import ADJUSTED, UNADJUSTED, Bars, Written, bars_to_write, excel_german, long_file, plain
 from tickerforge.features.errors import BarsError
 from tickerforge.features.prices.bars import parse_columns, parse_csv, read_csv, validate_frame
@@ -25,6 +26,47 @@ def read(content: Written) -> pd.DataFrame:
 def test_a_source_without_an_adjusted_close_is_read_to_the_last_bit(write: Callable[[Bars], Written]) -> None:
     bars = bars_to_write(adjusted=False)
     pd.testing.assert_frame_equal(read(write(bars)), bars, check_exact=True)
+
+
+@pytest.mark.parametrize("write", FURTHER.values(), ids=FURTHER)
+def test_a_further_source_is_read_to_the_last_bit(write: Source) -> None:
+    bars = bars_to_write(sessions=100, adjusted=False).tail(40).reset_index(drop=True)
+    pd.testing.assert_frame_equal(read(write(bars)), bars, check_exact=True)
+
+
+@pytest.mark.parametrize("write", CLOSES.values(), ids=CLOSES)
+def test_closes_alone_serve_as_all_prices(write: Source) -> None:
+    bars = bars_to_write(adjusted=False)
+    expected = bars.assign(open=bars["close"], high=bars["close"], low=bars["close"], volume=0.0)
+    found = parse_columns(write(bars), path="ACME.csv", ticker="ACME")
+    pd.testing.assert_frame_equal(pd.DataFrame(found.columns), expected, check_exact=True)
+    assert found.repairs["close_only"] == 1
+
+
+def test_frames_of_closes_are_read() -> None:
+    bars = bars_to_write(adjusted=False)
+    one = bars[["close"]].set_axis(pd.DatetimeIndex(bars["date"]))
+    for frame in (one, one.set_axis(["ACME"], axis=1), one.set_axis(["ACME"], axis=1).assign(OTHER=1.5)):
+        assert validate_frame(frame, source="ACME")["low"].tolist() == bars["close"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("Date,Change %\n2015-01-02,0.1\n", "column Close is missing"),
+        ("Date,Volume\n2015-01-02,100\n", "column Close is missing"),
+        ("Date,one,two\n2015-01-02,1,2\n", "column Close is missing"),
+        ("Date,Open,Close\n2015-01-02,1,2\n", "column High is missing"),
+    ],
+)
+def test_a_table_without_a_clear_close_is_refused(text: str, part: str) -> None:
+    assert part in refused(text)
+
+
+def test_what_tells_two_rows_of_a_date_apart_is_named() -> None:
+    lines = plain(bars_to_write(adjusted=False)).splitlines()
+    text = "\n".join([f"{lines[0]},BOARDID", *(f"{line},{board}" for line in lines[1:] for board in ("TQBR", "SMAL"))])
+    assert "keep the rows of one BOARDID (SMAL, TQBR)" in refused(text)
 
 
 @pytest.mark.parametrize("write", ADJUSTED.values(), ids=ADJUSTED)
