@@ -119,6 +119,7 @@ def test_an_own_process_dies_when_its_parent_is_killed(examples: list[Example], 
     wait_until_gone(children)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_processes_share_each_step_and_leave_one_adapter(examples: list[Example], tmp_path: Path) -> None:
     update = {

@@ -92,6 +92,7 @@ def test_interrupted_grpo_resumes_to_the_same_bytes(
     assert pd.read_parquet(tmp_path / "answers.parquet").equals(pd.read_parquet(undisturbed / "answers.parquet"))
 
 
+@pytest.mark.nightly
 def test_grpo_interrupted_in_its_second_pass_over_the_windows_resumes_to_the_same_bytes(
     examples: list[Example], base: str, tmp_path: Path
 ) -> None:

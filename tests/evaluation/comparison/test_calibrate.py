@@ -46,6 +46,7 @@ def test_a_wrong_spread_is_undone_and_the_bands_hold_what_they_should(spread: fl
     assert abs((after["coverage"] or 0) - 0.8) < 0.07
 
 
+@pytest.mark.nightly
 def test_calibrated_forecasts_are_left_nearly_as_they_are() -> None:
     changes = []
     for seed in range(8):

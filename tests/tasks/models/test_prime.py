@@ -82,6 +82,7 @@ def test_a_base_model_that_writes_valid_answers_needs_no_adapter(
     assert "it needs no priming" in caplog.text
 
 
+@pytest.mark.nightly
 def test_a_priming_that_is_interrupted_anywhere_ends_with_the_same_bytes(
     made: ArtifactRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

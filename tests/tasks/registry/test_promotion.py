@@ -140,7 +140,16 @@ def test_without_a_champion_there_is_nothing_to_roll_back(made: Pieces, run: Pip
     assert (only.promoted_at, only.former_champion, only.aliases) == (None, None, ("challenger",))
 
 
-@pytest.mark.parametrize("broken", ["create_model_version", "set_registered_model_alias", "set_model_version_tag"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "create_model_version",
+        *(
+            pytest.param(call, marks=pytest.mark.nightly)
+            for call in ("set_registered_model_alias", "set_model_version_tag")
+        ),
+    ],
+)
 def test_a_registration_that_was_killed_between_two_calls_is_completed_by_the_next(
     broken: str,
     made: Pieces,

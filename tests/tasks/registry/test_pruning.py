@@ -198,6 +198,7 @@ def test_an_active_run_stays_however_old_it_is_and_a_closed_one_goes_for_good(
     finish_pipeline(log)
 
 
+@pytest.mark.nightly
 def test_a_removal_that_was_killed_at_any_call_is_finished_by_the_next(
     made: Pieces, nights: Tracking, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,7 +187,7 @@ def test_a_run_that_ends_while_mlflow_is_down_says_so_and_is_closed_when_it_answ
     wait_until(lambda: status_of(run) == "KILLED")
 
 
-@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize("watched", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_runs_of_a_killed_process_are_closed_at_once_or_by_the_next_run_and_living_ones_are_not(
     watched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ def test_grpo_that_runs_out_of_memory_goes_on_as_if_a_smaller_part_had_been_aske
     assert digest(tmp_path) == digest(by_twos)
 
 
+@pytest.mark.nightly
 def test_grpo_that_runs_out_of_memory_goes_on_with_the_reference_that_it_began_with(
     examples: list[Example], base: str, tmp_path: Path
 ) -> None:
