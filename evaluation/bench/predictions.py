@@ -72,7 +72,7 @@ def _entry(
 ) -> ProtocolForecast:
     """Make the entry of one model from its rows: windows, prices (k, HORIZON), and quantile levels or sample numbers.
 
-    A window without a row has persistence, as its only member.
+    A window without a row has persistence, and no distribution.
     """
     forecast = np.repeat(protocol.origin_price[:, None], HORIZON, axis=1)
     everything = np.ones(len(forecast), dtype=bool)
@@ -83,7 +83,7 @@ def _entry(
         forecast[windows] = prices
         return ProtocolForecast(name, forecast, asked=everything, unanswered=len(silent))
     counts = np.diff(first, append=len(order))
-    groups = [(silent, np.zeros((len(silent), 1, HORIZON)))] if len(silent) else []
+    groups = []
     for count in np.unique(counts):
         mine, where = answered[counts == count], first[counts == count]
         taken = order[where[:, None] + np.arange(count)]
@@ -158,12 +158,11 @@ def sampled_entry(
 
 
 def _by_members(rows: pd.DataFrame, windows: Ints, protocol: Protocol) -> Iterator[tuple[Ints, Floats]]:
-    """Group windows by their number of samples; a window without one has its point forecast as its only member."""
+    """Group the windows that have samples by their number."""
     counts = rows["n_valid"].to_numpy(np.int64)
-    for count in np.unique(counts):
+    for count in np.unique(counts[counts > 0]):
         mine = counts == count
-        drawn = rows.loc[mine, "samples" if count else "median"]
-        prices = np.stack([np.stack(list(each)) for each in drawn]).reshape(int(mine.sum()), -1, HORIZON)
+        prices = np.stack([np.stack(list(each)) for each in rows.loc[mine, "samples"]])
         yield windows[mine], np.log(prices / protocol.origin_price[windows[mine], None, None])
 
 

@@ -1,7 +1,7 @@
 """The standings of the published protocol: every forecaster's errors per ticker and over all tickers."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -29,8 +29,9 @@ TRIMMED = 0.1
 class ProtocolForecast:
     """One forecaster: prices (n, HORIZON) in USD for the windows whose `asked` (n,) is true.
 
-    `unanswered` is the number of these windows without an answer; they have persistence's forecast. `is_chosen` is true
-    if validation chose it among our models. `whole` has the scores of its distribution, if it has one.
+    `unanswered` is the number of these windows without an answer; they have persistence's forecast, and the
+    random walk's distribution. `is_chosen` is true if validation chose it among our models. `whole` has the scores of
+    its distribution, if it has one.
     """
 
     name: str
@@ -43,7 +44,7 @@ class ProtocolForecast:
 
 @dataclass(frozen=True)
 class Whole:
-    """The distributions of one forecaster on all n windows; NaN for a window that it was not asked for.
+    """The distributions of one forecaster on all n windows; NaN for a window without one.
 
     `crps` (n,) is the mean over the sessions ahead, in daily σ of log returns; `inside` (n,) the share of the prices in
     the 80 % band; `variance` (n,) the mean squared daily move along the paths, as squared log returns, NaN if the
@@ -200,7 +201,7 @@ def standings_of(protocol: Protocol, entries: Sequence[ProtocolForecast], *, not
         raise EvaluationError(f"the table needs persistence, and every name only once; given: {', '.join(names)}")
     reference = np.square(protocol.errors(entries[names.index(PERSISTENCE)].forecast)).mean(axis=1)
     facts = _facts(protocol)
-    walk = next((entry.whole.crps for entry in entries if entry.name == RANDOM_WALK and entry.whole), None)
+    walk = next((entry.whole for entry in entries if entry.name == RANDOM_WALK), None)
     return Standings(
         tickers=len(protocol.series),
         windows=len(protocol.place),
@@ -255,9 +256,13 @@ def _facts(protocol: Protocol) -> _Facts:
 
 
 def _whole_figures(
-    protocol: Protocol, whole: Whole, *, rows: Ints, facts: _Facts, walk: Floats | None
+    protocol: Protocol, whole: Whole, *, rows: Ints, facts: _Facts, walk: Whole | None
 ) -> dict[str, Any]:
-    """Return the figures of a distribution in a standing."""
+    """Return the figures of a distribution in a standing; a window without one is scored as the random walk."""
+    if walk is not None:
+        silent = np.isnan(whole.crps)
+        crps, inside = np.where(silent, [walk.crps, walk.inside], [whole.crps, whole.inside])
+        whole = replace(whole, crps=crps, inside=inside)
     own = float(whole.crps[rows].mean())
     found: dict[str, Any] = {
         "members": whole.members,
@@ -265,10 +270,10 @@ def _whole_figures(
         "inside": float(whole.inside[rows].mean()),
     }
     if walk is not None:
-        found["crps_skill"] = skill(own, float(walk[rows].mean()))
-        if walk is not whole.crps:
+        found["crps_skill"] = skill(own, float(walk.crps[rows].mean()))
+        if not np.array_equal(walk.crps[rows], whole.crps[rows]):
             mine, positions = session_losses(protocol, whole.crps, rows=rows)
-            other, _ = session_losses(protocol, walk, rows=rows)
+            other, _ = session_losses(protocol, walk.crps, rows=rows)
             found["crps_p"] = diebold_mariano(mine, other, positions=positions, horizon=HORIZON).p_value
     known = rows[np.isfinite(whole.variance[rows])]
     if len(known):
@@ -308,7 +313,7 @@ def _ranking(protocol: Protocol, entry: ProtocolForecast, *, rows: Ints, facts: 
 
 
 def _standing(
-    protocol: Protocol, entry: ProtocolForecast, *, reference: Floats, facts: _Facts, walk: Floats | None
+    protocol: Protocol, entry: ProtocolForecast, *, reference: Floats, facts: _Facts, walk: Whole | None
 ) -> Standing:
     rows = np.flatnonzero(entry.asked)
     if not len(rows):

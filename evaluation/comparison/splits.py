@@ -60,7 +60,7 @@ def score_split(
 
     Args:
         truth: The actual prices.
-        answers: Every model's forecasts.
+        answers: Every model's forecasts, the random walk's among them.
         available: Number of windows before the selection.
         interval: Nominal coverage of the band.
         scales: From `evaluation.metrics.scores.scales_of`.
@@ -69,7 +69,8 @@ def score_split(
         cost: Share of the value traded, per purchase and per sale, for the decile spread of a pool.
     """
     models = [each.model for each in answers]
-    scored = {each.model: score(truth, each, interval=interval, scales=scales) for each in answers}
+    walk = next(each for each in answers if each.model == RANDOM_WALK)
+    scored = {each.model: score(truth, each, interval=interval, scales=scales, walk=walk) for each in answers}
     squared = {each.model: scaled_errors(truth.target, each.median, sigma=truth.sigma) for each in answers}
     ranked = {model: fit.crps for model, (_, fit) in scored.items()}
     losses: dict[Loss, dict[str, Floats]] = {"scaled_mse": squared, "crps": ranked}
@@ -214,6 +215,6 @@ def _silence(truth: Truth, answers: Sequence[Answers]) -> list[str]:
         if silent:
             notes.append(
                 f"{model_label(each.model)} gave no valid answer in {silent} of {len(truth.origins)} {truth.split} "
-                "windows; they are scored as persistence."
+                "windows; they are scored as the random walk."
             )
     return notes

@@ -22,7 +22,7 @@ def collect_forecasts(
 
     The forecast is the median of the valid answers. It is taken in the units that the model writes, so that answers
     that cancel give exactly no move. Values beyond ±300 model units are clipped, as in prompts. A window without a
-    valid answer gets persistence and `n_valid = 0`.
+    valid answer gets persistence and `n_valid = 0`; its distribution is scored as the random walk's.
 
     Args:
         windows: Windows frame, or the one row of `latest_window`; its `split` is kept if it has one.

@@ -271,7 +271,7 @@ METRICS: dict[str, Metric] = {
         "Valid",
         "",
         "",
-        "share of sampled answers that parse; a window without one is scored as persistence.",
+        "share of sampled answers that parse; a window without one is scored as the random walk.",
         percent=True,
         decimals=1,
     ),

@@ -153,6 +153,21 @@ def part_of_answers(answers: Answers, kept: NDArray[np.bool_]) -> Answers:
     )
 
 
+def completed(answers: Answers, walk: Answers) -> Answers:
+    """Give each window without a valid answer the samples of the random walk; the point forecasts stay.
+
+    A model that was not asked for samples stays as it is.
+    """
+    silent = (answers.n_samples > 0) & (answers.n_valid == 0)
+    if not silent.any():
+        return answers
+    lent = part_of_answers(walk, silent)
+    rows = np.arange(len(silent))
+    owners = np.concatenate([np.repeat(rows, answers.n_valid), np.repeat(rows[silent], lent.n_valid)])
+    samples = np.concatenate([answers.samples, lent.samples])[np.argsort(owners, kind="stable")]
+    return replace(answers, samples=samples, n_valid=np.where(silent, walk.n_valid, answers.n_valid))
+
+
 def judged_part(truth: Truth, answers: Sequence[Answers], *, cut_off: date | None) -> tuple[Truth, list[Answers]]:
     """Return the windows that decide: those after a cut-off within the split, as the split `after`; else all."""
     late = np.ones(len(truth.origins), dtype=bool) if cut_off is None else truth.origins >= np.datetime64(cut_off)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.core.contracts import Floats
-from tickerforge.evaluation.core.panels import Answers, Truth, matrix, realised_variances, squared_returns
+from tickerforge.evaluation.core.panels import Answers, Truth, completed, matrix, realised_variances, squared_returns
 from tickerforge.evaluation.metrics.accuracy import (
     directional_accuracy,
     mae,
@@ -59,7 +59,7 @@ def scales_of(windows: pd.DataFrame) -> Scales:
 
 
 def score(
-    truth: Truth, answers: Answers, *, interval: float, scales: Scales | None = None
+    truth: Truth, answers: Answers, *, interval: float, scales: Scales | None = None, walk: Answers | None = None
 ) -> tuple[dict[str, float | None], Distribution]:
     """Compute every metric of one model on one split that needs no other model, and the fit of its distribution.
 
@@ -68,6 +68,8 @@ def score(
         answers: The model's forecasts.
         interval: Nominal coverage of the band.
         scales: From `scales_of`, for `mase` and `qlike`.
+        walk: The random walk's forecasts, whose distribution a window without a valid answer gets; without them it is
+            scored as its point forecast.
 
     Returns:
         `mse mae` (published protocol: z-scores of the train split; for several tickers each one's, then their mean),
@@ -83,7 +85,7 @@ def score(
     each_ticker = [[part[truth.tickers == ticker] for part in z] for ticker in np.unique(truth.tickers)]
     sampled = bool(answers.n_samples.sum())
     scales = scales or Scales({}, {})
-    fit = distribution(truth, answers, interval=interval)
+    fit = distribution(truth, answers if walk is None else completed(answers, walk), interval=interval)
     moved, expected = (np.log(prices[:, -1] / truth.origin_price) / truth.sigma for prices in (target, forecast))
     return {
         "mse": float(np.mean([mse(*part) for part in each_ticker])),

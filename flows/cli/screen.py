@@ -167,7 +167,8 @@ def _remarks(found: "Standings") -> list[Text]:
             "MSE / persistence's, which covers the same windows."
         )
     lines += [
-        f"{_label(each.name)} has no forecast for {each.unanswered} windows; they are scored as persistence."
+        f"{_label(each.name)} has no forecast for {each.unanswered} windows; they are scored as persistence and, "
+        "as distributions, as the random walk."
         for each in found.standings
         if each.unanswered
     ]

@@ -1,5 +1,6 @@
 """A user's forecasts from a file: what is read, what is refused with which message, and unanswered windows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,31 @@ def test_windows_left_out_and_empty_prices_count_as_persistence_and_are_counted(
     everything = np.ones(len(entry.forecast), dtype=bool)
     found = standings_of(PROTOCOL, [ProtocolForecast("persistence", persistence(PROTOCOL), asked=everything), entry])
     assert (found.of("mine").unanswered, found.of("mine").is_complete) == (6, True)
+
+
+def test_a_window_left_out_of_a_file_of_quantiles_has_the_distribution_of_the_random_walk(tmp_path: Path) -> None:
+    free = walks(PROTOCOL)["random_walk"][1]
+    everything = np.arange(len(free))
+    narrow = PROTOCOL.origin_price[:, None] * np.exp(np.quantile(free, [0.3, 0.5, 0.7], axis=1) / 2)
+    base = table()[["ticker", "origin"]]
+    parts = [
+        base.assign(quantile=label).join(pd.DataFrame(prices, columns=list(HORIZON_COLUMNS)))
+        for label, prices in zip(("q30", "q50", "q70"), narrow, strict=True)
+    ]
+    walk = replace(_whole("random_walk"), whole=whole_of(PROTOCOL, [(everything, free)]))
+
+    def crps(kept: int) -> float:
+        (entry,) = read_predictions(written(pd.concat([each.iloc[kept:] for each in parts]), tmp_path), PROTOCOL)
+        assert entry.unanswered == kept
+        return standings_of(PROTOCOL, [_whole("persistence"), walk, entry]).of("mine").crps or 0.0
+
+    free_crps = standings_of(PROTOCOL, [_whole("persistence"), walk]).of("random_walk").crps
+    assert free_crps is not None
+    assert crps(0) > crps(len(base) // 2) > crps(len(base) - 1) == pytest.approx(free_crps, rel=0.01)
+
+
+def _whole(name: str) -> ProtocolForecast:
+    return ProtocolForecast(name, persistence(PROTOCOL), asked=np.ones(len(PROTOCOL.place), dtype=bool))
 
 
 def test_a_file_may_hold_several_forecasters(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from evaluation_frames import market_windows, noisy_forecasts
+from tickerforge.evaluation.baselines.simple import baseline_forecasts
 from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
 from tickerforge.evaluation.metrics import accuracy as metrics
 from tickerforge.evaluation.metrics.scores import scales_of, score
@@ -87,6 +88,26 @@ def test_band_of_a_calibrated_forecaster_covers_its_nominal_share_at_any_ensembl
     samples, truth = rng.standard_t(5, (40_000, members, 1)), rng.standard_t(5, (40_000, 1))
     lower, upper = metrics.band(samples, interval=0.8)
     assert np.mean((lower <= truth) & (truth <= upper)) == pytest.approx(0.8, abs=tolerance)
+
+
+def test_windows_without_a_valid_answer_have_the_distribution_of_the_random_walk_and_are_counted() -> None:
+    windows, train = market_windows()
+    test = windows[windows["split"] == "test"]
+    forecasts = noisy_forecasts(test, model="sft", knowledge=0.1)
+    silent = np.arange(len(test)) % 3 == 0
+    forecasts["samples"] = [[] if none else each for each, none in zip(forecasts["samples"], silent, strict=True)]
+    forecasts["n_valid"] = np.where(silent, 0, forecasts["n_valid"])
+    truth = truth_of(test, split="test", calendar=session_calendar(windows))
+    free = baseline_forecasts(test, windows=windows, train=train)
+    walk, own = (
+        answers_of(each, model=name, truth=truth) for each, name in ((free, "random_walk"), (forecasts, "sft"))
+    )
+    figures, fit = score(truth, own, interval=0.8, walk=walk)
+    _, spoken = score(truth, own, interval=0.8)
+    _, lent = score(truth, walk, interval=0.8)
+    np.testing.assert_allclose(fit.crps[silent], lent.crps[silent])
+    np.testing.assert_array_equal(fit.crps[~silent], spoken.crps[~silent])
+    assert figures["answered"] == pytest.approx(1 - silent.mean())
 
 
 def test_windows_with_different_numbers_of_valid_answers_are_scored_like_each_alone() -> None:
