@@ -10,6 +10,7 @@ from pathlib import Path
 from prefect import flow
 
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
+from tickerforge.evaluation.core.rescaling import Factors
 from tickerforge.features.atomic import atomic_path
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import (
@@ -38,6 +39,7 @@ from tickerforge.tasks.outputs.evaluate import read_report, read_verdict
 from tickerforge.tasks.outputs.publish import (
     publish_adapter,
     publish_comparison_folder,
+    publish_factors,
     publish_sft_data,
     publish_stage,
 )
@@ -106,14 +108,17 @@ class StartedStage:
         return self.outcome(*written)
 
     def compare(self) -> StageOutcome:
-        """Compare the three adapters with each other and with the baseline forecasters; registers nothing."""
+        """Compare the adapters and free forecasters, and write the calibration into the cards; register nothing."""
         run = self.run
         adapters = {name: self.adapter(name) for name in ADAPTERS}
         comparison = run.steps.comparison(self.windows, self.base_model, adapters, bars=self.bars)
+        report = read_report(comparison)
+        for name, adapter in adapters.items():
+            publish_factors(self.published(name), adapter, factors=report.factors.get(name, Factors()))
         written = publish_comparison_folder(comparison, run.folder)
         if run.mlflow is not None:
             log_comparison(run.mlflow, comparison)
-        return self.outcome(written, report=read_report(comparison), verdict=read_verdict(comparison))
+        return self.outcome(written, report=report, verdict=read_verdict(comparison))
 
     def adapter(self, name: str) -> ArtifactRef | Path:
         """Return the adapter of an earlier stage: the given folder, else its artifact.
@@ -156,10 +161,14 @@ class StartedStage:
 
     def save_adapter(self, artifact: ArtifactRef) -> Path:
         """Copy an adapter to the given folder, or into `models/{MODEL}/{STOCK}`."""
-        config, name = self.run.config, self.stage.name
-        target = self.files.saved_adapter(name) or model_folder(config.training.model, config.stock)
+        name = self.stage.name
         card = self.run.steps.card(name, windows=self.windows, base_model=self.base_model)
-        return publish_adapter(artifact, target, card=card)
+        return publish_adapter(artifact, self.published(name), card=card)
+
+    def published(self, name: str) -> Path:
+        """Return the folder of a stage's adapter: the given one, or that in `models/{MODEL}/{STOCK}`."""
+        config = self.run.config
+        return self.files.saved_adapter(name) or model_folder(config.training.model, config.stock).adapter(name)
 
     def save_full_forecasts(self, artifact: ArtifactRef) -> list[Path]:
         """Forecast every window of the full files, if they are given; write the forecasts to the results folder."""

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.features.atomic import write_atomically
 from tickerforge.features.config import FeatureConfig, FrozenModel
 from tickerforge.tasks.base.disk import combined_sha256, file_sha256
 from tickerforge.tasks.base.logs import run_logger
@@ -203,8 +204,8 @@ class AdapterCard(FrozenModel):
 
 
 def write_card(folder: Path, card: AdapterCard) -> None:
-    """Write the card into an adapter's folder."""
-    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    """Write the card into an adapter's folder; a card that is there is replaced in one step."""
+    write_atomically(folder / CARD_FILE, (card.model_dump_json(indent=2) + "\n").encode())
 
 
 def read_card(folder: Path) -> AdapterCard:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tickerforge.tasks.base.disk import copy_tree, link_or_copy, replace_folder
+from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.tasks.base.disk import copy_tree, link_or_copy, os_errors_as_publish_error, replace_folder
 from tickerforge.tasks.base.paths import (
     ADAPTER_FOLDER,
     ANSWERS_FILE,
@@ -15,8 +16,9 @@ from tickerforge.tasks.base.paths import (
     ModelFolder,
     RunFolder,
 )
-from tickerforge.tasks.models.adapters import AdapterCard, write_card
+from tickerforge.tasks.models.adapters import AdapterCard, adapter_identity, read_card, write_card
 from tickerforge.tasks.store.artifacts import ArtifactRef
+from tickerforge.training.errors import AdapterError
 
 
 def publish_stage(artifact: ArtifactRef, run_folder: RunFolder) -> Path:
@@ -78,6 +80,21 @@ def publish_comparison_folder(artifact: ArtifactRef, run_folder: RunFolder) -> P
         write_figures(fresh)
 
     return replace_folder(run_folder.stage(artifact.stage), fill, marker=MANIFEST_FILE)
+
+
+def publish_factors(folder: Path, adapter: ArtifactRef | Path, *, factors: Factors) -> None:
+    """Write the calibration of a compared adapter into its published card; a folder without this adapter stays.
+
+    Raises:
+        PublishError: If the card cannot be written.
+    """
+    try:
+        card = read_card(folder) if adapter_identity(folder) == adapter_identity(adapter) else None
+    except AdapterError:
+        return
+    if card is not None and card.factors != factors:
+        with os_errors_as_publish_error(folder, doing=f"writing {CARD_FILE}"):
+            write_card(folder, card.model_copy(update={"factors": factors}))
 
 
 def publish_adapter(artifact: ArtifactRef, target: ModelFolder | Path, *, card: AdapterCard) -> Path:

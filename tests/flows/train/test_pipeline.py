@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from tickerforge.evaluation.core.contracts import FREE
+from tickerforge.evaluation.core.rescaling import Factors
 from tickerforge.flows.errors import ConfigError, MissingArtifactError
 from tickerforge.flows.settings.config import with_overrides
 from tickerforge.flows.settings.files import StageFiles
 from tickerforge.flows.train.pipeline import PipelineResult, train_ticker
 from tickerforge.tasks.base.disk import tree_hashes
 from tickerforge.tasks.base.errors import MarketDataError, NotRegistered
+from tickerforge.tasks.models.adapters import read_card, write_card
 from tickerforge.training.errors import AdapterError
 from tiny_pipeline import tiny_config
 from tracking_environment import forget_tracking
@@ -276,8 +278,14 @@ def test_single_stages_find_what_the_whole_run_made(result: PipelineResult) -> N
 
     assert "sft_data: cached" in (run_stage("sft-data", tiny_config()).results / "pipeline.log").read_text()
     assert "sft: cached" in (run_stage("sft", tiny_config()).results / "pipeline.log").read_text()
+    folder = result.adapters["sft"]
+    assert read_card(folder).factors == Factors()
+    others = {name: read_card(result.adapters[name]) for name in ("grpo_1st", "grpo_2nd")}
+    write_card(folder, read_card(folder).model_copy(update={"factors": Factors(median=0.25, spread=3.0)}))
     compared = run_stage("compare", tiny_config())
     assert compared.verdict == result.verdict
+    assert read_card(folder).factors == result.report.factors.get("sft", Factors())
+    assert {name: read_card(result.adapters[name]) for name in others} == others
     assert (compared.results / "model_comparison" / "report.html").is_file()
 
 
