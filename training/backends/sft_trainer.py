@@ -34,14 +34,12 @@ class SharedSFTTrainer(SFTTrainer):
         # nothing.
         first = min(int((label != _IGNORED).nonzero()[0, 0]) for label in labels)
         texts = SharedTexts([row[:-1].tolist() for row in ids], most=max(first - 1, 0), device=bare.device)
-        rest = torch.cat([label[texts.shared + 1 :] for label in labels])
-        # Only these tokens predict something: the others need no logits.
-        learned = (rest != _IGNORED).nonzero()[:, 0]
+        rest = [label[texts.shared + 1 :] for label in labels]
+        nothing = labels[0].new_full((texts.shared,), _IGNORED)
         packed = {
             "input_ids": texts.ids,
             "position_ids": texts.positions,
-            "logits_to_keep": texts.shared + learned,
-            "shift_labels": rest[learned][None],
+            "shift_labels": torch.cat([nothing, *rest])[None],
         }
         with attending(bare, texts):
             return super().compute_loss(model, packed, return_outputs, num_items_in_batch)
