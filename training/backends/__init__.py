@@ -1,5 +1,6 @@
 """Backends: the code that trains and samples models; chosen here, and imported only when chosen."""
 
+import os
 import sys
 
 from tickerforge.training.backends.availability import gpu_name, gpu_names, why_not
@@ -19,6 +20,10 @@ __all__ = [
     "select",
     "why_not",
 ]
+
+# Read by the OpenMP of torch when torch is imported, which happens only below this package. By default, threads that
+# wait for others keep their core busy: on a machine with other work, a step then takes many times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def select(name: str = "auto", *, model: str | None = None) -> Selection:
