@@ -1,6 +1,7 @@
 """Real training on a minute model: resume, sampling, and errors that say what to do."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -395,6 +396,15 @@ def test_auto_takes_transformers_for_the_tiny_model_and_says_why() -> None:
     selection = select("auto", model="tiny")
     assert selection.backend.name == "transformers"
     assert "tiny" in selection.reason
+
+
+def test_waiting_threads_give_up_their_core_and_torch_comes_later() -> None:
+    program = (
+        "import os, sys, tickerforge.training.stages; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["passive", "False"]
 
 
 @pytest.mark.skipif(gpu_name() is not None, reason="this machine has a GPU")
