@@ -69,10 +69,11 @@ class Forecast(FrozenModel):
     `origin` is the last session known, `last_close` its adjusted close, `sigma` the daily standard deviation of
     its log returns, `interval` the share of outcomes the band should hold, `version` that of a registered adapter.
     `valid` of the `answers` were valid; too few make no band. `currency` is that of the prices, if their source names
-    it. `as_of` is the day that the user named; `warnings` say what to know before using the forecast. `issuer` is
-    `champion`, the name of a free forecaster, or the alias or `adapter` that was asked for, and `why` the reason;
-    `adapter` is what a table shows. `challenger` is the forecast of the challenger beside a free one. `reference` are
-    the quantiles of the random walk, per session, with which the forecast is compared later.
+    it; `exchange` the calendar that its dates follow, if it is known. `as_of` is the day that the user named;
+    `warnings` say what to know before using the forecast. `issuer` is `champion`, the name of a free forecaster, or the
+    alias or `adapter` that was asked for, and `why` the reason; `adapter` is what a table shows. `challenger` is the
+    forecast of the challenger beside a free one. `reference` are the quantiles of the random walk, per session, with
+    which the forecast is compared later.
     """
 
     ticker: str
@@ -86,6 +87,7 @@ class Forecast(FrozenModel):
     valid: int
     sessions: tuple[Session, ...]
     currency: str = ""
+    exchange: str = ""
     as_of: date | None = None
     warnings: tuple[str, ...] = ()
     issuer: str = ""
@@ -203,6 +205,7 @@ def forecast_free_stock(
         answers=members,
         valid=members,
         currency=str(artifact.meta.get("currency", "")),
+        exchange=calendar_of(config.stock, prices["date"], exchange=exchange) or "",
         sessions=_sessions(found.table, found.quantiles, band=True),
         issuer=found.model,
         why=f"no adapter of {config.stock} has beaten every free forecast, and {found.why}",
@@ -216,7 +219,9 @@ def _prices(config: PipelineConfig, bars: ArtifactRef | None, as_of: date | None
         found = store.here(bars)
     else:
         quality, now = config.quality.for_forecast(), datetime.now(UTC)
-        found = fetch_bars.fn(market_source(config), config.stock, store=store, quality=quality, now=now)
+        if as_of is not None and as_of > now.date() + timedelta(days=1):
+            raise ConfigError(f"--as-of {as_of} lies in the future: name a past day")
+        found = fetch_bars.fn(market_source(config), config.stock, store=store, quality=quality, now=now, until=as_of)
     return found, _prices_until(as_of, read_bars(found), ticker=config.stock)
 
 
@@ -297,6 +302,7 @@ def forecast_stock(
         answers=answers,
         valid=valid,
         currency=str(found.meta.get("currency", "")),
+        exchange=calendar_of(config.stock, prices["date"], exchange=exchange) or "",
         sessions=_sessions(table, quantiles, band=valid >= LEAST_FOR_BAND),
         issuer="adapter" if adapter else alias,
         why="it was asked for",
@@ -324,8 +330,6 @@ def _prices_until(as_of: date | None, prices: pd.DataFrame, *, ticker: str) -> p
     if known.empty:
         first = prices["date"].iloc[0].date()
         raise ConfigError(f"--as-of {as_of}: the prices of {ticker} begin on {first}; name a later day")
-    if as_of > datetime.now(UTC).date() + timedelta(days=1):
-        raise ConfigError(f"--as-of {as_of} lies in the future: name a past day")
     return known
 
 

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pandas as pd
 from prefect import task
 from pydantic import Field
@@ -23,6 +24,7 @@ from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.synthetic import market
 from tickerforge.features.tables import read_table, to_columns, to_table, write_table
 from tickerforge.tasks.base.disk import file_sha256
+from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import BARS_FILE
 from tickerforge.tasks.base.retries import TASK_OPTIONS
@@ -74,6 +76,7 @@ def fetch_bars(
     store: Store,
     quality: QualityConfig = QualityConfig(),
     now: datetime | None = None,
+    until: date | None = None,
 ) -> ArtifactRef:
     """Read and validate one ticker's bars, store them as `bars.parquet`, and store a quality report beside them.
 
@@ -83,6 +86,7 @@ def fetch_bars(
         store: Where the artifacts go.
         quality: Limits for the prices, and what to do with jumps.
         now: The current time, with a time zone: a session that has not closed by then is left out.
+        until: Later prices of a file or folder are left out, before anything is checked.
 
     Returns:
         Artifact of the stage `bars`. Its meta holds `ticker`, `rows`, `first` and `last` session. Rows without prices
@@ -91,13 +95,19 @@ def fetch_bars(
 
     Raises:
         FeaturesError: If the ticker's name or its prices are not valid, or worse than `quality` allows.
-        MarketDataError: If the source holds nothing for the ticker, or there is no such exchange.
+        MarketDataError: If the source holds nothing for the ticker up to `until`, or there is no such exchange.
     """
-    return fetch_with_quality(source, stock, store=store, quality=quality, now=now)[0]
+    return fetch_with_quality(source, stock, store=store, quality=quality, now=now, until=until)[0]
 
 
 def fetch_with_quality(
-    source: MarketSource, stock: str, *, store: Store, quality: QualityConfig, now: datetime | None = None
+    source: MarketSource,
+    stock: str,
+    *,
+    store: Store,
+    quality: QualityConfig,
+    now: datetime | None = None,
+    until: date | None = None,
 ) -> tuple[ArtifactRef, QualityReport | None]:
     """Do the same as `fetch_bars` and return the quality report too; the synthetic market has none."""
     ticker = validate_ticker(stock)
@@ -108,10 +118,13 @@ def fetch_with_quality(
             return CsvColumns(bar_columns(market(config)))
 
         return _stored({"synthetic": config}, simulate, ticker=ticker, store=store), None
-    name = f"{ticker}.csv"
-    digest, parse = _content(source.folder, ticker)
+    # Bars up to a past day are not the latest ones, with which the next are compared.
+    name = "" if until else f"{ticker}.csv"
+    digest, content = _content(source.folder, ticker)
+    parse = (lambda: _until(until, content(), ticker=ticker)) if until else content
     read = cache(lambda: _repaired(parse()) if quality.jumps == "repair" else parse())
     inputs = {"csv": digest, "ticker": ticker} | ({"jumps": "repair"} if quality.jumps == "repair" else {})
+    inputs |= {"until": until.isoformat()} if until else {}
     made = _stored(inputs, read, ticker=ticker, store=store, name=name)
     if now is not None and _ends_running(made, read, now=now, exchange=quality.exchange):
         whole = read
@@ -120,7 +133,8 @@ def fetch_with_quality(
     _say_repairs(made, ticker=ticker)
     _, report = assess_bars(made, lambda: read().columns, config=quality, store=store)
     report = with_history(report, made)
-    store.note(made, name)
+    if name:
+        store.note(made, name)
     hold_to_limits(report, quality)
     return made, report
 
@@ -133,6 +147,15 @@ def _ends_running(bars: ArtifactRef, read: Callable[[], CsvColumns], *, now: dat
     dates = pd.Series(read().columns["date"])
     calendar = calendar_of(str(bars.meta["ticker"]), dates, exchange=exchange)
     return calendar is not None and is_running(last, now, calendar=calendar)
+
+
+def _until(day: date, read: CsvColumns, *, ticker: str) -> CsvColumns:
+    """Leave out the prices after a day."""
+    days = read.columns["date"].astype("datetime64[D]")
+    if days[0] > np.datetime64(day):
+        raise MarketDataError(f"the prices of {ticker} begin on {days[0]}, after {day}: name a later day")
+    kept = {name: values[days <= np.datetime64(day)] for name, values in read.columns.items()}
+    return read._replace(columns=kept, without_prices=tuple(each for each in read.without_prices if each <= day))
 
 
 def _without_last(read: CsvColumns) -> CsvColumns:

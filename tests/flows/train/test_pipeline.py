@@ -209,7 +209,7 @@ def test_a_forecast_as_of_a_day_equals_the_one_from_a_file_that_ends_there(resul
     assert made.sessions == forecast_stock(cut, adapter=result.adapters["sft"]).sessions
     early = forecast_stock(whole, adapter=result.adapters["sft"], as_of=bars["date"].iloc[150].date())
     assert "knows what followed" in early.warnings[0]
-    with pytest.raises(ConfigError, match="begin on"):
+    with pytest.raises(MarketDataError, match="begin on"):
         forecast_stock(whole, adapter=result.adapters["sft"], as_of=date(1990, 1, 1))
     with pytest.raises(ConfigError, match="lies in the future"):
         forecast_stock(whole, adapter=result.adapters["sft"], as_of=date.max)

@@ -1,4 +1,5 @@
 import logging
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from tickerforge.features.windows import build_windows
 from tickerforge.tasks.base.errors import MarketDataError, PublishError
 from tickerforge.tasks.prices.folders import list_tickers
 from tickerforge.tasks.prices.market_data import FolderSource, SyntheticSource, fetch_bars, fetch_with_quality
+from tickerforge.tasks.prices.price_files import keep
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.windows.preprocess import (
     export_published,
@@ -130,6 +132,24 @@ def test_rows_without_prices_are_left_out_counted_and_said(tmp_path: Path, caplo
         assert (ref.meta["rows"], ref.meta["without_prices"], ref.meta["dates_without_prices"]) == (398, 2, dates)
         assert f"REX: rows without prices, left out: 2 ({dates})" in caplog.text
     assert not set(dates.split()) & set(read_bars(ref)["date"].dt.strftime("%Y-%m-%d"))
+
+
+def test_bars_until_a_day_are_those_of_a_file_that_ends_there(tmp_path: Path) -> None:
+    bars = market(SyntheticConfig(sessions=200))
+    day, late = bars["date"].iloc[99], bars.index >= 150
+    # A split, and a month without prices, both after the day.
+    whole = bars.assign(**{name: bars[name] / (1.0 + 3.0 * late) for name in ("open", "high", "low", "close")})
+    keep(tmp_path / "whole", "ACME", whole.assign(adj_close=whole["close"]).drop(index=range(110, 145)))
+    keep(tmp_path / "cut", "ACME", bars[:100].assign(adj_close=bars["close"][:100]))
+    store, quality = Store(tmp_path / "store"), QualityConfig(exchange="24/7", max_missing=0.35, jumps="repair")
+    found = [
+        fetch_with_quality(FolderSource(folder=tmp_path / name), "ACME", store=store, quality=quality, until=until)
+        for name, until in (("whole", day.date()), ("cut", None))
+    ]
+    pd.testing.assert_frame_equal(*(read_bars(bars) for bars, _ in found))
+    assert found[0][1] == found[1][1]
+    with pytest.raises(MarketDataError, match=r"begin on 20.*name a later day"):
+        fetch_bars.fn(FolderSource(folder=tmp_path / "cut"), "ACME", store=store, until=date(1990, 1, 1))
 
 
 def test_the_synthetic_market_goes_by_the_tickers_name(tmp_path: Path) -> None:
