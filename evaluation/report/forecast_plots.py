@@ -30,7 +30,14 @@ INNER = 0.5
 
 
 def forecast_panels(
-    windows: pd.DataFrame, truth: Truth, answers: Answers, *, free: Answers | None, interval: float, count: int
+    windows: pd.DataFrame,
+    truth: Truth,
+    answers: Answers,
+    *,
+    free: Answers | None,
+    interval: float,
+    count: int,
+    currency: str = "",
 ) -> "Figure":
     """Draw single windows: the closes before and after the origin, the fan of a model, and that of a free forecaster.
 
@@ -41,6 +48,7 @@ def forecast_panels(
         free: The free forecaster to compare it with; `None` if the model is that one.
         interval: Nominal coverage of the band.
         count: How many windows, evenly spaced in time; a pool's tickers take turns.
+        currency: Code of the prices' currency, if it is known.
     """
     rows = _drawn_rows(truth, count=count)
     columns = min(3, len(rows))
@@ -66,7 +74,7 @@ def forecast_panels(
             axes,
             title=f"{f'{ticker}, ' if several else ''}{pd.Timestamp(origin):%-d %b %Y}",
             x_label="sessions after the origin" if place + columns >= len(rows) else "",
-            y_label="adjusted close" if place % columns == 0 else "",
+            y_label=_of_prices("adjusted close", currency) if place % columns == 0 else "",
         )
         axes.set_xticks(np.arange(-(len(history) // 5) * 5, truth.horizon + 1, 5))
         axes.tick_params(labelbottom=place + columns >= len(rows))
@@ -107,6 +115,10 @@ def forecast_panels(
     return figure
 
 
+def _of_prices(label: str, currency: str) -> str:
+    return f"{label}, {currency}" if currency else label
+
+
 def _edge_style(free: Answers) -> dict[str, Any]:
     return {"color": MODEL_COLORS[free.model], "linewidth": 1.4, "linestyle": "--"}
 
@@ -127,7 +139,13 @@ def bands(answers: Answers, *, interval: float) -> tuple[Floats, Floats]:
 
 
 def price_series(
-    windows: pd.DataFrame, truth: Truth, answers: Answers, *, free: Answers | None, interval: float
+    windows: pd.DataFrame,
+    truth: Truth,
+    answers: Answers,
+    *,
+    free: Answers | None,
+    interval: float,
+    currency: str = "",
 ) -> "Figure":
     """Draw the whole series with its splits, and below it the test split with forecasts that do not overlap.
 
@@ -137,6 +155,7 @@ def price_series(
         answers: The model to draw.
         free: The free forecaster whose band is drawn beside the model's; `None` if the model is that one.
         interval: Nominal coverage of the band.
+        currency: As for `forecast_panels`.
     """
     figure = new_figure(10, 6)
     whole, zoom = figure.subplots(2, 1, height_ratios=[1, 1.4])
@@ -144,7 +163,7 @@ def price_series(
         (whole, "All sessions; the gaps keep the targets of one split out of the next"),
         (zoom, f"{truth.split.capitalize()} split, one forecast every {truth.horizon} sessions or more"),
     ):
-        dress(axes, y_label="Adj Close", title=title)
+        dress(axes, y_label=_of_prices("Adj Close", currency), title=title)
         date_axis(axes)
     handles: dict[str, Any] = {}
     for split, color in SPLIT_COLORS.items():

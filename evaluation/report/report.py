@@ -45,6 +45,7 @@ from tickerforge.evaluation.report.tables import (
     RULE_LABELS,
     account_rows,
     columns_of,
+    common_currency,
     quality_heading,
     quality_rows,
     ticker_rows,
@@ -128,7 +129,10 @@ def write_report(
         ForecastsError: `forecasts` do not fit `windows` under `config`.
         OSError: The files cannot be written.
     """
-    pictures = pictures_of(report, windows, forecasts, training_metrics=training_metrics, config=config)
+    currency = common_currency(quality)
+    pictures = pictures_of(
+        report, windows, forecasts, training_metrics=training_metrics, config=config, currency=currency
+    )
     out_dir.mkdir(parents=True, exist_ok=True)
     images = draw_pictures(pictures)
     paths = ReportPaths(html=out_dir / REPORT_FILE, markdown=out_dir / MARKDOWN_FILE, metrics=out_dir / NUMBERS_FILE)
@@ -177,10 +181,12 @@ def pictures_of(
     *,
     training_metrics: pd.DataFrame | None,
     config: EvaluationConfig,
+    currency: str = "",
 ) -> list[Picture]:
     """List the figures in reading order; forecasts drawn are those of the chosen adapter, else of the base model.
 
-    The best free forecaster is drawn beside them. A pool has no single series of prices to draw them along.
+    The best free forecaster is drawn beside them. A pool has no single series of prices to draw them along. The axes of
+    prices name the currency, if it is known.
     """
     free = report.free or RANDOM_WALK
     model = report.chosen or (BASE if BASE in report.models else free)
@@ -196,7 +202,7 @@ def pictures_of(
 
     draws: dict[str, Callable[[], Figure]] = {
         "forecasts": lambda: forecast_panels(
-            windows, drawn, given[0], free=beside(given), interval=interval, count=config.examples
+            windows, drawn, given[0], free=beside(given), interval=interval, count=config.examples, currency=currency
         ),
         "skill": lambda: skill_bars(report),
         "horizon": lambda: crps_by_horizon(report),
@@ -206,7 +212,9 @@ def pictures_of(
     if any((each.model, each.split) == (model, "test") for each in report.calibration):
         draws["calibration"] = lambda: calibration_plot(report, model=model, split="test")
     if not report.tickers:
-        draws["series"] = lambda: price_series(windows, truth, answers[0], free=beside(answers), interval=interval)
+        draws["series"] = lambda: price_series(
+            windows, truth, answers[0], free=beside(answers), interval=interval, currency=currency
+        )
     if training_metrics is not None and has_curves(training_metrics):
         curves = training_metrics
         draws["training"] = lambda: learning_curves(curves, ticker=report.ticker)

@@ -9,6 +9,7 @@ import pandas as pd
 from tickerforge.evaluation.core.contracts import RANDOM_WALK, EvalReport, ScoredSplit, TradingRule
 from tickerforge.evaluation.core.labels import METRICS, Metric, listed, model_label
 from tickerforge.evaluation.metrics.accuracy import skill
+from tickerforge.features.prices.dialects import in_brief, repaired_rows
 from tickerforge.features.prices.quality import QualityReport
 
 Groups = tuple[tuple[str, tuple[str, ...]], ...]
@@ -192,15 +193,23 @@ def account_rows(report: EvalReport) -> list[tuple[str, ...]]:
     return [head, *body]
 
 
+def common_currency(reports: Sequence[QualityReport]) -> str:
+    """Return the currency of all prices; empty if it is not known, or not the same."""
+    found = {each.currency for each in reports}
+    return found.pop() if len(found) == 1 else ""
+
+
 def quality_heading(reports: Sequence[QualityReport]) -> str:
     """Write what was found in the prices as a heading."""
     counts = {
         "missing session": sum(len(each.missing) for each in reports),
         "extra session": sum(len(each.extra) for each in reports),
-        "repair": sum(_repaired(each) for each in reports),
+        "repaired row": sum(repaired_rows(each.repairs) for each in reports),
         "odd row": sum(_odd(each) for each in reports),
     }
     found = [f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count]
+    if any("form" in in_brief(each.repairs) for each in reports):
+        found.append("another form than Yahoo's")
     unknown = sum(not each.exchange for each in reports)
     whose = "" if not unknown else " for some tickers" if unknown < len(reports) else ""
     missing = f"missing sessions not known{whose}" if unknown else "none missing"
@@ -223,12 +232,11 @@ def _quality_row(report: QualityReport) -> tuple[str, ...]:
     compared = report.exchange != ""
     counts = (len(report.missing), len(report.extra)) if compared else ("not compared", "not compared")
     return tuple(
-        map(str, (report.ticker, report.rows, report.first, report.last, *counts, _repaired(report), _odd(report)))
+        map(
+            str,
+            (report.ticker, report.rows, report.first, report.last, *counts, in_brief(report.repairs), _odd(report)),
+        )
     )
-
-
-def _repaired(report: QualityReport) -> int:
-    return sum(report.repairs.values())
 
 
 def _odd(report: QualityReport) -> int:

@@ -184,6 +184,24 @@ _WHOLE_FILE = frozenset(
 )
 
 
+_OF_ROWS = frozenset(
+    {"rows_without_prices", "event_rows", "other_series", "repeated_rows", "earlier_rows", "halts", "missing_volumes"}
+    | {"running_session", "repaired_jumps"}
+)
+
+
+def repaired_rows(repairs: Mapping[str, int]) -> int:
+    """Count the rows that were changed or left out; the other repairs are of the form of the file."""
+    return sum(count for name, count in repairs.items() if name in _OF_ROWS)
+
+
+def in_brief(repairs: Mapping[str, int]) -> str:
+    """Write repairs in two words: how many rows were changed or left out, and whether the file has another form."""
+    rows = repaired_rows(repairs)
+    parts = [f"{rows:,} row{'' if rows == 1 else 's'}"] if rows else []
+    return ", ".join([*parts, *(["form"] if repairs.keys() - _OF_ROWS else [])]) or "none"
+
+
 def in_words(repairs: Mapping[str, int]) -> str:
     """Write repairs for people: how often each was made, if it is not of the whole file, and what it is."""
     return "; ".join(

@@ -37,7 +37,8 @@ class QualityReport(FrozenModel):
         rows: Sessions with prices.
         first: The first of them.
         last: The last of them.
-        repairs: How often each of `features.prices.bars.REPAIRS` was made.
+        currency: Code of the prices' currency, if their source names it.
+        repairs: How often each of `features.prices.dialects.REPAIRS` was made.
         oddities: How many rows are odd in each way of `ODDITIES`.
         exchange: The calendar that the dates were compared with; empty if they were not.
         sessions: Sessions of that exchange from `first` to `last`.
@@ -53,6 +54,7 @@ class QualityReport(FrozenModel):
     rows: int
     first: date
     last: date
+    currency: str = ""
     repairs: dict[str, int] = Field(default={})
     oddities: dict[str, int] = Field(default={})
     jumps: tuple[Jump, ...] = ()
@@ -68,6 +70,7 @@ class QualityReport(FrozenModel):
         calendar = self.exchange or "none"
         table = [
             ("sessions", _count(self.rows), f"{self.first} to {self.last}"),
+            ("currency", self.currency or "not known", "of all prices, as their source names it"),
             ("missing sessions", _count(len(self.missing)), f"of {self.sessions} of {calendar}{_dates(self.missing)}"),
             ("extra sessions", _count(len(self.extra)), f"days on which {calendar} is closed{_dates(self.extra)}"),
             *((name, _count(count), REPAIRS[name]) for name, count in self.repairs.items()),
@@ -80,7 +83,7 @@ class QualityReport(FrozenModel):
         if self.note and self.exchange:
             table.append(("calendar", "compared in part", self.note))
         elif self.note:
-            table[1:3] = [("calendar", "not compared", self.note)]
+            table[2:4] = [("calendar", "not compared", self.note)]
         return [{"What": what.replace("_", " "), "Count": count, "Meaning": meaning} for what, count, meaning in table]
 
 
@@ -89,6 +92,7 @@ def assess(
     *,
     ticker: str,
     repairs: Mapping[str, int],
+    currency: str = "",
     exchange: str = "",
     sessions: NDArray[np.datetime64] | None = None,
     note: str = "",
@@ -99,6 +103,7 @@ def assess(
         bars: As `features.prices.bars.read_csv` returns them.
         ticker: Name of the ticker.
         repairs: What was repaired when they were read.
+        currency: Code of the currency, if it is known.
         exchange: The exchange whose sessions these are.
         sessions: The exchange's sessions, ascending (datetime64[s]), at least from the first bar to the last; without
             them nothing is compared.
@@ -118,6 +123,7 @@ def assess(
         rows=len(dates),
         first=_day(dates[0]),
         last=_day(dates[-1]),
+        currency=currency,
         repairs=dict(repairs),
         oddities={name: count for name, count in _oddities(values).items() if count},
         jumps=tuple(find_jumps(values)),

@@ -12,6 +12,7 @@ from rich.text import Text
 from tickerforge.evaluation.core.contracts import PERSISTENCE
 from tickerforge.evaluation.core.labels import METRICS, Metric, model_label
 from tickerforge.features.price_text import price_text
+from tickerforge.features.prices.dialects import in_brief
 
 if TYPE_CHECKING:
     from tickerforge.evaluation.bench.standings import Standing, Standings
@@ -265,10 +266,10 @@ def preprocessed(results: Sequence["Preprocessed"]) -> RenderableType:
 
 
 def _quality(report: "QualityReport | None") -> tuple[str, str, str]:
-    """Write the numbers of missing and extra sessions and of repairs; a dash if no calendar was compared."""
+    """Write the numbers of missing and extra sessions, and the repairs; a dash if no calendar was compared."""
     if report is None:
         return "", "", ""
-    repairs = str(sum(report.repairs.values()))
+    repairs = in_brief(report.repairs)
     return (str(len(report.missing)), str(len(report.extra)), repairs) if report.exchange else ("-", "-", repairs)
 
 

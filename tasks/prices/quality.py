@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,15 +49,24 @@ def assess_bars(
         MarketDataError: If the exchange that `config` names is not known.
     """
     repairs = json.loads(str(bars.meta.get(REPAIR_COUNTS) or "{}"))
+    currency = str(bars.meta.get("currency", ""))
 
     def build(folder: Path) -> Mapping[str, Scalar]:
-        report = _assessed(read(), ticker=str(bars.meta["ticker"]), repairs=repairs, exchange=config.exchange)
+        report = _assessed(
+            read(), ticker=str(bars.meta["ticker"]), repairs=repairs, currency=currency, exchange=config.exchange
+        )
         (folder / QUALITY_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
         return {"ticker": report.ticker, "missing": len(report.missing), "extra": len(report.extra)}
 
     made = store.build(
         "quality",
-        {"bars": bars, "ticker": bars.meta["ticker"], "repairs": repairs, "exchange": config.exchange},
+        {
+            "bars": bars,
+            "ticker": bars.meta["ticker"],
+            "repairs": repairs,
+            "exchange": config.exchange,
+            "currency": currency,
+        },
         build,
         code=code_version(*_MODULES, libraries=("pandas", "numpy", "exchange-calendars")),
     )
@@ -95,10 +105,13 @@ def with_history(report: QualityReport, bars: ArtifactRef) -> QualityReport:
     return report.model_copy(update={"history": change})
 
 
-def _assessed(prices: Columns, *, ticker: str, repairs: Mapping[str, int], exchange: str) -> QualityReport:
+def _assessed(
+    prices: Columns, *, ticker: str, repairs: Mapping[str, int], currency: str, exchange: str
+) -> QualityReport:
+    examined = partial(assess, prices, ticker=ticker, repairs=repairs, currency=currency)
     if exchange == NO_EXCHANGE:
         note = "no exchange is named (quality.exchange = none)"
-        return assess(prices, ticker=ticker, repairs=repairs, note=note)
+        return examined(note=note)
     dates = prices["date"]
     name = exchange_of(ticker, dates) if exchange == AUTO else exchange
     days = dates.astype("datetime64[D]")
@@ -108,13 +121,13 @@ def _assessed(prices: Columns, *, ticker: str, repairs: Mapping[str, int], excha
     except MarketDataError as error:
         if exchange != AUTO:
             raise
-        return assess(prices, ticker=ticker, repairs=repairs, note=str(error))
+        return examined(note=str(error))
     unknown = dates[(days < np.datetime64(first)) | (days > np.datetime64(last))]
     note = ""
     if len(unknown):
         note = f"{name} is recorded from {first} to {last}; the {len(unknown)} days outside are not compared"
         sessions = np.union1d(sessions, unknown)
-    return assess(prices, ticker=ticker, repairs=repairs, exchange=name, sessions=sessions, note=note)
+    return examined(exchange=name, sessions=sessions, note=note)
 
 
 def _in_task_run() -> bool:

@@ -161,11 +161,12 @@ def test_what_there_is_to_say_about_the_prices_is_a_table_with_the_finding_as_it
 ) -> None:
     report, verdict, *_ = case
     bars = market(SyntheticConfig(process="random_walk", sessions=600, seed=3))
-    quality = assess(bars, ticker="DEMO", repairs={"blank_rows": 2}, note="no exchange is named")
+    quality = assess(bars, ticker="DEMO", repairs={"blank_rows": 2, "halts": 2}, currency="SEK", note="-")
     text = render_markdown(report, verdict, quality=[quality])
-    assert "## Data quality: 600 sessions of prices, missing sessions not known and 2 repairs\n" in text
+    assert "## Data quality: 600 sessions of prices, missing sessions not known, 2 repaired rows and another" in text
     assert "| blank rows | 2 | " in text
-    assert "| calendar | not compared | no exchange is named |" in text
+    assert "| currency | SEK | " in text
+    assert "| calendar | not compared | - |" in text
     assert "Data quality" not in render_markdown(report, verdict)
     clean = assess(bars, ticker="DEMO", repairs={}, exchange="XNYS", sessions=bars["date"].to_numpy())
     assert quality_heading([clean]).endswith("none missing, nothing repaired and nothing odd")
