@@ -15,6 +15,7 @@ from tickerforge.features.stages import StageCommand
 from tickerforge.flows.cli import options
 from tickerforge.flows.cli.benchmark import benchmark_app
 from tickerforge.flows.cli.data import data_app
+from tickerforge.flows.cli.desk import desk
 from tickerforge.flows.cli.record import record_app
 from tickerforge.flows.cli.registry import pull, registry_app
 from tickerforge.flows.cli.terminal import complain, set_environment, show, terminal_session
@@ -335,6 +336,7 @@ def nightly_command(
 
 
 app.command(epilog="Example: tickerforge pull AAPL@challenger adapters/AAPL")(pull)
+app.command(epilog="Example: tickerforge desk")(desk)
 app.add_typer(registry_app, name="registry")
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(data_app, name="data")

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 import numpy as np
 from prefect import flow
 
-from tickerforge.features.price_text import price_text
+from tickerforge.evaluation.report.desk import DeskRow
 from tickerforge.flows.errors import NightFailed, StageFailed
 from tickerforge.flows.night.batches import ForecastAnswer, ForecastJob, forecast_all
+from tickerforge.flows.night.desk import forecast_cells, forecast_part, publish_desk
 from tickerforge.flows.night.next_sessions import Forecast, StockForecast
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
@@ -23,6 +24,7 @@ from tickerforge.tasks.outputs.live import IssuedForecast, issue_forecast, seal_
 from tickerforge.tasks.prices.market_data import fetch_bars
 from tickerforge.tasks.prices.sessions import exchange_of
 from tickerforge.tasks.store.artifacts import Store
+from tickerforge.tasks.windows.preprocess import read_bars
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ def forecast(
 
     Raises:
         NightFailed: If a stock failed; the others are done.
+        PublishError: If the files of the desk cannot be written.
     """
     if (nothing := skipped(exchange, result=tuple[StockForecast, ...]())) is not None:
         return nothing
@@ -65,7 +68,15 @@ def forecast(
             failed.append(StockForecast(stock=stock, note=in_words(error), failed=True))
     made = forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange)
     found = (*failed, *(each.model_copy(update={"warning": _watch(each, warnings.get(each.stock))}) for each in made))
-    publish_table("forecasts", [forecast_row(each) for each in found], description="Forecasts of the next sessions.")
+    bars_of = {job.config.stock: job.bars for job in jobs}
+    rows = {
+        each.stock: forecast_part(each.stock, each, bars=read_bars(bars_of[each.stock]))
+        for each in found
+        if each.issued is not None
+    }
+    desk = publish_desk(tuple(rows.values()), at=datetime.now(UTC))
+    table = [forecast_row(each, rows.get(each.stock, DeskRow(ticker=each.stock))) for each in found]
+    publish_table("forecasts", table, description=f"Forecasts of the next sessions. [The desk: all tickers]({desk})")
     if names := [each.stock for each in found if each.failed]:
         raise NightFailed(f"no forecast of {', '.join(names)}: see their rows in the table `forecasts`")
     return found
@@ -84,13 +95,13 @@ def forecast_and_issue(
     if not jobs:
         return ()
     found = _on_gpu_pool(jobs) if heavy_stages == GPU_POOL else forecast_all(jobs)
-    made = [each.forecast for each in found if each.forecast is not None]
-    issued = [record for each in made for record in issue(each, exchange=exchange)]
+    issued = tuple(issue(each, exchange=exchange) for each in found)
+    records = [record for each in issued for record in (each.issued, each.beside) if record is not None]
     now = datetime.now(UTC)
-    oldest = min((record.issued_at for record in issued), default=now)
-    if head := seal_records([record.record for record in issued], at=now, since=oldest):
+    oldest = min((record.issued_at for record in records), default=now)
+    if head := seal_records([record.record for record in records], at=now, since=oldest):
         logger.info("the record of issued forecasts ends with block %s", head)
-    return found
+    return issued
 
 
 def _on_gpu_pool(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
@@ -108,12 +119,17 @@ def _on_gpu_pool(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
     return tuple(found)
 
 
-def issue(made: Forecast, *, exchange: str | None) -> list[IssuedForecast]:
+def issue(found: StockForecast, *, exchange: str | None) -> StockForecast:
     """Record a forecast, and the challenger's beside it, as issued now, to be scored when their prices exist."""
-    issued = [_record(made, exchange=exchange, beside=False)]
-    if made.challenger is not None:
-        issued.append(_record(made.challenger, exchange=exchange, beside=True))
-    return issued
+    if (made := found.forecast) is None:
+        return found
+    challenger = made.challenger
+    return found.model_copy(
+        update={
+            "issued": _record(made, exchange=exchange, beside=False),
+            "beside": _record(challenger, exchange=exchange, beside=True) if challenger is not None else None,
+        }
+    )
 
 
 def _record(made: Forecast, *, exchange: str | None, beside: bool) -> IssuedForecast:
@@ -142,33 +158,13 @@ def _record(made: Forecast, *, exchange: str | None, beside: bool) -> IssuedFore
     )
 
 
-def forecast_row(found: StockForecast) -> dict[str, str]:
-    """Make one stock's row in the table of forecasts; the move is from the last close to the last session."""
+def forecast_row(found: StockForecast, row: DeskRow) -> dict[str, str]:
+    """Make one stock's row in the table of forecasts; without a forecast, only the reason."""
     made = found.forecast
-    if made is None:
-        return {
-            "Stock": found.stock,
-            "From": "",
-            "To": "",
-            "Last close": "",
-            "Median": "",
-            "Median move": "",
-            "Issued by": found.note,
-            "Why": "",
-            "Challenger": "",
-            "Watch": found.warning,
-        }
-    last = made.sessions[-1]
-    registered = f"{made.issuer}, version {made.version}"
     return {
         "Stock": found.stock,
-        "From": str(made.origin),
-        "To": last.day,
-        "Last close": price_text(made.last_close, currency=made.currency),
-        "Median": price_text(last.median, like=made.last_close, currency=made.currency),
-        "Median move": made.move,
-        "Issued by": registered if made.version else made.adapter,
-        "Why": made.why,
-        "Challenger": made.challenger.move if made.challenger else "",
+        **forecast_cells(row if made is not None else DeskRow(ticker=found.stock)),
+        "Challenger": made.challenger.move if made is not None and made.challenger is not None else "",
         "Watch": f"{found.warning} {found.note}".strip() if found.failed else found.warning,
+        "Why": made.why if made is not None else found.note,
     }

@@ -30,6 +30,7 @@ from tickerforge.tasks.models.forecasting import (
     random_walk_quantiles,
     too_few_valid,
 )
+from tickerforge.tasks.outputs.live import IssuedForecast
 from tickerforge.tasks.prices.freshness import stale_end
 from tickerforge.tasks.prices.market_data import fetch_bars
 from tickerforge.tasks.prices.sessions import ALWAYS, NO_EXCHANGE, calendar_of, close_of
@@ -102,13 +103,18 @@ class Forecast(FrozenModel):
 
 
 class StockForecast(FrozenModel):
-    """The outcome for one stock: the forecast, or a note why there is none, and a warning if there is one."""
+    """The outcome for one stock: the forecast, or a note why there is none, and a warning if there is one.
+
+    `issued` is the forecast on record for this origin, and `beside` that of the challenger.
+    """
 
     stock: str
     forecast: Forecast | None = None
     note: str = ""
     warning: str = ""
     failed: bool = False
+    issued: IssuedForecast | None = None
+    beside: IssuedForecast | None = None
 
 
 def forecast_registered(config: PipelineConfig, *, bars: ArtifactRef) -> StockForecast:

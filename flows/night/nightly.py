@@ -4,15 +4,27 @@ import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from textwrap import shorten
 from typing import Annotated, NamedTuple
 
+import pandas as pd
 from prefect import flow
 from pydantic import Field
 
 from tickerforge.evaluation.monitoring.drift import RECENT_WINDOWS, input_drift
+from tickerforge.evaluation.monitoring.live import LiveScores
+from tickerforge.evaluation.report.desk import FAILED, KEPT, PROMOTED, DeskRow
 from tickerforge.features.config import FrozenModel
 from tickerforge.flows.errors import NightFailed, StageFailed
 from tickerforge.flows.night.batches import BatchAnswer, ForecastJob, TickerJob, TickerStages
+from tickerforge.flows.night.desk import (
+    forecast_cells,
+    forecast_part,
+    live_cell,
+    live_part,
+    publish_desk,
+    publish_stock,
+)
 from tickerforge.flows.night.forecast import forecast_and_issue
 from tickerforge.flows.night.next_sessions import StockForecast
 from tickerforge.flows.prices.price_updates import update_prices
@@ -41,6 +53,10 @@ BatchSize = Annotated[
 ]
 
 
+SHORT = 120
+"""Most characters of a reason in the table; the stock's own artifact has it whole."""
+
+
 class Prepared(PreparedTicker):
     """A ticker that is ready for training.
 
@@ -56,32 +72,32 @@ class Prepared(PreparedTicker):
 
 
 class TickerNight(FrozenModel):
-    """The outcome of the night for one ticker, in words; `failure` says why it did not finish.
+    """The outcome of the night for one ticker; `failure` says why it did not finish.
 
-    `scored` are the records of forecasts' outcomes that the night wrote.
+    `desk` is its row on the desk, and `scored` are the records of forecasts' outcomes that the night wrote.
     """
 
     stock: str
-    verdict: str = ""
-    promoted: bool = False
+    desk: DeskRow
     version: str = ""
-    forecast: str = ""
-    live: str = ""
-    warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     failure: str = ""
     scored: tuple[str, ...] = ()
 
+    @property
+    def promoted(self) -> bool:
+        """Whether the ticker has a new champion."""
+        return self.desk.outcome == PROMOTED
+
     def row(self) -> dict[str, str]:
-        """Make the ticker's row in the table of the night."""
+        """Make the ticker's row in the table of the night: the forecast first, the reasons last."""
         return {
             "Stock": self.stock,
-            "Outcome": "failed" if self.failure else "promoted" if self.promoted else "kept",
-            "Why": self.failure or self.verdict,
-            "Forecast": self.forecast,
-            "Live": self.live,
-            "Watch": " ".join(self.warnings),
-            "Seconds": f"{self.seconds:.1f}",
+            **forecast_cells(self.desk),
+            "Outcome": self.desk.outcome,
+            "Watch": ", ".join(self.desk.flags),
+            "Live skill": live_cell(self.desk),
+            "Why": shorten(self.failure or self.desk.verdict, SHORT),
         }
 
 
@@ -233,70 +249,80 @@ def ticker_night(
     failure: str,
     seconds: float,
 ) -> TickerNight:
-    """Make one ticker's entry: verdict, forecast, score of earlier forecasts, and warnings."""
-    warnings, watched = [], Watched("", (), ())
+    """Make one ticker's entry: verdict, forecast, score of earlier forecasts, and warnings by the name of a flag."""
+    warnings: dict[str, str] = {}
+    watched: Watched | None = None
+    bars = read_bars(ready.bars) if ready is not None else None
     registered = result.registered if result else None
     promoted = registered is not None and CHAMPION in registered.aliases
-    if ready is not None:
-        if ready.stale or ready.not_updated:
-            last = read_bars(ready.bars)["date"].iloc[-1].date()
+    if ready is not None and bars is not None:
+        last = bars["date"].iloc[-1].date()
         if ready.stale:
-            warnings.append(f"The prices end on {last} and lack {ready.stale} sessions.")
+            warnings["stale"] = f"The prices end on {last} and lack {ready.stale} sessions."
         if ready.not_updated:
-            warnings.append(f"The prices end on {last}, as they could not be updated ({ready.not_updated}).")
+            warnings["not updated"] = f"The prices end on {last}, as they could not be updated ({ready.not_updated})."
         try:
             champion = ready.champion
             if promoted and registered is not None:
                 champion = registered.adapter
-            watched = watch(ready, champion=champion)
-            warnings += watched.drifts
+            watched = watch(ready, champion=champion, bars=bars)
+            warnings |= watched.drifts
         except Exception as error:
             logger.exception("%s cannot be watched", stock)
             failure = failure or in_words(error)
     made = forecast.forecast if forecast else None
     if made is not None and (problem := too_few_valid(made.valid, made.answers)):
-        warnings.append(f"Forecast: {problem}.")
+        warnings["no band"] = f"Forecast: {problem}."
+    if failure:
+        warnings = {FAILED: failure} | warnings
+    judged = {
+        "flags": tuple(warnings),
+        "watch": tuple(warnings.values()),
+        "outcome": FAILED if failure else PROMOTED if promoted else KEPT,
+        "verdict": result.verdict.headline if result else "",
+        "judged_at": datetime.now(UTC),
+        "report": (result.page or result.report_path.resolve().as_uri()) if result else "",
+    }
+    live = live_part(watched.live) if watched else {}
     return TickerNight(
         stock=stock,
-        verdict=result.verdict.headline if result else "",
-        promoted=promoted,
+        desk=forecast_part(stock, forecast, bars=bars).model_copy(update=judged | live),
         version=registered.version if registered else "",
-        forecast=f"{made.move} by {made.sessions[-1].day}, issued by {made.adapter}" if made else "",
-        live=watched.live,
-        warnings=tuple(warnings),
         seconds=seconds,
         failure=failure,
-        scored=watched.scored,
+        scored=watched.scored if watched else (),
     )
 
 
 class Watched(NamedTuple):
-    """A sentence on the scores of issued forecasts, one per drift, and the records of new outcomes."""
+    """The scores of issued forecasts, a sentence per drift by the name of its flag, and the records of new outcomes."""
 
-    live: str
-    drifts: tuple[str, ...]
+    live: LiveScores
+    drifts: dict[str, str]
     scored: tuple[str, ...]
 
 
-def watch(ready: Prepared, *, champion: RegisteredAdapter | None) -> Watched:
+def watch(ready: Prepared, *, champion: RegisteredAdapter | None, bars: pd.DataFrame) -> Watched:
     """Score issued forecasts, record the outcomes of those that are complete, and check for drift.
 
     The live error is compared with the error on the test split when the champion was promoted.
     """
     stock, frame = ready.config.stock, read_windows(ready.windows)
-    scores = score_issued(stock, read_bars(ready.bars))
+    scores = score_issued(stock, bars)
     scored = record_outcomes(scores, at=datetime.now(UTC))
     drift = input_drift(frame[frame["split"] == "train"], frame.sort_values("origin").tail(RECENT_WINDOWS))
     error = live_error_drift(scores, version=champion.version) if champion else None
-    drifts = tuple(each.text for each in (drift, error) if each is not None and each.drifted)
-    return Watched(scores.text, drifts, scored)
+    found = {"input drift": drift, "error drift": error}
+    drifts = {name: each.text for name, each in found.items() if each is not None and each.drifted}
+    return Watched(scores, drifts, scored)
 
 
 def finish(night: Night) -> None:
-    """Publish the table of the night, failed tickers first, and fail the flow run if there are any.
+    """Publish the table of the night, failed tickers first, and the desk; fail the flow run if a ticker failed.
 
     Raises:
         NightFailed: If a ticker failed; names each with its reason.
+        PublishError: If the desk's files cannot be written.
     """
     now = datetime.now(UTC)
     seal_records([name for each in night.tickers for name in each.scored], at=now, since=now)
@@ -304,7 +330,10 @@ def finish(night: Night) -> None:
     promoted = [each.stock for each in night.tickers if each.promoted]
     summary = f"{len(night.tickers)} tickers: {len(promoted)} promoted, {len(failed)} failed."
     ordered = sorted(night.tickers, key=lambda each: (not each.failure, not each.promoted, each.stock))
-    publish_table("night", [each.row() for each in ordered], description=summary)
+    desk = publish_desk([each.desk for each in night.tickers], at=now)
+    for each in ordered:
+        publish_stock(each.desk, version=each.version, seconds=each.seconds)
+    publish_table("night", [each.row() for each in ordered], description=f"{summary} [The desk: all tickers]({desk})")
     logger.info("%s", summary)
     if failed:
         raise NightFailed("\n".join([summary, *(f"{each.stock}: {each.failure}" for each in failed)]))

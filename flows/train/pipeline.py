@@ -46,7 +46,10 @@ logger = logging.getLogger(__name__)
 
 
 class PipelineResult(FrozenModel):
-    """The results of a finished run; `left_out` says why tickers are missing in a pool."""
+    """The results of a finished run; `left_out` says why tickers are missing in a pool.
+
+    `page` is the address of the report on the tracking server, or of the run that links to it; empty without a server.
+    """
 
     stock: str
     results: Path
@@ -56,6 +59,7 @@ class PipelineResult(FrozenModel):
     report: EvalReport
     verdict: Verdict
     left_out: dict[str, str] = Field(default={})
+    page: str = ""
 
 
 class PreparedTicker(RunData):
@@ -121,7 +125,7 @@ def train(
         stages = {stage: steps.store.here(artifact) for stage, artifact in stages.items()}
         adapters = adapters_of(stages)
         # Without MLflow, a challenger could be promoted without a comparison with the champion.
-        wait_for_tracking(parent)
+        tracked = wait_for_tracking(parent)
         champion = given.champion if given else current_champion(config.stock)
         comparison = steps.comparison(
             windows,
@@ -162,7 +166,9 @@ def train(
         published = publish_adapters(
             run, adapters=adapters, windows=windows, base_model=base_model, factors=report.factors
         )
-        publish_comparison(report, verdict, report_path=report_path)
+        # The run of a comparison from the store has no report of its own, but a link to it.
+        page = tracked.web_address() if comparison.cached else tracked.report_address
+        publish_comparison(report, verdict, address=page or report_path.resolve().as_uri())
         logger.info("%s", verdict.headline, extra={"terminal": False})
         return PipelineResult(
             stock=config.stock,
@@ -173,6 +179,7 @@ def train(
             report=report,
             verdict=verdict,
             left_out=data.left_out,
+            page=page,
         )
 
 

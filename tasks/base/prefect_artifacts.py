@@ -1,7 +1,6 @@
 """The tables and links that the Prefect UI shows of a run."""
 
 import re
-from pathlib import Path
 
 from tickerforge.evaluation.comparison.contamination import decisive, split_name
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
@@ -24,9 +23,9 @@ def comparison_rows(report: EvalReport) -> list[dict[str, str]]:
     return rows
 
 
-def publish_comparison(report: EvalReport, verdict: Verdict, *, report_path: Path) -> None:
+def publish_comparison(report: EvalReport, verdict: Verdict, *, address: str) -> None:
     """Create the table artifact `comparison-{ticker}` and the link artifact `report-{ticker}` of the current run."""
-    from prefect.artifacts import create_link_artifact, create_table_artifact
+    from prefect.artifacts import create_table_artifact
 
     reasons = "\n".join(f"- {'✓' if reason.passed else '✗'} {reason.text}" for reason in verdict.reasons)
     patiently(
@@ -36,14 +35,7 @@ def publish_comparison(report: EvalReport, verdict: Verdict, *, report_path: Pat
             description=f"**{verdict.headline}** ({split_name(report, decisive(report))})\n\n{reasons}",
         )
     )
-    patiently(
-        lambda: create_link_artifact(
-            link=report_path.resolve().as_uri(),
-            link_text=f"Report of {report.ticker}",
-            key=artifact_key("report", report.ticker),
-            description=verdict.headline,
-        )
-    )
+    publish_link(f"report-{report.ticker}", address, text=f"Report of {report.ticker}", description=verdict.headline)
 
 
 def publish_table(key: str, rows: list[dict[str, str]], *, description: str) -> None:
@@ -51,3 +43,24 @@ def publish_table(key: str, rows: list[dict[str, str]], *, description: str) -> 
     from prefect.artifacts import create_table_artifact
 
     patiently(lambda: create_table_artifact(table=rows, key=artifact_key(key), description=description))
+
+
+def publish_link(key: str, address: str, *, text: str, description: str) -> None:
+    """Create a link artifact of the current run."""
+    from prefect.artifacts import create_link_artifact
+
+    patiently(
+        lambda: create_link_artifact(link=address, link_text=text, key=artifact_key(key), description=description)
+    )
+
+
+def publish_markdown(key: str, text: str, *, description: str) -> None:
+    """Create a Markdown artifact of the current run."""
+    from prefect.artifacts import create_markdown_artifact
+
+    patiently(lambda: create_markdown_artifact(markdown=text, key=artifact_key(key), description=description))
+
+
+def plain(text: str) -> str:
+    """Escape what Markdown and HTML would read as marks, for texts that come from files and models."""
+    return re.sub(r"([\\\\`*_{}\[\]<>#|!~&])", r"\\\1", " ".join(text.split()))

@@ -37,6 +37,7 @@ DESCRIPTION_TAG = "mlflow.note.content"
 _FROM_STORE = "From the store:"
 # MLflow shows groups of metrics in the order of their names: before `summary`.
 CURVES = "curves"
+_REPORT = f"{COMPARISON.results_folder}/{REPORT_FILE}"
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,24 @@ class PipelineRun:
     @property
     def report_page(self) -> str:
         """The page of the report among the run's files, if it was logged there."""
-        return f"{self.page}/artifacts/{COMPARISON.results_folder}/{REPORT_FILE}"
+        return f"{self.page}/artifacts/{_REPORT}"
+
+    @property
+    def report_address(self) -> str:
+        """The address of that page on the tracking server; empty without a server."""
+        return self.web_address(_REPORT)
+
+    def web_address(self, file: str = "") -> str:
+        """Return the address of the run's page, or of one of its files, on the server; empty without a server."""
+        uri = without_credentials(self.tracking.uri)
+        if not is_server(uri):
+            return ""
+        return f"{uri.rstrip('/')}/{self.page}{f'/artifacts/{file}' if file else ''}"
 
     @property
     def address(self) -> str:
         """The run's page on the tracking server, or the command that shows the embedded database."""
-        uri = without_credentials(self.tracking.uri)
-        if is_server(uri):
-            return f"{uri.rstrip('/')}/{self.page}"
-        return f"mlflow ui --backend-store-uri {uri}"
+        return self.web_address() or f"mlflow ui --backend-store-uri {without_credentials(self.tracking.uri)}"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def test_a_flow_leaves_a_table_and_a_link_in_the_ui(prefect_server: None, made: 
 
     @flow
     def publishing() -> None:
-        publish_comparison(report, verdict, report_path=tmp_path / "report.html")
+        publish_comparison(report, verdict, address=(tmp_path / "report.html").as_uri())
 
     publishing()
     table, link = Artifact.get("comparison-demo"), Artifact.get("report-demo")

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
+from desk_rows import desk_row
 from tickerforge.features.config import FeatureConfig, SyntheticConfig, UpdateSource
 from tickerforge.features.export import published_tables, write_published
 from tickerforge.features.stages import AdapterStage
@@ -23,10 +24,11 @@ from tickerforge.flows.cli.preflight import check_stage
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig, build_config
 from tickerforge.flows.settings.files import StageFiles
+from tickerforge.tasks.outputs.desk import keep_rows
 from tickerforge.training.config import BackendChoice, RejectionConfig, RejectionRule
 
 HEADER = "Date,Open,High,Low,Close,Adj Close,Volume"
-COMMANDS = ("run", "preprocess", "stage", "forecast", "pull", "doctor")
+COMMANDS = ("run", "preprocess", "stage", "forecast", "pull", "doctor", "desk")
 Cli = Callable[..., Result]
 
 
@@ -400,3 +402,27 @@ def test_the_installed_command_prints_errors_without_a_traceback_unless_asked(wo
     assert plain.stderr.startswith("error: training.lora_rank = 0")
     assert "Traceback" in debug.stderr
     assert list(working_folder.iterdir()) == []
+
+
+def test_the_desk_needs_a_forecast_and_then_writes_its_files(cli: Cli, working_folder: Path) -> None:
+    refused = cli("desk")
+    assert (refused.exit_code, "no forecast has been issued yet" in refused.stderr) == (2, True)
+    keep_rows([desk_row(), desk_row("MSFT")])
+    shown = cli("desk")
+    assert shown.exit_code == 0
+    assert str(Path("forecasts", "desk.html")) in shown.stdout
+    assert len(pd.read_parquet(working_folder / "forecasts" / "latest.parquet")) == 6
+    assert [row["ticker"] for row in json.loads(cli("desk", "--json").stdout)] == ["AAPL", "MSFT"]
+
+
+def test_the_record_is_verified_and_a_fault_is_named(cli: Cli, tmp_path: Path) -> None:
+    assert "nothing is recorded yet" in cli("record", "verify").stdout
+    assert "the record is unchanged" in cli("record", "verify").stdout
+    missing = cli("record", "verify", "--head", "1:abc")
+    assert (missing.exit_code, "replaced or shortened" in missing.stderr) == (1, True)
+    records = tmp_path / "home" / "state" / "records" / "forecasts" / "AAPL"
+    records.mkdir(parents=True)
+    (records / "2026-11-20-v1.json").write_text("{}")
+    added = cli("record", "verify", "--json")
+    assert added.exit_code == 1
+    assert json.loads(added.stdout)["faults"][0].startswith("forecasts/AAPL/2026-11-20-v1: the record is in no block")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from prefect import flow
 
+from tickerforge.evaluation.core.contracts import FREE
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
 from tickerforge.flows.errors import NightFailed
@@ -17,8 +18,11 @@ from tickerforge.flows.night.nightly import nightly, prepare_ticker, ticker_nigh
 from tickerforge.flows.settings.config import with_overrides
 from tickerforge.tasks.base.disk import tree_hashes
 from tickerforge.tasks.base.paths import Workspace
+from tickerforge.tasks.outputs.desk import read_rows
+from tickerforge.tasks.outputs.live import check_record
 from tickerforge.tasks.prices.price_files import keep
 from tickerforge.tasks.prices.sessions import sessions_between
+from tickerforge.tasks.tracking.client import client_of, connect
 from tiny_pipeline import tiny_config
 from trained_pieces import lend_base_model
 from web_server import Reply
@@ -60,6 +64,25 @@ def night_table() -> list[dict[str, Any]]:
     return json.loads(max(found, key=lambda each: each.created).data)
 
 
+def assert_desk_files(folder: Path) -> None:
+    """The page and the tables hold the two tickers with forecasts, and the record of these is unchanged."""
+    assert {path.name for path in folder.iterdir()} == {"desk.html", "latest.parquet", "latest.csv"}
+    latest = pd.read_parquet(folder / "latest.parquet")
+    assert list(latest.groupby("ticker").size().items()) == [("FRESH", 2), ("LAGS", 2)]
+    assert latest["issuer"].isin(FREE).all()
+    assert (latest["q10"] <= latest["median"]).all()
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "latest.csv")[["median", "q90"]], latest[["median", "q90"]])
+    found = check_record()
+    # A free forecast each, and those of the challengers beside them.
+    assert (found.forecasts, found.faults) == (4, ())
+    page = (folder / "desk.html").read_text()
+    assert str(found.head) in page
+    tracking = connect(Workspace.current())
+    client = client_of(tracking)
+    (run,) = client.search_runs([tracking.experiment_id], filter_string="attributes.run_name = 'desk'")
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["desk.html"]
+
+
 def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_a_red_night_that_says_who_and_why(
     prefect_server: None,
     working_folder: Path,
@@ -89,11 +112,15 @@ def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_
         assert set(table) == {"BAD", "SHORT", "FRESH", "LAGS"}
         for stock in ("FRESH", "LAGS"):
             assert table[stock]["Outcome"] == "kept"
-            assert "% by " in table[stock]["Forecast"]
+            assert "% by " in table[stock]["Horizon"]
         last = f"{bars['date'].iloc[396]:%Y-%m-%d}"
         stale = f"The prices end on {last}, as they could not be updated (MarketDataError: LAGS"
-        assert stale in table["LAGS"]["Watch"]
+        assert table["LAGS"]["Watch"] == "not updated"
         assert "updated" not in table["FRESH"]["Watch"]
+        shown = {row.ticker: row for row in read_rows()}
+        assert stale in " ".join(shown["LAGS"].watch)
+        assert [row for row in shown if shown[row].flags[:1] == ("failed",)] == ["BAD", "SHORT"]
+        assert_desk_files(working_folder / "forecasts")
         models = working_folder / "models"
         assert {path.name for path in (models / "tiny").iterdir()} == {"FRESH", "LAGS"}
 
@@ -118,5 +145,5 @@ def test_prices_that_ended_long_ago_are_stale_although_the_night_names_no_exchan
     config = with_overrides(tiny_config(), ["stock=AAPL", "data=prices", f"quality.exchange={calendar}"])
     ready = flow(prepare_ticker, validate_parameters=False)(config, "AAPL", exchange=None)
     assert (ready.stale > 2000) is lacks
-    warnings = ticker_night("AAPL", ready=ready, result=None, forecast=None, failure="", seconds=0).warnings
+    warnings = ticker_night("AAPL", ready=ready, result=None, forecast=None, failure="", seconds=0).desk.watch
     assert any("end on 2017-12-29 and lack" in warning for warning in warnings) is lacks
