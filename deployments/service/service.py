@@ -22,7 +22,7 @@ from tickerforge.deployments.service.addresses import (
     warn_of_others,
 )
 from tickerforge.deployments.service.database import Databases, databases
-from tickerforge.deployments.service.health import wait_for_servers, wait_for_workers
+from tickerforge.deployments.service.health import health, wait_for_servers, wait_for_workers
 from tickerforge.deployments.service.processes import SERVERS, WORKERS
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.server.logs import send_to_prefect
@@ -53,6 +53,7 @@ _MANAGER_EXIT_SECONDS = 5
 # A socket's path has room for about 100 bytes, and supervisord appends its process id to it for a moment.
 _LONGEST_SOCKET = 92
 _SOCKET_FILE = "manager.sock"
+_NOT_SETTLED = "Prefect does not answer: the next `tickerforge up` closes the runs that were stopped"
 _WORKER_SETTINGS = {
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
@@ -242,6 +243,10 @@ def _settle(service: Service, *, since: datetime) -> None:
 
     If Prefect does not answer, the next `up` closes them.
     """
+    if "prefect" in health(service):
+        # Prefect's client would ask a server that hangs again and again, for many minutes.
+        logger.warning(_NOT_SETTLED)
+        return
     os.environ.update(service.variables())
     # This imports Prefect, which reads its server's address from the environment on import.
     from tickerforge.deployments.service.orphans import settle_orphans
@@ -252,7 +257,7 @@ def _settle(service: Service, *, since: datetime) -> None:
     except Exception as error:
         if not is_transient(error):
             raise
-        logger.warning("Prefect does not answer: the next `tickerforge up` closes the runs that were stopped")
+        logger.warning(_NOT_SETTLED)
 
 
 def _end_runs(workspace: Workspace) -> int:

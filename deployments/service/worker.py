@@ -4,18 +4,17 @@ import argparse
 import asyncio
 import os
 import platform
-import socket
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect.utilities.processutils import command_to_string, setup_signal_handlers_worker
 from prefect.workers.process import ProcessWorker
 
 from tickerforge.deployments.service import warm
+from tickerforge.deployments.service.warm_start import WarmStart
+from tickerforge.deployments.service.watchdog import start_watchdog
+from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.retries import is_transient
 
 if TYPE_CHECKING:
@@ -23,15 +22,14 @@ if TYPE_CHECKING:
 
 # So long a server may be away before the worker ends, and its runs with it.
 _PATIENCE_SECONDS = 120
-_WAITING_CLIENTS = 64
 
 
 class ServiceWorker(ProcessWorker):
     """Prefect's process worker, except that one query per second may fail for two minutes."""
 
-    def __init__(self, *, runs_at: Path | None, **options: Any) -> None:
+    def __init__(self, *, warm_start: WarmStart | None, **options: Any) -> None:
         super().__init__(**options)
-        self._runs_at = runs_at
+        self._warm_start = warm_start
         self._answered = time.monotonic()
 
     async def get_and_submit_flow_runs(self) -> "list[FlowRun]":
@@ -48,25 +46,9 @@ class ServiceWorker(ProcessWorker):
 
     async def run(self, flow_run: "FlowRun", configuration: Any, task_status: Any = None) -> Any:
         """Execute a run in a fork of the warm process, whatever command its variables name."""
-        configuration.command = None if self._runs_at is None else command_to_string(warm.command(self._runs_at))
+        start = self._warm_start
+        configuration.command = None if start is None else command_to_string(warm.command(start.place()))
         return await super().run(flow_run, configuration, task_status)
-
-
-def _start_warm(*, models: bool) -> Path | None:
-    """Start the warm process, and return the socket at which it will listen; `None` on systems other than Linux."""
-    if sys.platform != "linux":
-        return None
-    path = Path(tempfile.mkdtemp(prefix="tickerforge-")) / "warm.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(_WAITING_CLIENTS)
-        # It ends at the end of its input, which this process holds open.
-        subprocess.Popen(
-            [sys.executable, "-m", warm.__name__, "models" if models else "flows", str(path), str(listener.fileno())],
-            stdin=subprocess.PIPE,
-            pass_fds=[listener.fileno()],
-        )
-    return path
 
 
 def _main() -> None:
@@ -74,11 +56,15 @@ def _main() -> None:
     parser.add_argument("pool")
     parser.add_argument("--limit", type=int, required=True, help="most runs at a time")
     parser.add_argument("--models", action="store_true", help="import the model libraries too")
+    parser.add_argument("--watch-servers", action="store_true", help="restart Prefect and MLflow if they hang")
     options = parser.parse_args()
+    if options.watch_servers:
+        start_watchdog(Workspace.current())
     name = f"{options.pool.removesuffix('-pool')}-{platform.node()}"
     setup_signal_handlers_worker(os.getpid(), f"the worker {name}", print)
     worker = ServiceWorker(
-        runs_at=_start_warm(models=options.models),
+        # The warm process needs Linux.
+        warm_start=WarmStart(models=options.models) if sys.platform == "linux" else None,
         work_pool_name=options.pool,
         name=name,
         limit=options.limit,

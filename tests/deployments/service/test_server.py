@@ -2,16 +2,21 @@
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from service_home import answers, free_port, wait_until
 from tickerforge.deployments.service.addresses import warn_of_others
+from tickerforge.deployments.service.service import _settle
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.service import Service, service_folder, write_service
 
@@ -107,3 +112,25 @@ def test_the_login_goes_to_the_servers_of_the_service_only() -> None:
     }
     assert "PREFECT_API_AUTH_STRING" not in service.variables_beside({"PREFECT_API_URL": "http://other.example/api"})
     assert "password" not in repr(service)
+
+
+def test_down_asks_a_prefect_that_hangs_only_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as hanging:
+        hanging.bind(("127.0.0.1", 0))
+        hanging.listen()
+        hanging.setblocking(False)
+        address = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        hung = replace(record(5000), prefect_api=f"{address}/api", mlflow=address)
+        for name in hung.variables():
+            monkeypatch.setenv(name, "")
+        with caplog.at_level(logging.WARNING):
+            _settle(hung, since=datetime.now(UTC))
+        asked = 0
+        with suppress(BlockingIOError):
+            while True:
+                with hanging.accept()[0] as connection:
+                    asked += b"/api/" in connection.recv(1000)
+    assert asked == 1
+    assert "the next `tickerforge up` closes the runs" in caplog.text

@@ -18,6 +18,7 @@ from service_home import Home, answers, free_port, wait_until, write_namesakes
 from tickerforge.deployments.service.processes import stop_programs
 from tickerforge.deployments.service.service import Listening, start
 from tickerforge.deployments.service.warm import RUN_NAME
+from tickerforge.deployments.service.watchdog import Watchdog
 from tickerforge.flows.errors import ConfigError
 from tickerforge.tasks.base import service as records
 from tickerforge.tasks.base.errors import ServiceError
@@ -261,11 +262,15 @@ def test_a_second_up_starts_what_is_stopped_and_leaves_the_rest_alone(home: Home
     assert wait_until(home.is_well)
 
 
-def test_a_server_and_a_worker_that_are_killed_come_back(home: Home) -> None:
-    killed = {name: home.pid(name) for name in ("mlflow", "gpu-worker")}
-    for name in killed:
-        home.kill(name)
-    assert wait_until(lambda: all(home.pid(name) not in (0, pid) for name, pid in killed.items()))
+def test_a_server_that_hangs_and_a_worker_that_is_killed_come_back(home: Home) -> None:
+    ended = {name: home.pid(name) for name in ("mlflow", "gpu-worker")}
+    watchdog = Watchdog(home.service, looks=2)
+    assert watchdog.look() == []
+    home.kill("gpu-worker")
+    psutil.Process(ended["mlflow"]).suspend()
+    assert watchdog.look() == []
+    assert watchdog.look() == ["mlflow"]
+    assert wait_until(lambda: all(home.pid(name) not in (0, pid) for name, pid in ended.items()))
     assert wait_until(home.is_well), home.logs()
     # A child of the killed server may have answered until now: its successor ends it first.
     assert wait_until(lambda: answers(f"{home.service.mlflow}/health")), home.logs()

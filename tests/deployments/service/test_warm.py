@@ -2,6 +2,7 @@
 
 import array
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import tickerforge.deployments.service.warm as warm
 import tickerforge.tasks.base.retries as retries
 from service_home import free_port, wait_until
 from tickerforge.deployments.service.warm import WarmProcess
+from tickerforge.deployments.service.warm_start import WarmStart
 
 
 def test_a_client_that_ends_in_the_middle_of_its_request_leaves_no_open_file(tmp_path: Path) -> None:
@@ -76,3 +78,20 @@ def test_a_run_waits_for_a_prefect_that_is_starting_again(monkeypatch: pytest.Mo
         warm.wait_for_prefect()
     late.join()
     assert asked == ["/api/hello"]
+
+
+def test_a_warm_process_that_was_killed_is_started_again() -> None:
+    start = WarmStart(models=False)
+    killed, place = start.process, start.place()
+    assert start.place() == place
+    killed.kill()
+    killed.wait(30)
+    again = start.place()
+    assert start.process.pid != killed.pid
+    assert again.is_socket()
+    assert not place.parent.exists()
+    assert start.process.stdin is not None
+    start.process.stdin.close()
+    start.process.terminate()
+    assert start.process.wait(30) in (0, -signal.SIGTERM)
+    shutil.rmtree(again.parent, ignore_errors=True)
