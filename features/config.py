@@ -1,12 +1,20 @@
 """Configuration of windows, indicators, units and prompts, limits for bad data, and the synthetic market."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 JumpMode = Literal["refuse", "accept", "repair"]
 UpdateSource = Literal["none", "yahoo"]
 AnswerStyle = Literal["list", "numbered"]
+Volatility = Literal["std60", "har"]
 
 
 class FrozenModel(BaseModel):
@@ -36,6 +44,11 @@ class FeatureConfig(FrozenModel):
         description="How an answer writes its values. list: [v1, v2, ...]; numbered: 1:v1 2:v2 ..., in which a "
         "pretrained model rarely loses count; unset: list for the tiny model, numbered for others.",
     )
+    sigma: Volatility = Field(
+        default="std60",
+        description="Volatility in the model units. std60: the standard deviation over sigma_window sessions; har: "
+        "what a regression on the ranges of the last 1, 5 and 22 sessions expects. Scores are always in the former.",
+    )
     sigma_window: int = Field(default=60, ge=5, description="Sessions in the volatility estimate.")
     sigma_min: int = Field(default=20, ge=2, description="Fewest sessions the volatility estimate may use.")
     train_fraction: float = Field(default=0.7, gt=0, lt=1, description="Share of rows in the train split.")
@@ -52,6 +65,14 @@ class FeatureConfig(FrozenModel):
                 "indicator_scope = 'window' needs a context of at least 10: ADX takes twice its period of 5"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_har(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the default volatility, so that keys and cards made with it do not change."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("sigma") == "std60":
+            del fields["sigma"]
+        return fields
 
     @property
     def embargo(self) -> int:
@@ -85,7 +106,7 @@ class SyntheticConfig(FrozenModel):
     """A seeded synthetic market with known dynamics."""
 
     ticker: str = Field(default="DEMO", description="Ticker of the synthetic series.")
-    process: Literal["random_walk", "mean_reverting", "momentum", "regime_switch"] = Field(
+    process: Literal["random_walk", "mean_reverting", "momentum", "regime_switch", "garch", "garch_leverage"] = Field(
         default="mean_reverting", description="Dynamics of the log price."
     )
     phi: float = Field(default=0.8, gt=-1, lt=1, description="AR(1) coefficient: log price or, for momentum, return.")

@@ -1,4 +1,6 @@
-"""Seeded synthetic bars whose dynamics are known: random walk, mean reversion, momentum, and a switch between them."""
+"""Seeded synthetic bars of known dynamics: random walk, mean reversion, momentum, a regime switch, and GARCH."""
+
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,38 @@ STAY = 0.99
 """Probability that the regime-switching process stays in its regime from one session to the next."""
 
 
+class Garch(NamedTuple):
+    """The variance ``h_t = ω + (shock + loss·[r < 0])·r² + memory·h``, with r and h of the session before.
+
+    ω makes the mean of h that of the configured volatility (Glosten, Jagannathan and Runkle 1993, J. Finance 48).
+    """
+
+    shock: float
+    loss: float
+    memory: float
+
+    @property
+    def kept(self) -> float:
+        """Share of a deviation of h from its mean that is expected to be left a session later."""
+        return self.shock + self.loss / 2 + self.memory
+
+    def ahead(self, variance: NDArray[np.float64], returns: NDArray[np.float64], *, mean: float) -> NDArray[np.float64]:
+        """Return the variance of the next session."""
+        reaction = self.shock + self.loss * (returns < 0)
+        return np.asarray((1 - self.kept) * mean + reaction * returns**2 + self.memory * variance)
+
+
+GARCH = {"garch": Garch(0.10, 0.0, 0.88), "garch_leverage": Garch(0.03, 0.14, 0.88)}
+
+
+class Path(NamedTuple):
+    """Log prices, whether returns have momentum, and the variance of each shock; each of shape `(sessions,)`."""
+
+    prices: NDArray[np.float64]
+    trending: NDArray[np.bool_]
+    variance: NDArray[np.float64]
+
+
 def log_prices(
     process: str, *, phi: float, sessions: int, volatility: float, tail: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
@@ -21,34 +55,43 @@ def log_prices(
 
     `random_walk`: x_t = x_{t-1} + ε_t. `mean_reverting`: x_t = φ x_{t-1} + ε_t. `momentum`: r_t = φ r_{t-1} + ε_t and
     x_t = x_{t-1} + r_t. `regime_switch`: momentum or random walk, by a hidden Markov chain that keeps its state with
-    probability `STAY`. ε_t is Student-t with `tail` degrees of freedom, scaled to the standard deviation `volatility`.
+    probability `STAY`. `garch` and `garch_leverage`: a random walk whose shocks have the variance of `GARCH`, with
+    larger variance after losses in the second. ε_t is Student-t with `tail` degrees of freedom, scaled to the standard
+    deviation `volatility`.
     """
-    return _simulate(process, phi=phi, sessions=sessions, volatility=volatility, tail=tail, rng=rng)[0]
+    return _simulate(process, phi=phi, sessions=sessions, volatility=volatility, tail=tail, rng=rng).prices
 
 
 def _simulate(
     process: str, *, phi: float, sessions: int, volatility: float, tail: float, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Simulate log prices, and whether returns have momentum at each session; both of shape `(sessions,)`."""
+) -> Path:
     from scipy.signal import lfilter
 
     shocks = rng.standard_t(tail, size=sessions) * volatility / np.sqrt(tail / (tail - 2))
     always = np.ones(sessions, dtype=bool)
+    constant = np.full(sessions, volatility**2)
     match process:
         case "random_walk":
-            return np.cumsum(shocks), ~always
+            return Path(np.cumsum(shocks), ~always, constant)
         case "mean_reverting":
-            return np.asarray(lfilter([1.0], [1.0, -phi], shocks)), ~always
+            return Path(np.asarray(lfilter([1.0], [1.0, -phi], shocks)), ~always, constant)
         case "momentum":
-            return np.cumsum(lfilter([1.0], [1.0, -phi], shocks)), always
+            return Path(np.cumsum(lfilter([1.0], [1.0, -phi], shocks)), always, constant)
+        case "garch" | "garch_leverage":
+            variance = constant.copy()
+            for session in range(1, sessions):
+                variance[session] = GARCH[process].ahead(variance[session - 1], shocks[session - 1], mean=volatility**2)
+                shocks[session] *= np.sqrt(variance[session]) / volatility
+            return Path(np.cumsum(shocks), ~always, variance)
         case "regime_switch":
             trending = np.cumsum(rng.random(sessions) > STAY) % 2 == 0
             returns = np.empty(sessions)
             last = 0.0
             for session, (shock, coefficient) in enumerate(zip(shocks, np.where(trending, phi, 0.0), strict=True)):
                 returns[session] = last = coefficient * last + shock
-            return np.cumsum(returns), trending
-    raise ValueError(f"unknown process {process!r}: use random_walk, mean_reverting, momentum or regime_switch")
+            return Path(np.cumsum(returns), trending, constant)
+    known = "random_walk, mean_reverting, momentum, regime_switch, garch or garch_leverage"
+    raise ValueError(f"unknown process {process!r}: use {known}")
 
 
 def returns_ahead(phi: float, *, stay: float, horizon: int) -> NDArray[np.float64]:
@@ -72,10 +115,10 @@ def expected_moves(config: SyntheticConfig, *, horizon: int) -> NDArray[np.float
     Returns:
         Expected log returns from each session to those 1 ... `horizon` after it, shape `(sessions, horizon)`.
     """
-    path, trending = _simulated(config, rng=np.random.default_rng(config.seed))
+    path, trending, _ = _simulated(config, rng=np.random.default_rng(config.seed))
     if config.process == "mean_reverting":
         return -path[:, None] * (1 - config.phi ** np.arange(1, horizon + 1))
-    if config.process == "random_walk":
+    if config.process in ("random_walk", *GARCH):
         return np.zeros((config.sessions, horizon))
     stay = STAY if config.process == "regime_switch" else 1.0
     ahead = np.cumsum(returns_ahead(config.phi, stay=stay, horizon=horizon)[1:], axis=0)
@@ -83,18 +126,61 @@ def expected_moves(config: SyntheticConfig, *, horizon: int) -> NDArray[np.float
     return np.asarray(returns[:, None] * ahead[:, np.where(trending, 0, 1)].T)
 
 
-def bars_from_log_prices(log_price: NDArray[np.float64], *, rng: np.random.Generator) -> pd.DataFrame:
+def possible_moves(
+    config: SyntheticConfig, rows: NDArray[np.int64], *, horizon: int, count: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draw what may follow sessions of `market(config)`, given its process, history, regime and variance.
+
+    Args:
+        config: The market.
+        rows: Numbers of the sessions, shape `(n,)`.
+        horizon: Sessions ahead.
+        count: Independent draws per session.
+        rng: Source of the draws.
+
+    Returns:
+        Log returns from each session to those 1 ... `horizon` after it, shape `(n, count, horizon)`.
+    """
+    simulated = _simulated(config, rng=np.random.default_rng(config.seed))
+    before = np.diff(simulated.prices, prepend=0.0)[rows][:, None]
+    path, variance = simulated.prices[rows][:, None], simulated.variance[rows][:, None]
+    trending = simulated.trending[rows][:, None]
+    unit = config.volatility / np.sqrt(config.tail / (config.tail - 2))
+    last: NDArray[np.float64] = np.broadcast_to(before, (len(rows), count))
+    moves = np.empty((len(rows), count, horizon))
+    so_far = np.zeros((len(rows), count))
+    for ahead in range(horizon):
+        shocks = unit * rng.standard_t(config.tail, size=(len(rows), count))
+        if config.process in GARCH:
+            variance = GARCH[config.process].ahead(variance, last, mean=config.volatility**2)
+            shocks = shocks * np.sqrt(variance) / config.volatility
+        elif config.process == "regime_switch":
+            trending = trending ^ (rng.random((len(rows), count)) > STAY)
+        if config.process == "mean_reverting":
+            last = (config.phi - 1) * (path + so_far) + shocks
+        else:
+            last = np.where(trending, config.phi, 0.0) * last + shocks
+        so_far = so_far + last
+        moves[:, :, ahead] = so_far
+    return moves
+
+
+def bars_from_log_prices(
+    log_price: NDArray[np.float64], *, rng: np.random.Generator, volatility: NDArray[np.float64] | None = None
+) -> pd.DataFrame:
     """Make bars of log closes: open near the last close, high and low around both, volume log-normal.
 
     Args:
         log_price: Natural logarithms of the closes relative to the start price, shape `(sessions,)`.
         rng: Source of the intraday noise.
+        volatility: Standard deviation of each session's return, shape `(sessions,)`, to which the ranges are
+            proportional; without it, that of all returns.
 
     Returns:
         Bars with the columns `date open high low close adj_close volume`; close and adj_close are equal.
     """
     sessions = len(log_price)
-    daily = float(np.std(np.diff(log_price))) or 0.01
+    daily = (float(np.std(np.diff(log_price))) or 0.01) if volatility is None else volatility
     close = START_PRICE * np.exp(log_price)
     previous = np.concatenate([close[:1], close[:-1]])
     open_ = previous * np.exp(rng.normal(0.0, OPEN_NOISE * daily, sessions))
@@ -112,7 +198,7 @@ def bars_from_log_prices(log_price: NDArray[np.float64], *, rng: np.random.Gener
     )
 
 
-def _simulated(config: SyntheticConfig, *, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _simulated(config: SyntheticConfig, *, rng: np.random.Generator) -> Path:
     return _simulate(
         config.process,
         phi=config.phi,
@@ -130,5 +216,6 @@ def market(config: SyntheticConfig) -> pd.DataFrame:
         A frame as `features.prices.bars.read_csv` returns it, on business days from 2015-01-02.
     """
     rng = np.random.default_rng(config.seed)
-    path, _ = _simulated(config, rng=rng)
-    return bars_from_log_prices(path, rng=rng)
+    path = _simulated(config, rng=rng)
+    varying = np.sqrt(path.variance) if config.process in GARCH else None
+    return bars_from_log_prices(path.prices, rng=rng, volatility=varying)

@@ -14,6 +14,7 @@ from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.prompts import FEATURE_COLUMNS
 from tickerforge.features.splits import SPLITS, assign_splits, sessions_needed, split_borders
 from tickerforge.features.statistics import daily_sigma, range_variance, trailing_mean, window_statistics
+from tickerforge.features.volatility import har_sigma
 
 WINDOW_COLUMNS = (
     *("ticker", "origin", "split", "history", "target", "target_dates", "sigma", "train_mean", "train_std"),
@@ -22,6 +23,8 @@ WINDOW_COLUMNS = (
 VARIANCE_SESSIONS = (1, 5, 22)
 """Sessions of the means in `past_variance`: a day, a week and a month (Corsi 2009, J. Financial Econometrics 7)."""
 _VARIANCES = tuple(f"variance_{length}" for length in VARIANCE_SESSIONS)
+SIGMA_60 = "sigma_60"
+"""Column of σ60 for scores, if the model units have another volatility."""
 SMALLEST_SIGMA = 1e-8
 """Daily log-return volatility; below it, prices count as not moving."""
 
@@ -42,7 +45,8 @@ def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
         One row per window, oldest origin first: `ticker`; `origin` (datetime64[s], last session known); `split`;
         `history` (USD adjusted close, array of shape `(context,)`, last is the price at the origin); `target` (USD,
         `(horizon,)`); `target_dates` (`(horizon,)`); `sigma` (daily log-return standard deviation over the
-        `sigma_window` sessions up to the origin); `train_mean`, `train_std` (USD, population, over the train rows);
+        `sigma_window` sessions up to the origin; with ``config.sigma = "har"`` that of `har_sigma`, and `sigma_60` has
+        the former); `train_mean`, `train_std` (USD, population, over the train rows);
         `past_variance` (mean daily `range_variance` over the `VARIANCE_SESSIONS` sessions up to the origin, `(3,)`);
         `target_variance` (that of each target session, `(horizon,)`); then the columns
         `features.prompts.FEATURE_COLUMNS`: averages, bands, extremes, `mom_10`, `macd` and `trend` (per session) in
@@ -73,11 +77,15 @@ def session_columns(bars: Columns, *, config: FeatureConfig, start: int = 0) -> 
     first = min(max(start, _first_origin(config)), len(close))
     origins = np.arange(first, len(close))
     known = {"sigma": _sigma(close, first, config=config)}
+    if config.sigma == "har":
+        known = {"sigma": _har(bars, config=config)[first:], SIGMA_60: known["sigma"]}
     if len(origins):
         history = sliding_window_view(close, config.context)[origins - config.context + 1]
         known |= {**_indicators(bars, origins, config=config), **window_statistics(history)}
     warm_up = np.full(first - start, np.nan)
-    features = {name: np.concatenate([warm_up, known.get(name, warm_up[:0])]) for name in ("sigma", *FEATURE_COLUMNS)}
+    features = {
+        name: np.concatenate([warm_up, known.get(name, warm_up[:0])]) for name in _sigmas(config, *FEATURE_COLUMNS)
+    }
     return {"date": bars["date"][start:], "adj_close": close[start:], **_variances(bars, start), **features}
 
 
@@ -97,7 +105,7 @@ def cut_windows(sessions: Columns, *, ticker: str, config: FeatureConfig) -> Col
     columns = _known_at(at_origins, origins, close=close, ticker=ticker, config=config)
     columns |= {"split": split.astype(object), "target": close[after], "target_dates": dates[after]}
     columns["target_variance"] = sessions[_VARIANCES[0]][after]
-    return {name: columns[name] for name in (*WINDOW_COLUMNS, *FEATURE_COLUMNS)}
+    return {name: columns[name] for name in (*WINDOW_COLUMNS, *_sigmas(config, *FEATURE_COLUMNS)[1:])}
 
 
 def origins_by_split(
@@ -194,7 +202,7 @@ def _known_at(
         "ticker": np.full(len(origins), ticker, dtype=object),
         "origin": at_origins["date"],
         "history": sliding_window_view(close, config.context)[origins - config.context + 1],
-        "sigma": at_origins["sigma"],
+        **{name: at_origins[name] for name in _sigmas(config)},
         "train_mean": np.full(len(origins), train.mean()),
         "train_std": np.full(len(origins), train.std()),
         "past_variance": np.stack([at_origins[name] for name in _VARIANCES], axis=1),
@@ -206,6 +214,20 @@ def _sigma(close: NDArray[np.float64], first: int, *, config: FeatureConfig) -> 
     """Compute the volatility at each session from row `first` on, from as little of the series as needed."""
     before = max(0, first - config.sigma_window)
     return daily_sigma(close[before:], window=config.sigma_window, minimum=config.sigma_min)[first - before :]
+
+
+def _sigmas(config: FeatureConfig, *columns: str) -> tuple[str, ...]:
+    """Return the names of the volatilities of a window, those of the model units first, then other columns."""
+    return ("sigma", *((SIGMA_60,) if config.sigma == "har" else ()), *columns)
+
+
+def _har(bars: Columns, *, config: FeatureConfig) -> NDArray[np.float64]:
+    """Compute the HAR volatility at each session; the regression needs the whole series up to it."""
+    sigma = daily_sigma(bars["adj_close"], window=config.sigma_window, minimum=config.sigma_min)
+    adjusted = adjusted_columns(bars)
+    ranges = range_variance(adjusted["high"], adjusted["low"], adjusted["close"])
+    means = np.stack([trailing_mean(ranges, length=length) for length in VARIANCE_SESSIONS], axis=1)
+    return har_sigma(bars["adj_close"], ranges, means, sigma, horizon=config.horizon)
 
 
 def _variances(bars: Columns, start: int) -> Columns:

@@ -8,7 +8,13 @@ import pandas as pd
 
 from tickerforge.evaluation.core.contracts import RANDOM_WALK, RANDOM_WALK_HAR, Floats
 from tickerforge.evaluation.core.errors import TrainRowsError
-from tickerforge.evaluation.core.panels import matrix, past_variances, realised_variances, squared_returns
+from tickerforge.evaluation.core.panels import (
+    matrix,
+    past_variances,
+    realised_variances,
+    scoring_sigma,
+    squared_returns,
+)
 
 MEMBERS = 99
 """Members of a free forecast: the percentiles 1 % to 99 %, so that bands and the 1 % quantile need no interpolation."""
@@ -34,7 +40,7 @@ class Volatility:
     def of(self, windows: pd.DataFrame) -> Floats:
         """Return the standard deviation of a daily log return, shape (n,)."""
         if self.coefficients is None:
-            return windows["sigma"].to_numpy(float)
+            return scoring_sigma(windows)
         return np.exp(np.clip(_components(windows) @ self.coefficients, *self.limits) / 2)
 
 
@@ -97,7 +103,7 @@ def _fit_volatility(train: pd.DataFrame) -> Volatility:
     if len(train) < MIN_WINDOWS:
         return Volatility()
     x = _components(train)
-    floor = _FLOOR * np.square(train["sigma"].to_numpy(float))
+    floor = _FLOOR * np.square(scoring_sigma(train))
     y = np.log(np.maximum(realised_variances(train).mean(axis=1), floor))
     coefficients = np.linalg.lstsq(x, y, rcond=None)[0]
     expected = np.exp(x @ coefficients)
@@ -109,6 +115,6 @@ def _fit_volatility(train: pd.DataFrame) -> Volatility:
 
 def _components(windows: pd.DataFrame) -> Floats:
     """Return 1, the three logarithms of past variances and the logarithm of σ60², shape (n, 5)."""
-    variance = np.square(windows["sigma"].to_numpy(float))[:, None]
+    variance = np.square(scoring_sigma(windows))[:, None]
     past = np.maximum(past_variances(windows), _FLOOR * variance)
     return np.concatenate([np.ones_like(variance), np.log(past), np.log(variance)], axis=1)

@@ -6,15 +6,25 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.core.contracts import Floats, ScoredSplit
-from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_calendar, truth_of
+from tickerforge.evaluation.core.panels import (
+    Answers,
+    Truth,
+    answers_of,
+    matrix,
+    session_calendar,
+    session_dates,
+    truth_of,
+)
 from tickerforge.evaluation.metrics.accuracy import crps, scaled_errors
 from tickerforge.evaluation.metrics.scores import score
-from tickerforge.features.config import FrozenModel
-from tickerforge.features.synthetic import STAY, returns_ahead
+from tickerforge.features.config import FrozenModel, SyntheticConfig
+from tickerforge.features.synthetic import GARCH, STAY, market, possible_moves, returns_ahead
 
 _ONE_SPLIT: ScoredSplit = "test"
 RIDGE = 10.0
 BOOSTED_ITERATIONS = 150
+KNOWN, KNOWN_DRAWS = "known", 1000
+"""The forecaster that knows the process, and its paths per window."""
 
 
 class Sample(NamedTuple):
@@ -38,7 +48,7 @@ def process_optimum(process: str, *, phi: float, horizon: int) -> float:
     * mean-reverting, x_t = φ x_{t-1} + ε: ``(1 - φ^h)² / (1 - φ²)`` of ``2 (1 - φ^h) / (1 - φ²)``.
     * momentum, r_t = φ r_{t-1} + ε: ``(φ (1 - φ^h) / (1 - φ))² / (1 - φ²)`` of ``Σ_jk φ^|j-k| / (1 - φ²)``.
     * regime switch: the same with products of coefficients along the Markov chain instead of powers of φ.
-    * random walk: nothing can be forecast, 1.
+    * random walk, also with GARCH volatility: the mean cannot be forecast, 1.
 
     Args:
         process: As in `features.synthetic.log_prices`.
@@ -51,7 +61,7 @@ def process_optimum(process: str, *, phi: float, horizon: int) -> float:
     Raises:
         ValueError: No optimum is known for the process.
     """
-    if process == "random_walk":
+    if process in ("random_walk", *GARCH):
         return 1.0
     ahead = np.arange(1, horizon + 1)
     if process == "mean_reverting":
@@ -130,6 +140,31 @@ def prompt_optimum(fitted: Sample, *scored: Sample) -> tuple[list[float], str]:
     return ratios[best], best
 
 
+def known_forecasts(windows: pd.DataFrame, process: SyntheticConfig, *, seed: int) -> pd.DataFrame:
+    """Forecast windows of a market by its process, history, regime and variance: no forecast can be better.
+
+    Args:
+        windows: Windows frame of `features.synthetic.market(process)`.
+        process: The market.
+        seed: Seed of the draws.
+
+    Returns:
+        Forecasts frame of the model `KNOWN` with `KNOWN_DRAWS` paths per window.
+    """
+    horizon = len(windows["target"].iloc[0])
+    rows = np.searchsorted(session_dates(market(process)["date"]), session_dates(windows["origin"]))
+    rng = np.random.default_rng(seed)
+    moves = possible_moves(process, rows.astype(np.int64), horizon=horizon, count=KNOWN_DRAWS, rng=rng)
+    prices = matrix(windows["history"])[:, -1, None, None] * np.exp(moves)
+    return windows[["ticker", "origin", "split"]].assign(
+        model=KNOWN,
+        median=pd.Series(list(np.median(prices, axis=1)), index=windows.index, dtype=object),
+        samples=pd.Series(list(prices), index=windows.index, dtype=object),
+        n_samples=KNOWN_DRAWS,
+        n_valid=KNOWN_DRAWS,
+    )
+
+
 class Attained(FrozenModel):
     """One model on one market; errors are ratios to persistence's on the same windows, 1 is doing nothing.
 
@@ -195,6 +230,12 @@ def _single(truth: Truth, answers: Answers) -> float:
     return float(losses.mean())
 
 
-def captured_share(mse: float, *, optimum: float) -> float:
-    """Return ``(MSE₀ - MSE) / (MSE₀ - MSE*)`` from ratios to persistence's MSE₀; NaN if nothing can be captured."""
-    return (1 - mse) / (1 - optimum) if optimum < 1 else float("nan")
+def captured_share(error: float, *, optimum: float, free: float = 1.0) -> float:
+    """Return ``(free - error) / (free - optimum)``, all ratios to persistence's error; NaN if nothing can be captured.
+
+    Args:
+        error: That of a model.
+        optimum: The best attainable one.
+        free: That of doing nothing: 1 for persistence's squared error.
+    """
+    return (free - error) / (free - optimum) if optimum < free else float("nan")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tickerforge.evaluation.core.contracts import AFTER, FORECAST_COLUMNS, Floats, Ints, ScoredSplit
 from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.features.pooling import POOL
+from tickerforge.features.windows import SIGMA_60
 
 Dates = NDArray[np.datetime64]
 
@@ -86,6 +87,11 @@ def date_matrix(values: pd.Series) -> Dates:
     return np.stack([np.asarray(value, dtype="datetime64[D]") for value in values])
 
 
+def scoring_sigma(windows: pd.DataFrame) -> Floats:
+    """Return σ60 at each origin, the unit of all scores, shape (n,), whichever volatility the model units have."""
+    return windows[SIGMA_60 if SIGMA_60 in windows else "sigma"].to_numpy(float)
+
+
 def past_variances(windows: pd.DataFrame) -> Floats:
     """Return the mean daily variance over the last 1, 5 and 22 sessions, shape (n, 3), squared log returns.
 
@@ -128,7 +134,7 @@ def truth_of(windows: pd.DataFrame, *, split: ScoredSplit, calendar: Dates) -> T
         target=matrix(rows["target"]),
         target_dates=date_matrix(rows["target_dates"]),
         origin_price=matrix(rows["history"])[:, -1],
-        sigma=rows["sigma"].to_numpy(float),
+        sigma=scoring_sigma(rows),
         train_mean=rows["train_mean"].to_numpy(float),
         train_std=rows["train_std"].to_numpy(float),
         variance=realised_variances(rows),

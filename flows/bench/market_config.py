@@ -12,6 +12,8 @@ MARKETS: dict[str, tuple[str, float]] = {
     "mean-reverting-95": ("mean_reverting", 0.95),
     "momentum-40": ("momentum", 0.4),
     "regime-switch": ("regime_switch", 0.6),
+    "garch": ("garch", 0.0),
+    "garch-leverage": ("garch_leverage", 0.0),
 }
 """Name, process and coefficient; see `features.synthetic.log_prices`."""
 

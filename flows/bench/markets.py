@@ -9,8 +9,8 @@ import numpy as np
 from prefect import flow
 from pydantic import Field
 
-from tickerforge.evaluation.bench.known_markets import Attained, captured_share, process_optimum
-from tickerforge.evaluation.core.contracts import BASE, FREE
+from tickerforge.evaluation.bench.known_markets import KNOWN, Attained, captured_share, process_optimum
+from tickerforge.evaluation.core.contracts import BASE, FREE, RANDOM_WALK
 from tickerforge.evaluation.core.labels import model_label
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import LAST_STAGE, AdapterStage
@@ -58,6 +58,10 @@ class MarketRun(FrozenModel):
         """Return the captured share of the attainable gain; NaN if there is none, as any gain is then luck."""
         best = self.attainable.asked if self.optimum < 1 else 1.0
         return captured_share(self.of(model).mse, optimum=best)
+
+    def captured_crps(self, model: str) -> float:
+        """Return the captured share of what knowing the process gains over the random walk's CRPS."""
+        return captured_share(self.of(model).crps, optimum=self.of(KNOWN).crps, free=self.of(RANDOM_WALK).crps)
 
 
 @flow(name="benchmark-markets", persist_result=False)
@@ -162,14 +166,16 @@ def summarise(runs: Sequence[MarketRun]) -> dict[str, list[dict[str, str]]]:
 def _row(model: str, runs: Sequence[MarketRun]) -> dict[str, str]:
     found = [run.of(model) for run in runs]
     captured = [run.captured(model) for run in runs]
+    whole = [run.captured_crps(model) for run in runs]
     return {
         "Market": runs[0].market,
         "Seeds": ", ".join(str(run.seed) for run in runs),
-        "Model": model_label(model) if model in FREE else model,
+        "Model": "process known" if model == KNOWN else model_label(model) if model in FREE else model,
         "MSE, median": mean_and_spread([each.mse for each in found]),
         "MSE, single": mean_and_spread([each.single for each in found]),
         "Captured": "" if math.isnan(captured[0]) else mean_and_spread(captured),
         "CRPS": mean_and_spread([each.crps for each in found]),
+        "of CRPS": "" if math.isnan(sum(whole)) else mean_and_spread(whole),
         "Band 80 %": mean_and_spread([each.coverage for each in found]),
         "Valid": f"{np.mean([each.valid_rate for each in found]):.1%}",
     }

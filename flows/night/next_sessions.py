@@ -8,6 +8,7 @@ import pandas as pd
 
 from tickerforge.evaluation.core.errors import TrainRowsError
 from tickerforge.evaluation.core.labels import model_label
+from tickerforge.evaluation.core.panels import scoring_sigma
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.errors import FeaturesError
 from tickerforge.features.pooling import POOL
@@ -301,7 +302,7 @@ def forecast_stock(
         last_close=float(last["adj_close"]),
         adapter=str(folder) if adapter else f"{config.stock}@{alias}",
         version=version,
-        sigma=float(latest_window(prices, ticker=config.stock, config=card.features)["sigma"].iloc[0]),
+        sigma=float(scoring_sigma(latest_window(prices, ticker=config.stock, config=card.features))[0]),
         interval=INTERVAL,
         as_of=as_of,
         warnings=tuple(filter(None, warnings)),

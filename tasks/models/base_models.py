@@ -65,7 +65,8 @@ def _tiny(config: TrainingConfig, *, features: FeatureConfig, store: Store) -> B
         with progress_reporter() as report:
             return build_tiny(folder, config=config.tiny, features=features, on_progress=report)
 
-    relevant = features.model_dump(mode="json", exclude={"units", "prompt_style", "train_fraction", "test_fraction"})
+    unrelated = {"units", "prompt_style", "train_fraction", "test_fraction", "sigma"}
+    relevant = features.model_dump(mode="json", exclude=unrelated)
     relevant["answer_style"] = answer_format(features).style
     ref = store.build(
         BASE_MODEL.name,

@@ -206,6 +206,7 @@ def forecast_free(
     from tickerforge.evaluation.baselines.simple import baseline_forecasts
     from tickerforge.evaluation.comparison.compare import best_free
     from tickerforge.evaluation.core.labels import listed, model_label
+    from tickerforge.evaluation.core.panels import scoring_sigma
     from tickerforge.features.splits import split_borders
     from tickerforge.features.windows import build_windows, latest_window
 
@@ -223,7 +224,7 @@ def forecast_free(
     return FreeForecast(
         model=model,
         why=f"of the free forecasts it has the lowest CRPS on validation, {losses[model]:.3f} against {others}",
-        sigma=float(window["sigma"].iloc[0]),
+        sigma=float(scoring_sigma(window)[0]),
         table=table.assign(answers=len(samples), valid=len(samples)),
         quantiles=issued_quantiles(samples),
         reference=issued_quantiles(np.asarray(by_model.loc[RANDOM_WALK, "samples"], float)),

@@ -7,7 +7,14 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.baselines.simple import baseline_forecasts
-from tickerforge.evaluation.bench.known_markets import Attained, Sample, attained, prompt_optimum
+from tickerforge.evaluation.bench.known_markets import (
+    KNOWN,
+    Attained,
+    Sample,
+    attained,
+    known_forecasts,
+    prompt_optimum,
+)
 from tickerforge.evaluation.comparison.calibrate import calibrated
 from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
@@ -135,7 +142,7 @@ def score_forecasts(
     evaluation: EvaluationConfig,
     factors: Mapping[str, Factors],
 ) -> tuple[Attained, ...]:
-    """Score the free forecasters, fitted on the train windows beside those asked for, and each model.
+    """Score what knows the process, the free forecasters, fitted on the train windows beside, and each model.
 
     Args:
         windows: Artifact of `store_windows`.
@@ -148,8 +155,9 @@ def score_forecasts(
     asked = select_windows(everything, config=evaluation).sort_values("origin")
     expected = _expected(asked, process=process)
     free = baseline_forecasts(asked, windows=everything, train=read_train_rows(windows))
+    beside = pd.concat([known_forecasts(asked, process, seed=process.seed), free])
     return tuple(
-        attained(asked, free[free["model"] == model], model=model, expected=expected) for model in FREE
+        attained(asked, beside[beside["model"] == model], model=model, expected=expected) for model in (KNOWN, *FREE)
     ) + tuple(
         attained(
             asked,

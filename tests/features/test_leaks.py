@@ -34,6 +34,7 @@ def configs(draw: st.DrawFn) -> FeatureConfig:
         indicator_scope=draw(st.sampled_from(["series", "window"])),
         units=draw(st.sampled_from(["sigma", "train_standard"])),
         sigma_window=draw(st.integers(20, 80)),
+        sigma=draw(st.sampled_from(["std60", "har"])),
         train_fraction=draw(st.floats(0.4, 0.85 - test)),
         test_fraction=test,
     )

@@ -32,9 +32,8 @@ def build_tiny(
     from tickerforge.training.backends import tiny_model
 
     defaults, written = FeatureConfig(), answer_format(features)
-    features = features.model_copy(
-        update={"train_fraction": defaults.train_fraction, "test_fraction": defaults.test_fraction}
-    )
+    unrelated = ("train_fraction", "test_fraction", "sigma")
+    features = features.model_copy(update={name: getattr(defaults, name) for name in unrelated})
     windows = synthetic_windows(config.seed, features=features, count=config.steps * config.batch_size)
     quarter = len(windows) // 4
     chats: list[Chat] = []
