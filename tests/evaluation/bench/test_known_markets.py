@@ -1,19 +1,24 @@
 """The best attainable error of known markets, against simulation, and the score of a model's share of it."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from tickerforge.evaluation.baselines.simple import baseline_forecasts
 from tickerforge.evaluation.bench.known_markets import (
+    KNOWN,
     Sample,
     attained,
     captured_share,
     expected_gains,
+    known_forecasts,
     process_optimum,
     prompt_optimum,
 )
 from tickerforge.evaluation.core.forecasts import collect_forecasts
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.prompts import render_answer
+from tickerforge.features.splits import split_borders
 from tickerforge.features.synthetic import expected_moves, log_prices, market
 from tickerforge.features.windows import build_windows
 
@@ -135,6 +140,22 @@ def test_persistence_attains_nothing_and_the_truth_attains_all() -> None:
     known = flat.assign(median=windows["target"], samples=[[list(target)] * 4 for target in windows["target"]])
     best = attained(windows, known, model="flat", expected=truth)
     assert (best.mse, best.realised, best.single, best.crps) == pytest.approx((0.0, 0.0, 0.0, 0.0), abs=1e-9)
+
+
+@pytest.mark.parametrize("process", ["mean_reverting", "garch"])
+def test_what_knows_the_process_beats_the_free_forecast_and_its_band_is_right(process: str) -> None:
+    config = SyntheticConfig.model_validate({"process": process, "sessions": 4000, "seed": 9})
+    bars = market(config)
+    windows = build_windows(bars, ticker="DEMO", config=FeatureConfig())
+    asked = windows[windows["split"] == "test"].iloc[::HORIZON]
+    train = bars.iloc[: split_borders(len(bars), FeatureConfig()).train_end]
+    free = baseline_forecasts(asked, windows=windows, train=train)
+    both = pd.concat([known_forecasts(asked, config, seed=1), free])
+    expected = np.zeros((len(asked), HORIZON))
+    known, walk = (attained(asked, both, model=model, expected=expected) for model in (KNOWN, "random_walk"))
+    assert known.crps < walk.crps
+    assert known.coverage == pytest.approx(0.8, abs=0.06)
+    assert captured_share(known.crps, optimum=known.crps, free=walk.crps) == pytest.approx(1.0)
 
 
 def test_single_answers_that_scatter_score_worse_than_their_median() -> None:
