@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tickerforge.evaluation.baselines.walks import fit_walks
+from tickerforge.evaluation.baselines.walks import LEVELS, fit_walks
 from tickerforge.evaluation.core.contracts import DRIFT, RANDOM_WALK, Floats, Ints
 from tickerforge.evaluation.core.errors import BaselineUnavailable, EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, Series, common_border
@@ -22,7 +22,11 @@ DIFFERENCES = 10
 PENALTIES = tuple(10.0**power for power in range(1, 8))
 SIGMA_WINDOW, SIGMA_MIN = 60, 20
 
-CLASSICAL = ("ets", "theta", "arima")
+GARCH = "garch"
+CLASSICAL = (GARCH, "ets", "theta", "arima")
+PATHS, _SEED = 200, 0
+"""Simulated paths per window of the GARCH model."""
+_BAND = 80
 
 
 def persistence(protocol: Protocol) -> Floats:
@@ -100,27 +104,36 @@ def ridge(protocol: Protocol) -> Floats:
     return np.asarray(protocol.origin_price[:, None] * np.exp(moves))
 
 
-def classical(protocol: Protocol, name: str, *, on_ticker: Callable[[str], None] = lambda ticker: None) -> Floats:
-    """Forecast with ETS, Theta or AutoARIMA, one model per ticker: (n, HORIZON) in USD.
+def classical(
+    protocol: Protocol, name: str, *, on_ticker: Callable[[str], None] = lambda ticker: None
+) -> tuple[Floats, Floats]:
+    """Forecast with GARCH, ETS, Theta or AutoARIMA, one model per ticker.
 
-    The model (statsforecast's `AutoETS`, `AutoTheta` or `AutoARIMA` without a season) is chosen and fitted on the logs
-    of the ticker's train prices. Each forecast applies it, unchanged, to all prices up to the origin.
+    The model is fitted on the ticker's train prices. Each forecast applies it, unchanged, to all prices up to the
+    origin. `garch` is arch's GJR-GARCH(1,1,1) with Student-t shocks (Glosten, Jagannathan and Runkle 1993), simulated;
+    the others are statsforecast's `AutoETS`, `AutoTheta` and `AutoARIMA` without a season on log prices, with the
+    normal distribution of their own intervals.
 
     Args:
         protocol: The windows.
         name: One of `CLASSICAL`.
         on_ticker: Called with each ticker before its turn; a ticker takes seconds.
 
+    Returns:
+        The median forecast (n, HORIZON) in USD, and the distribution (n, members, HORIZON) as log returns from the
+        origin: `PATHS` independent paths of `garch`, percentiles of the others.
+
     Raises:
         BaselineUnavailable: statsforecast is not installed.
         EvaluationError: There is no such forecaster.
     """
     check_classical(name)
-    forecasts = []
+    found = []
     for series in protocol.series:
         on_ticker(series.ticker)
-        forecasts.append(_rolled(series, _classical_model(name)))
-    return np.concatenate(forecasts)
+        found.append(_simulated(series) if name == GARCH else _rolled(series, _classical_model(name)))
+    moves = np.concatenate(found)
+    return protocol.origin_price[:, None] * np.exp(np.median(moves, axis=1)), moves
 
 
 def walks(protocol: Protocol) -> dict[str, tuple[Floats, Floats]]:
@@ -175,7 +188,7 @@ def check_classical(name: str) -> None:
     """Check that `classical` can make this forecaster; raises the same errors."""
     if name not in CLASSICAL:
         raise EvaluationError(f"there is no classical forecaster {name!r}: there are {', '.join(CLASSICAL)}")
-    if importlib.util.find_spec("statsforecast") is None:
+    if name != GARCH and importlib.util.find_spec("statsforecast") is None:
         raise BaselineUnavailable(f"the baseline {name} needs statsforecast: pip install 'tickerforge[classical]'")
 
 
@@ -220,8 +233,43 @@ def _classical_model(name: str) -> Any:
 
 
 def _rolled(series: Series, model: Any) -> Floats:
-    """Return the forecasts of all test windows of one ticker, shape (k, HORIZON) in USD."""
+    """Return the percentiles of the log returns of all test windows of one ticker, shape (k, MEMBERS, HORIZON)."""
+    from scipy.stats import norm
+
     logs = np.log(series.prices)
     fitted = model.fit(logs[: series.train_end])
-    means = [fitted.forward(y=logs[: row + 1], h=HORIZON)["mean"] for row in series.test_origins]
-    return np.exp(np.array(means, dtype=float))
+    made = [fitted.forward(y=logs[: row + 1], h=HORIZON, level=[_BAND]) for row in series.test_origins]
+    mean, low, high = (
+        np.array([each[name] for each in made], dtype=float) for name in ("mean", f"lo-{_BAND}", f"hi-{_BAND}")
+    )
+    spread = (high - low) / (2 * norm.ppf(0.5 + _BAND / 200))
+    middle = mean - logs[series.test_origins, None]
+    return np.asarray(middle[:, None] + spread[:, None] * norm.ppf(LEVELS)[:, None])
+
+
+def _simulated(series: Series) -> Floats:
+    """Return simulated log returns of all test windows of one ticker, shape (k, PATHS, HORIZON)."""
+    from arch import arch_model
+
+    # In percent, as the optimiser needs numbers near 1.
+    returns = 100 * np.diff(np.log(series.prices))
+    train = returns[: series.train_end - 1]
+    fitted = arch_model(train, mean="Constant", vol="GARCH", p=1, o=1, q=1, dist="t").fit(
+        disp="off", show_warning=False
+    )
+    mean, omega, shock, loss, memory, tail = fitted.params.to_numpy(float)
+
+    def after(variance: Floats, miss: Floats) -> Floats:
+        return np.asarray(omega + (shock + loss * (miss < 0)) * miss**2 + memory * variance)
+
+    known = np.full(len(series.prices), train.var())
+    for row, miss in enumerate(returns - mean, start=1):
+        known[row] = after(known[row - 1], miss)
+    rng = np.random.default_rng(_SEED)
+    variance = np.repeat(known[series.test_origins][:, None], PATHS, axis=1)
+    moves = np.empty((*variance.shape, HORIZON))
+    for step in range(HORIZON):
+        miss = np.sqrt(variance * (tail - 2) / tail) * rng.standard_t(tail, variance.shape)
+        moves[:, :, step] = mean + miss
+        variance = after(variance, miss)
+    return np.asarray(moves.cumsum(axis=2) / 100)

@@ -9,7 +9,7 @@ import numpy as np
 from prefect import flow
 from pydantic import Field
 
-from tickerforge.evaluation.baselines.rivals import classical, common_drift, persistence, ridge, walks
+from tickerforge.evaluation.baselines.rivals import GARCH, classical, common_drift, persistence, ridge, walks
 from tickerforge.evaluation.bench.predictions import sampled_entry
 from tickerforge.evaluation.bench.standings import ProtocolForecast, Standings, standings_of, whole_of
 from tickerforge.evaluation.core.contracts import BASE, PERSISTENCE, Floats
@@ -109,7 +109,10 @@ def stand(
     entries += [_whole(name, forecast(protocol)) for name, forecast in CHEAP.items()]
     for name in baselines:
         logger.info("%s: fitting one model per ticker, which takes seconds each", name)
-        entries.append(_whole(name, classical(protocol, name, on_ticker=lambda ticker: logger.debug("%s", ticker))))
+        middle, moves = classical(protocol, name, on_ticker=lambda ticker: logger.debug("%s", ticker))
+        simulated = name == GARCH
+        whole = whole_of(protocol, [(everything, moves)], independent=simulated, are_paths=simulated)
+        entries.append(replace(_whole(name, middle), whole=whole))
     remarks = list(notes)
     if stages is not None:
         for model, artifact in stages.forecasts.items():

@@ -79,7 +79,8 @@ def stocknet_benchmark(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also a slower baseline, repeatable: ets, theta or arima; needs the extra classical.",
+            help="Also a slower baseline, repeatable: garch, ets, theta or arima; the last three need the extra "
+            "classical.",
             show_default="none",
             metavar="NAME",
         ),

@@ -29,6 +29,7 @@ _LABELS = {
     "drift": "Drift, per ticker",
     "common_drift": "Drift, common (shrunk)",
     "ridge": "Ridge, pooled",
+    "garch": "GJR-GARCH-t",
     "ets": "ETS",
     "theta": "Theta",
     "arima": "AutoARIMA",

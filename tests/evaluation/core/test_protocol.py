@@ -167,12 +167,14 @@ def test_ridge_finds_momentum_and_little_on_a_random_walk() -> None:
 def test_classical_forecasters_are_fitted_on_train_and_follow_the_latest_price(name: str) -> None:
     series = walk("AAA", seed=4, sessions=200)
     protocol = protocol_of([series])
-    forecast = classical(protocol, name)
+    forecast, moves = classical(protocol, name)
     assert forecast.shape == protocol.target.shape
+    whole = whole_of(protocol, [(np.arange(len(moves)), moves)])
+    assert 0.5 < whole.inside.mean() < 0.99
     np.testing.assert_allclose(forecast[:, 0], protocol.origin_price, rtol=0.05)
     prices = series.prices.copy()
     prices[-HORIZON:] *= 1.5
-    again = classical(protocol_of([replace(series, prices=prices)]), name)
+    again, _ = classical(protocol_of([replace(series, prices=prices)]), name)
     np.testing.assert_array_equal(forecast, again)
 
 
@@ -194,7 +196,7 @@ def test_free_distributions_use_no_price_after_the_common_border_but_those_up_to
 
 def test_an_unknown_classical_forecaster_and_a_table_without_persistence_are_refused() -> None:
     protocol: Protocol = three()
-    with pytest.raises(EvaluationError, match="no classical forecaster 'prophet': there are ets, theta, arima"):
+    with pytest.raises(EvaluationError, match="no classical forecaster 'prophet': there are garch, ets, theta, arima"):
         classical(protocol, "prophet")
     with pytest.raises(EvaluationError, match="the table needs persistence"):
         standings_of(protocol, [entry("drift", drift(protocol))])

@@ -62,8 +62,9 @@ def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_a
     lend_base_model(Workspace.current().root)
     config = tiny_config()
     (run,) = tickerforge.flows.bench.markets.benchmark_markets(config, ("mean-reverting-80",), 1)
-    assert [each.model for each in run.attained] == [*FREE, "base", "grpo_1st", "sft", "grpo_2nd"]
-    assert 0.6 < run.of("random_walk").crps < 0.8
+    assert [each.model for each in run.attained] == ["known", *FREE, "base", "grpo_1st", "sft", "grpo_2nd"]
+    assert run.of("known").crps < run.of("random_walk").crps < 0.8
+    assert run.captured_crps("random_walk") == 0.0
     assert all(each.windows == 24 and 0 < each.valid_rate <= 1 for each in run.attained)
     assert 0.5 < run.optimum < 1
     assert 0.3 < run.attainable.general < 1.1
@@ -72,9 +73,9 @@ def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_a
     (again,) = tickerforge.flows.bench.markets.benchmark_markets(config, ("mean-reverting-80",), 1)
     assert again == run
     rows = tickerforge.flows.bench.markets.summarise([run])["mean-reverting-80"]
-    assert [row["Model"] for row in rows[3:]] == ["base", "grpo_1st", "sft", "grpo_2nd"]
-    assert (rows[0]["Seeds"], rows[1]["Model"]) == ("0", "Random walk (HAR)")
-    assert rows[3]["MSE, median"] == f"{run.of('base').mse:.3f}"
+    assert [row["Model"] for row in rows[4:]] == ["base", "grpo_1st", "sft", "grpo_2nd"]
+    assert (rows[0]["Seeds"], rows[2]["Model"]) == ("0", "Random walk (HAR)")
+    assert rows[4]["MSE, median"] == f"{run.of('base').mse:.3f}"
 
     (short,) = tickerforge.flows.bench.markets.benchmark_markets(config, ("mean-reverting-80",), 1, until="sft")
     assert short.attained == run.attained[:-1]
