@@ -196,7 +196,7 @@ def sft_trainer(model: Any, tmp_path: Path) -> SharedSFTTrainer:
 def test_the_loss_of_fine_tuning_its_records_and_gradients_are_those_of_trl(sft_trainer: SharedSFTTrainer) -> None:
     answers = [[30, 31, 32, 1], [33, 1], [34, 35, 36, 37, 38, 39, 1]]
     rows = [
-        {"input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)}
+        {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
         for prompt, answer in zip(PROMPTS, answers, strict=True)
     ]
     # The same prompt again, and the same beginning of an answer: that must count twice.
