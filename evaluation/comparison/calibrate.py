@@ -1,4 +1,4 @@
-"""Calibration: two factors of a model's distribution, fitted on validation by CRPS and shrunk towards no change."""
+"""Calibration: two factors of a model's distribution and whether to smooth it, by CRPS on validation."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, matrix, session_dates, truth_of
-from tickerforge.evaluation.core.rescaling import Factors, rescaled_frame
+from tickerforge.evaluation.core.rescaling import Factors, pooled_deviations, rescaled_frame
 from tickerforge.evaluation.evidence.significance import too_few
 
 BLOCKS = 4
@@ -37,8 +37,8 @@ def fit_factors(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, c
         calendar: From `evaluation.core.panels.session_calendar`.
 
     Returns:
-        The factors that minimise the CRPS, moved towards 1 by the weight that is best on stretches that were left out;
-        1 and 1 if there are too few windows for a test.
+        The factors that minimise the CRPS, moved towards 1 by the weight that is best on stretches that were left out,
+        with or without smoothing, whichever is better there; 1 and 1 if there are too few windows for a test.
 
     Raises:
         ForecastsError: The forecasts do not match the windows.
@@ -53,29 +53,32 @@ def factors_of(truth: Truth, answers: Answers) -> Factors:
     sessions = np.unique(truth.positions)
     if too_few(sessions, horizon=truth.horizon):
         return Factors()
-    losses = _Losses(truth, answers)
+    tried = {smooth: _Losses(truth, answers, smooth=smooth) for smooth in (False, True)}
     everything = np.ones(len(truth.positions), dtype=bool)
-    out_of_sample = np.zeros(len(WEIGHTS))
+    out_of_sample = np.zeros((len(tried), len(WEIGHTS)))
     for block in np.array_split(sessions, BLOCKS):
         held = (truth.positions >= block[0]) & (truth.positions <= block[-1])
         # Targets of windows within a horizon overlap.
         near = (truth.positions > block[0] - truth.horizon) & (truth.positions < block[-1] + truth.horizon)
         if not held.any() or not (~near).any():
             return Factors()
-        fitted = losses.best(~near)
-        out_of_sample += [losses.total(_shrunk(fitted, weight), held) for weight in WEIGHTS]
-    weight = WEIGHTS[int(np.argmin(out_of_sample))]
-    return _shrunk(losses.best(everything), weight) if weight else Factors()
+        for place, losses in enumerate(tried.values()):
+            fitted = losses.best(~near)
+            out_of_sample[place] += [losses.total(_shrunk(fitted, weight), held) for weight in WEIGHTS]
+    best = int(np.argmin(out_of_sample))
+    smooth, weight = best >= len(WEIGHTS), WEIGHTS[best % len(WEIGHTS)]
+    return _shrunk(tried[smooth].best(everything), weight) if weight else Factors(smooth=smooth)
 
 
 def _shrunk(fitted: Factors, weight: float) -> Factors:
-    return Factors(median=1 + weight * (fitted.median - 1), spread=fitted.spread**weight)
+    return fitted.model_copy(update={"median": 1 + weight * (fitted.median - 1), "spread": fitted.spread**weight})
 
 
 class _Losses:
     """The CRPS of a model's answers as a function of the factors; windows without an answer do not count."""
 
-    def __init__(self, truth: Truth, answers: Answers) -> None:
+    def __init__(self, truth: Truth, answers: Answers, *, smooth: bool) -> None:
+        self._smooth = smooth
         self._groups: list[tuple[NDArray[np.int64], Floats, Floats, Floats, Floats]] = []
         for rows, samples in answers.ensembles():
             if not answers.n_valid[rows[0]]:
@@ -83,8 +86,10 @@ class _Losses:
             unit, origin = truth.sigma[rows, None], truth.origin_price[rows, None]
             middle = np.log(answers.median[rows] / origin) / unit
             actual = np.log(truth.target[rows] / origin) / unit
-            apart = np.log(samples.swapaxes(1, 2) / origin[..., None]) / unit[..., None] - middle[..., None]
-            ordered = np.sort(apart, axis=-1)
+            apart = np.log(samples / origin[..., None]) / unit[..., None] - middle[:, None]
+            if smooth:
+                apart = pooled_deviations(apart)
+            ordered = np.sort(apart.swapaxes(1, 2), axis=-1)
             m = ordered.shape[-1]
             spread = ordered @ ((2 * np.arange(1, m + 1) - m - 1) / m**2)
             self._groups.append((rows, ordered, middle, actual, spread))
@@ -104,7 +109,7 @@ class _Losses:
         from scipy.optimize import minimize
 
         def factors(at: Floats) -> Factors:
-            return Factors(median=float(at[0]), spread=float(np.exp(at[1])))
+            return Factors(median=float(at[0]), spread=float(np.exp(at[1])), smooth=self._smooth)
 
         found = minimize(
             lambda at: self.total(factors(at), kept),

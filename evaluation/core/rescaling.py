@@ -11,21 +11,49 @@ Floats = NDArray[np.float64]
 
 
 class Factors(FrozenModel):
-    """Factors of the median's log return from the origin, and of the spread of the samples around the median."""
+    """Factors of the median's log return from the origin, and of the spread of the samples around the median.
+
+    `smooth` says that the spread is first `pooled_deviations`.
+    """
 
     median: float = Field(default=1.0, ge=0)
     spread: float = Field(default=1.0, gt=0)
+    smooth: bool = False
 
     @property
     def change_nothing(self) -> bool:
-        """Whether both are 1."""
-        return self.median == self.spread == 1.0
+        """Whether both are 1, and nothing is smoothed."""
+        return self.median == self.spread == 1.0 and not self.smooth
+
+
+def pooled_deviations(deviations: Floats) -> Floats:
+    """Replace the deviations of a window's samples from their median by quantiles over all sessions together.
+
+    Few samples show the tails of one session badly. Divided by the root of the distance, the deviations of all sessions
+    are drawn from nearly one distribution, and its quantiles at i / (m + 1) have less noise. The samples keep their
+    ranks at each session, so that they stay paths (ensemble copula coupling; Schefzik et al. 2013, Statist. Sci. 28).
+
+    Args:
+        deviations: Log returns minus those of the median, shape (n, m, h).
+
+    Returns:
+        Shape (n, m, h).
+    """
+    n, m, h = deviations.shape
+    root = np.sqrt(np.arange(1, h + 1))
+    levels = np.arange(1, m + 1) / (m + 1)
+    quantiles = np.quantile((deviations / root).reshape(n, -1), levels, axis=1, method="weibull").T
+    ranks = np.argsort(np.argsort(deviations, axis=1, kind="stable"), axis=1, kind="stable")
+    return np.asarray(np.take_along_axis(quantiles[:, :, None], ranks, axis=1) * root)
 
 
 def rescaled(samples: Floats, median: Floats, *, origin_price: float, factors: Factors) -> tuple[Floats, Floats]:
     """Rescale the samples (m, h) of a window and their median (h,), all in USD."""
     middle = np.log(median / origin_price)
-    moved = factors.median * middle + factors.spread * (np.log(samples / origin_price) - middle)
+    apart = np.log(samples / origin_price) - middle
+    if factors.smooth:
+        apart = pooled_deviations(apart[None])[0]
+    moved = factors.median * middle + factors.spread * apart
     return origin_price * np.exp(moved), origin_price * np.exp(factors.median * middle)
 
 

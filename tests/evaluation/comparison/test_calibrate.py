@@ -3,13 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from evaluation_frames import market_windows, noisy_forecasts
 from tickerforge.evaluation.comparison.calibrate import calibrated, fit_factors
 from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
-from tickerforge.evaluation.core.rescaling import Factors, rescaled
+from tickerforge.evaluation.core.rescaling import Factors, pooled_deviations, rescaled
+from tickerforge.evaluation.metrics.accuracy import crps
 from tickerforge.evaluation.metrics.scores import score
 
 
@@ -31,6 +33,29 @@ def test_the_factors_move_median_and_samples_in_log_returns_from_the_origin() ->
     )
     np.testing.assert_allclose(np.log(drawn[:, 0] / 100), [-0.1, 0.1, 0.5])
     np.testing.assert_allclose(np.log(median / 100), [0.1])
+
+
+def test_smoothing_makes_few_samples_score_nearly_as_their_distribution_and_keeps_the_paths_in_order() -> None:
+    rng = np.random.default_rng(0)
+    root = np.sqrt(np.arange(1, 11))
+    drawn = np.cumsum(rng.standard_normal((4000, 8, 10)), axis=2)
+    smooth = pooled_deviations(drawn)
+    np.testing.assert_array_equal(np.argsort(smooth, axis=1), np.argsort(drawn, axis=1))
+    truth = root * rng.standard_normal((4000, 10))
+    perfect = np.broadcast_to(norm.ppf(np.arange(1, 100) / 100)[:, None] * root, (4000, 99, 10))
+    raw, smoothed, best = (crps(each, truth).mean() for each in (drawn, smooth, perfect))
+    assert smoothed - best < 0.75 * (raw - best)
+
+
+def test_smoothing_is_chosen_if_it_helps_and_used_by_every_forecast() -> None:
+    windows, _ = market_windows(sessions=3000)
+    selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+    forecasts = noisy_forecasts(selected, model="sft", knowledge=0.0, noise=0.0, samples=9)
+    found = fit_factors(selected, forecasts, model="sft", calendar=calendar)
+    assert found.smooth
+    before = figures(selected, forecasts, calendar)
+    after = figures(selected, calibrated(selected, forecasts, factors=found), calendar)
+    assert (after["crps"] or 9) < 0.99 * (before["crps"] or 0)
 
 
 @pytest.mark.parametrize("spread", [0.5, 2.0])
