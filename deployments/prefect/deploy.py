@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tickerforge.deployments.prefect.entries import (
+    FORMER,
+    FORMS,
     NIGHTLY_PREFIX,
     NIGHTLY_TAGS,
     OWN_SLUG,
@@ -23,6 +25,15 @@ from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.remote.gpu_pool import CPU_POOL, GPU_POOL
 from tickerforge.flows.server.slots import GPU_LIMIT
 from tickerforge.flows.settings.config import PipelineConfig, build_config, check_source, with_overrides
+from tickerforge.flows.settings.form import (
+    DEFAULT_RECIPE,
+    HIDDEN,
+    LABELS,
+    config_of_form,
+    overrides_of,
+    recipe_like,
+    recipes,
+)
 from tickerforge.tasks.prices.folders import list_tickers
 
 if TYPE_CHECKING:
@@ -63,7 +74,7 @@ def deploy(
         pool_type: Type of new work pools: `process`, `kubernetes`, ...
 
     Returns:
-        Names of the deployments, such as `train-ticker/manual`.
+        Names of the deployments, such as `train-ticker/1-train-one-stock`.
 
     Raises:
         ConfigError: If a file is faulty or parameters do not fit their flow.
@@ -83,7 +94,23 @@ def deploy(
             _make_pool(client, name, pool_type=pool_type, working_dir=working_dir)
         client.upsert_global_concurrency_limit_by_name(GPU_LIMIT, gpus)
         _remove_unlisted(client, {entry.name for entry in entries})
-        return [_apply(client, entry, flow, parameters, stocks=stocks) for entry, flow, parameters in prepared]
+        names = [_apply(client, entry, flow, parameters, stocks=stocks) for entry, flow, parameters in prepared]
+        _remove_former(client)
+        return names
+
+
+def _remove_former(client: "SyncPrefectClient") -> None:
+    """Delete the deployments that have other names now; their runs and models stay."""
+    from prefect.exceptions import ObjectNotFound
+
+    for name, former in FORMER.items():
+        try:
+            found = client.read_deployment_by_name(former)
+        except ObjectNotFound:
+            continue
+        if "tickerforge" in found.tags:
+            logger.info("the deployment %s is now %s", former, name)
+            client.delete_deployment(found.id)
 
 
 def _remove_unlisted(client: "SyncPrefectClient", names: set[str]) -> None:
@@ -112,7 +139,9 @@ def resolve_entry(
     except Exception as error:
         raise ConfigError(f"{entry.name}: the entry point {entry.entrypoint} does not load: {error}") from error
     parameters = dict(entry.parameters)
-    if "config" in parameters:
+    if entry.entrypoint in FORMS:
+        parameters = _form_parameters(entry, parameters, flow, config=config, stocks=stocks)
+    elif "config" in parameters:
         own = dict(parameters["config"])
         if not entry.name.startswith(NIGHTLY_PREFIX) and own.get("stock") not in stocks:
             own["stock"] = config.stock if config.stock in stocks else stocks[0]
@@ -121,13 +150,51 @@ def resolve_entry(
         if full.stock not in (*stocks, POOL):
             raise ConfigError(f"{flow.name}/{entry.name}: the data folder has no prices for {full.stock}")
         parameters["config"] = full.model_dump(mode="json")
-        try:
-            flow.validate_parameters(parameters)
-        except Exception as error:
-            raise ConfigError(f"{flow.name}/{entry.name}: the parameters do not fit the flow: {error}") from error
+        _check_parameters(flow, entry, parameters)
     elif unknown := set(parameters) - set(flow.parameters.properties):
         raise ConfigError(f"{flow.name}/{entry.name}: the flow has no parameter {', '.join(sorted(unknown))}")
     return flow, parameters
+
+
+def _form_parameters(
+    entry: DeploymentEntry,
+    parameters: dict[str, Any],
+    flow: "Flow[Any, Any]",
+    *,
+    config: PipelineConfig,
+    stocks: list[str],
+) -> dict[str, Any]:
+    """Complete the fields of a form with the configuration that all deployments share, and check them."""
+    takes = flow.parameters.properties
+    model = "" if config.training.model == PipelineConfig().training.model else config.training.model
+    fields = {"data": str(config.data) if config.data else "", "model": model, "update": config.update}
+    full = {name: value for name, value in fields.items() if name in takes} | parameters
+    if "stock" in takes and not entry.name.startswith(NIGHTLY_PREFIX) and full.get("stock") not in stocks:
+        full["stock"] = config.stock if config.stock in stocks else stocks[0]
+    own = {"stock", "data", "update", "warm_start", *(["training.model"] if "model" in takes else [])}
+    full["recipe"] = full.get("recipe") or recipe_like(config, without=own)
+    shared = overrides_of(config, without=own) if full["recipe"] == DEFAULT_RECIPE else ""
+    full["overrides"] = "\n".join(filter(None, (shared, full.get("overrides", ""))))
+    _check_parameters(flow, entry, full)
+    given = {name: value for name, value in full.items() if name not in (*HIDDEN, "tickers")}
+    try:
+        found = config_of_form(**given)
+    except ConfigError as error:
+        raise ConfigError(f"{flow.name}/{entry.name}: {error}") from error
+    if "stock" in takes:
+        check_source(found)
+        if found.stock not in (*stocks, POOL):
+            raise ConfigError(f"{flow.name}/{entry.name}: the data folder has no prices for {found.stock}")
+    return full
+
+
+def _check_parameters(flow: "Flow[Any, Any]", entry: DeploymentEntry, parameters: dict[str, Any]) -> None:
+    if unknown := set(parameters) - set(flow.parameters.properties):
+        raise ConfigError(f"{flow.name}/{entry.name}: the flow has no parameter {', '.join(sorted(unknown))}")
+    try:
+        flow.validate_parameters(parameters)
+    except Exception as error:
+        raise ConfigError(f"{flow.name}/{entry.name}: the parameters do not fit the flow: {error}") from error
 
 
 def _apply(
@@ -143,7 +210,7 @@ def _apply(
     from prefect.deployments.runner import RunnerDeployment
 
     name = f"{flow.name}/{entry.name}"
-    paused, existing = _switches(client, name)
+    paused, existing = _switches(client, name, FORMER.get(name, name))
     limit = entry.concurrency_limit
     deployment = RunnerDeployment.from_entrypoint(
         entry.entrypoint,
@@ -160,7 +227,8 @@ def _apply(
         schedules=_schedules(entry, existing),
     )
     # Entries without parameters are started by other flows, possibly for a stock that is newer than the deployment.
-    _narrow_form(deployment, _offered(entry, parameters, stocks=stocks) if parameters else None)
+    offered = _offered(entry, parameters, stocks=stocks) if parameters else None
+    _narrow_form(deployment, offered, hidden=HIDDEN if entry.entrypoint in FORMS else ())
     deployment.apply()
     return name
 
@@ -187,32 +255,47 @@ def _schedules(entry: DeploymentEntry, existing: "Sequence[DeploymentSchedule]")
 
 def _offered(entry: DeploymentEntry, parameters: Mapping[str, Any], *, stocks: list[str]) -> list[str]:
     """List the stocks that a form offers, with the pool of all if the entry trains on a data folder."""
-    pooled = entry.entrypoint == TRAIN_TICKER and parameters["config"]["data"] is not None and POOL not in stocks
+    pooled = entry.entrypoint == TRAIN_TICKER and parameters["data"] and POOL not in stocks
     return [*stocks, POOL] if pooled else stocks
 
 
-def _narrow_form(deployment: Any, stocks: list[str] | None) -> None:
-    """Restrict the form to these stocks, if there are any, and to parameters that the flow has."""
+def _narrow_form(deployment: Any, stocks: list[str] | None, *, hidden: Sequence[str]) -> None:
+    """Restrict the form to these stocks, if there are any, and to parameters that the flow has.
+
+    The UI shows a field per property. Hidden parameters are accepted by their patterns.
+    """
     from prefect.utilities.callables import ParameterSchema
 
     class ClosedSchema(ParameterSchema):
         additionalProperties: bool
+        patternProperties: dict[str, Any]
 
-    schema = deployment._parameter_openapi_schema
+    schema = deployment._parameter_openapi_schema.model_dump()
+    fields = schema["properties"]
+    apart = {f"^{name}$": fields.pop(name) for name in hidden if name in fields}
     if stocks is not None:
-        schema.definitions["PipelineConfig"]["properties"]["stock"]["enum"] = stocks
-    deployment._parameter_openapi_schema = ClosedSchema(**schema.model_dump(), additionalProperties=False)
+        place = fields if "stock" in fields else schema["definitions"].get("PipelineConfig", {}).get("properties", {})
+        if "stock" in fields or not hidden:
+            place["stock"]["enum"] = stocks
+    if hidden:
+        fields["recipe"]["enum"] = list(recipes())
+        for name, field in fields.items():
+            field["title"] = LABELS[name]
+            field.pop("description", None)
+    deployment._parameter_openapi_schema = ClosedSchema(**schema, additionalProperties=False, patternProperties=apart)
 
 
-def _switches(client: "SyncPrefectClient", name: str) -> "tuple[bool, list[DeploymentSchedule]]":
-    """Return whether a deployment is paused, and its schedules; none if it does not exist yet."""
+def _switches(client: "SyncPrefectClient", *names: str) -> "tuple[bool, list[DeploymentSchedule]]":
+    """Return whether the first deployment that exists is paused, and its schedules; none if none exists yet."""
     from prefect.exceptions import ObjectNotFound
 
-    try:
-        existing = client.read_deployment_by_name(name)
-    except ObjectNotFound:
-        return False, []
-    return existing.paused, existing.schedules
+    for name in names:
+        try:
+            existing = client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            continue
+        return existing.paused, existing.schedules
+    return False, []
 
 
 def _make_pool(client: "SyncPrefectClient", name: str, *, pool_type: str, working_dir: Path | None) -> None:

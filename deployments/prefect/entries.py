@@ -18,6 +18,19 @@ PREFECT_FILE = Path(__file__).parents[1] / "prefect.yaml"
 TICKERS_FILE = Path(__file__).parents[1] / "recipes" / "tickers.toml"
 TRAIN_TICKER = "tickerforge.flows.train.pipeline.train_ticker"
 NIGHTLY = "tickerforge.flows.night.nightly.nightly"
+FORECAST = "tickerforge.flows.night.forecast.forecast"
+FORMS = (TRAIN_TICKER, NIGHTLY, FORECAST)
+"""Flows whose parameters a person sets in a short form."""
+FORMER = {
+    "train-ticker/1-train-one-stock": "train-ticker/manual",
+    "nightly/2-retrain-all-stocks": "nightly/all",
+    "forecast/3-forecast-all-stocks": "forecast/daily",
+    "heavy-stage/internal": "heavy-stage/gpu",
+    "train-batch/internal": "train-batch/gpu",
+    "forecast-batch/internal": "forecast-batch/gpu",
+    "stage/one-stage": "stage/gpu",
+}
+"""The names that deployments had in earlier versions."""
 NIGHTLY_PREFIX, NIGHTLY_TAGS = "nightly-", ("tickerforge", "nightly")
 OWN_SLUG = "tickerforge-"
 NIGHT_SLUG = f"{OWN_SLUG}night"
@@ -170,7 +183,8 @@ def nightly_entries(tickers: TickersFile) -> tuple[DeploymentEntry, ...]:
                 parameters={
                     "heavy_stages": GPU_POOL,
                     "exchange": exchange,
-                    "config": {"stock": name, "warm_start": "champion"},
+                    "stock": name,
+                    "warm_start": "champion",
                 },
                 schedules=(schedule,),
                 work_pool=WorkPool(name=CPU_POOL),

@@ -1,8 +1,6 @@
 """The commands of the pipeline; `deployments.cli` adds those of the service and is the entry point."""
 
 import json
-import os
-import re
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -31,8 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-_DEVICES = re.compile(r"-1|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
 
 
 @app.command(epilog="Example: tickerforge run --stock AAPL --data prices/ --model tiny")
@@ -63,7 +59,7 @@ def run(
     """
     with terminal_session(debug=debug):
         config = _config(context)
-        _choose_devices(cuda_devices)
+        _use_devices(config)
         from tickerforge.flows.cli.preflight import check_run
         from tickerforge.flows.server.embedded import start_prefect, wait_for_prefect
         from tickerforge.tasks.base.paths import home
@@ -210,7 +206,7 @@ def stage(
     """
     with terminal_session(debug=debug):
         config = _config(context)
-        _choose_devices(cuda_devices)
+        _use_devices(config)
         from tickerforge.flows.cli.preflight import check_stage
         from tickerforge.flows.server.embedded import start_prefect, wait_for_prefect
         from tickerforge.flows.settings.files import StageFiles
@@ -276,7 +272,7 @@ def forecast_command(
         if adapter is not None and alias is not None:
             raise ConfigError("--adapter and --alias exclude each other: give one of them")
         config = _config(context)
-        _choose_devices(cuda_devices)
+        _use_devices(config)
         from tickerforge.tasks.models.adapters import check_adapter
 
         check_adapter(adapter)
@@ -380,12 +376,7 @@ def _config(context: typer.Context) -> "PipelineConfig":
     return build_config(recipe=given["recipe"], flags=flags, assignments=given["set_"] or ())
 
 
-def _choose_devices(cuda_devices: str | None) -> None:
-    """Restrict torch, which is not imported yet, to the chosen GPUs."""
-    from tickerforge.flows.errors import ConfigError
+def _use_devices(config: "PipelineConfig") -> None:
+    from tickerforge.flows.settings.config import use_devices
 
-    if cuda_devices is None:
-        return
-    if not _DEVICES.fullmatch(cuda_devices):
-        raise ConfigError(f"--cuda-devices {cuda_devices!r}: give GPU numbers separated by commas, such as 0,1")
-    os.environ["CUDA_VISIBLE_DEVICES"] = cuda_devices
+    use_devices(config)

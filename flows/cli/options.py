@@ -99,6 +99,7 @@ KEYS = {
     "max_seq_length": "training.max_seq_length",
     "lora_rank": "training.lora_rank",
     "gpu_memory_utilization": "training.gpu_memory_utilization",
+    "cuda_devices": "cuda_devices",
     "backend": "training.backend",
     "rule": "training.rejection.rule",
     "test_after": "evaluation.test_after",

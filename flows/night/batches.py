@@ -14,7 +14,7 @@ from tickerforge.flows.remote.requests import StageOutput
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.outcome import in_words
 from tickerforge.flows.server.slots import gpu_slot
-from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.flows.settings.config import PipelineConfig, use_devices
 from tickerforge.flows.train.steps import Steps, adapters_of
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
@@ -71,6 +71,7 @@ def train_batch(jobs: list[TickerJob]) -> None:
     Args:
         jobs: One per ticker, as `nightly` sends them.
     """
+    use_devices(jobs[0].config)
     # Held once for all tickers: to request it per ticker takes longer than an unchanged ticker.
     with gpu_slot():
         tickers = tuple(_run_ticker(job) for job in jobs)
@@ -89,6 +90,7 @@ def forecast_batch(jobs: list[ForecastJob]) -> None:
     Args:
         jobs: One per ticker, as `forecast` and `nightly` send them.
     """
+    use_devices(jobs[0].config)
     write_record(ANSWERS, str(flow_run.id), ForecastAnswer(stocks=forecast_all(jobs)))
 
 

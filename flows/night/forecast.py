@@ -8,6 +8,7 @@ import numpy as np
 from prefect import flow
 
 from tickerforge.evaluation.report.desk import DeskRow
+from tickerforge.features.config import UpdateSource
 from tickerforge.flows.errors import NightFailed, StageFailed
 from tickerforge.flows.night.batches import ForecastAnswer, ForecastJob, forecast_all
 from tickerforge.flows.night.desk import forecast_cells, forecast_part, publish_desk
@@ -16,6 +17,7 @@ from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.outcome import in_words
+from tickerforge.flows.settings import form
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import Exchange, Tickers, skipped, stocks_of, with_stock
 from tickerforge.flows.train.steps import market_source
@@ -31,8 +33,12 @@ logger = logging.getLogger(__name__)
 
 @flow(name="forecast", persist_result=False, on_running=[begin])
 def forecast(
-    config: PipelineConfig = PipelineConfig(),
+    config: PipelineConfig | None = None,
     tickers: Tickers = (),
+    recipe: str = form.DEFAULT_RECIPE,
+    data: str = "",
+    update: UpdateSource = "none",
+    overrides: str = "",
     heavy_stages: Where = "here",
     exchange: Exchange = None,
 ) -> tuple[StockForecast, ...]:
@@ -41,18 +47,18 @@ def forecast(
     The champion forecasts. If no adapter has earned that, the best free forecaster does, and the challenger's forecast
     is recorded beside it. Each issued forecast is scored when the prices of its sessions exist.
 
-    Args:
-        config: Data, backend and the windows of free forecasts; everything else comes from the adapters.
-        tickers: Stocks; empty means all of the data folder.
-        heavy_stages: Where the models run: in this process, or on workers of the GPU work pool.
-        exchange: Calendar such as XNYS; a run that a schedule starts on a day without a session does nothing.
+    The fields of the form are `tickers` to `overrides`; a `config` replaces all of them but the tickers. They set the
+    data, the backend and the windows of free forecasts; everything else comes from the adapters.
 
     Raises:
+        ConfigError: If the fields are not a configuration.
         NightFailed: If a stock failed; the others are done.
         PublishError: If the files of the desk cannot be written.
     """
     if (nothing := skipped(exchange, result=tuple[StockForecast, ...]())) is not None:
         return nothing
+    if config is None:
+        config = form.config_of_form(recipe=recipe, overrides=overrides, data=data, update=update)
     jobs, failed = [], []
     warnings: dict[str, str] = {}
     for stock in tickers or stocks_of(config):

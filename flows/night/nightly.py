@@ -14,7 +14,7 @@ from pydantic import Field
 from tickerforge.evaluation.monitoring.drift import RECENT_WINDOWS, input_drift
 from tickerforge.evaluation.monitoring.live import LiveScores
 from tickerforge.evaluation.report.desk import FAILED, KEPT, PROMOTED, DeskRow
-from tickerforge.features.config import FrozenModel
+from tickerforge.features.config import FrozenModel, UpdateSource
 from tickerforge.flows.errors import NightFailed, StageFailed
 from tickerforge.flows.night.batches import BatchAnswer, ForecastJob, TickerJob, TickerStages
 from tickerforge.flows.night.desk import (
@@ -32,6 +32,7 @@ from tickerforge.flows.remote.gpu_pool import BATCH_DEPLOYMENT, GPU_POOL, MOST_J
 from tickerforge.flows.remote.here import Finished
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.outcome import in_words
+from tickerforge.flows.settings import form
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import Exchange, Tickers, due, skipped, stocks_of, with_stock
 from tickerforge.flows.train.champions import current_champion, warm_start
@@ -109,27 +110,31 @@ class Night(FrozenModel):
 
 @flow(name="nightly", persist_result=False, on_running=[begin])
 def nightly(
-    config: PipelineConfig = PipelineConfig(),
+    config: PipelineConfig | None = None,
     tickers: Tickers = (),
+    recipe: str = form.DEFAULT_RECIPE,
+    model: str = "",
+    data: str = "",
+    update: UpdateSource = "none",
+    overrides: str = "",
     heavy_stages: Where = "here",
     exchange: Exchange = None,
     batch_size: BatchSize = 32,
 ) -> Night:
     """Retrain, judge, forecast and watch many tickers.
 
-    Args:
-        config: Data and settings, the same for all tickers.
-        tickers: Stocks; empty means all of the data folder.
-        heavy_stages: Where training and sampling run: in this process, or on workers of the GPU work pool.
-        exchange: Calendar such as XNYS; without it, that of each stock. A run that a schedule starts on a day without
-            a session does nothing.
-        batch_size: Tickers that one run on the GPU pool trains one after the other.
+    The fields of the form are `tickers` to `overrides`; a `config` replaces all of them but the tickers. Without one,
+    training starts from each ticker's champion, if there is one.
 
     Raises:
+        ConfigError: If the fields are not a configuration.
         NightFailed: If a ticker failed; the others are done.
     """
     if (nothing := skipped(exchange, result=Night(tickers=()))) is not None:
         return nothing
+    if config is None:
+        given = {"warm_start": "champion", "model": model, "data": data, "update": update}
+        config = form.config_of_form(recipe=recipe, overrides=overrides, **given)
     names = tuple(dict.fromkeys(tickers or stocks_of(config)))
     failures: dict[str, str] = {}
     prepared = prepare_all(config, names, exchange=exchange, failures=failures)

@@ -13,7 +13,7 @@ from prefect import task
 from pydantic import BaseModel
 
 from tickerforge.features.stages import BASE_MODEL
-from tickerforge.flows.errors import StageFailed, StageRefused
+from tickerforge.flows.errors import ConfigError, StageFailed, StageRefused
 from tickerforge.flows.remote.here import Here
 from tickerforge.flows.remote.requests import REFUSALS, StageAnswer, StageOutput, StageRequest, content_digest
 from tickerforge.tasks.base.retries import TASK_OPTIONS, is_transient, patiently
@@ -31,8 +31,8 @@ Where = Literal["here", "gpu-pool"]
 PoolName = Literal["cpu-pool", "gpu-pool"]
 CPU_POOL: Literal["cpu-pool"] = "cpu-pool"
 GPU_POOL: Literal["gpu-pool"] = "gpu-pool"
-STAGE_DEPLOYMENT, BATCH_DEPLOYMENT = "heavy-stage/gpu", "train-batch/gpu"
-FORECAST_DEPLOYMENT = "forecast-batch/gpu"
+STAGE_DEPLOYMENT, BATCH_DEPLOYMENT = "heavy-stage/internal", "train-batch/internal"
+FORECAST_DEPLOYMENT = "forecast-batch/internal"
 ANSWERS = "answers"
 # Prefect accepts parameters of up to half a megabyte, and a job takes some kilobytes.
 MOST_JOBS = 100
@@ -151,7 +151,8 @@ def _start(call: Call, answer: type[_Answer]) -> _Answer | None:
     key = f"{here.root_flow_run_id}:{call.deployment}:{content_digest(call.parameters)}"
     start = partial(run_deployment, call.deployment, parameters=call.parameters, timeout=0, flow_run_name=call.what)
     while True:
-        run: Any = patiently(partial(start, idempotency_key=f"{key}:{call.attempt}"))
+        with _other_version_named(call.deployment):
+            run: Any = patiently(partial(start, idempotency_key=f"{key}:{call.attempt}"))
         call.run_id = run.id
         if run.state is None or not run.state.is_final():
             return None
@@ -160,6 +161,28 @@ def _start(call: Call, answer: type[_Answer]) -> _Answer | None:
         if found is not None and not getattr(found, "refusal", ""):
             return found
         call.attempt += 1
+
+
+@contextmanager
+def _other_version_named(deployment: str) -> Iterator[None]:
+    """Say what to do if the server has the deployments of another version of TickerForge.
+
+    Raises:
+        ConfigError: If the deployment is missing, or refuses the parameters that this version sends.
+    """
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+    try:
+        yield
+    except (ObjectNotFound, PrefectHTTPStatusError) as error:
+        refused = isinstance(error, PrefectHTTPStatusError)
+        if isinstance(error, PrefectHTTPStatusError) and error.response.status_code not in (409, 422):
+            raise
+        problem = "does not take the parameters of this one" if refused else "is not there"
+        raise ConfigError(
+            f"the deployment {deployment} {problem}: the Prefect server has the deployments of another version of "
+            "TickerForge. Run `tickerforge deploy`, or `tickerforge up` again, and then this run."
+        ) from error
 
 
 def _look(

@@ -7,6 +7,7 @@ from tickerforge.flows.remote.gpu_pool import ANSWERS
 from tickerforge.flows.remote.here import Here
 from tickerforge.flows.remote.requests import REFUSALS, StageAnswer, StageRequest
 from tickerforge.flows.server.begin import begin
+from tickerforge.flows.settings.config import use_devices
 from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.store.records import write_record
 
@@ -23,6 +24,7 @@ def heavy_stage(requests: list[StageRequest]) -> None:
     Args:
         requests: Stages with their inputs, as `train-ticker` sends them; several only if they are independent.
     """
+    use_devices(requests[0].config)
     try:
         answer = StageAnswer(results=tuple(Here(Store.current()).run(requests)))
     except REFUSALS as error:

@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import os
+import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +31,10 @@ from tickerforge.flows.errors import ConfigError
 from tickerforge.training.config import TINY, TrainingConfig
 
 SHOWN_CHARACTERS = 80
+_DEVICES = re.compile(r"-1|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
 TICKER_PATTERN = r"^[A-Za-z0-9_^=&-][A-Za-z0-9._^=&/-]{0,31}$"
 # Settings of the machine, not of the run: a command that repeats the run elsewhere leaves them out.
-_MACHINE_SETTINGS = ("training.model_wheel", "training.launch.isolate", "training.launch.vllm_server")
+_MACHINE_SETTINGS = ("cuda_devices", "training.model_wheel", "training.launch.isolate", "training.launch.vllm_server")
 
 
 class PipelineConfig(FrozenModel):
@@ -58,6 +61,9 @@ class PipelineConfig(FrozenModel):
         "current champion, else the adapter of all tickers; pooled: the adapter of all tickers. An adapter that does "
         "not fit the run is skipped.",
     )
+    cuda_devices: str | None = Field(
+        default=None, description="GPUs to use, as in CUDA_VISIBLE_DEVICES: 0,1. By default those of the worker."
+    )
     features: FeatureConfig = Field(default=FeatureConfig(), description="Windows, indicators, units and prompts.")
     quality: QualityConfig = Field(default=QualityConfig(), description="Requirements for the prices in data.")
     synthetic: SyntheticConfig = Field(default=SyntheticConfig(), description="The market without a data folder.")
@@ -72,6 +78,13 @@ class PipelineConfig(FrozenModel):
             return self.features
         style: AnswerStyle = "list" if self.training.model == TINY else "numbered"
         return self.features.model_copy(update={"answer_style": style})
+
+    @field_validator("cuda_devices")
+    @classmethod
+    def _devices_are_a_list(cls, devices: str | None) -> str | None:
+        if devices is not None and not _DEVICES.fullmatch(devices):
+            raise ValueError(f"{devices!r}: give GPU numbers separated by commas, such as 0,1")
+        return devices
 
     @field_validator("stock")
     @classmethod
@@ -107,6 +120,12 @@ def pool_folder(config: PipelineConfig) -> Path:
             f"--stock {POOL} needs features.units = 'sigma': z-scores of different tickers are not comparable"
         )
     return config.data
+
+
+def use_devices(config: PipelineConfig) -> None:
+    """Restrict torch, which is not imported yet, to the configuration's GPUs."""
+    if config.cuda_devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = config.cuda_devices
 
 
 def evaluation_of(config: PipelineConfig) -> EvaluationConfig:
@@ -184,13 +203,14 @@ def command_of(config: PipelineConfig) -> str:
         words += ["--data", config.data.resolve().name]
     default = PipelineConfig()
     for key in dotted_keys():
-        value = _value_at(config, key)
-        if value != _value_at(default, key) and key not in ("stock", "data", *_MACHINE_SETTINGS):
+        value = value_at(config, key)
+        if value != value_at(default, key) and key not in ("stock", "data", *_MACHINE_SETTINGS):
             words += ["--set", f"{key}={_written(value)}"]
     return shlex.join(words)
 
 
-def _value_at(config: PipelineConfig, key: str) -> object:
+def value_at(config: PipelineConfig, key: str) -> object:
+    """Return the value of a setting by its dotted key."""
     return reduce(getattr, key.split("."), config)
 
 

@@ -21,6 +21,7 @@ from tickerforge.flows.remote.gpu_pool import GPU_POOL, GpuPool, Where
 from tickerforge.flows.remote.requests import HeavyStages
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.slots import ticker_slot
+from tickerforge.flows.settings import form
 from tickerforge.flows.settings.config import PipelineConfig, command_of
 from tickerforge.flows.settings.scope import Exchange, skipped
 from tickerforge.flows.train.champions import current_champion, warm_start
@@ -69,23 +70,43 @@ class PreparedTicker(RunData):
     champion: RegisteredAdapter | None = None
 
 
-@flow(name="train-ticker", flow_run_name="{config.stock}", persist_result=False, on_running=[begin])
+def _run_name() -> str:
+    """Name a run of `train-ticker` after its stock."""
+    from prefect.runtime import flow_run
+
+    given = flow_run.parameters
+    config = given.get("config")
+    return str(given["stock"] if config is None else PipelineConfig.model_validate(config).stock)
+
+
+@flow(name="train-ticker", flow_run_name=_run_name, persist_result=False, on_running=[begin])
 def train_ticker(
-    config: PipelineConfig = PipelineConfig(), heavy_stages: Where = "here", exchange: Exchange = None
+    config: PipelineConfig | None = None,
+    stock: str = "",
+    recipe: str = form.DEFAULT_RECIPE,
+    model: str = "",
+    data: str = "",
+    warm_start: form.WarmStart = "none",
+    overrides: str = "",
+    heavy_stages: Where = "here",
+    exchange: Exchange = None,
 ) -> PipelineResult | None:
     """Train, compare and register the adapter of one ticker, or, with the stock `ALL`, of all tickers together.
 
     A stage whose inputs, settings and code have not changed comes from the store; an interrupted stage resumes.
 
-    Args:
-        config: Stock, data and every setting of every stage.
-        heavy_stages: Where training and sampling run: in this process, or on workers of the GPU work pool.
-        exchange: Calendar such as XNYS: the run first updates the prices, if the configuration says so. A run that a
-            schedule starts on a day without a session does nothing.
+    The fields of the form are `stock` to `overrides`; with a `config`, they are not used.
 
     Returns:
         The results of the run; `None` if it had nothing to do.
+
+    Raises:
+        ConfigError: If the fields are not a configuration.
     """
+    if config is None:
+        config = form.config_of_form(
+            recipe=recipe, overrides=overrides, stock=stock, model=model, data=data, warm_start=warm_start
+        )
     if exchange is not None:
         if (nothing := skipped(exchange, result=None)) is not None:
             return nothing

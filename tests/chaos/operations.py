@@ -20,7 +20,7 @@ from tickerforge.flows.server.slots import LEASE_SECONDS
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.registry.registration import MADE
 
-TRAIN, NIGHT = "train-ticker/manual", "nightly/all"
+TRAIN, NIGHT = "train-ticker/1-train-one-stock", "nightly/2-retrain-all-stocks"
 TRAINED = ("base_model", "grpo_1st", "sft_data", "sft", "grpo_2nd")
 STAGES = (*TRAINED, "forecasts", "comparison")
 # Steps after which a stage is disturbed: later than its first checkpoint, so that it can resume.

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
-TRAIN, NIGHT = "train-ticker/manual", "nightly/all"
+TRAIN, NIGHT = "train-ticker/1-train-one-stock", "nightly/2-retrain-all-stocks"
 HEAVY = {"base_model", "grpo_1st", "sft_data", "sft", "grpo_2nd", "forecasts"}
 
 

@@ -10,7 +10,11 @@ import pytest
 from tickerforge.deployments.prefect.deploy import AUTOMATION, LONGEST_SILENCE_SECONDS, deploy
 from tickerforge.deployments.prefect.entries import read_tickers
 
-MANUAL, NIGHT, DAILY = "train-ticker/manual", "nightly/all", "forecast/daily"
+MANUAL, NIGHT, DAILY = (
+    "train-ticker/1-train-one-stock",
+    "nightly/2-retrain-all-stocks",
+    "forecast/3-forecast-all-stocks",
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +50,8 @@ def test_the_night_of_a_ticker_has_its_own_hour_in_the_time_zone_of_its_exchange
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 18 * * 1-5", "Asia/Tokyo")
     assert schedule.active
     assert tokyo.parameters["exchange"] == "XTKS"
-    assert tokyo.parameters["config"]["stock"] == "BRK.B"
-    assert tokyo.parameters["config"]["warm_start"] == "champion"
+    assert tokyo.parameters["stock"] == "BRK.B"
+    assert tokyo.parameters["warm_start"] == "champion"
     (off,) = client.read_deployment_by_name("train-ticker/nightly-AAPL").schedules
     assert (off.schedule.cron, off.schedule.timezone) == (read_tickers().cron, "America/New_York")
     assert not off.active
@@ -62,7 +66,11 @@ def test_every_active_schedule_gets_its_runs_from_the_servers_scheduler_and_no_o
     deployed = client.read_deployments()
     active = {each.id for each in deployed if any(schedule.active for schedule in each.schedules)}
     runs = [run for run in client.read_flow_runs() if run.auto_scheduled]
-    assert {each.name for each in deployed if each.id in active} == {"all", "daily", "nightly-BRK.B"}
+    assert {each.name for each in deployed if each.id in active} == {
+        "2-retrain-all-stocks",
+        "3-forecast-all-stocks",
+        "nightly-BRK.B",
+    }
     assert {run.deployment_id for run in runs} == active
     assert {run.state.type.value for run in runs} == {"SCHEDULED"}
     for run in runs:

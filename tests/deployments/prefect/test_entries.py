@@ -20,7 +20,7 @@ from tickerforge.flows.server.slots import ticker_limit
 from tickerforge.flows.settings.config import PipelineConfig, with_overrides
 from tickerforge.tasks.base.errors import MarketDataError
 
-PEOPLES = ("train-ticker/manual", "nightly/all", "forecast/daily")
+PEOPLES = ("train-ticker/1-train-one-stock", "nightly/2-retrain-all-stocks", "forecast/3-forecast-all-stocks")
 DEMO = with_overrides(PipelineConfig(), ["stock=DEMO"])
 
 
@@ -35,11 +35,11 @@ def test_the_shipped_files_are_read_and_all_their_flows_load_and_take_the_parame
     entries = (*read_entries(), *nightly_entries(listed))
     names = {f"{resolve_entry(entry, config=DEMO, stocks=['DEMO'])[0].name}/{entry.name}" for entry in entries}
     assert {
-        "train-ticker/manual",
-        "nightly/all",
-        "forecast/daily",
-        "heavy-stage/gpu",
-        "train-batch/gpu",
+        "train-ticker/1-train-one-stock",
+        "nightly/2-retrain-all-stocks",
+        "forecast/3-forecast-all-stocks",
+        "heavy-stage/internal",
+        "train-batch/internal",
         "train-ticker/nightly-DEMO",
     } <= names
     assert len(names) == len(entries)
@@ -81,17 +81,17 @@ def test_a_mistake_in_the_project_file_is_told_by_its_place(
         (
             "tickerforge.flows.train.pipeline.train_ticker",
             "tickerforge.flows.train.pipeline.train_tickers",
-            "manual: the entry point .* does not load",
+            "one-stock: the entry point .* does not load",
         ),
         (
             "tickerforge.flows.train.pipeline.train_ticker",
             "tickerforge.flows.train.pipelin.train_ticker",
-            "manual: the entry point .* does not load",
+            "one-stock: the entry point .* does not load",
         ),
-        ("config: {stock: DEMO}", "config: {stok: DEMO}", "unknown setting stok"),
-        ("config: {stock: DEMO}", "config: {stock: DEMO, seed: -1}", "seed = -1: must be a whole number"),
-        ("config: {stock: DEMO}", "config: {stock: DEMO}\n      exchnge: XNYS", "manual: .*exchnge"),
-        ("heavy_stages: gpu-pool", "heavy_stages: gpu", "manual: .*heavy_stages"),
+        ("      stock: DEMO", "      stok: DEMO", "no parameter stok"),
+        ("      stock: DEMO", "      overrides: seed = -1", "one-stock: seed = -1: must be a whole number"),
+        ("      stock: DEMO", "      exchnge: XNYS", "one-stock: .*exchnge"),
+        ("heavy_stages: gpu-pool", "heavy_stages: gpu", "one-stock: .*heavy_stages"),
     ],
 )
 def test_an_entry_that_could_not_run_is_refused_before_anything_is_deployed(
@@ -134,7 +134,7 @@ def test_the_pool_of_all_tickers_may_have_a_night_of_its_own_and_is_left_out_of_
     (pool,) = (entry for entry in nightly_entries(listed) if entry.name == "nightly-ALL")
     config = with_overrides(PipelineConfig(), ["stock=AAPL", f"data={tmp_path}"])
     _, parameters = resolve_entry(pool, config=config, stocks=["AAPL", "BRK.B"])
-    assert (parameters["config"]["stock"], parameters["config"]["warm_start"]) == ("ALL", "champion")
+    assert (parameters["stock"], parameters["warm_start"]) == ("ALL", "champion")
     assert pool.schedules[0].active
     with pytest.raises(ConfigError, match="give --data FOLDER"):
         resolve_entry(pool, config=DEMO, stocks=["DEMO"])

@@ -1,15 +1,16 @@
 """The form of a deployment in the UI: what it offers, takes and refuses."""
 
-import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tickerforge.deployments.prefect.deploy import deploy
-from tickerforge.flows.settings.config import PipelineConfig
+from tickerforge.deployments.prefect.deploy import deploy, resolve_entry
+from tickerforge.deployments.prefect.entries import PREFECT_FILE, read_entries
+from tickerforge.flows.settings.config import PipelineConfig, build_config, load_recipe
 
-MANUAL = "train-ticker/manual"
+MANUAL = "train-ticker/1-train-one-stock"
 
 
 @pytest.fixture(scope="module")
@@ -25,66 +26,36 @@ def client(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
         yield client
 
 
-def leaves(node: dict[str, Any], definitions: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, field in node["properties"].items():
-        yield f"{path}{name}", field
-        if "$ref" in field:
-            yield from leaves(definitions[field["$ref"].rsplit("/", 1)[-1]], definitions, f"{path}{name}.")
-
-
-def settings_of(model: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, field in model.model_fields.items():
-        yield f"{path}{name}", field
-        if hasattr(field.annotation, "model_fields"):
-            yield from settings_of(field.annotation, f"{path}{name}.")
-
-
-def test_every_field_of_the_form_has_a_description_and_every_choice_and_bound_of_the_model(client: Any) -> None:
-    from typing import Literal, get_args, get_origin
-
+def test_the_form_has_a_field_per_setting_of_a_person_with_a_label_and_every_choice(client: Any) -> None:
     schema = client.read_deployment_by_name(MANUAL).parameter_openapi_schema
     assert schema["additionalProperties"] is False
-    assert all(definition["additionalProperties"] is False for definition in schema["definitions"].values())
-    form = dict(leaves(schema, schema["definitions"], ""))
-    assert [name for name, field in form.items() if not field.get("description")] == []
-    assert form["heavy_stages"]["enum"] == ["here", "gpu-pool"]
-    assert form["config.stock"]["enum"] == ["AAPL", "BRK.B", "ALL"]
-    words = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-    compared = 0
-    for name, field in settings_of(PipelineConfig):
-        shown = form[f"config.{name}"]
-        if get_origin(field.annotation) is Literal:
-            assert shown["enum"] == list(get_args(field.annotation)), name
-            compared += 1
-        number = next(
-            (each for each in (shown, *shown.get("anyOf", [])) if each.get("type") in ("integer", "number")), {}
-        )
-        for constraint in field.metadata:
-            for attribute, word in words.items():
-                if hasattr(constraint, attribute):
-                    assert number[word] == getattr(constraint, attribute), name
-                    compared += 1
-    assert compared > 60
+    form = schema["properties"]
+    shown = sorted(form, key=lambda name: form[name]["position"])
+    assert shown == ["stock", "recipe", "model", "data", "warm_start", "overrides"]
+    assert form["stock"]["enum"] == ["AAPL", "BRK.B", "ALL"]
+    assert form["recipe"]["enum"] == ["default", "demo", "gpu", "smollm2", "stocknet"]
+    assert form["warm_start"]["enum"] == ["none", "champion", "pooled"]
+    for name in ("train-ticker/1-train-one-stock", "nightly/2-retrain-all-stocks", "forecast/3-forecast-all-stocks"):
+        deployed = client.read_deployment_by_name(name)
+        assert "start-here" in deployed.tags
+        assert "docs/" in deployed.description
+        labels = [field["title"] for field in deployed.parameter_openapi_schema["properties"].values()]
+        assert 4 < len(labels) < 7
+        assert all(label[0].isupper() for label in labels)
 
 
 def test_a_heavy_stage_is_taken_for_a_stock_that_is_newer_than_the_deployment(client: Any) -> None:
-    schema = client.read_deployment_by_name("heavy-stage/gpu").parameter_openapi_schema
-    assert "enum" not in schema["definitions"]["PipelineConfig"]["properties"]["stock"]
+    internal = client.read_deployment_by_name("heavy-stage/internal")
+    assert "internal" in internal.tags
+    assert "enum" not in internal.parameter_openapi_schema["definitions"]["PipelineConfig"]["properties"]["stock"]
 
 
-def submit(client: Any, changes: dict[str, Any], **parameters: Any) -> tuple[int, str]:
+def submit(client: Any, **parameters: Any) -> tuple[int, str]:
     """Start a run as the form does, and put it away where it was accepted."""
     from prefect.exceptions import PrefectHTTPStatusError
 
     manual = client.read_deployment_by_name(MANUAL)
-    config = json.loads(json.dumps(manual.parameters["config"]))
-    for key, value in changes.items():
-        *parents, leaf = key.split(".")
-        group = config
-        for parent in parents:
-            group = group[parent]
-        group[leaf] = value
-    body = {"parameters": {**manual.parameters, "config": config, **parameters}}
+    body = {"parameters": {**manual.parameters, **parameters}}
     try:
         answer = client._client.post(f"/deployments/{manual.id}/create_flow_run", json=body)
     except PrefectHTTPStatusError as error:
@@ -93,40 +64,63 @@ def submit(client: Any, changes: dict[str, Any], **parameters: Any) -> tuple[int
     return answer.status_code, answer.text
 
 
-def test_the_form_takes_good_values(client: Any) -> None:
-    assert submit(client, {"stock": "BRK.B", "training.grpo_1st.learning_rate": None, "seed": 3})[0] == 201
-    assert submit(client, {}, heavy_stages="here", exchange="XNYS")[0] == 201
+def test_the_form_takes_good_values_and_what_callers_of_the_api_give(client: Any) -> None:
+    assert submit(client, stock="BRK.B", recipe="gpu", overrides="seed = 3\nlora-rank = 8")[0] == 201
+    assert submit(client, heavy_stages="here", exchange="XNYS")[0] == 201
+    config = PipelineConfig(stock="AAPL").model_dump(mode="json")
+    assert submit(client, config=config)[0] == 201
+    assert submit(client, config=config | {"seed": -1})[0] == 409
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("name", "value"),
     [
         ("stock", "MSFT"),
         ("stock", "../AAPL"),
-        ("seed", -1),
-        ("seed", 1.5),
-        ("seed", "7"),
+        ("recipe", "fast"),
         ("warm_start", "champ"),
-        ("features.horizon", 0),
-        ("features.units", "sigmas"),
-        ("training.backend", "jax"),
-        ("training.lora_rank", 1000),
-        ("training.tiny.hidden_size", 100),
-        ("training.grpo_1st.learning_rate", 0),
-        ("training.sampling.temperature", "hot"),
-        ("evaluation.interval", 1),
-        ("gate.max_p_value", None),
+        ("overrides", 3),
+        ("heavy_stages", "moon"),
+        ("exchange", "nyse"),
+        ("heavy_stage", "here"),
     ],
 )
-def test_the_form_refuses_a_bad_value_and_names_its_field(client: Any, key: str, value: object) -> None:
-    status, text = submit(client, {key: value})
-    assert status in (409, 422)
-    assert f"config.{key}" in text
+def test_the_form_refuses_a_bad_value_and_names_its_field(client: Any, name: str, value: object) -> None:
+    status, text = submit(client, **{name: value})
+    assert status == 409
+    assert name in text
 
 
-def test_the_form_refuses_what_the_flow_does_not_know(client: Any) -> None:
-    for answer in (submit(client, {"training.lora_rnk": 4}), submit(client, {}, heavy_stage="here")):
-        assert answer[0] in (409, 422)
-        assert "lora_rnk" in answer[1] or "heavy_stage" in answer[1]
-    assert submit(client, {}, heavy_stages="moon")[0] == 409
-    assert submit(client, {}, exchange="nyse")[0] == 409
+def test_the_recipe_of_deploy_is_in_the_fields(client: Any, tmp_path: Path) -> None:
+    entry = next(entry for entry in read_entries() if entry.name == "1-train-one-stock")
+    _, own = resolve_entry(
+        entry, config=config_with(tmp_path, "[training]\nmodel = 'smollm2'\nlora_rank = 8"), stocks=["A"]
+    )
+    assert (own["model"], own["recipe"], own["overrides"]) == ("smollm2", "default", "training.lora_rank = 8")
+    demo = load_recipe(PREFECT_FILE.parent / "recipes" / "demo.toml")
+    _, packaged = resolve_entry(entry, config=demo, stocks=["DEMO"])
+    assert (packaged["recipe"], packaged["overrides"], packaged["stock"]) == ("demo", "", "DEMO")
+
+
+def config_with(folder: Path, text: str) -> PipelineConfig:
+    (folder / "A.csv").touch()
+    (folder / "own.toml").write_text(text)
+    return build_config(recipe=folder / "own.toml", flags={"data": folder})
+
+
+def test_deployments_of_an_earlier_version_are_replaced_and_keep_what_a_user_switched(
+    client: Any, tmp_path: Path
+) -> None:
+    from prefect.exceptions import ObjectNotFound
+
+    night = client.read_deployment_by_name("nightly/2-retrain-all-stocks")
+    former = night.model_dump(mode="json", include={"flow_id", "entrypoint", "tags", "work_pool_name"})
+    schedules = [{"slug": "tickerforge-night", "active": False, "schedule": {"cron": "1 1 * * *"}}]
+    client.delete_deployment(night.id)
+    client._client.post("/deployments/", json=former | {"name": "all", "paused": True, "schedules": schedules})
+    (tmp_path / "AAPL.csv").touch()
+    deploy(data=tmp_path)
+    with pytest.raises(ObjectNotFound):
+        client.read_deployment_by_name("nightly/all")
+    found = client.read_deployment_by_name("nightly/2-retrain-all-stocks")
+    assert (found.paused, [each.active for each in found.schedules]) == (True, [False])

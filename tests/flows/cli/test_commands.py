@@ -239,7 +239,7 @@ def test_a_real_ticker_without_prices_is_not_trained_on_the_synthetic_market(cli
         (["--set", "training.grpo_1st.step=3"], ["did you mean training.grpo_1st.steps"]),
         (["--recipe", "gone.toml"], ["gone.toml"]),
         (["--test-after", "soon"], ["evaluation.test_after = 'soon'", "a date, YYYY-MM-DD"]),
-        (["--cuda-devices", "0;rm"], ["--cuda-devices", "0,1"]),
+        (["--cuda-devices", "0;rm"], ["cuda_devices: '0;rm'", "0,1"]),
         (["--model", "./nothing-here"], ["./nothing-here"]),
         (["--units", "usd"], ["--units"]),
     ],

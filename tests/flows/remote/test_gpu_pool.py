@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from service_home import wait_until
-from tickerforge.flows.errors import StageFailed, StageRefused
+from tickerforge.flows.errors import ConfigError, StageFailed, StageRefused
 from tickerforge.flows.night.batches import BatchAnswer, TickerJob, TickerStages
 from tickerforge.flows.remote import gpu_pool
 from tickerforge.flows.remote.gpu_pool import Call, GpuPool, call_all
@@ -262,6 +262,20 @@ def call(text: str) -> Note | StageFailed:
     first, second = calls()
     assert first == second
     return first
+
+
+def test_deployments_of_another_version_are_named_with_what_to_do(client: Any) -> None:
+    from prefect import flow
+
+    @flow
+    def calls(name: str) -> None:
+        call_all([Call(name, {"texts": "hello"}, "a note")], answer=Note)
+
+    with pytest.raises(ConfigError, match=r"notes/former is not there: .*Run `tickerforge deploy`"):
+        calls("notes/former")
+    notes().to_deployment("other").apply()
+    with pytest.raises(ConfigError, match=r"notes/other does not take the parameters of this one: .*`tickerforge up`"):
+        calls("notes/other")
 
 
 def test_a_run_that_crashed_with_its_worker_is_started_again_and_the_same_question_is_asked_once(client: Any) -> None:
