@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 from rich.console import RenderableType
@@ -18,9 +17,6 @@ from tickerforge.tasks.base.errors import ServiceError
 from tickerforge.tasks.base.growth import Place, Usage, database_place, usage
 from tickerforge.tasks.base.paths import RESULTS_FOLDER, Workspace
 from tickerforge.tasks.base.service import Service, running_service, server_lock, service_folder
-
-if TYPE_CHECKING:
-    from tickerforge.flows.server.pruning import FlowRuns
 
 logger = logging.getLogger(__name__)
 
@@ -96,23 +92,19 @@ def _is_alone(workspace: Workspace, held: ExitStack) -> bool:
 
 def _limit(prefect: str, *, alone: bool, keep_nights: int) -> datetime | None:
     """Return the instant before which everything may go; `None`, with the reason on the terminal, if nothing may."""
+    from tickerforge.flows.server.pruning import read_flow_runs
+
     database = _file(prefect)
-    runs = _flow_runs(alone=alone) if database is None or database.is_file() else None
+    runs = read_flow_runs(alone=alone) if database is None or database.is_file() else None
     nights = list(runs.nights.values()) if runs else []
     if runs is None or len(nights) < keep_nights:
         show(f"Prefect has a record of {len(nights)} nights, {keep_nights} are to be kept: nothing to remove.")
         return None
     before = nights[-keep_nights]
     if runs.active_since is not None and runs.active_since < before:
-        show(f"A run is at work since {_written(runs.active_since)}: nothing goes that is younger.")
+        show(f"A run has been active since {_written(runs.active_since)}: only what is older goes.")
         return runs.active_since
     return before
-
-
-def _flow_runs(*, alone: bool) -> "FlowRuns":
-    from tickerforge.flows.server.pruning import read_flow_runs
-
-    return read_flow_runs(alone=alone)
 
 
 def _places(
@@ -134,7 +126,7 @@ def _places(
         keep, in_mlflow = contents.results, mlflow_places(workspace, backend, contents)
     files = [("Prefect's database", _file(prefect)), ("MLflow's database", database)]
     return [
-        prefect_place(_flow_runs(alone=alone), before=before),
+        prefect_place(before=before, alone=alone),
         *in_mlflow,
         results_place(folder / RESULTS_FOLDER, before=before, keep=keep),
         *store_places(workspace, before=before),

@@ -51,13 +51,17 @@ def read_flow_runs(*, alone: bool) -> FlowRuns:
     return asyncio.run(_with_database(partial(_read, alone=alone)))
 
 
-def prefect_place(runs: FlowRuns, *, before: datetime) -> Place:
-    """Return the flow runs, with their task runs, logs, artifacts and events."""
+def prefect_place(*, before: datetime, alone: bool) -> Place:
+    """Return the flow runs, with their task runs, logs, artifacts and events; `alone` as for `read_flow_runs`."""
+    runs = read_flow_runs(alone=alone)
     stale = runs.stale(before=before)
 
     def remove(step: Step) -> int:
-        asyncio.run(_with_database(partial(_remove, stale=stale, before=before, step=step)))
-        return len(stale)
+        # Somebody may have pressed Retry since the first look.
+        still = set(read_flow_runs(alone=alone).stale(before=before))
+        going = tuple(run for run in stale if run in still)
+        asyncio.run(_with_database(partial(_remove, stale=going, before=before, step=step)))
+        return len(going)
 
     return Place("Prefect flow runs", (), runs.total, len(stale), remove)
 

@@ -90,3 +90,15 @@ def run(
         return run_id
 
     return asyncio.run(write())
+
+
+def retry(db: PrefectDBInterface, run_id: UUID) -> None:
+    """Start a run that has ended again, as the button in the UI does."""
+
+    async def write() -> None:
+        async with db.session_context(begin_transaction=True) as session:
+            again = State(type=StateType.SCHEDULED, name="AwaitingRetry")
+            await models.flow_runs.set_flow_run_state(session, run_id, again, force=True)
+        await (await db.engine()).dispose()
+
+    asyncio.run(write())

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from prefect.server.database import PrefectDBInterface
 from prefect.server.schemas.states import StateType
 
-from prefect_rows import make_empty, run, used
+from prefect_rows import make_empty, retry, run, used
 from tickerforge.flows.server.pruning import log_place, prefect_place, read_flow_runs
 
 DAY = timedelta(days=1)
@@ -79,7 +79,7 @@ def test_old_runs_go_with_their_children_tasks_logs_artifacts_and_events_and_the
     found = read_flow_runs(alone=False)
     before = FIRST + DAY
     assert len(found.stale(before=before)) == 2
-    place = prefect_place(found, before=before)
+    place = prefect_place(before=before, alone=False)
     steps: list[int] = []
     assert (place.items, place.stale, place.remove(steps.append), steps) == (4, 2, 2, [2])
     # The child that ended early stays with its parent; its event is older than all.
@@ -93,6 +93,15 @@ def test_a_run_at_work_counts_until_nothing_can_be_at_work(database: PrefectDBIn
     found = read_flow_runs(alone=False)
     assert found.active_since == FIRST
     assert found.stale(before=FIRST + 9 * DAY) == ()
+
+
+def test_a_run_that_is_started_again_before_the_removal_stays(database: PrefectDBInterface) -> None:
+    again = run(database, "nightly", FIRST)
+    run(database, "nightly", FIRST)
+    place = prefect_place(before=FIRST + DAY, alone=False)
+    retry(database, again)
+    assert (place.stale, place.remove(lambda done: None)) == (2, 1)
+    assert counts(database)["runs"] == 1
 
 
 def test_what_an_interrupted_removal_leaves_goes_with_the_next(
@@ -113,7 +122,7 @@ def test_what_an_interrupted_removal_leaves_goes_with_the_next(
             if patched:
                 patch.setattr("tickerforge.flows.server.pruning._BATCH", 1)
                 patch.setattr(db_vacuum, "vacuum_orphaned_logs", killed)
-            place = prefect_place(read_flow_runs(alone=False), before=before)
+            place = prefect_place(before=before, alone=False)
             if patched:
                 with pytest.raises(KeyboardInterrupt):
                     place.remove(lambda done: None)
