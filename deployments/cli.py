@@ -163,6 +163,48 @@ def deploy_command(
             show(name)
 
 
+@app.command("serve", epilog="Example: tickerforge serve --data prices/")
+def serve_command(
+    data: options.DataFolder = None,
+    recipe: options.Recipe = None,
+    set_: options.Assignments = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at. Everyone who can reach it needs the login.", metavar="ADDRESS")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535, metavar="PORT")] = 8000,
+    no_login: Annotated[
+        bool, typer.Option("--no-login", help="Answer every program that can reach the address.")
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Serve forecasts as JSON, and the desk as a page.
+
+    GET /forecast/AAPL makes a forecast of the next sessions, as `tickerforge forecast` does, and does not record it.
+    GET /forecasts has the latest issued forecasts of all tickers, / the desk, and /openapi.json describes all of it.
+    The login is that of `tickerforge up`.
+    """
+    with terminal_session(debug=debug):
+        from tickerforge.deployments.service.addresses import check_port, known_names, local_address
+        from tickerforge.flows.settings.config import build_config
+        from tickerforge.tasks.base.gate import Gate
+        from tickerforge.tasks.base.paths import Workspace
+        from tickerforge.tasks.base.service import service_login
+
+        config = build_config(recipe=recipe, flags={"data": data}, assignments=set_ or ())
+        address = f"http://{local_address(host)}:{port}"
+        check_port(host, port, option="--port", name="tickerforge serve")
+        set_environment()
+        import uvicorn
+
+        from tickerforge.deployments.service.forecasts import forecasts_app
+
+        login = None if no_login else service_login(Workspace.current())
+        gate = Gate(forecasts_app(config), hosts=known_names(host), login=login)
+        user, _, password = (login or "").partition(":")
+        show(f"serving at {address}, {f'user {user}, password {password}' if login else 'without a login'}")
+        uvicorn.run(gate, host=host, port=port, log_level="warning")
+
+
 @app.command("prune", epilog="Example: tickerforge prune --keep-nights 30 --dry-run")
 def prune_command(
     keep_nights: Annotated[int, typer.Option(help="Number of the latest nights to keep.", min=1, metavar="NIGHTS")],

@@ -69,14 +69,14 @@ def live_part(live: LiveScores) -> dict[str, object]:
 def forecast_cells(row: DeskRow) -> dict[str, str]:
     """Return what a person comes for: the next session with its band, the whole horizon, and who issued it."""
     if not row.median or row.last_close is None:
-        return {"Next session": "", "Median": "", "Band": "", "Horizon": "", "Issued by": ""}
+        return dict.fromkeys(("Next session", "Median (band)", "Horizon", "Issued by"), "")
     written = partial(price_text, like=row.last_close)
     lower, upper = row.lower[0], row.upper[0]
+    band = f"{written(lower)} to {written(upper)}" if lower is not None and upper is not None else "no band"
     return {
-        "Next session": f"{row.dates[0]}{' (provisional)' if row.dates[0] in row.provisional else ''}",
-        "Median": written(row.median[0], currency=row.currency),
-        "Band": f"{written(lower)} to {written(upper)}" if lower is not None and upper is not None else "none",
-        "Horizon": f"{row.median[-1] / row.last_close - 1:+.2%} by {row.dates[-1]}",
+        "Next session": str(row.dates[0]),
+        "Median (band)": f"{written(row.median[0])} ({band})",
+        "Horizon": f"{row.median[-1] / row.last_close - 1:+.2%}",
         "Issued by": row.issued_by,
     }
 

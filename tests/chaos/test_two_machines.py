@@ -169,7 +169,7 @@ def test_a_night_with_a_faulty_ticker_does_the_other_and_ends_red_with_a_table(
     assert rows["FAULT"]["Outcome"] == "failed"
     assert "FAULT" in rows["FAULT"]["Why"]
     assert rows["GOOD"]["Outcome"] in ("kept", "promoted")
-    assert rows["GOOD"]["Median"]
+    assert rows["GOOD"]["Median (band)"]
     assert {path.parent.name for path in cpu.work.glob("models/tiny/GOOD/*/adapter_model.safetensors")} == {
         "grpo_lora_1st",
         "sft_lora",
