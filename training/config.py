@@ -36,7 +36,7 @@ class SamplingConfig(FrozenModel):
 
     temperature: float = Field(default=1.0, gt=0, le=2, description="Sampling temperature.")
     top_p: float = Field(default=0.98, gt=0, le=1, description="Nucleus (top-p) sampling; removes rare extreme values.")
-    samples: int = Field(default=16, ge=1, le=256, description="Answers per window; the forecast is their median.")
+    samples: int = Field(default=32, ge=1, le=256, description="Answers per window; the forecast is their median.")
     batch_size: int | None = Field(
         default=None,
         ge=1,

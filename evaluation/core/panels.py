@@ -15,6 +15,8 @@ from tickerforge.features.pooling import POOL
 from tickerforge.features.windows import SIGMA_60
 
 Dates = NDArray[np.datetime64]
+BLOCK = 512
+"""Windows that are scored at a time."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,17 @@ class Answers:
     def ensembles(self) -> Iterator[tuple[Ints, Floats]]:
         """Group windows by their number m of valid samples: row numbers (k,) and samples (k, m, h) in USD.
 
-        A window without a sample is its own point forecast: m = 1 and the sample is the median.
+        A group has at most `BLOCK` windows, so that what is computed from it stays in the processor's cache. A window
+        without a sample is its own point forecast: m = 1 and the sample is the median.
         """
         starts = np.cumsum(self.n_valid) - self.n_valid
         for count in np.unique(self.n_valid):
-            rows = np.flatnonzero(self.n_valid == count)
-            if count == 0:
-                yield rows, self.median[rows][:, None, :]
-            else:
-                yield rows, self.samples[starts[rows][:, None] + np.arange(count)]
+            alike = np.flatnonzero(self.n_valid == count)
+            for rows in np.split(alike, range(BLOCK, len(alike), BLOCK)):
+                if count == 0:
+                    yield rows, self.median[rows][:, None, :]
+                else:
+                    yield rows, self.samples[starts[rows][:, None] + np.arange(count)]
 
 
 def session_dates(values: pd.Series) -> Dates:

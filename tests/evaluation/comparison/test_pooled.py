@@ -143,7 +143,7 @@ def test_the_report_of_a_pool_shows_the_tickers_and_no_single_price_series(
         assert "windows of one date count as one" in text
         assert "What pooling gained" not in text
         assert "Data quality: 1,500 sessions of prices, 3 missing sessions and 3 odd rows" in text
-    assert "| LATE | 500 | 2015-01-02 | 2016-12-30 | 1 | 0 | 0 |" in paths.markdown.read_text()
+    assert "| LATE | 500 | 2015-01-02 | 2016-12-30 | 1 | 0 | none |" in paths.markdown.read_text()
 
 
 def looked_over(ticker: str, *, odd: int) -> QualityReport:
