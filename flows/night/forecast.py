@@ -22,6 +22,7 @@ from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import Exchange, Tickers, skipped, stocks_of, with_stock
 from tickerforge.flows.train.steps import market_source
 from tickerforge.tasks.base.prefect_artifacts import publish_table
+from tickerforge.tasks.outputs.alerts import send_alert
 from tickerforge.tasks.outputs.live import IssuedForecast, issue_forecast, seal_records
 from tickerforge.tasks.prices.market_data import fetch_bars
 from tickerforge.tasks.prices.sessions import exchange_of
@@ -84,6 +85,8 @@ def forecast(
     table = [forecast_row(each, rows.get(each.stock, DeskRow(ticker=each.stock))) for each in found]
     publish_table("forecasts", table, description=f"Forecasts of the next sessions. [The desk: all tickers]({desk})")
     if names := [each.stock for each in found if each.failed]:
+        reasons = "\n".join(f"{each.stock}: {each.note}" for each in found if each.failed)
+        send_alert(f"TickerForge: no forecast of {len(names)} of {len(found)} stocks", f"{reasons}\nDesk: {desk}")
         raise NightFailed(f"no forecast of {', '.join(names)}: see their rows in the table `forecasts`")
     return found
 

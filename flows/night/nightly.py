@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from textwrap import shorten
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import pandas as pd
 from prefect import flow
@@ -16,6 +16,7 @@ from tickerforge.evaluation.monitoring.live import LiveScores
 from tickerforge.evaluation.report.desk import FAILED, KEPT, PROMOTED, DeskRow
 from tickerforge.features.config import FrozenModel, UpdateSource
 from tickerforge.flows.errors import NightFailed, StageFailed
+from tickerforge.flows.night.alerts import night_message
 from tickerforge.flows.night.batches import BatchAnswer, ForecastJob, TickerJob, TickerStages
 from tickerforge.flows.night.desk import (
     forecast_cells,
@@ -40,12 +41,17 @@ from tickerforge.flows.train.pipeline import PipelineResult, PreparedTicker, tra
 from tickerforge.flows.train.steps import Steps
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.models.forecasting import too_few_valid
+from tickerforge.tasks.outputs.alerts import send_alert
 from tickerforge.tasks.outputs.live import live_error_drift, record_outcomes, score_issued, seal_records
 from tickerforge.tasks.prices.sessions import calendar_of, stale_by
 from tickerforge.tasks.registry.registration import CHAMPION
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.windows.preprocess import read_bars, read_windows
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.schemas.objects import FlowRun, State
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +114,14 @@ class Night(FrozenModel):
     tickers: tuple[TickerNight, ...]
 
 
-@flow(name="nightly", persist_result=False, on_running=[begin])
+def _alert(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State") -> None:
+    """Send an alert about a night that ended before its table was published."""
+    reason = state.message or "See its log in Prefect."
+    if NightFailed.__name__ not in reason:
+        send_alert(f"TickerForge: the night {flow_run.name} has {(state.name or 'failed').lower()}", reason)
+
+
+@flow(name="nightly", persist_result=False, on_running=[begin], on_failure=[_alert], on_crashed=[_alert])
 def nightly(
     config: PipelineConfig | None = None,
     tickers: Tickers = (),
@@ -340,5 +353,6 @@ def finish(night: Night) -> None:
         publish_stock(each.desk, version=each.version, seconds=each.seconds)
     publish_table("night", [each.row() for each in ordered], description=f"{summary} [The desk: all tickers]({desk})")
     logger.info("%s", summary)
+    send_alert(*night_message([each.desk for each in ordered], address=desk))
     if failed:
         raise NightFailed("\n".join([summary, *(f"{each.stock}: {each.failure}" for each in failed)]))

@@ -26,6 +26,7 @@ class Web:
     url: str
     answer: Callable[[str, Mapping[str, str]], Reply]
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    posted: list[bytes] = field(default_factory=list)
 
 
 def ranged(body: bytes, headers: Mapping[str, str], **options: object) -> Reply:
@@ -56,6 +57,10 @@ def web_server(answer: Callable[[str, Mapping[str, str]], Reply]) -> Iterator[We
             self.wfile.flush()
             time.sleep(reply.silence)
             self.close_connection = True
+
+        def do_POST(self) -> None:
+            web.posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.do_GET()
 
         def log_message(self, *arguments: object) -> None:
             pass

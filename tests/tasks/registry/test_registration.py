@@ -1,9 +1,18 @@
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -339,3 +348,46 @@ def test_the_champion_has_the_content_of_the_adapter_it_was_made_of(
     folder = fetch_registered(tracking, RegisteredAdapter.parse(TICKER, tracking=tracking), cache=tmp_path)
     client.delete_registered_model_alias(registered.name, "champion")
     assert adapter_identity(folder) == adapter_identity(made.sft)
+
+
+@pytest.mark.nightly
+def test_mlflow_serves_a_version_and_answers_a_real_request(
+    made: Pieces, registered: RegisteredModel, tracking: Tracking
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    served = ["models", "serve", "-m", registered.uri, "-p", str(port), "--env-manager", "local"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *served],
+        env=os.environ | {"MLFLOW_TRACKING_URI": tracking.uri},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        bars = read_bars(made.bars)
+        asked = {"dataframe_split": json.loads(bars.to_json(orient="split", date_format="iso", index=False))}
+        answer = _answer(f"http://127.0.0.1:{port}/invocations", asked, server)
+        table = pd.DataFrame(answer["predictions"])
+        np.testing.assert_allclose(table["median"], direct(made)["median"])
+        assert list(table.columns) == ["date", "median", "lower", "upper", "provisional", "answers", "valid"]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def _answer(address: str, asked: dict, server: "subprocess.Popen[bytes]") -> dict:
+    """Ask as soon as the server answers."""
+    request = urllib.request.Request(address, json.dumps(asked).encode(), {"content-type": "application/json"})
+    deadline = time.monotonic() + 240
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=120) as reply:
+                return json.load(reply)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from error
+        except OSError:
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
