@@ -240,7 +240,7 @@ def interpret(table: PriceTable, *, name: str, ticker: str) -> CsvColumns:
     clocks = when.times
     if "clock" in places:
         clocks = [str(cell) for cell in table.columns[places["clock"]]]
-    repairs["date_forms"] = when.unusual
+    repairs["date_forms"] = repairs.get("date_forms", 0) + when.unusual
     repairs["times_of_day"] = sum(map(bool, when.times)) if when.instants is None else 0
     _check_daily(when, clocks, table, name=name, ticker=ticker, label=faults.label("date"))
     values: Columns = {"date": when.values.astype("datetime64[s]")}

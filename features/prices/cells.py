@@ -265,10 +265,9 @@ _FORMS = {
         "year name": r"(?P<y>\d{4})[-/\s]*(?P<m>[^\W\d_]{3,10})\.?[-/\s]*(?P<d>\d{1,2})",
     }.items()
 }
-_LINES = {
-    name: re.compile(form.pattern.replace(_TIME, "").replace(r"\s", " ").join(("^", "$")), re.MULTILINE)
-    for name, form in _FORMS.items()
-}
+_DATE_MARKS = bytes.maketrans(b"/.-\n", b"    ")
+_SHAPE = bytes.maketrans(b"023456789", b"111111111")
+_DIGITS = re.compile(r"\d+", re.ASCII)
 _COUNT = re.compile(r"\s*(\d{5}|\d{9,10}|\d{12,13}|\d{15,16}|\d{18,19})(?:\.\d{1,9})?\s*", re.ASCII)
 _PER_SECOND = {9: 1, 10: 1, 12: 10**3, 13: 10**3, 15: 10**6, 16: 10**6, 18: 10**9, 19: 10**9}
 _EXCEL_FIRST = np.datetime64("1899-12-30")
@@ -295,7 +294,8 @@ def days(cells: Sequence[str], *, column: str) -> Days:
             return Days(np.array(cells, dtype="datetime64[D]"))
         except ValueError:
             pass
-    sample = [cell for cell in cells if cell.strip()][:: max(1, len(cells) // 25)][:30]
+    step = max(1, len(cells) // 25)
+    sample = [cell for cell in cells[::step] if cell.strip()] or [cell for cell in cells if cell.strip()][:30]
     counts = sum(bool(_COUNT.fullmatch(cell)) for cell in sample)
     best = max(_FORMS, key=lambda name: sum(bool(_FORMS[name].fullmatch(cell)) for cell in sample))
     if counts > sum(bool(_FORMS[best].fullmatch(cell)) for cell in sample):
@@ -306,34 +306,28 @@ def days(cells: Sequence[str], *, column: str) -> Days:
 def _written(cells: Sequence[str], name: str, *, column: str) -> Days:
     form = _FORMS[name]
     keys = ("y", "a", "b") if name == "year last" else ("y", "m", "d")
-    quick = _LINES[name].findall("\n".join(cells))
-    if len(quick) == len(cells):
-        # All cells in one go, without times.
-        index = [_LINES[name].groupindex[key] - 1 for key in keys]
-        fields = [tuple(groups[place] for place in index) for groups in quick]
-        times, places = [], np.arange(len(cells))
-    else:
+    found = Days(np.full(len(cells), np.datetime64("NaT"), dtype="datetime64[D]"))
+    places = np.arange(len(cells))
+    values = _numbers_alone(cells, name)
+    if values is None:
         matches = [form.fullmatch(cell) for cell in cells]
-        fields = [match.group(*keys) for match in matches if match]
         times = [(match["time"] or "") if match else "" for match in matches]
+        found.times = times if any(times) else []
         places = np.array([place for place, match in enumerate(matches) if match], dtype=np.intp)
-    found = Days(np.full(len(cells), np.datetime64("NaT"), dtype="datetime64[D]"), times=times if any(times) else [])
-    if fields:
-        first, second, third = zip(*fields, strict=True)
-        numbers_ = [
-            np.array(list(map(int, first))),
-            np.array([int(each) if each.isdigit() else _month(each) for each in second]),
-            np.array(list(map(int, third))),
-        ]
+        parts = [part for match in matches if match for part in match.group(*keys)]
+        values = np.array(list(map(_month_number, parts)), dtype=np.int64).reshape(-1, 3)
+    if len(values):
+        match = form.fullmatch(cells[places[0]])
+        digits = len(match["y"]) if match else 4
+        year, month, day = values.T
         if name == "year last":
-            numbers_ = _settle_order(cells, places, *numbers_, digits=len(first[0]), column=column)
-        year, month, day = numbers_
-        if len(first[0]) == 2:
+            year, month, day = _settle_order(cells, places, *values.T, digits=digits, column=column)
+        if digits == 2:
             # As POSIX reads years of two digits.
             year = np.where(year >= 100, year, np.where(year >= 69, 1900, 2000) + year)
         elif name == "year of the republic":
             year = year + 1911
-        found.values[places] = _days_of(year, month, day)
+        found.values[places] = days_of(year, month, day)
     bad = np.flatnonzero(np.isnat(found.values))
     found.bad = [BadCell(int(position), "is not a date", PLAIN_DATE) for position in bad]
     usual = sum(len(cell) >= 10 and cell[4] == cell[7] == "-" for cell in cells) if name == "year first" else 0
@@ -341,13 +335,33 @@ def _written(cells: Sequence[str], name: str, *, column: str) -> Days:
     return found
 
 
-def _month(word: str) -> int:
-    """Return the number of the month that a word names, or 0."""
+def _numbers_alone(cells: Sequence[str], name: str) -> NDArray[np.int64] | None:
+    """Read dates of three numbers, all in one go: year, month and day, or year and the others, shape (n, 3).
+
+    `None` if the cells hold anything else. With every digit written as 1, they have few different shapes.
+    """
+    joined = "\n".join(cells)
+    if name not in ("year first", "year last") or " " in joined or not joined.isascii():
+        return None
+    raw = joined.encode()
+    if not all(
+        _FORMS[name].fullmatch(shape) and len(_DIGITS.findall(shape)) == 3
+        for shape in set(raw.translate(_SHAPE).decode().split("\n"))
+    ):
+        return None
+    values = np.fromstring(raw.translate(_DATE_MARKS).decode(), dtype=np.int64, sep=" ").reshape(-1, 3)
+    return values if name == "year first" else values[:, [2, 0, 1]]
+
+
+def _month_number(word: str) -> int:
+    """Return the number of the month that a word or a number names, or 0."""
+    if word.isdigit():
+        return int(word)
     text = word.casefold()
     return next((MONTHS[text[:size]] for size in (5, 4, 3) if text[:size] in MONTHS), 0)
 
 
-def _days_of(year: NDArray, month: NDArray, day: NDArray) -> NDArray[np.datetime64]:
+def days_of(year: NDArray, month: NDArray, day: NDArray) -> NDArray[np.datetime64]:
     """Make dates of numbers; NaT for days that the calendar does not have."""
     sensible = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
     months = (np.where(sensible, year, 1970) - 1970).astype("datetime64[Y]").astype("datetime64[M]")

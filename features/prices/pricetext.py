@@ -305,7 +305,7 @@ def _sample_rows(sample: str, separator: str) -> list[tuple[int, int, list[str]]
 
 def _score(cells: Sequence[str]) -> int:
     """Count the columns of bars that a row names; a row of numbers names none."""
-    if sum(_LETTER.search(cell) is not None for cell in cells) < 2:
+    if not _LETTER.search("".join(cells)) or sum(_LETTER.search(cell) is not None for cell in cells) < 2:
         return 0
     return sum(column in COLUMN_NAMES for column in locate(without_tickers(cells)[0]))
 

@@ -8,10 +8,28 @@ import pandas as pd
 import pytest
 
 from further_sources import CLOSES, FURTHER, Source
-from price_sources import ADJUSTED, UNADJUSTED, Bars, Written, bars_to_write, excel_german, long_file, plain
+from price_sources import (
+    ADJUSTED,
+    UNADJUSTED,
+    Bars,
+    Written,
+    bars_to_write,
+    excel_german,
+    excel_german_adjusted,
+    long_file,
+    plain,
+)
 from tickerforge.features.errors import BarsError
-from tickerforge.features.prices.bars import parse_columns, parse_csv, read_csv, validate_frame
+from tickerforge.features.prices.bars import (
+    columns_of,
+    interpret,
+    parse_columns,
+    parse_csv,
+    read_csv,
+    validate_frame,
+)
 from tickerforge.features.prices.dialects import REPAIRS
+from tickerforge.features.prices.plaincsv import plain_table
 from tickerforge.features.prices.pricefile import PriceFile
 
 
@@ -221,3 +239,40 @@ def test_the_currency_of_a_header_or_a_column_is_known() -> None:
         "\n".join(f"{line},{'SEK' if place else 'Currency'}" for place, line in enumerate(plain(bars).splitlines())),
     ):
         assert parse_columns(text.encode(), path="x", ticker="ACME").currency == "SEK"
+
+
+def test_the_quick_and_the_thorough_reading_agree_in_everything() -> None:
+    quick, bars = [], bars_to_write(adjusted=False)
+    for name, write in {**UNADJUSTED, **ADJUSTED, **FURTHER, "German, adjusted": excel_german_adjusted}.items():
+        content = write(bars)
+        raw = content if isinstance(content, bytes) else content.encode()
+        table = plain_table(raw, name="x")
+        if table is None:
+            continue
+        two = columns_of(PriceFile(raw, name="x"), ticker="ACME")
+        try:
+            one = interpret(table, name="x", ticker="ACME")
+        except BarsError:
+            # Then `parse_columns` reads thoroughly.
+            continue
+        quick.append(name)
+        assert (one.repairs, one.currency, one.without_prices) == (two.repairs, two.currency, two.without_prices), name
+        pd.testing.assert_frame_equal(pd.DataFrame(one.columns), pd.DataFrame(two.columns), check_exact=True)
+    assert {"Excel, US", "Excel, German", "German, adjusted", "Ariva", "Alpha Vantage"} <= {*quick}
+
+
+@pytest.mark.parametrize(
+    ("prices", "read"),
+    [
+        # Groups behind a leading 0, a decimal comma among points, and marks that prove nothing are no quick matter.
+        (("0.123", "1.234,5"), None),
+        (("110.101",) * 25 + ("110,5",), None),
+        (("1.234", "2.345"), None),
+        (("1.234,50", "2,25"), [1234.5, 2.25]),
+        (("1234", "1,5"), [1234.0, 1.5]),
+    ],
+)
+def test_the_quick_reading_takes_only_proven_numbers(prices: tuple[str, ...], read: list[float] | None) -> None:
+    rows = [f"2017-01-{day:02};{each};{each};{each};{each};100" for day, each in enumerate(prices, start=2)]
+    table = plain_table("\n".join(["Date;Open;High;Low;Close;Volume", *rows]).encode(), name="x")
+    assert (table.columns[4].tolist() if table else None) == read  # type: ignore[union-attr]
