@@ -176,7 +176,7 @@ def _form_parameters(
     shared = overrides_of(config, without=own) if full["recipe"] == DEFAULT_RECIPE else ""
     full["overrides"] = "\n".join(filter(None, (shared, full.get("overrides", ""))))
     _check_parameters(flow, entry, full)
-    given = {name: value for name, value in full.items() if name not in (*HIDDEN, "tickers")}
+    given = {name: value for name, value in full.items() if name not in (*HIDDEN, "tickers", "retrain")}
     try:
         found = config_of_form(**given)
     except ConfigError as error:

@@ -17,6 +17,7 @@ from tickerforge.flows.cli.desk import desk
 from tickerforge.flows.cli.record import record_app
 from tickerforge.flows.cli.registry import pull, registry_app
 from tickerforge.flows.cli.terminal import complain, set_environment, show, terminal_session
+from tickerforge.flows.settings.choices import Retrain
 
 if TYPE_CHECKING:
     from tickerforge.flows.settings.config import PipelineConfig
@@ -300,6 +301,10 @@ def nightly_command(
     update: Annotated[
         UpdateSource | None, typer.Option(help="Source from which to update the prices first.", show_default="none")
     ] = None,
+    retrain: Annotated[
+        Retrain,
+        typer.Option(help="Which stocks train: all of them, those that drift, or those whose training is a week old."),
+    ] = "always",
     model: options.Model = None,
     model_wheel: options.ModelWheel = None,
     accept_jumps: options.AcceptJumps = False,
@@ -328,7 +333,7 @@ def nightly_command(
         from tickerforge.flows.night.nightly import nightly
 
         wait_for_prefect()
-        show(screen.night_table(nightly(config, tuple(stocks or ()))))
+        show(screen.night_table(nightly(config, tuple(stocks or ()), retrain=retrain)))
 
 
 app.command(epilog="Example: tickerforge pull AAPL@challenger adapters/AAPL")(pull)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -11,7 +11,7 @@ import pandas as pd
 from prefect import flow
 from pydantic import Field
 
-from tickerforge.evaluation.monitoring.drift import RECENT_WINDOWS, input_drift
+from tickerforge.evaluation.monitoring.drift import RECENT_WINDOWS, InputDrift, input_drift
 from tickerforge.evaluation.monitoring.live import LiveScores
 from tickerforge.evaluation.report.desk import FAILED, KEPT, PROMOTED, DeskRow
 from tickerforge.features.config import FrozenModel, UpdateSource
@@ -34,6 +34,7 @@ from tickerforge.flows.remote.here import Finished
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.outcome import in_words
 from tickerforge.flows.settings import form
+from tickerforge.flows.settings.choices import Retrain
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import Exchange, Tickers, due, skipped, stocks_of, with_stock
 from tickerforge.flows.train.champions import current_champion, warm_start
@@ -42,6 +43,7 @@ from tickerforge.flows.train.steps import Steps
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.models.forecasting import too_few_valid
 from tickerforge.tasks.outputs.alerts import send_alert
+from tickerforge.tasks.outputs.desk import read_row
 from tickerforge.tasks.outputs.live import live_error_drift, record_outcomes, score_issued, seal_records
 from tickerforge.tasks.prices.sessions import calendar_of, stale_by
 from tickerforge.tasks.registry.registration import CHAMPION
@@ -60,6 +62,9 @@ BatchSize = Annotated[
 ]
 
 
+ERROR_DRIFT = "error drift"
+# A night may begin some hours earlier than that of the week before.
+_ABOUT_A_WEEK = timedelta(days=6, hours=12)
 SHORT = 120
 """Most characters of a reason in the table; the stock's own artifact has it whole."""
 
@@ -86,15 +91,11 @@ class TickerNight(FrozenModel):
 
     stock: str
     desk: DeskRow
+    promoted: bool = False
     version: str = ""
     seconds: float = 0.0
     failure: str = ""
     scored: tuple[str, ...] = ()
-
-    @property
-    def promoted(self) -> bool:
-        """Whether the ticker has a new champion."""
-        return self.desk.outcome == PROMOTED
 
     def row(self) -> dict[str, str]:
         """Make the ticker's row in the table of the night: the forecast first, the reasons last."""
@@ -129,6 +130,7 @@ def nightly(
     model: str = "",
     data: str = "",
     update: UpdateSource = "none",
+    retrain: Retrain = "always",
     overrides: str = "",
     heavy_stages: Where = "here",
     exchange: Exchange = None,
@@ -138,6 +140,10 @@ def nightly(
 
     The fields of the form are `tickers` to `overrides`; a `config` replaces all of them but the tickers. Without one,
     training starts from each ticker's champion, if there is one.
+
+    `retrain` says which tickers train: all of them; those whose input or live error drifts; or those whose last
+    training is a week old. A ticker that never trained, or whose last training failed, always does. All of them get a
+    forecast.
 
     Raises:
         ConfigError: If the fields are not a configuration.
@@ -151,13 +157,16 @@ def nightly(
     names = tuple(dict.fromkeys(tickers or stocks_of(config)))
     failures: dict[str, str] = {}
     prepared = prepare_all(config, names, exchange=exchange, failures=failures)
-    trained = train_elsewhere(list(prepared.values()), size=batch_size) if heavy_stages == GPU_POOL else {}
+    due = {stock: ready for stock, ready in prepared.items() if trains_tonight(ready, retrain)}
+    if idle := len(prepared) - len(due):
+        logger.info("%d of %d tickers keep their adapters tonight (retrain = %s)", idle, len(names), retrain)
+    trained = train_elsewhere(list(due.values()), size=batch_size) if heavy_stages == GPU_POOL else {}
     results: dict[str, PipelineResult] = {}
     seconds: dict[str, float] = {}
-    for place, (stock, ready) in enumerate(prepared.items(), start=len(names) - len(prepared) + 1):
+    for place, (stock, ready) in enumerate(due.items(), start=len(names) - len(due) + 1):
         started = time.monotonic()
         try:
-            results[stock] = retrain(ready, stages=trained.get(stock))
+            results[stock] = train_again(ready, stages=trained.get(stock))
         except Exception as error:
             logger.exception("%s failed", stock)
             failures[stock] = in_words(error)
@@ -217,6 +226,21 @@ def prepare_ticker(config: PipelineConfig, stock: str, *, exchange: str | None) 
     )
 
 
+def trains_tonight(ready: Prepared, retrain: Retrain) -> bool:
+    """Return whether a ticker trains in a night with this setting; see `nightly`."""
+    former = read_row(ready.config.stock)
+    if retrain == "always" or former is None or former.judged_at is None or former.outcome == FAILED:
+        return True
+    if retrain == "weekly":
+        return datetime.now(UTC) - former.judged_at > _ABOUT_A_WEEK
+    return ERROR_DRIFT in former.flags or _input_drift(ready).drifted
+
+
+def _input_drift(ready: Prepared) -> InputDrift:
+    frame = read_windows(ready.windows)
+    return input_drift(frame[frame["split"] == "train"], frame.sort_values("origin").tail(RECENT_WINDOWS))
+
+
 def train_elsewhere(prepared: Sequence[Prepared], *, size: int) -> dict[str, TickerStages]:
     """Run all heavy stages on the GPU pool, in batches that run in parallel on as many workers as there are.
 
@@ -248,7 +272,7 @@ def _call(batch: Sequence[Prepared]) -> Call:
 
 
 @flow(name="retrain", flow_run_name="{ready.config.stock}", persist_result=False, validate_parameters=False)
-def retrain(ready: Prepared, stages: TickerStages | None = None) -> PipelineResult:
+def train_again(ready: Prepared, stages: TickerStages | None = None) -> PipelineResult:
     """Train, compare and register one ticker of the night.
 
     Args:
@@ -293,18 +317,20 @@ def ticker_night(
         warnings["no band"] = f"Forecast: {problem}."
     if failure:
         warnings = {FAILED: failure} | warnings
-    judged = {
-        "flags": tuple(warnings),
-        "watch": tuple(warnings.values()),
-        "outcome": FAILED if failure else PROMOTED if promoted else KEPT,
-        "verdict": result.verdict.headline if result else "",
-        "judged_at": datetime.now(UTC),
-        "report": (result.page or result.report_path.resolve().as_uri()) if result else "",
-    }
+    judged: dict[str, object] = {"flags": tuple(warnings), "watch": tuple(warnings.values())}
+    # Without training, the former verdict stands.
+    if result is not None or failure:
+        judged |= {
+            "outcome": FAILED if failure else PROMOTED if promoted else KEPT,
+            "verdict": result.verdict.headline if result else "",
+            "judged_at": datetime.now(UTC),
+            "report": (result.page or result.report_path.resolve().as_uri()) if result else "",
+        }
     live = live_part(watched.live) if watched else {}
     return TickerNight(
         stock=stock,
         desk=forecast_part(stock, forecast, bars=bars).model_copy(update=judged | live),
+        promoted=promoted,
         version=registered.version if registered else "",
         seconds=seconds,
         failure=failure,
@@ -325,12 +351,12 @@ def watch(ready: Prepared, *, champion: RegisteredAdapter | None, bars: pd.DataF
 
     The live error is compared with the error on the test split when the champion was promoted.
     """
-    stock, frame = ready.config.stock, read_windows(ready.windows)
+    stock = ready.config.stock
     scores = score_issued(stock, bars)
     scored = record_outcomes(scores, at=datetime.now(UTC))
-    drift = input_drift(frame[frame["split"] == "train"], frame.sort_values("origin").tail(RECENT_WINDOWS))
+    drift = _input_drift(ready)
     error = live_error_drift(scores, version=champion.version) if champion else None
-    found = {"input drift": drift, "error drift": error}
+    found = {"input drift": drift, ERROR_DRIFT: error}
     drifts = {name: each.text for name, each in found.items() if each is not None and each.drifted}
     return Watched(scores, drifts, scored)
 

@@ -21,6 +21,7 @@ LABELS = {
     "model": "Model: a Hugging Face name or a folder; empty: that of the recipe",
     "data": "Data: the folder of price files; empty: the synthetic market",
     "update": "Update: the source from which the price files are updated first",
+    "retrain": "Retrain: every stock, only those that drift, or each one weekly",
     "warm_start": "Warm start: none, the stock's champion, or the adapter of all stocks (pooled)",
     "overrides": "Overrides: lines key = value as with --set; also lora-rank, max-seq-length, "
     "gpu-memory-utilization, cuda-devices, test-after",

@@ -40,7 +40,7 @@ def test_the_form_has_a_field_per_setting_of_a_person_with_a_label_and_every_cho
         assert "start-here" in deployed.tags
         assert "docs/" in deployed.description
         labels = [field["title"] for field in deployed.parameter_openapi_schema["properties"].values()]
-        assert 4 < len(labels) < 7
+        assert 4 < len(labels) < 8
         assert all(label[0].isupper() for label in labels)
 
 

@@ -1,7 +1,7 @@
 """The night in one process: prices come first, and a faulty ticker leaves the others alone and ends the night red."""
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,23 @@ import pytest
 from prefect import flow
 
 from tickerforge.evaluation.core.contracts import FREE
+from tickerforge.evaluation.report.desk import DeskRow
+from tickerforge.features.config import QualityConfig, SyntheticConfig
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
 from tickerforge.flows.errors import NightFailed
-from tickerforge.flows.night.nightly import nightly, prepare_ticker, ticker_night
-from tickerforge.flows.settings.config import with_overrides
+from tickerforge.flows.night.nightly import Prepared, nightly, prepare_ticker, ticker_night, trains_tonight
+from tickerforge.flows.settings.config import PipelineConfig, with_overrides
 from tickerforge.tasks.base.disk import tree_hashes
 from tickerforge.tasks.base.paths import Workspace
-from tickerforge.tasks.outputs.desk import read_rows
+from tickerforge.tasks.outputs.desk import keep_rows, read_rows
 from tickerforge.tasks.outputs.live import check_record
+from tickerforge.tasks.prices.market_data import FolderSource, fetch_bars
 from tickerforge.tasks.prices.price_files import keep
 from tickerforge.tasks.prices.sessions import sessions_between
+from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.tracking.client import client_of, connect
+from tickerforge.tasks.windows.preprocess import store_windows
 from tiny_pipeline import tiny_config
 from trained_pieces import lend_base_model
 from web_server import Reply
@@ -133,6 +138,34 @@ def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_
         with pytest.raises(NightFailed, match="NOPE: MarketDataError: NOPE: Yahoo"):
             nightly(config, tickers=("NOPE",))
         assert [row["Outcome"] for row in night_table()] == ["failed"]
+
+
+def test_a_ticker_trains_by_its_last_training_and_its_drift(working_folder: Path, tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "store"), tmp_path / "prices"
+    calm = market(SyntheticConfig(process="random_walk", sessions=1200, seed=3))
+    # The daily moves of the last 80 sessions are four times as large.
+    wild, later, names = calm.copy(), calm.index[-80:], ["open", "high", "low", "close", "adj_close"]
+    moves = np.log(calm.loc[later, "adj_close"] / calm["adj_close"].iloc[-81])
+    wild.loc[later, names] = calm.loc[later, names].mul(np.exp(3 * moves), axis=0)
+    ready = {}
+    for stock, prices in {"CALM": calm, "WILD": wild}.items():
+        keep(folder, stock, prices)
+        config = PipelineConfig(stock=stock, data=folder)
+        made = fetch_bars.fn(FolderSource(folder=folder), stock, store=store, quality=QualityConfig(jumps="accept"))
+        windows = store_windows.fn(made, config=config.features, store=store)
+        ready[stock] = Prepared(config=config, bars=made, windows=windows)
+    assert trains_tonight(ready["CALM"], "drift")
+    now = datetime.now(UTC)
+    rows = {stock: DeskRow(ticker=stock, outcome="kept", judged_at=now - timedelta(days=3)) for stock in ready}
+    keep_rows(rows.values())
+    assert [trains_tonight(each, "weekly") for each in ready.values()] == [False, False]
+    assert [trains_tonight(each, "drift") for each in ready.values()] == [False, True]
+    assert trains_tonight(ready["CALM"], "always")
+    for changed in ({"judged_at": now - timedelta(days=7)}, {"outcome": "failed"}):
+        keep_rows([rows["CALM"].model_copy(update=changed)])
+        assert trains_tonight(ready["CALM"], "weekly")
+    keep_rows([rows["CALM"].model_copy(update={"flags": ("error drift",)})])
+    assert trains_tonight(ready["CALM"], "drift")
 
 
 @pytest.mark.parametrize(("calendar", "lacks"), [("auto", True), ("none", False)])
