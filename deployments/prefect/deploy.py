@@ -333,8 +333,8 @@ def _make_pool(client: "SyncPrefectClient", name: str, *, pool_type: str, workin
 def _make_automation(client: "SyncPrefectClient") -> None:
     """Mark a run whose worker died as crashed after a time without heartbeats, which frees what it held.
 
-    An automation that is as it should be is left alone: Prefect's server (seen in 3.7 on SQLite) stops answering for
-    good where an automation changes while it reads an event, since its loop then waits for a lock that it holds itself.
+    An automation that is correct already is not updated. In Prefect 3.7 on SQLite, the server can deadlock if an
+    automation changes while it reads an event: its loop then waits forever for a lock that it holds itself.
     """
     from datetime import timedelta
 

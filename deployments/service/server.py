@@ -29,7 +29,7 @@ def _mlflow() -> Any:
 
 def _main() -> None:
     """Serve until SIGTERM."""
-    # The servers' databases and results are nobody else's business.
+    # Other users must not read the databases and files that the servers write.
     os.umask(0o077)
     import uvicorn
 

@@ -68,7 +68,7 @@ def _agreed() -> bool:
     try:
         return typer.confirm("Remove this?", err=True)
     except typer.Abort:
-        raise ConfigError("nothing was removed: answer with y, or add --yes, as there is nobody to ask") from None
+        raise ConfigError("nothing was removed: answer with y, or add --yes if nobody can answer") from None
 
 
 def _check_servers(service: Service | None) -> None:

@@ -13,12 +13,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tickerforge.flows.server.logs import open_run_log
+from tickerforge.tasks.tracking import watcher
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
 
 POLL_SECONDS = 3.0
-# A worker that lives tells its run within this time, and the run then leaves the rest to it.
+# A live worker announces the end to its run within this time, and then ends it itself.
 WORKER_SECONDS = 4.0
 # Time to give slots back and to close the MLflow run. Together with the two above, this is less than 15 seconds.
 END_SECONDS = 7.0
@@ -95,7 +96,7 @@ def _announce() -> bool:
 
 
 def _kill(run: "FlowRun") -> None:
-    """Kill this process and all its children. A slot that it holds is free when its lease ends."""
+    """Kill this process and its children. A slot that it holds is free when its lease ends."""
     import psutil
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelled
@@ -103,8 +104,10 @@ def _kill(run: "FlowRun") -> None:
     children: list[Any] = psutil.Process().children(recursive=True)
     for child in children:
         try:
-            child.kill()
-        except psutil.NoSuchProcess:
+            # The watcher outlives this process: it closes the run in MLflow.
+            if watcher.__name__ not in child.cmdline():
+                child.kill()
+        except psutil.Error:
             continue
     try:
         with get_client(sync_client=True) as client:

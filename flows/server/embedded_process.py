@@ -24,7 +24,7 @@ def _serve() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
 
-    # Its database is nobody else's business.
+    # Other users must not read its database.
     os.umask(0o077)
 
     import uvicorn

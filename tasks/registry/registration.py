@@ -229,7 +229,7 @@ def _registered_files(tracking: Tracking, version: Any) -> Iterator[Path]:
             )
         if not is_verifiable(folders[ADAPTER_FOLDER]):
             run_logger(__name__).warning(
-                "%s was registered without checksums, so nothing tells whether its files are whole: train %s again",
+                "%s was registered without checksums, so its files cannot be verified: train %s again",
                 uri,
                 ticker,
             )

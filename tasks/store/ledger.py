@@ -106,8 +106,8 @@ def check(*, kinds: Sequence[str], known: str = "") -> Checked:
 
     Args:
         kinds: The kinds of records that the ledger is about.
-        known: A head that somebody kept, `NUMBER:SHA256` or the hash alone; without it, a ledger that was written anew
-            as a whole cannot be told from the true one.
+        known: A head that somebody kept, `NUMBER:SHA256` or the hash alone; without it, a ledger that was rewritten as
+            a whole looks like the original.
 
     Raises:
         StoreError: If a record or a block cannot be read.

@@ -1,6 +1,7 @@
 """Runs whose worker is gone: cancelled, they end by themselves; and every deployed flow begins like them."""
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -59,7 +60,8 @@ def orphans(client: Any, tmp_path: Path) -> Iterator[dict[str, tuple[Any, psutil
         command = [sys.executable, "-m", "prefect.engine"]
         started[name] = (run, psutil.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL))
     try:
-        assert wait_until(lambda: all((tmp_path / f"{name}.child").is_file() for name in started), seconds=60)
+        at_work = ("hears.child", "is_deaf.watcher")
+        assert wait_until(lambda: all((tmp_path / name).is_file() for name in at_work), seconds=60)
         yield started
     finally:
         for _, process in started.values():
@@ -90,6 +92,10 @@ def test_a_cancelled_run_without_its_worker_logs_it_ends_its_children_and_frees_
     }
     assert (tmp_path / "hears.ended").is_file()
     assert not any(is_alive(pid) for pid in children.values())
+    # Only the process that closes the run in MLflow stays.
+    watcher = int((tmp_path / "is_deaf.watcher").read_text())
+    assert is_alive(watcher)
+    os.kill(watcher, signal.SIGKILL)
     assert client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots == 0
 
     messages = [log.message for log in client.read_logs(log_filter=logs_of(orphans["hears"][0].id))]
