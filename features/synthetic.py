@@ -135,7 +135,7 @@ def possible_moves(
         config: The market.
         rows: Numbers of the sessions, shape `(n,)`.
         horizon: Sessions ahead.
-        count: Independent draws per session.
+        count: Draws per session, in pairs with opposite shocks, so that their median has little noise; even.
         rng: Source of the draws.
 
     Returns:
@@ -150,12 +150,13 @@ def possible_moves(
     moves = np.empty((len(rows), count, horizon))
     so_far = np.zeros((len(rows), count))
     for ahead in range(horizon):
-        shocks = unit * rng.standard_t(config.tail, size=(len(rows), count))
+        drawn = unit * rng.standard_t(config.tail, size=(len(rows), count // 2))
+        shocks = np.concatenate([drawn, -drawn], axis=1)
         if config.process in GARCH:
             variance = GARCH[config.process].ahead(variance, last, mean=config.volatility**2)
             shocks = shocks * np.sqrt(variance) / config.volatility
         elif config.process == "regime_switch":
-            trending = trending ^ (rng.random((len(rows), count)) > STAY)
+            trending = trending ^ np.tile(rng.random((len(rows), count // 2)) > STAY, 2)
         if config.process == "mean_reverting":
             last = (config.phi - 1) * (path + so_far) + shocks
         else:

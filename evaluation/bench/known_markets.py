@@ -5,6 +5,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import pandas as pd
 
+from tickerforge.evaluation.baselines.walks import LEVELS, MEMBERS
 from tickerforge.evaluation.core.contracts import Floats, ScoredSplit
 from tickerforge.evaluation.core.panels import (
     Answers,
@@ -23,8 +24,8 @@ from tickerforge.features.synthetic import GARCH, STAY, market, possible_moves, 
 _ONE_SPLIT: ScoredSplit = "test"
 RIDGE = 10.0
 BOOSTED_ITERATIONS = 150
-KNOWN, KNOWN_DRAWS = "known", 1000
-"""The forecaster that knows the process, and its paths per window."""
+KNOWN, KNOWN_DRAWS = "known", 4000
+"""The forecaster that knows the process, and the paths per window from which its percentiles are computed."""
 
 
 class Sample(NamedTuple):
@@ -149,19 +150,20 @@ def known_forecasts(windows: pd.DataFrame, process: SyntheticConfig, *, seed: in
         seed: Seed of the draws.
 
     Returns:
-        Forecasts frame of the model `KNOWN` with `KNOWN_DRAWS` paths per window.
+        Forecasts frame of the model `KNOWN`; its samples are the percentiles of `KNOWN_DRAWS` paths at each session.
     """
     horizon = len(windows["target"].iloc[0])
     rows = np.searchsorted(session_dates(market(process)["date"]), session_dates(windows["origin"]))
     rng = np.random.default_rng(seed)
     moves = possible_moves(process, rows.astype(np.int64), horizon=horizon, count=KNOWN_DRAWS, rng=rng)
-    prices = matrix(windows["history"])[:, -1, None, None] * np.exp(moves)
+    percentiles = np.quantile(moves, LEVELS, axis=1, method="weibull").swapaxes(0, 1)
+    prices = matrix(windows["history"])[:, -1, None, None] * np.exp(percentiles)
     return windows[["ticker", "origin", "split"]].assign(
         model=KNOWN,
         median=pd.Series(list(np.median(prices, axis=1)), index=windows.index, dtype=object),
         samples=pd.Series(list(prices), index=windows.index, dtype=object),
-        n_samples=KNOWN_DRAWS,
-        n_valid=KNOWN_DRAWS,
+        n_samples=MEMBERS,
+        n_valid=MEMBERS,
     )
 
 
