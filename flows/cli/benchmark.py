@@ -39,7 +39,8 @@ def markets(
     The markets are random-walk, mean-reverting-80, mean-reverting-95, momentum-40, regime-switch, garch and
     garch-leverage. The table compares each stage's error on fresh windows with persistence (1), with the optimum of the
     process, and with the best forecast that the prompt's content allows. Finished training is taken from the store, and
-    an interrupted run resumes. Without --recipe rejection sampling uses all train windows and SFT passes over them twice.
+    an interrupted run resumes. Without --recipe rejection sampling uses all train windows, and SFT passes over them
+    twice.
     """
     with terminal_session(debug=debug):
         from tickerforge.flows.bench.market_config import MARKETS, benchmark_config
