@@ -1,5 +1,7 @@
 """Whether an HTTP server answers."""
 
+import ipaddress
+import socket
 import urllib.request
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
@@ -7,7 +9,6 @@ from urllib.parse import urlsplit
 
 # A proxy that the environment names cannot reach this machine. `tasks.base.environment` says so to other clients.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def probe(url: str, *, timeout: float) -> int:
@@ -23,7 +24,7 @@ def probe(url: str, *, timeout: float) -> int:
         URLError: If there is no answer; its `reason` says why.
     """
     try:
-        opener = _DIRECT if urlsplit(url).hostname in _LOOPBACK else urllib.request.build_opener()
+        opener = _DIRECT if is_here(urlsplit(url).hostname or "") else urllib.request.build_opener()
         with opener.open(url, timeout=timeout) as answer:
             return int(answer.status)
     except HTTPError as error:
@@ -31,3 +32,19 @@ def probe(url: str, *, timeout: float) -> int:
         return error.code
     except (OSError, ValueError, HTTPException) as error:
         raise URLError(getattr(error, "reason", None) or error) from error
+
+
+def is_here(host: str) -> bool:
+    """Return whether an address is one of this machine's own, or `localhost`; of other names nothing is known."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    if address.is_loopback:
+        return True
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as own:
+        try:
+            own.bind((host, 0))
+        except OSError:
+            return False
+    return True

@@ -27,7 +27,7 @@ from tickerforge.deployments.service.processes import SERVERS, WORKERS
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.server.logs import send_to_prefect
 from tickerforge.tasks.base.disk import locked, os_errors_as_store_error
-from tickerforge.tasks.base.environment import keep_private, set_embedded_defaults
+from tickerforge.tasks.base.environment import keep_private, reach_directly, set_embedded_defaults
 from tickerforge.tasks.base.paths import HOME_VARIABLE, Workspace
 from tickerforge.tasks.base.service import (
     MARK,
@@ -118,6 +118,7 @@ def stop(workspace: Workspace) -> bool:
 
 
 def _complete(service: Service, deploy: Callable[[Service], object] | None, *, settle: bool = False) -> Service:
+    reach_directly(service.address)
     processes.start_missing(service, SERVERS)
     wait_for_servers(service)
     os.environ.update(service.variables())
@@ -174,6 +175,7 @@ def _plan(workspace: Workspace, *, working_dir: Path, at: Listening) -> tuple[Se
 def _start_servers(workspace: Workspace, service: Service, where: Databases) -> None:
     write_service(workspace, service)
     set_embedded_defaults(workspace)
+    reach_directly(service.address)
     send_to_prefect()
     logger.info("starting Prefect and MLflow; their logs are in %s", service_folder(workspace) / "logs")
     environment = _environment(workspace, service, where)

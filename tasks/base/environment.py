@@ -7,7 +7,9 @@ import urllib.request
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from tickerforge.features.probe import is_here
 from tickerforge.tasks.base.disk import os_errors_as_store_error
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.service import running_service
@@ -42,27 +44,31 @@ def set_embedded_defaults(workspace: Workspace) -> None:
         # Threads that spin while they wait make training many times slower when another process needs a core.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    reach_loopback_directly()
     # Prefect creates its own folder only if the parent exists.
     keep_private(workspace)
     if service := running_service(workspace):
         os.environ.update(service.variables_beside(os.environ))
+    servers = (urlsplit(os.environ.get(name, "")).hostname for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"))
+    reach_directly(*(host for host in servers if host and is_here(host)))
     if "HF_HOME" not in os.environ:
         defaults["HF_HUB_CACHE"] = workspace.base_models / "hub"
     for name, value in defaults.items():
         os.environ.setdefault(name, str(value))
 
 
-def reach_loopback_directly() -> None:
-    """Add this machine's own addresses to `NO_PROXY`: the clients of Prefect and MLflow would ask the proxy for them.
+def reach_directly(*own: str) -> None:
+    """Add loopback to `NO_PROXY`: the clients of Prefect and MLflow would ask the proxy for it.
 
     Processes that this one starts inherit it. Without a proxy in the environment nothing changes.
+
+    Args:
+        own: Further addresses of this machine, at which the service listens.
     """
     if not set(urllib.request.getproxies_environment()) - {"no"}:
         return
     # Libraries differ in which of the two they read, so both get the names of both.
     named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
-    direct = ",".join(dict.fromkeys([*filter(None, map(str.strip, named)), *LOOPBACK]))
+    direct = ",".join(dict.fromkeys([*filter(None, map(str.strip, named)), *LOOPBACK, *own]))
     os.environ.update(no_proxy=direct, NO_PROXY=direct)
 
 

@@ -146,7 +146,7 @@ class Home:
         If the server is busy, the request is repeated, as in Prefect's own clients.
         """
         data = None if body is None else json.dumps(body).encode()
-        url = f"http://127.0.0.1:{self.prefect_port}/api{path}"
+        url = f"{self.service.prefect_api}{path}"
         request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json", **self.headers()})
         deadline = time.monotonic() + BUSY_SECONDS
         while True:

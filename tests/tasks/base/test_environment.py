@@ -56,6 +56,12 @@ def test_behind_a_proxy_this_machine_is_reached_directly_in_both_spellings(
     assert found["NO_PROXY"] == found["no_proxy"] == expected
 
 
+def test_behind_a_proxy_a_server_at_this_machines_own_address_is_reached_directly(tmp_path: Path) -> None:
+    given = {"PREFECT_API_URL": "http://127.0.0.2:4200/api", "MLFLOW_TRACKING_URI": "http://192.0.2.200:5000"}
+    found = defaults(tmp_path / "home", HTTP_PROXY="http://proxy.example:3128", NO_PROXY="", **given)
+    assert found["NO_PROXY"] == found["no_proxy"] == "localhost,127.0.0.1,::1,127.0.0.2"
+
+
 def test_without_a_proxy_the_environment_names_none(tmp_path: Path) -> None:
     assert "NO_PROXY" not in defaults(tmp_path / "home")
 
