@@ -199,6 +199,7 @@ function open(row) {
   if (row.y.length) parts.push(make("h3", { text: "Watch" }), make("p", {}, ...flags(row), ` ${row.y.join(" ")}`));
   if (row.q) parts.push(make("h3", { text: "Last verdict" }), make("p", {}, ...verdictCell(row), row.r ? ` ${row.r}` : ""));
   if (row.e) parts.push(make("h3", { text: "Live record" }), make("p", { text: row.e }));
+  if (row.W.length) parts.push(make("h3", { text: "What the model wrote" }), make("p", { class: "quiet", text: "The model's own words, before the answers nearest to the median. They may be wrong, and need not be the cause of the forecast." }), ...row.W.map((text) => make("blockquote", { class: "model", text })));
   if (row.m.length) parts.push(make("h3", { text: "Sessions" }), sessions(row));
   byId("detail-body").replaceChildren(...parts);
   byId("detail").showModal();

@@ -30,6 +30,7 @@ class DeskRow(FrozenModel):
     `origin` is the last session that the forecast knew, `last_close` its adjusted close (in `currency`), `closes` the
     closes up to it, `sigma` the standard deviation of daily log returns. `dates`, `median`, `lower` and `upper` have
     one value per session of the forecast, and `quantiles` those at `ISSUED_LEVELS`. `issuer` has issued since `since`.
+    `thoughts` are what the model wrote before some of its answers.
     `challenger` is the median of the challenger beside a free forecast. Of the `scored` forecasts with quantiles,
     `crps_skill` is the gain over the random walk, and `live` says it in words. `flags` name what to look at, and
     `watch` explains them. `outcome` of the last training is `promoted`, `kept` or `failed`, and `verdict` its reason.
@@ -53,6 +54,7 @@ class DeskRow(FrozenModel):
     issued_at: AwareDatetime | None = None
     since: AwareDatetime | None = None
     why: str = ""
+    thoughts: tuple[str, ...] = ()
     challenger: tuple[float, ...] = ()
     crps_skill: float | None = None
     scored: int = 0
@@ -171,6 +173,7 @@ def _payload(rows: Sequence[DeskRow]) -> dict:
                 "v": row.version,
                 "a": f"{row.since:%Y-%m-%d}" if row.since else "",
                 "w": row.why,
+                "W": row.thoughts,
                 "x": [_short(price) for price in row.challenger],
                 "k": _short(row.crps_skill),
                 "z": row.scored,

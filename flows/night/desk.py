@@ -56,6 +56,7 @@ def forecast_part(stock: str, found: StockForecast | None, *, bars: pd.DataFrame
             "issued_at": issued.issued_at,
             "since": former.since if same and former.since else issued.issued_at,
             "why": issued.why,
+            "thoughts": issued.thoughts,
             "challenger": beside.median if beside is not None else (),
         }
     )

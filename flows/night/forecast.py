@@ -163,6 +163,7 @@ def _record(made: Forecast, *, exchange: str | None, beside: bool) -> IssuedFore
         quantiles=quantiles if all(quantiles) else (),
         reference=made.reference if all(quantiles) else (),
         currency=made.currency,
+        thoughts=made.thoughts,
         exchange=exchange or made.exchange or exchange_of(made.ticker, np.array(dates, dtype="datetime64[D]")),
     )
 

@@ -75,7 +75,7 @@ class Forecast(FrozenModel):
     `warnings` say what to know before using the forecast. `issuer` is `champion`, the name of a free forecaster, or the
     alias or `adapter` that was asked for, and `why` the reason; `adapter` is what a table shows. `challenger` is the
     forecast of the challenger beside a free one. `reference` are the quantiles of the random walk, per session, with
-    which the forecast is compared later.
+    which the forecast is compared later. `thoughts` are what the model wrote before some of its answers.
     """
 
     ticker: str
@@ -96,6 +96,7 @@ class Forecast(FrozenModel):
     why: str = ""
     challenger: "Forecast | None" = None
     reference: Quantiles = ()
+    thoughts: tuple[str, ...] = ()
 
     @property
     def move(self) -> str:
@@ -271,7 +272,7 @@ def forecast_stock(
     training = training_here(card.training, config=config.training)
     select(training.backend, model=training.model)
     with progress_reporter() as report:
-        table, quantiles = forecast_distribution(
+        table, quantiles, thoughts = forecast_distribution(
             prices,
             ticker=config.stock,
             base_model=base_model_for(card, folder, store=store).location,
@@ -311,6 +312,7 @@ def forecast_stock(
         currency=str(found.meta.get("currency", "")),
         exchange=calendar_of(config.stock, prices["date"], exchange=exchange) or "",
         sessions=_sessions(table, quantiles, band=valid >= LEAST_FOR_BAND),
+        thoughts=thoughts,
         issuer="adapter" if adapter else alias,
         why="it was asked for",
     )

@@ -1,5 +1,6 @@
 """Forecasts of the next sessions by an adapter or for free: latest bars in, median and band of prices out."""
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ VOLATILITY_SESSIONS = 250
 # Dividends change adjusted closes afterwards; a wider difference is more than six standard deviations of all the moves.
 ADJUSTMENT, STANDARD_DEVIATIONS = 0.25, 6.0
 SESSIONS_PER_DAY = 5 / 7
+MOST_THOUGHTS, LONGEST_THOUGHT = 3, 2000
 
 Quantiles = tuple[tuple[float, ...], ...]
 
@@ -65,10 +67,14 @@ def implausible(bars: pd.DataFrame, known: KnownPrice) -> str:
 
 
 class NextForecast(NamedTuple):
-    """A table as `forecast_next` returns it, and its quantiles; see `issued_quantiles`."""
+    """A table as `forecast_next` returns it, its quantiles (see `issued_quantiles`), and the model's thoughts.
+
+    `thoughts` are what the model wrote before the answers that are nearest to the median, at most `MOST_THOUGHTS`.
+    """
 
     table: pd.DataFrame
     quantiles: Quantiles
+    thoughts: tuple[str, ...]
 
 
 def forecast_next(bars: pd.DataFrame, **arguments: Any) -> pd.DataFrame:
@@ -168,7 +174,17 @@ def forecast_distribution(
     lower, upper = forecast_band(samples) if len(samples) >= LEAST_FOR_BAND else (none, none)
     table = _table(checked["date"], median, lower, upper, ticker=ticker, exchange=exchange)
     quantiles = issued_quantiles(samples) if len(samples) >= LEAST_FOR_BAND else ()
-    return NextForecast(table.assign(answers=asked, valid=len(samples)), quantiles)
+    thoughts = _nearest(answers["thoughts"], samples, median)
+    return NextForecast(table.assign(answers=asked, valid=len(samples)), quantiles, thoughts)
+
+
+def _nearest(thoughts: Sequence[str], samples: Floats, median: Floats) -> tuple[str, ...]:
+    """Return different thoughts, those of the samples (m, h) nearest to the median (h,) first, shortened."""
+    if not any(thoughts):
+        return ()
+    order = np.argsort(np.abs(np.log(samples / median)).mean(axis=1), kind="stable")
+    texts = (thoughts[int(place)].strip()[:LONGEST_THOUGHT] for place in order)
+    return tuple(dict.fromkeys(text for text in texts if text))[:MOST_THOUGHTS]
 
 
 class FreeForecast(NamedTuple):

@@ -35,7 +35,7 @@ class IssuedForecast(FrozenModel):
     are missing. The first price is known from `first_close` on. `provisional_dates` are those target dates that were a
     guess. `quantiles` are those of each session at `evaluation.core.contracts.ISSUED_LEVELS`, and `reference` those of
     the random walk (USD); both are missing without a band and in records of earlier versions. `currency` is that of the
-    prices, if it is known.
+    prices, if it is known. `thoughts` are what the model wrote before some of its answers.
     """
 
     ticker: str
@@ -57,6 +57,7 @@ class IssuedForecast(FrozenModel):
     quantiles: tuple[tuple[PositiveFloat, ...], ...] = ()
     reference: tuple[tuple[PositiveFloat, ...], ...] = ()
     currency: str = ""
+    thoughts: tuple[str, ...] = ()
 
     @property
     def record(self) -> str:
@@ -132,6 +133,7 @@ def issue_forecast(
     quantiles: Sequence[Sequence[float]] = (),
     reference: Sequence[Sequence[float]] = (),
     currency: str = "",
+    thoughts: Sequence[str] = (),
 ) -> IssuedForecast:
     """Record a forecast; only the first one of an issuer and origin counts, as a later one could know more.
 
@@ -155,6 +157,7 @@ def issue_forecast(
         quantiles: USD, shape (horizon, 19); see `IssuedForecast`.
         reference: The same of the random walk.
         currency: Currency of the prices, if it is known.
+        thoughts: What the model wrote before some of its answers.
 
     Returns:
         The forecast that counts: this one, or the one that was recorded before.
@@ -184,6 +187,7 @@ def issue_forecast(
         quantiles=tuple(map(tuple, quantiles)),
         reference=tuple(map(tuple, reference)),
         currency=currency,
+        thoughts=tuple(thoughts),
     )
     who = f"version {version}" if version else issuer
     name = forecast.record.removeprefix(f"{_FORECASTS}/")

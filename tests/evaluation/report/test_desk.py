@@ -68,3 +68,8 @@ def test_the_table_has_a_row_per_session_with_every_issued_quantile() -> None:
     assert frame.loc[3:, ["lower", "q05", "q95"]].isna().all(axis=None)
     assert list(frame["provisional"][:3]) == [False, False, True]
     assert forecasts_frame([]).columns.equals(frame.columns)
+
+
+def test_what_the_model_wrote_is_data_of_the_page() -> None:
+    (row,) = data_of(render_desk([desk_row(thoughts=(HOSTILE, "It fell."))], written_at=EVENING))["rows"]
+    assert row["W"] == [HOSTILE, "It fell."]
