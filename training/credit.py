@@ -125,6 +125,11 @@ def tokens_of_values(pieces: Sequence[str], *, horizon: int) -> list[list[int]]:
     return found
 
 
+def value_spans(text: str) -> list[tuple[int, int]]:
+    """Return where the values of a valid answer stand in its text."""
+    return _spans(text)[0]
+
+
 def _spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Return where the values of a valid answer stand, and where their labels stand (none in a list)."""
     start = text.rfind("<answer>") + len("<answer>")

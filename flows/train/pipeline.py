@@ -161,7 +161,7 @@ def train(
         log_comparison(parent, comparison)
 
         base_model = base_model.here(steps.store)
-        report_path = publish_results(folder, stages=stages, comparison=comparison, stock=config.stock)
+        report_path = publish_results(folder, config, stages=stages, comparison=comparison, windows=windows)
         registered = None
         if report.chosen is not None:
             if verdict.promoted and current_champion(config.stock) != champion:
@@ -205,7 +205,12 @@ def train(
 
 
 def publish_results(
-    folder: RunFolder, *, stages: Mapping[str, ArtifactRef], comparison: ArtifactRef, stock: str
+    folder: RunFolder,
+    config: PipelineConfig,
+    *,
+    stages: Mapping[str, ArtifactRef],
+    comparison: ArtifactRef,
+    windows: ArtifactRef,
 ) -> Path:
     """Copy the records of all stages and the report into the run's folder, all of them or none.
 
@@ -218,8 +223,8 @@ def publish_results(
     complete = False
     try:
         for stage in ADAPTERS:
-            publish_stage(stages[stage], folder)
-        publish_sft_data(stages[SFT_DATA.name], folder, stock=stock)
+            publish_stage(stages[stage], folder, windows=windows, features=config.prompts, training=config.training)
+        publish_sft_data(stages[SFT_DATA.name], folder, stock=config.stock)
         report = publish_comparison_folder(comparison, folder) / REPORT_FILE
         complete = True
     finally:

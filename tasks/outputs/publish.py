@@ -5,6 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.features.config import FeatureConfig
+from tickerforge.features.stages import GRPO_1ST, GRPO_2ND
 from tickerforge.tasks.base.disk import copy_tree, link_or_copy, os_errors_as_publish_error, replace_folder
 from tickerforge.tasks.base.paths import (
     ADAPTER_FOLDER,
@@ -12,31 +14,68 @@ from tickerforge.tasks.base.paths import (
     CARD_FILE,
     MANIFEST_FILE,
     MODEL_CARD_FILE,
+    ROLLOUTS_FILE,
     SFT_DATA_FILE,
     ModelFolder,
     RunFolder,
 )
 from tickerforge.tasks.models.adapters import AdapterCard, adapter_identity, read_card, write_card
 from tickerforge.tasks.store.artifacts import ArtifactRef
+from tickerforge.training.config import TrainingConfig
 from tickerforge.training.errors import AdapterError
 
 
-def publish_stage(artifact: ArtifactRef, run_folder: RunFolder) -> Path:
+def publish_stage(
+    artifact: ArtifactRef,
+    run_folder: RunFolder,
+    *,
+    windows: ArtifactRef | None = None,
+    features: FeatureConfig | None = None,
+    training: TrainingConfig | None = None,
+) -> Path:
     """Copy a stage's records (metrics and manifest, not its adapter) into the run's folder.
 
-    The large file of all answers is linked.
+    The large file of all answers is linked. Of a GRPO stage, the page of rollouts is written beside it if the other
+    arguments are given.
 
     Args:
         artifact: Artifact of a stage that trains an adapter.
         run_folder: Folder of this run.
+        windows: Artifact of the windows that it was trained on.
+        features: How prompts are rendered.
+        training: The settings of training.
 
     Raises:
         PublishError: If the folder cannot be written.
     """
-    return replace_folder(
-        run_folder.stage(artifact.stage),
-        lambda fresh: _copy_records(artifact, fresh),
-        marker=MANIFEST_FILE,
+
+    def fill(fresh: Path) -> None:
+        _copy_records(artifact, fresh)
+        if artifact.stage in (GRPO_1ST.name, GRPO_2ND.name) and windows and features and training:
+            page = _rollouts(artifact, windows, features=features, training=training)
+            (fresh / ROLLOUTS_FILE).write_text(page, encoding="utf-8")
+
+    return replace_folder(run_folder.stage(artifact.stage), fill, marker=MANIFEST_FILE)
+
+
+def _rollouts(artifact: ArtifactRef, windows: ArtifactRef, *, features: FeatureConfig, training: TrainingConfig) -> str:
+    from tickerforge.tasks.windows.preprocess import read_windows
+    from tickerforge.training.examples import build_examples, unit_of_sigma, window_id
+    from tickerforge.training.rollouts import rollouts_page
+
+    answers, frame = pd.read_parquet(artifact.path / ANSWERS_FILE), read_windows(windows)
+    train = frame[frame["split"] == "train"]
+    wanted = set(answers["window_id"])
+    names = zip(train["ticker"], train["origin"], strict=True)
+    asked = [window_id({"ticker": ticker, "origin": origin}) in wanted for ticker, origin in names]
+    stage = training.grpo_1st if artifact.stage == GRPO_1ST.name else training.grpo_2nd
+    return rollouts_page(
+        answers,
+        {example.window_id: example for example in build_examples(train[asked], config=features)},
+        stage=artifact.stage,
+        reward=training.reward,
+        unit=unit_of_sigma(train, config=features),
+        scale=stage.scale_rewards,
     )
 
 

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tickerforge.features.prompts import parse
 from tickerforge.training.backends.grpo_trainer import GroupedGRPOTrainer
 from tickerforge.training.config import RewardConfig
-from tickerforge.training.credit import advantages, tokens_of_values
-from tickerforge.training.rewards import FinancialReward, invalid_score, session_distances, session_scores
+from tickerforge.training.credit import tokens_of_values
+from tickerforge.training.value_credit import value_advantages
 
 _ROUNDING = 1e-5
 """Advantages below this are zero except for rounding."""
@@ -79,27 +78,15 @@ class HorizonCreditTrainer(GroupedGRPOTrainer):
 
     def _value_advantages(self, inputs: Sequence[dict[str, Any]], pieces: Sequence[Sequence[str]]) -> np.ndarray:
         """Return what `training.credit.advantages` gives, with shape `(answers, horizon + 1)`."""
-        reward, group = self._reward, self.num_generations
-        targets = np.array([each["target"] for each in inputs])
-        start = np.array([each["last_close"] for each in inputs])[:, None]
-        horizon = targets.shape[1]
-        values = np.full(targets.shape, np.nan)
-        for row, texts in enumerate(pieces):
-            parsed = parse("".join(texts), horizon=horizon)
-            if parsed is not None:
-                values[row] = parsed
-        valid = np.isfinite(values[:, 0]).reshape(-1, group)
-        limits = {"clip": reward.clip, "unit": self._unit}
-        moves = (values - start).reshape(-1, group, horizon)
-        scores = session_scores(moves, (targets - start)[::group], kind=reward.kind, **limits)
-        apart = session_distances(moves, **limits) if reward.kind == "crps" else None
-        financial = FinancialReward(horizon=horizon, unit=self._unit)
-        sign = financial(
-            completions=["".join(texts) for texts in pieces], target=targets.tolist(), last_close=start[:, 0].tolist()
+        return value_advantages(
+            ["".join(texts) for texts in pieces],
+            targets=np.array([each["target"] for each in inputs]),
+            start=np.array([each["last_close"] for each in inputs])[:, None],
+            group=self.num_generations,
+            reward=self._reward,
+            unit=self._unit,
+            scale=self.args.scale_rewards,
         )
-        scores[..., -1] += reward.financial_weight * np.reshape(sign, valid.shape)
-        invalid = np.where(valid, reward.format_weight, invalid_score(reward.kind, clip=reward.clip))
-        return advantages(scores, invalid, scale=self.args.scale_rewards, apart=apart).reshape(-1, horizon + 1)
 
 
 def align_with_unsloth(

@@ -18,7 +18,7 @@ from tickerforge.tasks.outputs.publish import (
 )
 from tickerforge.tasks.store.artifacts import ArtifactRef, FinishedOnly
 from tickerforge.tasks.windows.preprocess import read_bars
-from trained_pieces import EVALUATION, FEATURES, GATE, Pieces, run_forecast
+from trained_pieces import EVALUATION, FEATURES, GATE, GRPO, TRAINING, Pieces, run_forecast
 
 
 def test_every_model_is_asked_for_the_same_windows_of_both_splits(made: Pieces) -> None:
@@ -181,7 +181,7 @@ def test_results_and_adapters_are_published_in_their_folders(
     made: Pieces, with_bars: ArtifactRef, tmp_path: Path
 ) -> None:
     run, models = RunFolder(tmp_path / "run"), ModelFolder(tmp_path / "models" / "tiny" / "DEMO")
-    publish_stage(made.grpo_1st, run)
+    publish_stage(made.grpo_1st, run, windows=made.windows, features=FEATURES, training=TRAINING)
     csv = publish_sft_data(made.sft_data, run, stock="DEMO")
     assert csv.with_name("answers.parquet").samefile(made.sft_data.path / "answers.parquet")
     publish_comparison_folder(with_bars, run)
@@ -190,7 +190,12 @@ def test_results_and_adapters_are_published_in_their_folders(
         "metrics.jsonl",
         "manifest.json",
         "answers.parquet",
+        "rollouts.html",
     }
+    page = (run.stage("grpo_1st") / "rollouts.html").read_text()
+    assert [f"<h2>Step {step}</h2>" in page for step in (1, GRPO.steps, GRPO.steps + 1)] == [True, True, False]
+    assert "What happened: " in page
+    assert "You forecast daily closing prices" in page
     assert csv == run.stage("sft_data") / "DEMO_sft_training_data.csv"
     assert len(pd.read_csv(csv)) == made.sft_data.meta["accepted"]
     comparison = run.stage("comparison")
