@@ -12,6 +12,8 @@ from tickerforge.training.credit import value_spans
 from tickerforge.training.value_credit import value_advantages
 
 STEPS, WINDOWS = 5, 2
+# The text must stay readable on the strongest colour.
+_STRONGEST = 0.5
 _STYLE = """
 :root { color-scheme: light dark; --good: 0 150 90; --bad: 200 80 0; --line: #8886; }
 @media (prefers-color-scheme: dark) { :root { --good: 60 210 160; --bad: 255 150 80; } }
@@ -110,7 +112,6 @@ def _coloured(text: str, credit: "Sequence[float] | np.ndarray", horizon: int, v
 
 
 def _mark(text: str, credit: float) -> str:
-    colour = "good" if credit > 0 else "bad"
-    return (
-        f'<i style="background: rgb(var(--{colour}) / {abs(credit):.2f})" title="{credit:+.2f}">{html.escape(text)}</i>'
-    )
+    colour, strength = "good" if credit > 0 else "bad", _STRONGEST * abs(credit)
+    style = f"background: rgb(var(--{colour}) / {strength:.2f})"
+    return f'<i style="{style}" title="{credit:+.2f}">{html.escape(text)}</i>'

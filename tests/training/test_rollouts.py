@@ -51,7 +51,7 @@ def test_a_value_has_the_colour_and_the_strength_of_its_advantage() -> None:
     strongest = np.abs(credit).max()
     for text, value, colour in (("10", good, "good"), ("-40", bad, "bad")):
         share = value / strongest
-        mark = f'<i style="background: rgb(var(--{colour}) / {abs(share):.2f})" title="{share:+.2f}">{text}</i>'
+        mark = f'<i style="background: rgb(var(--{colour}) / {abs(share) / 2:.2f})" title="{share:+.2f}">{text}</i>'
         assert mark in shown
 
 
