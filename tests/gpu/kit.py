@@ -10,6 +10,7 @@ part, `gpu.json` and the table `gpu.md` are written anew.
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import signal
@@ -144,6 +145,7 @@ def pace(metrics: Path) -> Row:
 def prime(setting: Setting, *, backend: str) -> Row:
     """Teach the format, and ask before and after by the sampler that belongs to the backend."""
     config, out = setting.config(backend), setting.work / f"prime-{backend}"
+    out.mkdir()
     windows = priming_windows(config, features=FEATURES)
     before = probe(windows, base_model=setting.model, adapter=None, config=config, at_least=0.95)
     release_models()
@@ -153,7 +155,7 @@ def prime(setting: Setting, *, backend: str) -> Row:
         "training_seconds": result.seconds,
         "valid_before": before.valid_rate,
         "valid_after": after.valid_rate,
-        "crps": after.crps,
+        **({"crps": after.crps} if math.isfinite(after.crps) else {}),
     }
 
 
@@ -235,7 +237,7 @@ def large(setting: Setting, *, backend: str, work: str) -> Row:
     folder = setting.work / "large"
     # Complete, if the file that is written last is there.
     if not (folder / "tokenizer_config.json").is_file():
-        save_random(folder, SHAPE_7B if gpu_name() else SHAPE_QUICK)
+        save_random(folder, SHAPE_QUICK if setting.sizes is QUICK else SHAPE_7B)
     sizes, tokens = setting.sizes, 64
     stage = GRPOStageConfig(steps=sizes.large_steps, prompts_per_step=sizes.prompts, group_size=sizes.group)
     config = setting.config(
@@ -367,6 +369,7 @@ def figure(value: Any) -> str:
 def table(found: Row) -> str:
     """Return the rows as a Markdown table below the machine's name."""
     lines = [
+        *(["A quick check: a few steps, and a small model in place of 7B.", ""] if found["quick"] else []),
         f"{found['device']}, {found['cores']} cores, {found['minutes']:.1f} minutes in all; "
         + ", ".join(f"{name} {number}" for name, number in found["versions"].items()),
         "",
@@ -429,7 +432,7 @@ def main() -> int:
             left = 60 * options.minutes - (time.monotonic() - began)
             obstacle = why_not(given["backend"])
             if obstacle is not None:
-                rows.append({"part": name, "skipped": obstacle})
+                rows.append({"part": name, "skipped": obstacle.split(":")[0]})
             elif left < 10:
                 rows.append({"part": name, "skipped": "the time was over"})
             else:
