@@ -185,6 +185,10 @@ function sessions(row) {
     make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body)));
 }
 
+function remember(address) {
+  try { history.replaceState(null, "", address); } catch { /* Inside another page, as in MLflow, there is no address to change. */ }
+}
+
 function open(row) {
   const parts = [make("div", { class: "top" },
     make("h2", { id: "detail-title", text: row.t }),
@@ -203,7 +207,7 @@ function open(row) {
   if (row.m.length) parts.push(make("h3", { text: "Sessions" }), sessions(row));
   byId("detail-body").replaceChildren(...parts);
   byId("detail").showModal();
-  history.replaceState(null, "", `#${encodeURIComponent(row.t)}`);
+  remember(`#${encodeURIComponent(row.t)}`);
 }
 
 function openNamed() {
@@ -220,7 +224,7 @@ for (const name of ["search", "issuer", "show"]) byId(name).addEventListener("in
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 byId("more").addEventListener("click", more);
 new IntersectionObserver((seen) => { if (seen[0].isIntersecting && !byId("more").hidden) more(); }).observe(byId("more"));
-byId("detail").addEventListener("close", () => history.replaceState(null, "", location.pathname + location.search));
+byId("detail").addEventListener("close", () => remember(location.pathname + location.search));
 byId("detail").addEventListener("click", (event) => { if (event.target === byId("detail")) byId("detail").close(); });
 const total = (test) => rows.filter(test).length.toLocaleString("en");
 byId("summary").textContent = [

@@ -49,6 +49,7 @@ def test_the_wheel_holds_one_package_with_every_module_and_data_file(source: Pat
     assert {
         Path("features/py.typed"),
         Path("evaluation/report/report.html.j2"),
+        Path("evaluation/report/desk.js"),
         Path("deployments/prefect.yaml"),
         Path("deployments/recipes/demo.toml"),
         Path("deployments/kubernetes/gpu-pool.json"),
