@@ -372,7 +372,8 @@ def finish(night: Night) -> None:
     seal_records([name for each in night.tickers for name in each.scored], at=now, since=now)
     failed = [each for each in night.tickers if each.failure]
     promoted = [each.stock for each in night.tickers if each.promoted]
-    summary = f"{len(night.tickers)} tickers: {len(promoted)} promoted, {len(failed)} failed."
+    count = "1 ticker" if len(night.tickers) == 1 else f"{len(night.tickers)} tickers"
+    summary = f"{count}: {len(promoted)} promoted, {len(failed)} failed."
     ordered = sorted(night.tickers, key=lambda each: (not each.failure, not each.promoted, each.stock))
     desk = publish_desk([each.desk for each in night.tickers], at=now)
     for each in ordered:
