@@ -2,9 +2,9 @@
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import GRPO_1ST, GRPO_2ND, PRIME, SFT, LearningStage
@@ -115,15 +115,6 @@ class GRPOStageConfig(FrozenModel):
     kl: float = Field(
         default=0.0, ge=0, le=10, description="Weight of the KL divergence from the model that the stage starts from."
     )
-
-
-THIRD_STAGE: dict[str, Any] = {"steps": 200}
-"""Defaults of the third stage that differ from the first."""
-
-
-def _as_long_as_the_third_stage(settings: object) -> object:
-    """Add the third stage's defaults to partial settings; otherwise a new rate would also bring the first's steps."""
-    return {**THIRD_STAGE, **settings} if isinstance(settings, dict) else settings
 
 
 class RejectionConfig(FrozenModel):
@@ -241,9 +232,7 @@ class TrainingConfig(FrozenModel):
         default=RejectionConfig(), description="Which sampled answers the second stage learns from."
     )
     sft: SFTStageConfig = Field(default=SFTStageConfig(), description="The second stage (SFT).")
-    grpo_2nd: Annotated[GRPOStageConfig, BeforeValidator(_as_long_as_the_third_stage)] = Field(
-        default=GRPOStageConfig(**THIRD_STAGE), description="The third stage (GRPO)."
-    )
+    grpo_2nd: GRPOStageConfig = Field(default=GRPOStageConfig(), description="The third stage (GRPO).")
 
     def learning_rate(self, stage: LearningStage, *, warm: bool = False) -> float:
         """Return the peak learning rate of a stage: the configured one, or the default for this kind of base model.

@@ -21,7 +21,6 @@ SETTINGS: dict[str, object] = {
     "training.rejection.max_windows": 14_000,
     "training.sft.epochs": 2.0,
     "training.sft.tail_average": 0.5,
-    "training.grpo_2nd.steps": 100,
 }
 """Settings of the command without a recipe: all windows, few passes, and averaged weights of the last half."""
 TINY_SETTINGS: dict[str, object] = {"training.sft.learning_rate": 2e-3}
