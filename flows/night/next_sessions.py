@@ -150,6 +150,7 @@ def forecast_issued(
         AdapterError: If the champion cannot be used.
         FeaturesError: If the prices are faulty or too few.
     """
+    bars = _bars(config, as_of) if bars is None else bars
     try:
         made = forecast_stock(config, adapter=None, alias=CHAMPION, bars=bars, as_of=as_of)
     except NotRegistered:
@@ -221,15 +222,19 @@ def forecast_free_stock(
     )
 
 
+def _bars(config: PipelineConfig, as_of: date | None) -> ArtifactRef:
+    """Read the prices of a stock up to a day; its jumps are checked with the forecast."""
+    now = datetime.now(UTC)
+    if as_of is not None and as_of > now.date() + timedelta(days=1):
+        raise ConfigError(f"--as-of {as_of} lies in the future: name a past day")
+    quality = config.quality.for_forecast()
+    return fetch_bars.fn(
+        market_source(config), config.stock, store=Store.current(), quality=quality, now=now, until=as_of
+    )
+
+
 def _prices(config: PipelineConfig, bars: ArtifactRef | None, as_of: date | None) -> tuple[ArtifactRef, pd.DataFrame]:
-    store = Store.current()
-    if bars is not None:
-        found = store.here(bars)
-    else:
-        quality, now = config.quality.for_forecast(), datetime.now(UTC)
-        if as_of is not None and as_of > now.date() + timedelta(days=1):
-            raise ConfigError(f"--as-of {as_of} lies in the future: name a past day")
-        found = fetch_bars.fn(market_source(config), config.stock, store=store, quality=quality, now=now, until=as_of)
+    found = _bars(config, as_of) if bars is None else Store.current().here(bars)
     return found, _prices_until(as_of, read_bars(found), ticker=config.stock)
 
 
