@@ -48,6 +48,10 @@ def csv_path(source: Path, stock: str) -> Path:
         BarsError: If `source` is a file, and not a table of prices.
     """
     ticker = spelled(stock)
+    usual = source / f"{ticker}.csv"
+    if ticker != POOL and usual.is_file():
+        # With many tickers, it takes long to list the folder for each.
+        return usual
     there = {name: [source] for name in list_tickers(source)} if source.is_file() else _files(source)
     if ticker == POOL:
         raise MarketDataError(

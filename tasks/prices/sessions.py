@@ -209,6 +209,7 @@ def _moment(instant: datetime) -> pd.Timestamp:
     return pd.Timestamp(instant).tz_convert(UTC)
 
 
+@lru_cache(maxsize=64)
 def _closes(exchange: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.Series:
     """Look up the closing instants (UTC) by session (midnight, no zone), from `first` to `last`.
 
