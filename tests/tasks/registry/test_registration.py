@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -352,32 +353,37 @@ def test_the_champion_has_the_content_of_the_adapter_it_was_made_of(
 
 @pytest.mark.nightly
 def test_mlflow_serves_a_version_and_answers_a_real_request(
-    made: Pieces, registered: RegisteredModel, tracking: Tracking
+    made: Pieces, registered: RegisteredModel, tracking: Tracking, tmp_path: Path
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     served = ["models", "serve", "-m", registered.uri, "-p", str(port), "--env-manager", "local"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *served],
-        env=os.environ | {"MLFLOW_TRACKING_URI": tracking.uri},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    log = tmp_path / "serve.log"
+    with log.open("w") as written:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *served],
+            # MLflow starts `uvicorn` by its name.
+            env=os.environ
+            | {"MLFLOW_TRACKING_URI": tracking.uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         bars = read_bars(made.bars)
         asked = {"dataframe_split": json.loads(bars.to_json(orient="split", date_format="iso", index=False))}
-        answer = _answer(f"http://127.0.0.1:{port}/invocations", asked, server)
+        answer = _answer(f"http://127.0.0.1:{port}/invocations", asked, server, log)
         table = pd.DataFrame(answer["predictions"])
         np.testing.assert_allclose(table["median"], direct(made)["median"])
         assert list(table.columns) == ["date", "median", "lower", "upper", "provisional", "answers", "valid"]
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
 
 
-def _answer(address: str, asked: dict, server: "subprocess.Popen[bytes]") -> dict:
+def _answer(address: str, asked: dict, server: "subprocess.Popen[bytes]", log: Path) -> dict:
     """Ask as soon as the server answers."""
     request = urllib.request.Request(address, json.dumps(asked).encode(), {"content-type": "application/json"})
     deadline = time.monotonic() + 240
@@ -388,6 +394,6 @@ def _answer(address: str, asked: dict, server: "subprocess.Popen[bytes]") -> dic
         except urllib.error.HTTPError as error:
             raise AssertionError(error.read().decode()) from error
         except OSError:
-            assert server.poll() is None
-            assert time.monotonic() < deadline
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
