@@ -78,7 +78,7 @@ def test_baselines_and_a_file_of_forecasts_stand_in_one_table_and_in_the_json(
     ("arguments", "message"),
     [
         (["--predictions", "none.csv"], "cannot read none.csv"),
-        (["--baseline", "prophet"], "--baseline prophet: there are ets, theta, arima"),
+        (["--baseline", "prophet"], "--baseline prophet: there are garch, ets, theta, arima"),
         (["--set", "features.horizon=5"], "features.horizon = 5: the published protocol has 10"),
     ],
 )

@@ -110,7 +110,7 @@ def client(prefect_server: None, working_folder: Path, monkeypatch: pytest.Monke
 
 
 @contextmanager
-def worker(client: Any, deployed: Any, *, name: str = "gpu", crashes: int = 0) -> Iterator[list[str]]:
+def worker(client: Any, deployed: Any, *, name: str = "internal", crashes: int = 0) -> Iterator[list[str]]:
     """Runs what is asked for in a thread, as a worker does in processes; the first `crashes` runs die with it."""
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.flow_engine import run_flow
@@ -246,7 +246,7 @@ def notes() -> Any:
 
 
 def ask(text: str) -> Note:
-    (found,) = call_all([Call("notes/gpu", {"text": text}, "a note")], answer=Note)
+    (found,) = call_all([Call("notes/internal", {"text": text}, "a note")], answer=Note)
     if isinstance(found, StageFailed):
         raise found
     return found
@@ -289,7 +289,7 @@ def test_a_run_that_crashes_every_time_fails(client: Any) -> None:
 
     @flow
     def asks() -> Note | StageFailed:
-        return call_all([Call("notes/gpu", {"text": "hello"}, "a note")], answer=Note)[0]
+        return call_all([Call("notes/internal", {"text": "hello"}, "a note")], answer=Note)[0]
 
     with worker(client, notes(), crashes=3) as names:
         failed = asks()
@@ -304,8 +304,8 @@ def test_a_retried_caller_starts_anew_what_had_failed_before(client: Any) -> Non
 
     @flow
     def asks() -> list[Note | StageFailed]:
-        once = call_all([Call("notes/gpu", {"text": "hello"}, "a note")], answer=Note)
-        return once + call_all([Call("notes/gpu", {"text": "hello"}, "a note")], answer=Note)
+        once = call_all([Call("notes/internal", {"text": "hello"}, "a note")], answer=Note)
+        return once + call_all([Call("notes/internal", {"text": "hello"}, "a note")], answer=Note)
 
     with worker(client, notes(), crashes=3) as names:
         failed, made = asks()
@@ -321,7 +321,7 @@ def test_several_deployments_are_called_side_by_side_and_answered_in_their_order
 
     @flow
     def asks() -> list[Note | StageFailed]:
-        return call_all([Call("notes/gpu", {"text": text}, text) for text in texts], answer=Note)
+        return call_all([Call("notes/internal", {"text": text}, text) for text in texts], answer=Note)
 
     with worker(client, notes()) as names:
         assert asks() == [Note(text=text) for text in texts]
