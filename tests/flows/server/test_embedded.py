@@ -113,7 +113,15 @@ def test_ctrl_c_ends_a_run_as_stopped_and_leaves_nothing_running(working_folder:
     with log.open("w") as output:
         # Without the settings that these tests share, so that the run has databases of its own.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "HF_HUB_CACHE"))}
-        run = subprocess.Popen(command, env=own, stderr=output, stdout=subprocess.DEVNULL, start_new_session=True)
+        run = subprocess.Popen(
+            command,
+            env=own,
+            stderr=output,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            # As in a terminal, also where the tests run in the background of a shell, which ignores Ctrl-C there.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         try:
             assert wait_until(lambda: "grpo_1st 1/" in log.read_text() or run.poll() is not None)
             assert run.poll() is None, log.read_text()
