@@ -139,6 +139,8 @@ def resolve_entry(
     except Exception as error:
         raise ConfigError(f"{entry.name}: the entry point {entry.entrypoint} does not load: {error}") from error
     parameters = dict(entry.parameters)
+    if unknown := set(parameters) - set(flow.parameters.properties):
+        raise ConfigError(f"{flow.name}/{entry.name}: the flow has no parameter {', '.join(sorted(unknown))}")
     if entry.entrypoint in FORMS:
         parameters = _form_parameters(entry, parameters, flow, config=config, stocks=stocks)
     elif "config" in parameters:
@@ -151,8 +153,6 @@ def resolve_entry(
             raise ConfigError(f"{flow.name}/{entry.name}: the data folder has no prices for {full.stock}")
         parameters["config"] = full.model_dump(mode="json")
         _check_parameters(flow, entry, parameters)
-    elif unknown := set(parameters) - set(flow.parameters.properties):
-        raise ConfigError(f"{flow.name}/{entry.name}: the flow has no parameter {', '.join(sorted(unknown))}")
     return flow, parameters
 
 
@@ -189,8 +189,6 @@ def _form_parameters(
 
 
 def _check_parameters(flow: "Flow[Any, Any]", entry: DeploymentEntry, parameters: dict[str, Any]) -> None:
-    if unknown := set(parameters) - set(flow.parameters.properties):
-        raise ConfigError(f"{flow.name}/{entry.name}: the flow has no parameter {', '.join(sorted(unknown))}")
     try:
         flow.validate_parameters(parameters)
     except Exception as error:

@@ -9,15 +9,14 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from tickerforge.evaluation.report.desk import DeskRow, render_desk
+from tickerforge.evaluation.report.desk import DeskRow
 from tickerforge.features.prices.tickers import spelled
 from tickerforge.flows.night.next_sessions import Forecast, forecast_issued, forecast_stock
 from tickerforge.flows.server.outcome import BAD_INPUT, exit_code, message
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import with_stock
 from tickerforge.tasks.base.errors import MarketDataError, NotRegistered, TrackingError
-from tickerforge.tasks.outputs.desk import read_rows
-from tickerforge.tasks.store.ledger import head
+from tickerforge.tasks.outputs.desk import desk_page, read_rows
 
 _PAGE_SECONDS = 30.0
 
@@ -71,7 +70,7 @@ def forecasts_app(config: PipelineConfig) -> FastAPI:
 
 
 class _Page:
-    """The desk's page, rendered anew when it is older than `_PAGE_SECONDS`."""
+    """The desk's page, rendered at most once in `_PAGE_SECONDS`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -81,7 +80,7 @@ class _Page:
     def text(self) -> str:
         with self._lock:
             if self._made is None or time.monotonic() - self._made > _PAGE_SECONDS:
-                self._text = render_desk(read_rows(), written_at=datetime.now(UTC), end=str(head() or ""))
+                self._text = desk_page(read_rows(), at=datetime.now(UTC))
                 self._made = time.monotonic()
             return self._text
 

@@ -12,21 +12,8 @@ from functools import lru_cache
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "date": (
         *("date", "dates", "tradedate", "traddt", "date1", "observationdate", "timeperiod", "tsevent", "snappedat"),
-        *("tradedate", "pricingdate", "tradingdate", "tradingday", "exchangedate", "pricedate", "quotedate"),
-        *(
-            "sessiondate",
-            "datadate",
-            "effectivedate",
-            "caldt",
-            "day",
-            "datum",
-            "fecha",
-            "data",
-            "giorno",
-            "дата",
-            "日期",
-            "交易日期",
-        ),
+        *("pricingdate", "tradingdate", "tradingday", "exchangedate", "pricedate", "quotedate", "sessiondate"),
+        *("datadate", "effectivedate", "caldt", "day", "datum", "fecha", "data", "giorno", "дата", "日期", "交易日期"),
         *("日付", "날짜", "일자", "datetime", "dateandtime", "dateutc", "timestamp", "timestamputc", "localtime"),
         *("gmttime", "utctime", "windowstart", "opentime", "timeopen", "begin", "time", "unix", "unixtime"),
         *("unixtimestamp", "epoch", "tarih", "ts", "dt", "t"),
@@ -67,7 +54,7 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
         *("numberofshares", "volumetraded", "shares", "cshtrd", "tottrdqty", "umsatzinstück", "stück"),
         *("totaltradequantity", "totaltradedquantity", "quantity", "qty", "stücke", "stuecke", "volumen", "wolumen"),
         *("объём", "объем", "成交量", "出来高", "거래량", "tickvol", "tickvolume", "acvoluns", "cvol", "anzahl"),
-        *("ttltrdqnty", "ttltradgvol", "wol", "hac", "交易量", "成交股數", "totalvolume", "umsatz", "v"),
+        *("ttltrdqnty", "ttltradgvol", "wol", "hac", "交易量", "成交股數", "umsatz", "v"),
     ),
 }
 """Column of bars → its names, the best first, as `canonical` writes them."""

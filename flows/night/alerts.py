@@ -1,4 +1,4 @@
-"""What people are told after a night: what failed, was promoted or needs a look, or one line if it was quiet."""
+"""The alert after a night: failures, promotions and flags, or one line if all is well."""
 
 from collections.abc import Sequence
 

@@ -72,14 +72,19 @@ def forecast_cells(row: DeskRow) -> dict[str, str]:
     if not row.median or row.last_close is None:
         return dict.fromkeys(("Next session", "Median (band)", "Horizon", "Issued by"), "")
     written = partial(price_text, like=row.last_close)
-    lower, upper = row.lower[0], row.upper[0]
-    band = f"{written(lower)} to {written(upper)}" if lower is not None and upper is not None else "no band"
     return {
         "Next session": str(row.dates[0]),
-        "Median (band)": f"{written(row.median[0])} ({band})",
+        "Median (band)": f"{written(row.median[0])} ({_band(row, 0)})",
         "Horizon": f"{row.median[-1] / row.last_close - 1:+.2%}",
         "Issued by": row.issued_by,
     }
+
+
+def _band(row: DeskRow, place: int) -> str:
+    lower, upper = row.lower[place], row.upper[place]
+    if lower is None or upper is None:
+        return "no band"
+    return f"{price_text(lower, like=row.last_close)} to {price_text(upper, like=row.last_close)}"
 
 
 def live_cell(row: DeskRow) -> str:
@@ -97,10 +102,8 @@ def publish_stock(row: DeskRow, *, version: str, seconds: float) -> None:
             f"{plain(row.issued_by)}{f': {plain(row.why)}' if row.why else ''}.",
             f"| Session | Median | {row.interval:.0%} band | Move |\n|---|---:|---:|---:|\n"
             + "\n".join(
-                f"| {day} | {written(median)} | "
-                f"{'no band' if lower is None or upper is None else f'{written(lower)} to {written(upper)}'} | "
-                f"{median / row.last_close - 1:+.2%} |"
-                for day, median, lower, upper in zip(row.dates, row.median, row.lower, row.upper, strict=True)
+                f"| {day} | {written(median)} | {_band(row, place)} | {median / row.last_close - 1:+.2%} |"
+                for place, (day, median) in enumerate(zip(row.dates, row.median, strict=True))
             ),
         ]
     registered = f" Registered as version {version}." if version else ""

@@ -173,7 +173,7 @@ def forecast_row(found: StockForecast, row: DeskRow) -> dict[str, str]:
     made = found.forecast
     return {
         "Stock": found.stock,
-        **forecast_cells(row if made is not None else DeskRow(ticker=found.stock)),
+        **forecast_cells(row),
         "Challenger": made.challenger.move if made is not None and made.challenger is not None else "",
         "Watch": f"{found.warning} {found.note}".strip() if found.failed else found.warning,
         "Why": made.why if made is not None else found.note,

@@ -157,13 +157,13 @@ def nightly(
     names = tuple(dict.fromkeys(tickers or stocks_of(config)))
     failures: dict[str, str] = {}
     prepared = prepare_all(config, names, exchange=exchange, failures=failures)
-    due = {stock: ready for stock, ready in prepared.items() if trains_tonight(ready, retrain)}
-    if idle := len(prepared) - len(due):
+    tonight = {stock: ready for stock, ready in prepared.items() if trains_tonight(ready, retrain)}
+    if idle := len(prepared) - len(tonight):
         logger.info("%d of %d tickers keep their adapters tonight (retrain = %s)", idle, len(names), retrain)
-    trained = train_elsewhere(list(due.values()), size=batch_size) if heavy_stages == GPU_POOL else {}
+    trained = train_elsewhere(list(tonight.values()), size=batch_size) if heavy_stages == GPU_POOL else {}
     results: dict[str, PipelineResult] = {}
     seconds: dict[str, float] = {}
-    for place, (stock, ready) in enumerate(due.items(), start=len(names) - len(due) + 1):
+    for place, (stock, ready) in enumerate(tonight.items(), start=len(names) - len(tonight) + 1):
         started = time.monotonic()
         try:
             results[stock] = train_again(ready, stages=trained.get(stock))

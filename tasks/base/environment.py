@@ -41,8 +41,6 @@ def set_embedded_defaults(workspace: Workspace) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        # Threads that spin while they wait make training many times slower when another process needs a core.
-        "OMP_WAIT_POLICY": "PASSIVE",
     }
     # Prefect creates its own folder only if the parent exists.
     keep_private(workspace)

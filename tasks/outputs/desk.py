@@ -60,6 +60,15 @@ def read_rows() -> list[DeskRow]:
     return [row for name in list_records(_DESK) if (row := read_row(name)) is not None]
 
 
+def desk_page(rows: list[DeskRow], *, at: datetime) -> str:
+    """Return the page over these rows, with the end of the record of issued forecasts.
+
+    Raises:
+        StoreError: If that record cannot be read.
+    """
+    return render_desk(rows, written_at=at, end=str(head() or ""))
+
+
 def write_desk(rows: list[DeskRow], *, folder: Path, at: datetime) -> DeskFiles:
     """Write `desk.html`, `latest.parquet` and `latest.csv`; each file is complete or the former one.
 
@@ -73,8 +82,7 @@ def write_desk(rows: list[DeskRow], *, folder: Path, at: datetime) -> DeskFiles:
         PublishError: If a file cannot be written.
     """
     files = DeskFiles(folder / DESK_FILE, folder / LATEST_FORECASTS_FILE, folder / FORECASTS_CSV_FILE)
-    end = head()
-    page, frame = render_desk(rows, written_at=at, end=str(end or "")), forecasts_frame(rows)
+    page, frame = desk_page(rows, at=at), forecasts_frame(rows)
     with os_errors_as_publish_error(folder, doing="writing the desk"):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(files.page, page)

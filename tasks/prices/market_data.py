@@ -95,7 +95,7 @@ def fetch_bars(
 
     Raises:
         FeaturesError: If the ticker's name or its prices are not valid, or worse than `quality` allows.
-        MarketDataError: If the source holds nothing for the ticker up to `until`, or there is no such exchange.
+        MarketDataError: If the source holds nothing for the ticker up to `until`, or the exchange is unknown.
     """
     return fetch_with_quality(source, stock, store=store, quality=quality, now=now, until=until)[0]
 

@@ -1,7 +1,7 @@
 """What a GPU makes of real language models: one part per library, model and kind of work, each in its own process.
 
 `tests/gpu/run.sh` calls it. A part that fails or runs out of time is a row of its own, and the others go on. After each
-part, `gpu.json` and the table `gpu.md` are written anew.
+part, `gpu.json` and the table `gpu.md` are replaced.
 
     python tests/gpu/kit.py --model FOLDER --out FOLDER                # on a GPU
     python tests/gpu/kit.py --model FOLDER --out FOLDER --quick        # a few steps, also on builds for a CPU
