@@ -10,8 +10,8 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check audit test test-fast test-all test-kernels test-gpu check-llm coverage chaos demo demo-llm up \
-	down clean
+.PHONY: help setup check audit test test-fast test-all test-kernels test-gpu check-llm coverage chaos docs demo \
+	demo-llm up down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -88,6 +88,11 @@ coverage: setup ## run the tests and show which lines they do not reach
 
 chaos: setup ## kill, starve and confuse a running service in every stage; takes some hours
 	$(BIN)/pytest -m chaos
+
+# Packages that nothing else needs, so that `make setup` stays without them.
+docs: ## build the pages of docs/ into build/docs/index.html, which needs no network to read
+	$(MAKE) setup EXTRAS=dev,docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 demo: setup ## the whole pipeline on a synthetic market: base model, three stages, comparison, gate, registry
 	$(BIN)/tickerforge run --recipe deployments/recipes/demo.toml
