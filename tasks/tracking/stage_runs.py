@@ -37,6 +37,8 @@ DESCRIPTION_TAG = "mlflow.note.content"
 _FROM_STORE = "From the store:"
 # MLflow shows groups of metrics in the order of their names: before `summary`.
 CURVES = "curves"
+# When the artifact of a nested run was made.
+CREATED_TAG = "artifact_created"
 _REPORT = f"{COMPARISON.results_folder}/{REPORT_FILE}"
 
 
@@ -194,6 +196,7 @@ def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Ma
     tags = {
         "stage": stage,
         "store_key": artifact.key,
+        CREATED_TAG: manifest.created.isoformat(),
         "data_sha256": artifact.sha256,
         "git_revision": manifest.git_revision,
         "seed": str(manifest.seed),
@@ -213,7 +216,7 @@ def log_stage(log: PipelineLog, stage: str, *, artifact: ArtifactRef, params: Ma
     rows.append(StepMetrics(0, manifest.created, summary))
 
     def write(run: PipelineRun, client: Any) -> None:
-        if artifact.cached and (maker := _maker(run, client, stage=stage, key=artifact.key)):
+        if artifact.cached and (maker := _maker(run, client, tags=tags)):
             _describe(run, client, link=f"[{stage}]({replace(run, run_id=maker.info.run_id).page})")
             return
         run_id = _nested(run, stage, tags=tags, started=began)
@@ -240,13 +243,13 @@ def log_comparison(log: PipelineLog, comparison: ArtifactRef) -> None:
         client.set_tag(run.run_id, "verdict", headline[:LONGEST_TAG])
         # The registration sets it again, with its outcome.
         client.set_tag(run.run_id, "promoted", "false")
-        maker = _maker(run, client, stage=stage, key=comparison.key) if comparison.cached else None
+        tags = {"stage": stage, "store_key": comparison.key, CREATED_TAG: created.isoformat(), "chosen": chosen or ""}
+        maker = _maker(run, client, tags=tags) if comparison.cached else None
         holder = replace(run, run_id=maker.data.tags[PARENT_TAG]) if maker else run
         _describe(run, client, verdict=f"{headline} [Report]({holder.report_page})")
         if maker:
             return
         log_report(client, run.run_id, comparison)
-        tags = {"stage": stage, "store_key": comparison.key, "chosen": chosen or ""}
         nested = _nested(run, stage, tags=tags, started=created)
         write_values(client, nested, metrics=[StepMetrics(0, created, finite_numbers(compared))])
         client.set_terminated(nested)
@@ -283,9 +286,13 @@ def start_nested_run(run: PipelineRun, name: str, *, tags: Mapping[str, str]) ->
     return _nested(run, name, tags=tags)
 
 
-def _maker(run: PipelineRun, client: Any, *, stage: str, key: str) -> Any | None:
-    """Return the nested run that was logged when an artifact was made; `None` if MLflow has none."""
-    wanted = f"tags.stage = '{stage}' and tags.store_key = '{key}' and attributes.status = 'FINISHED'"
+def _maker(run: PipelineRun, client: Any, *, tags: Mapping[str, str]) -> Any | None:
+    """Return the nested run that was logged when an artifact was made; `None` if MLflow has none.
+
+    An artifact that was deleted and made again has the same key, and times of its own.
+    """
+    same = " and ".join(f"tags.{name} = '{tags[name]}'" for name in ("stage", "store_key", CREATED_TAG))
+    wanted = f"{same} and attributes.status = 'FINISHED'"
     found = client.search_runs([run.tracking.experiment_id], filter_string=wanted, max_results=1)
     return found[0] if found else None
 

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_server import free_port
 from tickerforge.tasks.base.errors import TrackingError
-from tickerforge.tasks.base.paths import Workspace
+from tickerforge.tasks.base.paths import MANIFEST_FILE, Workspace
 from tickerforge.tasks.models.training_log import read_metrics
 from tickerforge.tasks.outputs.evaluate import read_report
 from tickerforge.tasks.store.artifacts import ArtifactRef, read_manifest
@@ -149,6 +150,19 @@ def test_a_stage_from_the_store_that_mlflow_does_not_know_is_logged(
     (stage,) = children(run, run.run_id)
     assert (stage.info.run_name, stage.data.tags["store_key"]) == ("sft", "made elsewhere")
     assert description(run) == ""
+
+
+def test_a_stage_that_was_deleted_and_trained_again_is_logged_again(
+    log: PipelineLog, run: PipelineRun, made: Pieces, tmp_path: Path
+) -> None:
+    log_stage(log, "sft", artifact=just_made(made.sft), params={})
+    folder = shutil.copytree(made.sft.path, tmp_path / "again")
+    manifest = read_manifest(made.sft)
+    later = manifest.model_copy(update={"created": manifest.created + timedelta(hours=1)})
+    (folder / MANIFEST_FILE).write_text(later.model_dump_json(), encoding="utf-8")
+    log_stage(log, "sft", artifact=from_the_store(made.sft).model_copy(update={"path": folder}), params={})
+    ends = sorted(each.info.end_time for each in children(run, run.run_id))
+    assert ends[1] - ends[0] == 3600 * 1000
 
 
 def test_a_comparison_is_one_run_with_every_model_split_and_metric(
