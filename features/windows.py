@@ -1,4 +1,4 @@
-"""Windows: what is known at an origin, the features a prompt shows, and the prices that came after."""
+"""Windows: what is known at an origin, the features that a prompt shows, and the prices after it."""
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,8 @@ SMALLEST_SIGMA = 1e-8
 def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> pd.DataFrame:
     """Build every window of one ticker with its history, targets, split and features.
 
-    Left out are origins within the indicators' warm-up, windows that cross a border or lie in an embargo, and windows
-    whose prices have not moved. Only `target`, `target_dates`, `target_variance` and `split` depend on sessions after
+    Origins within the indicators' warm-up, windows that cross a border or lie in an embargo, and windows whose prices
+    have not moved are left out. Only `target`, `target_dates`, `target_variance` and `split` depend on sessions after
     the origin, and `train_mean` and `train_std`, which describe the whole train split.
 
     Args:
@@ -42,7 +42,7 @@ def build_windows(bars: pd.DataFrame, *, ticker: str, config: FeatureConfig) -> 
         config: Context, horizon, scope of the indicators, fractions of the splits.
 
     Returns:
-        One row per window, oldest origin first: `ticker`; `origin` (datetime64[s], last session known); `split`;
+        One row per window, oldest origin first, with `ticker`; `origin` (datetime64[s], last session known); `split`;
         `history` (USD adjusted close, array of shape `(context,)`, last is the price at the origin); `target` (USD,
         `(horizon,)`); `target_dates` (`(horizon,)`); `sigma` (daily log-return standard deviation over the
         `sigma_window` sessions up to the origin; with ``config.sigma = "har"`` that of `har_sigma`, and `sigma_60` has

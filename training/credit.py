@@ -46,7 +46,7 @@ def advantages(
             `training.rewards.session_distances`.
 
     Returns:
-        Shape `(groups, answers, horizon + 1)`: one per session, and last that of all other tokens, the mean over
+        Shape `(groups, answers, horizon + 1)` with one per session, and last that of all other tokens, the mean over
         sessions. All tokens of an invalid answer get that of the whole answer.
     """
     valid = np.isfinite(scores)
