@@ -124,7 +124,10 @@ def run_market(config: PipelineConfig, *, market: str, seed: int, until: Adapter
     stretch = FRESH_SESSIONS * math.ceil(config.features.horizon / FRESH_HORIZON)
     fresh = market_config(config, market=market, seed=0, sessions=stretch, shift=FRESH_SEED)
     asked = fresh.model_copy(
-        update={"evaluation": fresh.evaluation.model_copy(update={"max_windows": FRESH_WINDOWS}), "seed": seed}
+        update={
+            "evaluation": fresh.evaluation.model_copy(update={"max_windows": min(judged, FRESH_WINDOWS)}),
+            "seed": seed,
+        }
     )
     unseen = Steps(asked, store)
     fresh_windows = unseen.windows(unseen.bars())
