@@ -224,8 +224,8 @@ def thoughts_of(text: str) -> str:
 def parse(text: str, *, horizon: int) -> tuple[float, ...] | None:
     """Read the numbers of an answer in either style; `None` if the text is not exactly an answer.
 
-    Rejected: a missing or repeated tag, anything before `<think>` or after `</answer>`, another number of values than
-    `horizon`, labels that do not count from 1 to `horizon`, anything that is not a plain decimal number
+    These are rejected: a missing or repeated tag, anything before `<think>` or after `</answer>`, another number of
+    values than `horizon`, labels that do not count from 1 to `horizon`, anything that is not a plain decimal number
     (`nan`, `inf`, `1e5`, words), and values beyond ±1e6.
     """
     match = _ANSWER.fullmatch(text)
