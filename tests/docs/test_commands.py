@@ -24,6 +24,7 @@ from tickerforge.flows.settings.config import build_config
 from tickerforge.tasks.outputs.desk import keep_rows
 from tickerforge.tasks.prices.price_files import as_csv, keep
 from tickerforge.training.rewards import RewardTerm
+from tracking_environment import forget_tracking
 from web_server import Reply, web_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,8 +124,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reader(place: Path, monkeypatch: pytest.MonkeyPatch, quiet_logging: None) -> Path:
     monkeypatch.chdir(place)
     monkeypatch.setenv("TICKERFORGE_HOME", str(place / "home"))
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-        monkeypatch.delenv(name, raising=False)
+    forget_tracking(monkeypatch)
     return place
 
 
