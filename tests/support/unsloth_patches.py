@@ -1,6 +1,7 @@
 """A program that trains the tiny model by TRL's trainers, as they are or as Unsloth patches them for a GPU.
 
-`python unsloth_patches.py trl|unsloth BASE OUT` writes the steps' metrics and the effective arguments into a folder.
+`python unsloth_patches.py trl|unsloth BASE OUT` writes the steps' metrics and the effective arguments into a folder,
+with `unsloth` also the error of our backend on a GPU on which Unsloth does without vLLM.
 
 Unsloth patches trl on import, if torch reports a GPU. So torch claims one during that import, and no longer. What runs
 then is Unsloth's trainer and its loss on a stock model, on the CPU; its kernels and its model loader do not run.
@@ -54,7 +55,7 @@ ANSWERS = {
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[None]:
+def pretended_gpu(**changes: object) -> Iterator[None]:
     os.environ |= {"UNSLOTH_COMPILE_DISABLE": "1", "TORCHDYNAMO_DISABLE": "1", "TRITON_INTERPRET": "1"}
     for name in ("_cuda_getCurrentRawStream", "_cuda_getDevice"):
         if not hasattr(torch._C, name):
@@ -63,12 +64,38 @@ def pretended_gpu() -> Iterator[None]:
     # Unsloth would load the libraries of an installed vLLM, which are none for this GPU.
     sys.modules["vllm"] = None  # type: ignore[assignment]
     with mock.patch.multiple(
-        torch.cuda, **{name: lambda *_, answer=answer, **__: answer for name, answer in ANSWERS.items()}
+        torch.cuda, **{name: lambda *_, answer=answer, **__: answer for name, answer in (ANSWERS | changes).items()}
     ):
         yield
 
 
-def train(base: str, out: Path) -> None:
+def refusal_without_vllm(base: str, out: Path) -> str:
+    """Start GRPO by our backend on a GPU too old for vLLM; Unsloth's loader then patches the model's classes."""
+    import unsloth
+    import unsloth.models.llama as loaded
+
+    from tickerforge.training.backends import unsloth_
+    from tickerforge.training.backends.base import TrainingJob
+    from tickerforge.training.config import TrainingConfig
+    from tickerforge.training.errors import BackendUnavailable
+
+    config = TrainingConfig(model="local", load_in_4bit=False)
+    load = unsloth.FastLanguageModel.from_pretrained
+    here = {"device_map": {"": "cpu"}, "use_gradient_checkpointing": False}
+    with (
+        pretended_gpu(get_device_capability=(6, 0)),
+        mock.patch.object(loaded, "get_current_device", return_value="cpu"),
+        mock.patch.object(unsloth_, "gpu_name", return_value="P100"),
+        mock.patch.object(unsloth.FastLanguageModel, "from_pretrained", lambda **given: load(**given, **here)),
+    ):
+        try:
+            unsloth_.UnslothBackend().train_grpo([], job=TrainingJob("grpo_1st", base, None, config, out, 0))
+        except BackendUnavailable as error:
+            return str(error)
+    return ""
+
+
+def train(base: str, out: Path) -> dict[str, object]:
     from tickerforge.features.config import FeatureConfig, SyntheticConfig
     from tickerforge.features.synthetic import market
     from tickerforge.features.windows import build_windows
@@ -111,8 +138,7 @@ def train(base: str, out: Path) -> None:
     model.for_inference = lambda **_: model.eval()
     trl_.grpo(model, load_tokenizer(base, trust_remote_code=False), examples, job=job)
     arguments = {name: repr(value) for name, value in vars(made[0]).items() if not name.startswith("_")}
-    facts = {"patched": horizon_credit.PATCHED_BY_UNSLOTH, "arguments": arguments}
-    (out / "facts.json").write_text(json.dumps(facts))
+    return {"patched": horizon_credit.PATCHED_BY_UNSLOTH, "arguments": arguments}
 
 
 if __name__ == "__main__":
@@ -121,4 +147,7 @@ if __name__ == "__main__":
     if trainers == "unsloth":
         with pretended_gpu():
             import unsloth  # noqa: F401
-    train(base, Path(out))
+    facts = train(base, Path(out))
+    if trainers == "unsloth":
+        facts["refusal"] = refusal_without_vllm(base, Path(out))
+    (Path(out) / "facts.json").write_text(json.dumps(facts))

@@ -24,12 +24,22 @@ class UnslothBackend:
     name = "unsloth"
 
     def train_grpo(self, examples: Sequence[Example], *, job: TrainingJob) -> dict[str, float]:
-        """Train by GRPO; a vLLM engine that shares the model's weights draws the answers. See `Backend.train_grpo`."""
-        model, tokenizer = _load(job, fast_inference=gpu_name() is not None)
+        """Train by GRPO; a vLLM engine that shares the model's weights draws the answers. See `Backend.train_grpo`.
+
+        Raises:
+            BackendUnavailable: Unsloth loads the model without vLLM, which it does on some GPUs and for some models.
+        """
+        on_gpu = gpu_name() is not None
+        model, tokenizer = _load(job, fast_inference=on_gpu)
+        if on_gpu and not hasattr(model, "vllm_engine"):
+            # `sampling.sample` fails on Unsloth's model, whose cache and attention mask are others.
+            raise BackendUnavailable(
+                "unsloth cannot draw GRPO's answers by vLLM here: its vLLM needs a GPU of compute capability 7.0 or "
+                "higher that is no DGX Spark, and a model type that it supports. Use --backend transformers"
+            )
         from tickerforge.training.backends import trl_
 
-        # Unsloth runs without vLLM, with a message, if it does not fit on the GPU. TRL must generate then.
-        engine = {"use_vllm": True, "vllm_mode": "colocate"} if hasattr(model, "vllm_engine") else {}
+        engine = {"use_vllm": True, "vllm_mode": "colocate"} if on_gpu else {}
         return trl_.grpo(model, tokenizer, examples, job=replace(job, engine_arguments=engine))
 
     def train_sft(self, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
@@ -61,6 +71,8 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
             max_seq_length=context,
             # On a CPU, TRL would train and save the adapter of a quantised model in bfloat16.
             load_in_4bit=config.load_in_4bit and gpu_name() is not None,
+            # Otherwise in bfloat16 on a processor that has it, unlike the transformers backend.
+            dtype="float32" if gpu_name() is None else None,
             # Otherwise Unsloth loads a quantised copy from another repository, and the adapter names that as its base.
             use_exact_model_name=True,
             fast_inference=fast_inference,
@@ -69,7 +81,7 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
             trust_remote_code=config.trust_remote_code,
             random_state=job.seed,
         )
-    except (OSError, ValueError, NotImplementedError) as error:
+    except (OSError, ValueError, NotImplementedError, ImportError) as error:
         raise BaseModelError(f"unsloth cannot load the base model {job.base_model!r}: {error}") from error
     if tokenizer.chat_template is None:
         raise BaseModelError(f"{job.base_model} has no chat template: choose an instruction-tuned model")

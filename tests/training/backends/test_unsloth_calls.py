@@ -7,11 +7,12 @@ import pytest
 import torch
 from trl import GRPOConfig
 
+from tickerforge.training.backends import unsloth_
 from tickerforge.training.backends.base import TrainingJob
 from tickerforge.training.backends.horizon_credit import align_with_unsloth
 from tickerforge.training.backends.trl_ import LIKE_TRL, _common_arguments, check_kept
 from tickerforge.training.config import TrainingConfig
-from tickerforge.training.errors import TrainingError
+from tickerforge.training.errors import BackendUnavailable, TrainingError
 
 PAD = 0
 
@@ -32,6 +33,14 @@ def test_a_configuration_that_changes_an_argument_is_refused() -> None:
     check_kept(SimpleNamespace(**given), given)
     with pytest.raises(TrainingError, match="scale_rewards = 'group' by scale_rewards = 'none'"):
         check_kept(SimpleNamespace(scale_rewards="none", loss_type="dr_grpo"), given)
+
+
+def test_grpo_is_refused_if_unsloth_gives_up_vllm_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unsloth_, "gpu_name", lambda: "P100")
+    monkeypatch.setattr(unsloth_, "_load", lambda job, **_: (SimpleNamespace(), SimpleNamespace()))
+    job = TrainingJob("grpo_1st", "base", None, TrainingConfig(), tmp_path, 0)
+    with pytest.raises(BackendUnavailable, match=r"vLLM.*--backend transformers"):
+        unsloth_.UnslothBackend().train_grpo([], job=job)
 
 
 def as_unsloth_has_them(prompts: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
