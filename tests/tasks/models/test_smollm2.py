@@ -15,10 +15,9 @@ from tickerforge.tasks.outputs.evaluate import forecast_model
 from tickerforge.tasks.prices.market_data import SyntheticSource, fetch_bars
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.windows.preprocess import store_windows
+from tickerforge.training.backends import release_models, why_not
 from tickerforge.training.credit import tokens_of_values
 from trained_pieces import shared_store
-
-pytestmark = pytest.mark.nightly
 
 SETTINGS = {
     "training.model": "smollm2",
@@ -56,6 +55,7 @@ def losses(ref: ArtifactRef) -> list[float]:
     return [json.loads(line)["loss"] for line in (ref.path / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.nightly
 def test_its_tokens_of_a_value_are_its_sign_its_digits_and_its_end(base: BaseModelRef) -> None:
     from transformers import AutoTokenizer
 
@@ -67,6 +67,7 @@ def test_its_tokens_of_a_value_are_its_sign_its_digits_and_its_end(base: BaseMod
     assert owned == [":-9 ", ":12 ", ":300</"]
 
 
+@pytest.mark.nightly
 def test_it_goes_through_priming_and_every_stage(base: BaseModelRef, tmp_path: Path) -> None:
     store, training = Store(tmp_path), CONFIG.training
     bars = fetch_bars.fn(SyntheticSource(config=CONFIG.synthetic), "DEMO", store=store)
@@ -90,3 +91,28 @@ def test_it_goes_through_priming_and_every_stage(base: BaseModelRef, tmp_path: P
     forecasts = forecast_model.fn(windows, base, model="sft", adapter=tuned, evaluation=CONFIG.evaluation, **asked)
     found = read_frame(forecasts.path / "forecasts.parquet")
     assert (found["n_valid"] == 2).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    why_not("unsloth") is not None or why_not("vllm") is not None,
+    reason=f"cannot run here: {why_not('unsloth') or why_not('vllm')}",
+)
+def test_unsloth_trains_it_and_vllm_draws_its_answers(base: BaseModelRef, tmp_path: Path) -> None:
+    from tickerforge.training.backends import vllm_
+
+    store = Store(tmp_path)
+    changes = {"backend": "unsloth", "gpu_memory_utilization": 0.1, "load_in_4bit": False, "max_seq_length": 512}
+    training = CONFIG.training.model_copy(update=changes)
+    bars = fetch_bars.fn(SyntheticSource(config=CONFIG.synthetic), "DEMO", store=store)
+    windows = store_windows.fn(bars, config=FEATURES, store=store)
+    common = {"config": training, "seed": 0, "store": store}
+    asked = {"features": FEATURES, **common}
+    first = train_grpo.fn(windows, base, stage="grpo_1st", adapter=None, **asked)
+    assert losses(first)
+    accepted = sample_answers.fn(windows, base, adapter=first, **asked)
+    assert vllm_._engine._kept
+    assert accepted.meta["accepted"] == 2
+    tuned = train_sft.fn(accepted, base, adapter=first, **common)
+    assert losses(tuned)
+    release_models()
