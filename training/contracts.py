@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tickerforge.features.prompts import Chat
+if TYPE_CHECKING:
+    from tickerforge.features.prompts import Chat
 
 METRICS_FILE = "metrics.jsonl"
 SFT_DATA_FILE = "sft_data.parquet"
@@ -31,7 +33,7 @@ class Example:
     window_id: str
     ticker: str
     origin: date
-    prompt: Chat
+    prompt: "Chat"
     target: tuple[float, ...]
     last_close: float = 0.0
 

@@ -34,7 +34,6 @@ ISSUED_LEVELS = tuple(level / 20 for level in range(1, 20))
 """Levels of the quantiles of an issued forecast: 5 % to 95 %."""
 
 FORECAST_COLUMNS = ("ticker", "origin", "split", "model", "median", "samples", "n_samples", "n_valid")
-REPORT_FILE = "report.html"
 Loss = Literal["scaled_mse", "crps"]
 """What a test compares: the squared error of the median, or the score of the whole distribution."""
 DECIDING_METRIC: Loss = "crps"

@@ -18,7 +18,6 @@ from tickerforge.evaluation.core.contracts import (
     AFTER,
     BASE,
     RANDOM_WALK,
-    REPORT_FILE,
     SCORED_SPLITS,
     EvalReport,
     ScoredSplit,
@@ -26,6 +25,7 @@ from tickerforge.evaluation.core.contracts import (
 )
 from tickerforge.evaluation.core.labels import METRICS, MODEL_DEFINITIONS, model_label
 from tickerforge.evaluation.core.panels import Answers, answers_of, judged_part, session_calendar, truth_of
+from tickerforge.evaluation.report.files import FIGURES_FOLDER, MARKDOWN_FILE, NUMBERS_FILE, REPORT_FILE
 from tickerforge.evaluation.report.forecast_plots import forecast_panels, price_series
 from tickerforge.evaluation.report.score_plots import (
     calibration_plot,
@@ -68,8 +68,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = "report.html.j2"
-MARKDOWN_FILE, NUMBERS_FILE = "report.md", "metrics.parquet"
-FIGURES_FOLDER = "figures"
 _COLOURS = 256
 _PICTURE_ID, _PNG = "picture-", "data:image/png;base64,"
 """The id of a picture in the page, before its name, and what its data begin with."""

@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tickerforge.evaluation.core.contracts import REPORT_FILE as REPORT_FILE
+from tickerforge.evaluation.report.files import REPORT_FILE as REPORT_FILE
 from tickerforge.features.prices.tickers import validate_ticker
 from tickerforge.features.stages import ADAPTERS, stage_named
 from tickerforge.tasks.base.errors import StoreError

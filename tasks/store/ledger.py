@@ -8,7 +8,7 @@ from pydantic import AwareDatetime
 
 from tickerforge.features.config import FrozenModel
 from tickerforge.tasks.base.errors import StoreError
-from tickerforge.tasks.store.records import create_record, list_records, read_record, record_bytes
+from tickerforge.tasks.store.records import create_record, list_records, parse_record, record_bytes
 
 _LEDGER = "ledger"
 _ATTEMPTS = 100
@@ -71,7 +71,7 @@ def seal(names: Iterable[str], *, kinds: Sequence[str], at: datetime, since: dat
             wanted = list(dict.fromkeys([*wanted, *existing]))
         last = _read(numbers[-1]) if numbers else None
         head = Head(number=last[0].number, sha256=last[1]) if last else None
-        new = _without_sealed(wanted, numbers, since=since)
+        new = _without_sealed(wanted, numbers, latest=last[0], since=since) if last else wanted
         if not new:
             return head
         block = Block(
@@ -159,12 +159,12 @@ def check(*, kinds: Sequence[str], known: str = "") -> Checked:
     )
 
 
-def _without_sealed(names: list[str], numbers: Sequence[str], *, since: datetime) -> list[str]:
+def _without_sealed(names: list[str], numbers: Sequence[str], *, latest: Block, since: datetime) -> list[str]:
     left = dict.fromkeys(names)
     for number in reversed(numbers):
         if not left:
             break
-        block = _read(number)[0]
+        block = latest if number == numbers[-1] else _read(number)[0]
         if block.written_at < since:
             break
         for name in block.entries:
@@ -173,10 +173,11 @@ def _without_sealed(names: list[str], numbers: Sequence[str], *, since: datetime
 
 
 def _read(number: str) -> tuple[Block, str]:
-    block, content = read_record(_LEDGER, number, Block), record_bytes(f"{_LEDGER}/{number}")
-    if block is None or content is None:
+    name = f"{_LEDGER}/{number}"
+    content = record_bytes(name)
+    if content is None:
         raise StoreError(f"block {number} of the ledger of records is gone: restore it from a backup")
-    return block, hashlib.sha256(content).hexdigest()
+    return parse_record(name, content, Block), hashlib.sha256(content).hexdigest()
 
 
 def _digest(name: str) -> str:

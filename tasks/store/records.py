@@ -39,16 +39,22 @@ def read_record(kind: str, name: str, model: type[Document]) -> Document | None:
         ValueError: If kind or name are not valid, see `write_record`.
         StoreError: If the document does not fit `model`, or cannot be read.
     """
-    path = _path(kind, name)
-    content = _files().read(path)
-    if content is None:
-        return None
+    content = _files().read(_path(kind, name))
+    return None if content is None else parse_record(f"{kind}/{name}", content, model)
+
+
+def parse_record(path: str, content: bytes, model: type[Document]) -> Document:
+    """Return the document that the content of a record, `{kind}/{name}`, describes.
+
+    Raises:
+        StoreError: If the document does not fit `model`.
+    """
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
         raise StoreError(
-            f"the record {path} cannot be read as {model.__name__}; another version of TickerForge may have written "
-            f"it: {error}"
+            f"the record records/{path}{SUFFIX} cannot be read as {model.__name__}; another version of TickerForge may "
+            f"have written it: {error}"
         ) from error
 
 

@@ -1,4 +1,5 @@
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,11 @@ def test_a_home_of_the_former_layout_is_refused_with_the_commands_that_move_it(
     # The addresses in MLflow's database are absolute and stay valid.
     assert (root / "mlartifacts" / "weights").read_text() == "weights"
     assert (workspace.mlflow_artifacts / "weights").is_file()
+
+
+def test_the_names_of_files_cost_a_command_no_large_library() -> None:
+    code = (
+        "import sys, tickerforge.tasks.base.paths; print({'numpy', 'pandas', 'pyarrow', 'prefect'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tickerforge.features.config import FrozenModel
+from tickerforge.tasks.store import ledger
 from tickerforge.tasks.store.ledger import Head, check, head, seal
-from tickerforge.tasks.store.records import write_record
+from tickerforge.tasks.store.records import record_bytes, write_record
 
 NOW = datetime(2026, 11, 20, 22, tzinfo=UTC)
 KINDS = ("forecasts",)
@@ -110,3 +111,17 @@ def test_runs_that_append_at_the_same_time_keep_one_chain() -> None:
         ends = list(pool.map(lambda number: sealed(f"T{number}/1"), range(8)))
     assert sorted(end.number for end in ends) == list(range(2, 10))
     assert faults() == ()
+
+
+def test_a_block_is_read_once_per_append(monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in range(3):
+        sealed(f"A/{day}", at=NOW + timedelta(days=day))
+    read: list[str] = []
+
+    def counted(path: str) -> bytes | None:
+        read.append(path)
+        return record_bytes(path)
+
+    monkeypatch.setattr(ledger, "record_bytes", counted)
+    sealed("A/3", at=NOW + timedelta(days=3))
+    assert read == ["ledger/00000003", "forecasts/A/3", "ledger/00000004"]
