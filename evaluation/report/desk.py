@@ -34,6 +34,7 @@ class DeskRow(FrozenModel):
     `challenger` is the median of the challenger beside a free forecast. Of the `scored` forecasts with quantiles,
     `crps_skill` is the gain over the random walk, and `live` says it in words. `flags` name what to look at, and
     `watch` explains them. `outcome` of the last training is `promoted`, `kept` or `failed`, and `verdict` its reason.
+    `basis` is a hash of what the last night depended on, and `trained_on` that of the last training.
     """
 
     ticker: str
@@ -65,6 +66,8 @@ class DeskRow(FrozenModel):
     verdict: str = ""
     judged_at: AwareDatetime | None = None
     report: str = ""
+    basis: str = ""
+    trained_on: str = ""
 
     @property
     def issued_by(self) -> str:

@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from tickerforge.evaluation.report.desk import FAILED, KEPT, PROMOTED, DeskRow
 from tickerforge.features.config import FrozenModel, UpdateSource
 from tickerforge.flows.errors import NightFailed, StageFailed
 from tickerforge.flows.night.alerts import night_message
+from tickerforge.flows.night.basis import basis_of, registered_versions
 from tickerforge.flows.night.batches import BatchAnswer, ForecastJob, TickerJob, TickerStages
 from tickerforge.flows.night.desk import (
     forecast_cells,
@@ -37,9 +39,10 @@ from tickerforge.flows.settings import form
 from tickerforge.flows.settings.choices import Retrain
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import Exchange, Tickers, due, skipped, stocks_of, with_stock
-from tickerforge.flows.train.champions import current_champion, warm_start
+from tickerforge.flows.train.champions import warm_start
 from tickerforge.flows.train.pipeline import PipelineResult, PreparedTicker, train
 from tickerforge.flows.train.steps import Steps
+from tickerforge.tasks.base.errors import TrackingError
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.models.forecasting import too_few_valid
 from tickerforge.tasks.outputs.alerts import send_alert
@@ -63,6 +66,7 @@ BatchSize = Annotated[
 
 
 ERROR_DRIFT = "error drift"
+STALE, NOT_UPDATED = "stale", "not updated"
 # A night may begin some hours earlier than that of the week before.
 _ABOUT_A_WEEK = timedelta(days=6, hours=12)
 SHORT = 120
@@ -74,23 +78,49 @@ class Prepared(PreparedTicker):
 
     Attributes:
         config: Its settings.
+        last: The last session of its prices.
         stale: Number of sessions missing at the end of its prices.
         not_updated: Why its prices could not be updated; empty if they were.
+        basis: From `flows.night.basis.basis_of`.
+        unchanged: Whether the night before had the same basis.
     """
 
     config: PipelineConfig
+    last: date
     stale: int = 0
     not_updated: str = ""
+    basis: str = ""
+    unchanged: bool = False
+
+    @cached_property
+    def drift(self) -> InputDrift:
+        """The drift of the model's input: the latest windows against the train split."""
+        frame = read_windows(self.windows)
+        return input_drift(frame[frame["split"] == "train"], frame.sort_values("origin").tail(RECENT_WINDOWS))
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """A sentence on each fault of the end of the prices, by the name of its flag."""
+        found = {}
+        if self.stale:
+            found[STALE] = f"The prices end on {self.last} and lack {self.stale} sessions."
+        if self.not_updated:
+            found[NOT_UPDATED] = f"The prices end on {self.last}, as they could not be updated ({self.not_updated})."
+        return found
 
 
 class TickerNight(FrozenModel):
     """The outcome of the night for one ticker; `failure` says why it did not finish.
 
-    `desk` is its row on the desk, and `scored` are the records of forecasts' outcomes that the night wrote.
+    `desk` is its row on the desk, and `scored` are the records of forecasts' outcomes that the night wrote. `judged`
+    says that it trained or failed in this night: otherwise the verdict is the former one. An `unchanged` ticker kept
+    its forecast, too.
     """
 
     stock: str
     desk: DeskRow
+    judged: bool = False
+    unchanged: bool = False
     promoted: bool = False
     version: str = ""
     seconds: float = 0.0
@@ -102,7 +132,7 @@ class TickerNight(FrozenModel):
         return {
             "Stock": self.stock,
             **forecast_cells(self.desk),
-            "Outcome": self.desk.outcome,
+            "Outcome": self.desk.outcome if self.judged else _former(self.desk),
             "Watch": ", ".join(self.desk.flags),
             "Live skill": live_cell(self.desk),
             "Why": shorten(self.failure or self.desk.verdict, SHORT),
@@ -113,6 +143,10 @@ class Night(FrozenModel):
     """One entry per ticker, in the order of the request."""
 
     tickers: tuple[TickerNight, ...]
+
+
+def _former(row: DeskRow) -> str:
+    return f"{row.outcome} on {row.judged_at:%Y-%m-%d}" if row.judged_at else row.outcome
 
 
 def _alert(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State") -> None:
@@ -143,7 +177,8 @@ def nightly(
 
     `retrain` says which tickers train: all of them; those whose input or live error drifts; or those whose last
     training is a week old. A ticker that never trained, or whose last training failed, always does. All of them get a
-    forecast.
+    forecast. A ticker whose prices, settings, code and registered versions are those of its last night keeps what it
+    has.
 
     Raises:
         ConfigError: If the fields are not a configuration.
@@ -160,6 +195,9 @@ def nightly(
     tonight = {stock: ready for stock, ready in prepared.items() if trains_tonight(ready, retrain)}
     if idle := len(prepared) - len(tonight):
         logger.info("%d of %d tickers keep their adapters tonight (retrain = %s)", idle, len(names), retrain)
+    same = {stock for stock, ready in prepared.items() if ready.unchanged and stock not in tonight}
+    if same:
+        logger.info("%d of %d tickers have not changed since their last night", len(same), len(names))
     trained = train_elsewhere(list(tonight.values()), size=batch_size) if heavy_stages == GPU_POOL else {}
     results: dict[str, PipelineResult] = {}
     seconds: dict[str, float] = {}
@@ -172,12 +210,14 @@ def nightly(
             failures[stock] = in_words(error)
         seconds[stock] = time.monotonic() - started
         logger.info("%d of %d tickers are done (%s)", place, len(names), stock)
-    jobs = [ForecastJob(config=ready.config, bars=ready.bars) for ready in prepared.values()]
+    jobs = [ForecastJob(config=ready.config, bars=ready.bars) for stock, ready in prepared.items() if stock not in same]
     forecasts = {each.stock: each for each in forecast_and_issue(jobs, heavy_stages=heavy_stages, exchange=exchange)}
     failures = {stock: each.note for stock, each in forecasts.items() if each.failed} | failures
     night = Night(
         tickers=tuple(
-            ticker_night(
+            unchanged_night(prepared[stock])
+            if stock in same
+            else ticker_night(
                 stock,
                 ready=prepared.get(stock),
                 result=results.get(stock),
@@ -214,31 +254,37 @@ def prepare_ticker(config: PipelineConfig, stock: str, *, exchange: str | None) 
     bars = steps.bars()
     windows = steps.windows(bars)
     dates = read_bars(bars)["date"]
+    last = dates.iloc[-1].date()
     calendar = calendar_of(stock, dates, exchange=exchange or own.quality.exchange)
+    versions = registered_versions(stock)
+    basis = basis_of(own, bars=bars, windows=windows, versions=versions)
+    former, champion = read_row(stock), versions[stock].get(CHAMPION)
     return Prepared(
         config=own,
         bars=bars,
         windows=windows,
-        start=warm_start(own, windows=windows),
-        champion=current_champion(stock),
-        stale=stale_by(dates.iloc[-1].date(), due(), exchange=calendar) if calendar else 0,
+        start=warm_start(own, windows=windows) if former is None or former.trained_on != basis else None,
+        champion=RegisteredAdapter(ticker=stock, version=int(champion)) if champion else None,
+        last=last,
+        stale=stale_by(last, due(), exchange=calendar) if calendar else 0,
         not_updated=not_updated,
+        basis=basis,
+        unchanged=former is not None and former.basis == basis,
     )
 
 
 def trains_tonight(ready: Prepared, retrain: Retrain) -> bool:
     """Return whether a ticker trains in a night with this setting; see `nightly`."""
     former = read_row(ready.config.stock)
-    if retrain == "always" or former is None or former.judged_at is None or former.outcome == FAILED:
+    if former is None or former.judged_at is None or former.outcome == FAILED:
+        return True
+    if ready.basis and former.trained_on == ready.basis:
+        return False
+    if retrain == "always":
         return True
     if retrain == "weekly":
         return datetime.now(UTC) - former.judged_at > _ABOUT_A_WEEK
-    return ERROR_DRIFT in former.flags or _input_drift(ready).drifted
-
-
-def _input_drift(ready: Prepared) -> InputDrift:
-    frame = read_windows(ready.windows)
-    return input_drift(frame[frame["split"] == "train"], frame.sort_values("origin").tail(RECENT_WINDOWS))
+    return ERROR_DRIFT in former.flags or ready.drift.drifted
 
 
 def train_elsewhere(prepared: Sequence[Prepared], *, size: int) -> dict[str, TickerStages]:
@@ -292,17 +338,12 @@ def ticker_night(
     seconds: float,
 ) -> TickerNight:
     """Make one ticker's entry: verdict, forecast, score of earlier forecasts, and warnings by the name of a flag."""
-    warnings: dict[str, str] = {}
+    warnings = ready.warnings if ready is not None else {}
     watched: Watched | None = None
     bars = read_bars(ready.bars) if ready is not None else None
     registered = result.registered if result else None
     promoted = registered is not None and CHAMPION in registered.aliases
     if ready is not None and bars is not None:
-        last = bars["date"].iloc[-1].date()
-        if ready.stale:
-            warnings["stale"] = f"The prices end on {last} and lack {ready.stale} sessions."
-        if ready.not_updated:
-            warnings["not updated"] = f"The prices end on {last}, as they could not be updated ({ready.not_updated})."
         try:
             champion = ready.champion
             if promoted and registered is not None:
@@ -317,25 +358,54 @@ def ticker_night(
         warnings["no band"] = f"Forecast: {problem}."
     if failure:
         warnings = {FAILED: failure} | warnings
-    judged: dict[str, object] = {"flags": tuple(warnings), "watch": tuple(warnings.values())}
+    found: dict[str, object] = {"flags": tuple(warnings), "watch": tuple(warnings.values()), "basis": ""}
+    if ready is not None and not failure:
+        found["basis"] = _basis_after(ready) if registered else ready.basis
     # Without training, the former verdict stands.
-    if result is not None or failure:
-        judged |= {
+    judged = result is not None or bool(failure)
+    if judged:
+        found |= {
             "outcome": FAILED if failure else PROMOTED if promoted else KEPT,
             "verdict": result.verdict.headline if result else "",
             "judged_at": datetime.now(UTC),
             "report": (result.page or result.report_path.resolve().as_uri()) if result else "",
+            "trained_on": found["basis"],
         }
     live = live_part(watched.live) if watched else {}
     return TickerNight(
         stock=stock,
-        desk=forecast_part(stock, forecast, bars=bars).model_copy(update=judged | live),
+        desk=forecast_part(stock, forecast, bars=bars).model_copy(update=found | live),
+        judged=judged,
         promoted=promoted,
         version=registered.version if registered else "",
         seconds=seconds,
         failure=failure,
         scored=watched.scored if watched else (),
     )
+
+
+def unchanged_night(ready: Prepared) -> TickerNight:
+    """Make the entry of a ticker that has not changed: its former row, with what is known now of the end of its prices.
+
+    Raises:
+        StoreError: If the row cannot be read.
+    """
+    stock = ready.config.stock
+    row = read_row(stock) or DeskRow(ticker=stock)
+    former = dict(zip(row.flags, row.watch, strict=True))
+    warnings = ready.warnings | {flag: text for flag, text in former.items() if flag not in (STALE, NOT_UPDATED)}
+    desk = row.model_copy(update={"flags": tuple(warnings), "watch": tuple(warnings.values())})
+    return TickerNight(stock=stock, desk=desk, unchanged=True)
+
+
+def _basis_after(ready: Prepared) -> str:
+    """Return the basis of a ticker now that an adapter was registered; empty if MLflow does not answer."""
+    try:
+        versions = registered_versions(ready.config.stock)
+    except TrackingError as error:
+        logger.warning("the next night makes %s again: %s", ready.config.stock, error)
+        return ""
+    return basis_of(ready.config, bars=ready.bars, windows=ready.windows, versions=versions)
 
 
 class Watched(NamedTuple):
@@ -354,9 +424,8 @@ def watch(ready: Prepared, *, champion: RegisteredAdapter | None, bars: pd.DataF
     stock = ready.config.stock
     scores = score_issued(stock, bars)
     scored = record_outcomes(scores, at=datetime.now(UTC))
-    drift = _input_drift(ready)
     error = live_error_drift(scores, version=champion.version) if champion else None
-    found = {"input drift": drift, ERROR_DRIFT: error}
+    found = {"input drift": ready.drift, ERROR_DRIFT: error}
     drifts = {name: each.text for name, each in found.items() if each is not None and each.drifted}
     return Watched(scores, drifts, scored)
 
@@ -377,9 +446,12 @@ def finish(night: Night) -> None:
     ordered = sorted(night.tickers, key=lambda each: (not each.failure, not each.promoted, each.stock))
     desk = publish_desk([each.desk for each in night.tickers], at=now)
     for each in ordered:
-        publish_stock(each.desk, version=each.version, seconds=each.seconds)
+        if not each.unchanged:
+            publish_stock(each.desk, version=each.version, seconds=each.seconds)
     publish_table("night", [each.row() for each in ordered], description=f"{summary} [The desk: all tickers]({desk})")
     logger.info("%s", summary)
-    send_alert(*night_message([each.desk for each in ordered], address=desk))
+    # A former verdict is not news.
+    news = [each.desk if each.judged else each.desk.model_copy(update={"outcome": ""}) for each in ordered]
+    send_alert(*night_message(news, address=desk))
     if failed:
         raise NightFailed("\n".join([summary, *(f"{each.stock}: {each.failure}" for each in failed)]))

@@ -118,8 +118,15 @@ def all_versions(tracking: Tracking, name: str) -> list[Any]:
 
 def aliases_of(tracking: Tracking, name: str) -> dict[str, str]:
     """Return the versions by alias; raises MLflow's errors."""
-    found = client_of(tracking).search_registered_models(filter_string=f"name = '{name}'")
-    return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client_of(tracking).get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+    return {alias: str(version) for alias, version in found.aliases.items()}
 
 
 def _what_there_is(client: Any, name: str, alias: str) -> str:

@@ -1,7 +1,9 @@
 """Base models, tokenizers and adapters: how they are loaded, and the checks before that."""
 
+import gc
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,17 @@ def quieten() -> None:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+
+
+@cache
+def leave_libraries_alone() -> None:
+    """Let no garbage collection look at what is there now; call it after the imports, before the first model.
+
+    Each change of a model is a full collection. Of the objects of imported libraries alone, it takes a few tenths of a
+    second, about as long as a small model takes for a forecast.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def load_tokenizer(base_model: str, *, trust_remote_code: bool) -> Any:
@@ -58,6 +71,7 @@ def load_base(base_model: str, *, trust_remote_code: bool, dtype: str = "auto") 
     from transformers import AutoModelForCausalLM
 
     quieten()
+    leave_libraries_alone()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             base_model, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True

@@ -16,7 +16,15 @@ from tickerforge.features.config import QualityConfig, SyntheticConfig
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.synthetic import market
 from tickerforge.flows.errors import NightFailed
-from tickerforge.flows.night.nightly import Prepared, nightly, prepare_ticker, ticker_night, trains_tonight
+from tickerforge.flows.night.basis import basis_of
+from tickerforge.flows.night.nightly import (
+    Prepared,
+    nightly,
+    prepare_ticker,
+    ticker_night,
+    trains_tonight,
+    unchanged_night,
+)
 from tickerforge.flows.settings.config import PipelineConfig, with_overrides
 from tickerforge.tasks.base.disk import tree_hashes
 from tickerforge.tasks.base.paths import Workspace
@@ -25,7 +33,7 @@ from tickerforge.tasks.outputs.live import check_record
 from tickerforge.tasks.prices.market_data import FolderSource, fetch_bars
 from tickerforge.tasks.prices.price_files import keep
 from tickerforge.tasks.prices.sessions import sessions_between
-from tickerforge.tasks.store.artifacts import Store
+from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.tracking.client import client_of, connect
 from tickerforge.tasks.windows.preprocess import store_windows
 from tiny_pipeline import tiny_config
@@ -129,11 +137,15 @@ def test_prices_are_updated_first_and_whoever_fails_leaves_the_others_alone_and_
         models = working_folder / "models"
         assert {path.name for path in (models / "tiny").iterdir()} == {"FRESH", "LAGS"}
 
-        before = tree_hashes(models)
+        before, runs = tree_hashes(models), set(Path("results").iterdir())
         again = nightly(config, tickers=("FRESH", "FRESH"))
-        assert [each.stock for each in again.tickers] == ["FRESH"]
+        assert [(each.stock, each.unchanged) for each in again.tickers] == [("FRESH", True)]
         assert tree_hashes(models) == before
-        assert [row["Stock"] for row in night_table()] == ["FRESH"]
+        (row,) = night_table()
+        assert row == table["FRESH"] | {"Outcome": f"kept on {datetime.now(UTC):%Y-%m-%d}"}
+        seeded = nightly(with_overrides(config, ["seed=1"]), tickers=("LAGS",))
+        assert [(each.unchanged, each.judged) for each in seeded.tickers] == [(False, True)]
+        assert {folder.name[:5] for folder in set(Path("results").iterdir()) - runs} == {"LAGS_"}
 
         with pytest.raises(NightFailed, match="NOPE: MarketDataError: NOPE: Yahoo"):
             nightly(config, tickers=("NOPE",))
@@ -153,7 +165,7 @@ def test_a_ticker_trains_by_its_last_training_and_its_drift(working_folder: Path
         config = PipelineConfig(stock=stock, data=folder)
         made = fetch_bars.fn(FolderSource(folder=folder), stock, store=store, quality=QualityConfig(jumps="accept"))
         windows = store_windows.fn(made, config=config.features, store=store)
-        ready[stock] = Prepared(config=config, bars=made, windows=windows)
+        ready[stock] = Prepared(config=config, bars=made, windows=windows, last=prices["date"].iloc[-1].date())
     assert trains_tonight(ready["CALM"], "drift")
     now = datetime.now(UTC)
     rows = {stock: DeskRow(ticker=stock, outcome="kept", judged_at=now - timedelta(days=3)) for stock in ready}
@@ -164,8 +176,48 @@ def test_a_ticker_trains_by_its_last_training_and_its_drift(working_folder: Path
     for changed in ({"judged_at": now - timedelta(days=7)}, {"outcome": "failed"}):
         keep_rows([rows["CALM"].model_copy(update=changed)])
         assert trains_tonight(ready["CALM"], "weekly")
-    keep_rows([rows["CALM"].model_copy(update={"flags": ("error drift",)})])
+    drifted = rows["CALM"].model_copy(update={"flags": ("error drift",), "trained_on": "basis"})
+    keep_rows([drifted])
     assert trains_tonight(ready["CALM"], "drift")
+    same, other = (ready["CALM"].model_copy(update={"basis": name}) for name in ("basis", "another"))
+    assert [trains_tonight(each, "drift") for each in (same, other)] == [False, True]
+    assert [trains_tonight(each, "always") for each in (same, other)] == [False, True]
+    keep_rows([drifted.model_copy(update={"outcome": "failed"})])
+    assert trains_tonight(same, "always")
+
+
+def test_an_unchanged_ticker_keeps_its_row_except_for_the_end_of_its_prices(working_folder: Path) -> None:
+    ref = ArtifactRef(stage="bars", key="0", path=working_folder, sha256="0")
+    ready = Prepared(
+        config=tiny_config(), bars=ref, windows=ref, last=date(2026, 11, 27), stale=2, basis="basis", unchanged=True
+    )
+    row = DeskRow(
+        ticker="DEMO",
+        outcome="promoted",
+        judged_at=datetime(2026, 11, 20, 22, tzinfo=UTC),
+        flags=("not updated", "input drift"),
+        watch=("No answer.", "It has drifted."),
+        basis="basis",
+    )
+    keep_rows([row])
+    night = unchanged_night(ready)
+    assert night.desk.flags == ("stale", "input drift")
+    assert night.desk.watch == ("The prices end on 2026-11-27 and lack 2 sessions.", "It has drifted.")
+    assert (night.row()["Outcome"], night.judged, night.promoted) == ("promoted on 2026-11-20", False, False)
+    assert night.desk.basis == "basis"
+
+
+def test_the_basis_of_a_night_changes_with_prices_settings_and_registered_versions(tmp_path: Path) -> None:
+    bars, other = (ArtifactRef(stage="bars", key="0", path=tmp_path, sha256=sha) for sha in ("0", "1"))
+    given: dict[str, Any] = {"bars": bars, "windows": bars, "versions": {"DEMO": {"challenger": "1"}, "ALL": {}}}
+    found = [basis_of(tiny_config(), **given) for _ in range(2)]
+    found += [basis_of(tiny_config(), **(given | {name: other})) for name in ("bars", "windows")]
+    found += [
+        basis_of(tiny_config(), **(given | {"versions": {"DEMO": {"challenger": "1"}, "ALL": {"champion": "1"}}}))
+    ]
+    found += [basis_of(with_overrides(tiny_config(), ["seed=1"]), **given)]
+    assert found[0] == found[1]
+    assert len(set(found)) == 5
 
 
 @pytest.mark.parametrize(("calendar", "lacks"), [("auto", True), ("none", False)])

@@ -76,7 +76,8 @@ def test_the_table_of_the_night_says_on_which_day_prices_end_that_could_not_be_u
     windows = store_windows.fn(bars, config=small.features, store=store)
     told = {}
     for fault in ("", "MarketDataError: no answer"):
-        ready = Prepared(config=small, bars=bars, windows=windows, not_updated=fault)
+        last = BARS["date"].iloc[-1].date()
+        ready = Prepared(config=small, bars=bars, windows=windows, last=last, not_updated=fault)
         night = ticker_night("AAPL", ready=ready, result=None, forecast=None, failure="", seconds=0.0)
         told[fault] = " ".join(night.desk.watch)
     sentence = f"The prices end on {YESTERDAY}, as they could not be updated (MarketDataError: no answer)."
