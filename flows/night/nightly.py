@@ -192,7 +192,7 @@ def nightly(
     names = tuple(dict.fromkeys(tickers or stocks_of(config)))
     failures: dict[str, str] = {}
     prepared = prepare_all(config, names, exchange=exchange, failures=failures)
-    tonight = {stock: ready for stock, ready in prepared.items() if trains_tonight(ready, retrain)}
+    tonight = choose(prepared, retrain, failures=failures)
     if idle := len(prepared) - len(tonight):
         logger.info("%d of %d tickers keep their adapters tonight (retrain = %s)", idle, len(names), retrain)
     same = {stock for stock, ready in prepared.items() if ready.unchanged and stock not in tonight}
@@ -247,7 +247,10 @@ def prepare_all(
 
 
 def prepare_ticker(config: PipelineConfig, stock: str, *, exchange: str | None) -> Prepared:
-    """Prepare one ticker: update its prices if the settings say so, cut windows, and find its champion."""
+    """Prepare one ticker: update its prices if the settings say so, cut windows, and find its champion.
+
+    The adapter that its training starts from is left out.
+    """
     own = with_stock(config, stock)
     not_updated = update_prices(own, exchange=exchange)
     steps = Steps(own, Store.current())
@@ -263,7 +266,6 @@ def prepare_ticker(config: PipelineConfig, stock: str, *, exchange: str | None) 
         config=own,
         bars=bars,
         windows=windows,
-        start=warm_start(own, windows=windows) if former is None or former.trained_on != basis else None,
         champion=RegisteredAdapter(ticker=stock, version=int(champion)) if champion else None,
         last=last,
         stale=stale_by(last, due(), exchange=calendar) if calendar else 0,
@@ -271,6 +273,23 @@ def prepare_ticker(config: PipelineConfig, stock: str, *, exchange: str | None) 
         basis=basis,
         unchanged=former is not None and former.basis == basis,
     )
+
+
+def choose(prepared: dict[str, Prepared], retrain: Retrain, *, failures: dict[str, str]) -> dict[str, Prepared]:
+    """Return the tickers that train, with the adapter that their training starts from.
+
+    A ticker for which that cannot be found out moves from `prepared` to `failures`.
+    """
+    chosen = {}
+    for stock, ready in list(prepared.items()):
+        try:
+            if trains_tonight(ready, retrain):
+                chosen[stock] = ready.model_copy(update={"start": warm_start(ready.config, windows=ready.windows)})
+        except Exception as error:
+            logger.exception("%s cannot be prepared", stock)
+            failures[stock] = in_words(error)
+            del prepared[stock]
+    return chosen
 
 
 def trains_tonight(ready: Prepared, retrain: Retrain) -> bool:

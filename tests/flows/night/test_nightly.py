@@ -19,6 +19,7 @@ from tickerforge.flows.errors import NightFailed
 from tickerforge.flows.night.basis import basis_of
 from tickerforge.flows.night.nightly import (
     Prepared,
+    choose,
     nightly,
     prepare_ticker,
     ticker_night,
@@ -184,6 +185,14 @@ def test_a_ticker_trains_by_its_last_training_and_its_drift(working_folder: Path
     assert [trains_tonight(each, "always") for each in (same, other)] == [False, True]
     keep_rows([drifted.model_copy(update={"outcome": "failed"})])
     assert trains_tonight(same, "always")
+
+    keep_rows(rows.values())
+    calm_one = ready["CALM"]
+    gone = calm_one.windows.model_copy(update={"path": tmp_path / "gone"})
+    lost = {**ready, "CALM": Prepared(config=calm_one.config, bars=calm_one.bars, windows=gone, last=calm_one.last)}
+    failures: dict[str, str] = {}
+    assert list(choose(lost, "drift", failures=failures)) == ["WILD"]
+    assert (list(lost), list(failures)) == (["WILD"], ["CALM"])
 
 
 def test_an_unchanged_ticker_keeps_its_row_except_for_the_end_of_its_prices(working_folder: Path) -> None:
