@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -13,14 +14,13 @@ from rich.table import Table
 
 from tickerforge.flows.cli.terminal import show
 from tickerforge.flows.errors import ConfigError
+from tickerforge.flows.night.growth import database_file, keep_look, places
 from tickerforge.tasks.base.errors import ServiceError
-from tickerforge.tasks.base.growth import Place, Usage, database_place, usage
-from tickerforge.tasks.base.paths import RESULTS_FOLDER, Workspace
-from tickerforge.tasks.base.service import Service, running_service, server_lock, service_folder
+from tickerforge.tasks.base.growth import Place, Usage, usage
+from tickerforge.tasks.base.paths import Workspace
+from tickerforge.tasks.base.service import Service, running_service, server_lock
 
 logger = logging.getLogger(__name__)
-
-_SQLITE = ("sqlite:///", "sqlite+aiosqlite:///")
 
 
 def prune(workspace: Workspace, *, prefect: str, mlflow: str, keep_nights: int, dry_run: bool, yes: bool) -> None:
@@ -48,20 +48,24 @@ def prune(workspace: Workspace, *, prefect: str, mlflow: str, keep_nights: int, 
         folder = Path(service.working_dir) if service else Path.cwd()
 
         def look() -> list[Place]:
-            return _places(workspace, folder, prefect=prefect, mlflow=mlflow, before=before, alone=alone)
+            return places(workspace, folder, prefect=prefect, mlflow=mlflow, before=before, alone=alone)
 
-        places = look()
-        held_before = usage(places)
-        show(_plan(places, held_before, before=before))
+        planned = look()
+        held_before = usage(planned)
+        look_kept = partial(keep_look, keep_nights=keep_nights, before=before)
+        look_kept(planned, held_before, at=datetime.now(UTC))
+        show(_plan(planned, held_before, before=before))
         if dry_run:
             return
         if not (yes or _agreed()):
             show("nothing was removed")
             return
-        removed = _remove(places)
+        removed = _remove(planned)
         left = look()
-        show(_outcome(places, held_before, left, usage(left)))
-    logger.info("removed %d of %d", removed, sum(place.stale for place in places))
+        held_after = usage(left)
+        look_kept(left, held_after, at=datetime.now(UTC))
+        show(_outcome(planned, held_before, left, held_after))
+    logger.info("removed %d of %d", removed, sum(place.stale for place in planned))
 
 
 def _agreed() -> bool:
@@ -94,7 +98,7 @@ def _limit(prefect: str, *, alone: bool, keep_nights: int) -> datetime | None:
     """Return the instant before which everything may go; `None`, with the reason on the terminal, if nothing may."""
     from tickerforge.flows.server.pruning import read_flow_runs
 
-    database = _file(prefect)
+    database = database_file(prefect)
     runs = read_flow_runs(alone=alone) if database is None or database.is_file() else None
     nights = list(runs.nights.values()) if runs else []
     if runs is None or len(nights) < keep_nights:
@@ -105,36 +109,6 @@ def _limit(prefect: str, *, alone: bool, keep_nights: int) -> datetime | None:
         show(f"A run has been active since {_written(runs.active_since)}: only what is older goes.")
         return runs.active_since
     return before
-
-
-def _places(
-    workspace: Workspace, folder: Path, *, prefect: str, mlflow: str, before: datetime, alone: bool
-) -> list[Place]:
-    """List every place, those first that others refer to."""
-    from tickerforge.flows.remote.gpu_pool import ANSWERS
-    from tickerforge.flows.server.pruning import log_place, prefect_place
-    from tickerforge.tasks.outputs.pruning import results_place
-    from tickerforge.tasks.registry.pruning import Backend, mlflow_places, pulled_place
-    from tickerforge.tasks.store.pruning import answer_place, store_places
-
-    keep: frozenset[str] = frozenset()
-    in_mlflow: list[Place] = []
-    database = _file(mlflow)
-    if database is None or database.is_file():
-        backend = Backend(mlflow, files=workspace.mlflow_artifacts)
-        contents = backend.contents(before=before)
-        keep, in_mlflow = contents.results, mlflow_places(workspace, backend, contents)
-    files = [("Prefect's database", _file(prefect)), ("MLflow's database", database)]
-    return [
-        prefect_place(before=before, alone=alone),
-        *in_mlflow,
-        results_place(folder / RESULTS_FOLDER, before=before, keep=keep),
-        *store_places(workspace, before=before),
-        pulled_place(workspace, before=before),
-        answer_place(workspace, ANSWERS, before=before),
-        log_place(service_folder(workspace) / "logs", before=before),
-        *(database_place(name, path) for name, path in files if path is not None and path.is_file()),
-    ]
 
 
 def _remove(places: Sequence[Place]) -> int:
@@ -177,12 +151,6 @@ def _outcome(
     table.add_section()
     table.add_row("all", "", "", _mb(sum(size.held for size in before)), _mb(sum(size.held for size in after)))
     return table
-
-
-def _file(database: str) -> Path | None:
-    """Return the file of an SQLite database; `None` for a server, which reuses the space of removed rows itself."""
-    prefix = next((prefix for prefix in _SQLITE if database.startswith(prefix)), None)
-    return Path(database.removeprefix(prefix)) if prefix else None
 
 
 def _count(number: int) -> str:

@@ -29,6 +29,7 @@ from tickerforge.flows.night.desk import (
     publish_stock,
 )
 from tickerforge.flows.night.forecast import forecast_and_issue
+from tickerforge.flows.night.growth import look_daily
 from tickerforge.flows.night.next_sessions import StockForecast
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import BATCH_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
@@ -43,6 +44,7 @@ from tickerforge.flows.train.champions import warm_start
 from tickerforge.flows.train.pipeline import PipelineResult, PreparedTicker, train
 from tickerforge.flows.train.steps import Steps
 from tickerforge.tasks.base.errors import TrackingError
+from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.models.forecasting import too_few_valid
 from tickerforge.tasks.outputs.alerts import send_alert
@@ -463,6 +465,7 @@ def finish(night: Night) -> None:
     count = "1 ticker" if len(night.tickers) == 1 else f"{len(night.tickers)} tickers"
     summary = f"{count}: {len(promoted)} promoted, {len(failed)} failed."
     ordered = sorted(night.tickers, key=lambda each: (not each.failure, not each.promoted, each.stock))
+    look_daily(Workspace.current(), at=now)
     desk = publish_desk([each.desk for each in night.tickers], at=now)
     for each in ordered:
         if not each.unchanged:

@@ -11,6 +11,7 @@ from tickerforge.features.atomic import write_atomically
 from tickerforge.tasks.base.disk import os_errors_as_publish_error
 from tickerforge.tasks.base.errors import StoreError
 from tickerforge.tasks.base.paths import DESK_FILE, FORECASTS_CSV_FILE, LATEST_FORECASTS_FILE
+from tickerforge.tasks.outputs.pruning import read_prunable
 from tickerforge.tasks.store.ledger import head
 from tickerforge.tasks.store.records import list_records, read_record, write_record
 
@@ -61,12 +62,21 @@ def read_rows() -> list[DeskRow]:
 
 
 def desk_page(rows: list[DeskRow], *, at: datetime) -> str:
-    """Return the page over these rows, with the end of the record of issued forecasts.
+    """Return the page over these rows, with the end of the record of issued forecasts and what a prune would remove.
 
     Raises:
         StoreError: If that record cannot be read.
     """
-    return render_desk(rows, written_at=at, end=str(head() or ""))
+    return render_desk(rows, written_at=at, end=str(head() or ""), notes=_notes())
+
+
+def _notes() -> list[str]:
+    try:
+        found = read_prunable()
+    except StoreError as error:
+        logger.warning("the desk does not show what `tickerforge prune` would remove: %s", error)
+        return []
+    return [found.text] if found is not None and found.text else []
 
 
 def write_desk(rows: list[DeskRow], *, folder: Path, at: datetime) -> DeskFiles:

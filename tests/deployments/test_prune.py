@@ -15,6 +15,9 @@ from prefect_rows import make_empty, run, used
 from service_home import CLI, Home
 from tickerforge.flows.cli import prune as command
 from tickerforge.flows.errors import ConfigError
+from tickerforge.flows.night import growth
+from tickerforge.tasks.outputs.desk import desk_page
+from tickerforge.tasks.outputs.pruning import read_prunable
 from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.tracking.client import client_of, connect
 from tickerforge.tasks.tracking.stage_runs import finish_pipeline, follow_pipeline, wait_for_tracking
@@ -92,7 +95,13 @@ def test_it_shows_what_goes_asks_and_removes_it_once(
 ) -> None:
     few = prune(home, capsys, monkeypatch, keep_nights=4, yes=True)
     assert "Prefect has a record of 3 nights, 4 are to be kept: nothing to remove." in few
+    assert read_prunable() is None
     planned = prune(home, capsys, monkeypatch, dry_run=True)
+    shown = read_prunable()
+    assert shown is not None
+    assert f"{shown.things} " in row(planned, "all")[0] + " "
+    assert shown.text.startswith(f"{shown.things} things in runs, results and caches, ")
+    assert "tickerforge prune --keep-nights 1 removes them" in desk_page([], at=shown.at)
     with pytest.raises(ConfigError, match="add --yes"):
         prune(home, capsys, monkeypatch)
     assert "nothing was removed" in prune(home, capsys, monkeypatch, answer="n\n")
@@ -105,6 +114,30 @@ def test_it_shows_what_goes_asks_and_removes_it_once(
     again = prune(home, capsys, monkeypatch, yes=True)
     assert row(again.partition("Before and after")[0], "all")[-1] == "0.0"
     assert state(home) == (1, 1)
+    assert "keep-nights" not in desk_page([], at=shown.at)
+
+
+def test_a_night_looks_once_per_day_at_what_a_prune_would_remove(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home.work)
+    first = datetime.now(UTC)
+
+    def looked(at: datetime) -> datetime | None:
+        with used(home.workspace.prefect_db):
+            growth.look_daily(home.workspace, at=at)
+        found = read_prunable()
+        return found and found.at
+
+    assert looked(first) is None
+    monkeypatch.setattr(growth, "is_embedded", lambda: True)
+    assert looked(first) is None
+    monkeypatch.setattr(growth, "KEEP_NIGHTS", 2)
+    assert looked(first) == first
+    found = read_prunable()
+    assert found is not None
+    # Of the first of three nights: its run in each database, its results and its artifact.
+    assert (found.things, found.freed > 150_000) == (4, True)
+    assert looked(first + timedelta(hours=19)) == first
+    assert looked(first + timedelta(hours=21)) == first + timedelta(hours=21)
 
 
 @pytest.mark.nightly
