@@ -12,6 +12,8 @@ from tickerforge.features.config import FeatureConfig
 from tickerforge.features.prompts import Chat, parse, render_all, thoughts_of
 from tickerforge.features.units import CLIP, to_prices
 
+MOST_THOUGHTS, LONGEST_THOUGHT = 3, 2000
+
 Generate = Callable[[list[Chat], int], Sequence[Sequence[str]]]
 
 
@@ -53,6 +55,24 @@ def collect_forecasts(
     )
     columns = [column for column in (*FORECAST_COLUMNS, "thoughts") if column in frame]
     return frame[columns].reset_index(drop=True)
+
+
+def nearest_thoughts(thoughts: Sequence[str], samples: Floats, median: Floats) -> tuple[str, ...]:
+    """Return different texts that a model wrote before its answers, those of the answers nearest to the median first.
+
+    Args:
+        thoughts: One text per sample.
+        samples: USD, shape (m, horizon).
+        median: USD, shape (horizon,).
+
+    Returns:
+        At most `MOST_THOUGHTS` texts of at most `LONGEST_THOUGHT` characters; empty if the model wrote nothing.
+    """
+    if not any(thoughts):
+        return ()
+    order = np.argsort(np.abs(np.log(samples / median)).mean(axis=1), kind="stable")
+    texts = (thoughts[int(place)].strip()[:LONGEST_THOUGHT] for place in order)
+    return tuple(dict.fromkeys(text for text in texts if text))[:MOST_THOUGHTS]
 
 
 def _read(

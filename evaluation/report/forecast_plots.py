@@ -50,7 +50,7 @@ def forecast_panels(
         count: How many windows, evenly spaced in time; a pool's tickers take turns.
         currency: Code of the prices' currency, if it is known.
     """
-    rows = _drawn_rows(truth, count=count)
+    rows = drawn_rows(truth, count=count)
     columns = min(3, len(rows))
     lines = -(-len(rows) // columns)
     figure = new_figure(10, 0.9 + 2.4 * lines)
@@ -123,7 +123,8 @@ def _edge_style(free: Answers) -> dict[str, Any]:
     return {"color": MODEL_COLORS[free.model], "linewidth": 1.4, "linestyle": "--"}
 
 
-def _drawn_rows(truth: Truth, *, count: int) -> list[int]:
+def drawn_rows(truth: Truth, *, count: int) -> list[int]:
+    """Return the rows of single windows to draw, evenly spaced in time; a pool's tickers take turns."""
     dates = np.unique(truth.origins)
     chosen = dates[np.unique(np.linspace(0, len(dates) - 1, min(count, len(dates))).round().astype(int))]
     rows = [np.flatnonzero(truth.origins == origin) for origin in chosen]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from tickerforge.evaluation.core.contracts import (
     Verdict,
 )
 from tickerforge.evaluation.core.labels import METRICS, MODEL_DEFINITIONS, model_label
-from tickerforge.evaluation.core.panels import Answers, answers_of, judged_part, session_calendar, truth_of
+from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, judged_part, session_calendar, truth_of
 from tickerforge.evaluation.report.files import FIGURES_FOLDER, MARKDOWN_FILE, NUMBERS_FILE, REPORT_FILE
 from tickerforge.evaluation.report.forecast_plots import forecast_panels, price_series
 from tickerforge.evaluation.report.score_plots import (
@@ -52,6 +52,7 @@ from tickerforge.evaluation.report.tables import (
     written_rows,
 )
 from tickerforge.evaluation.report.theme import DARK_FILTER, INK, PAPER
+from tickerforge.evaluation.report.thoughts import Thoughts, thoughts_of_windows
 from tickerforge.evaluation.report.wording import (
     allowed_claim,
     evidence,
@@ -73,6 +74,10 @@ _PICTURE_ID, _PNG = "picture-", "data:image/png;base64,"
 """The id of a picture in the page, before its name, and what its data begin with."""
 _FOLDED = ("series", "training", "trading")
 """The pictures that the page shows on demand, after the figures."""
+THOUGHTS_NOTE = (
+    "The model's own words, before the answers nearest to the median, for the test windows of the first picture. They "
+    "may be wrong, and need not be the cause of the forecast."
+)
 
 
 @dataclass(frozen=True)
@@ -133,11 +138,17 @@ def write_report(
     )
     out_dir.mkdir(parents=True, exist_ok=True)
     images = draw_pictures(pictures)
+    thoughts = thoughts_of(report, windows, forecasts, config=config)
     paths = ReportPaths(html=out_dir / REPORT_FILE, markdown=out_dir / MARKDOWN_FILE, metrics=out_dir / NUMBERS_FILE)
     write_atomically(paths.metrics, report.metrics_frame().to_parquet(index=False))
-    markdown = render_markdown(report, verdict, pictures=pictures, provenance=provenance or {}, quality=quality)
-    write_atomically(paths.markdown, markdown.encode())
-    page = _render_html(report, verdict, pictures=pictures, images=images, provenance=provenance or {}, quality=quality)
+    texts: dict[str, Any] = {
+        "pictures": pictures,
+        "thoughts": thoughts,
+        "provenance": provenance or {},
+        "quality": quality,
+    }
+    write_atomically(paths.markdown, render_markdown(report, verdict, **texts).encode())
+    page = _render_html(report, verdict, images=images, **texts)
     write_atomically(paths.html, page.encode())
     return paths
 
@@ -187,8 +198,7 @@ def pictures_of(
     prices name the currency, if it is known.
     """
     free = report.free or RANDOM_WALK
-    model = report.chosen or (BASE if BASE in report.models else free)
-    truth = truth_of(select_windows(windows, config=config), split="test", calendar=session_calendar(windows))
+    model, truth = _shown_model(report), _test_windows(windows, config=config)
     answers = [answers_of(forecasts, model=name, truth=truth) for name in dict.fromkeys((model, free))]
     if not config.pictures:
         return []
@@ -222,6 +232,22 @@ def pictures_of(
     return [Picture(name, *words[name], draw) for name, draw in draws.items()]
 
 
+def thoughts_of(
+    report: EvalReport, windows: pd.DataFrame, forecasts: pd.DataFrame, *, config: EvaluationConfig
+) -> Sequence[Thoughts]:
+    """List what the model that is drawn wrote for the windows that are drawn."""
+    truth, _ = judged_part(_test_windows(windows, config=config), [], cut_off=report.test_after)
+    return thoughts_of_windows(forecasts, model=_shown_model(report), truth=truth, count=config.examples)
+
+
+def _shown_model(report: EvalReport) -> str:
+    return report.chosen or (BASE if BASE in report.models else report.free or RANDOM_WALK)
+
+
+def _test_windows(windows: pd.DataFrame, *, config: EvaluationConfig) -> Truth:
+    return truth_of(select_windows(windows, config=config), split="test", calendar=session_calendar(windows))
+
+
 def draw_pictures(pictures: Sequence[Picture]) -> dict[str, bytes]:
     """Draw every picture as a PNG file, by name.
 
@@ -247,6 +273,7 @@ def render_markdown(
     verdict: Verdict,
     *,
     pictures: Sequence[Picture] = (),
+    thoughts: Sequence[Thoughts] = (),
     provenance: Mapping[str, str] | None = None,
     quality: Sequence[QualityReport] = (),
 ) -> str:
@@ -262,6 +289,7 @@ def render_markdown(
         lines += ["", f"## {split_title(report, split)}: point forecasts", ""]
         lines += _markdown_table(report, split, columns=columns_of(POINT))
     lines += _markdown_pictures([picture for picture in pictures if picture.name in _FOLDED])
+    lines += _markdown_thoughts(report, thoughts)
     lines += _markdown_backtest(report)
     for split in _tables(report):
         if rows := ticker_rows(report, split):
@@ -312,6 +340,23 @@ def _markdown_pictures(pictures: Sequence[Picture]) -> list[str]:
     return lines
 
 
+def _markdown_thoughts(report: EvalReport, thoughts: Sequence[Thoughts]) -> list[str]:
+    """List what a model wrote, as code, so that none of it is read as Markdown."""
+    if not thoughts:
+        return []
+    lines = ["", f"## {_thoughts_heading(report)}", "", THOUGHTS_NOTE]
+    for each in thoughts:
+        lines += ["", f"### {each.window}"]
+        for text in each.texts:
+            # Two code blocks in a row would be one.
+            lines += ["", "<!-- -->", "", *(f"    {line}" for line in text.splitlines())]
+    return lines
+
+
+def _thoughts_heading(report: EvalReport) -> str:
+    return f"What {model_label(_shown_model(report))} wrote before its answers"
+
+
 def _markdown_backtest(report: EvalReport) -> list[str]:
     rows = account_rows(report)
     if not rows:
@@ -342,8 +387,9 @@ def _render_html(
     report: EvalReport,
     verdict: Verdict,
     *,
-    pictures: list[Picture],
+    pictures: Sequence[Picture],
     images: Mapping[str, bytes],
+    thoughts: Sequence[Thoughts],
     provenance: Mapping[str, str],
     quality: Sequence[QualityReport],
 ) -> str:
@@ -389,6 +435,9 @@ def _render_html(
             for picture in pictures
         ],
         folded=_FOLDED,
+        thoughts=thoughts,
+        thoughts_heading=_thoughts_heading(report),
+        thoughts_note=THOUGHTS_NOTE,
         picture_id=_PICTURE_ID,
         png=_PNG,
         dark_filter=" ".join(f"{red} {green} {blue} 0 {shift}" for red, green, blue, shift in DARK_FILTER),

@@ -1,6 +1,5 @@
 """Forecasts of the next sessions by an adapter or for free: latest bars in, median and band of prices out."""
 
-from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,6 @@ VOLATILITY_SESSIONS = 250
 # Dividends change adjusted closes afterwards; a wider difference is more than six standard deviations of all the moves.
 ADJUSTMENT, STANDARD_DEVIATIONS = 0.25, 6.0
 SESSIONS_PER_DAY = 5 / 7
-MOST_THOUGHTS, LONGEST_THOUGHT = 3, 2000
 
 Quantiles = tuple[tuple[float, ...], ...]
 
@@ -69,7 +67,7 @@ def implausible(bars: pd.DataFrame, known: KnownPrice) -> str:
 class NextForecast(NamedTuple):
     """A table as `forecast_next` returns it, its quantiles (see `issued_quantiles`), and the model's thoughts.
 
-    `thoughts` are what the model wrote before the answers that are nearest to the median, at most `MOST_THOUGHTS`.
+    `thoughts` are what the model wrote before some of its answers; see `evaluation.core.forecasts.nearest_thoughts`.
     """
 
     table: pd.DataFrame
@@ -128,7 +126,7 @@ def forecast_distribution(
         MarketDataError: If the exchange is unknown.
         TrainingError: If the model or the adapter cannot be used.
     """
-    from tickerforge.evaluation.core.forecasts import collect_forecasts
+    from tickerforge.evaluation.core.forecasts import collect_forecasts, nearest_thoughts
     from tickerforge.features.windows import latest_window
     from tickerforge.training.stages import answer_generator
 
@@ -174,17 +172,8 @@ def forecast_distribution(
     lower, upper = forecast_band(samples) if len(samples) >= LEAST_FOR_BAND else (none, none)
     table = _table(checked["date"], median, lower, upper, ticker=ticker, exchange=exchange)
     quantiles = issued_quantiles(samples) if len(samples) >= LEAST_FOR_BAND else ()
-    thoughts = _nearest(answers["thoughts"], samples, median)
+    thoughts = nearest_thoughts(answers["thoughts"], samples, median)
     return NextForecast(table.assign(answers=asked, valid=len(samples)), quantiles, thoughts)
-
-
-def _nearest(thoughts: Sequence[str], samples: Floats, median: Floats) -> tuple[str, ...]:
-    """Return different thoughts, those of the samples (m, h) nearest to the median (h,) first, shortened."""
-    if not any(thoughts):
-        return ()
-    order = np.argsort(np.abs(np.log(samples / median)).mean(axis=1), kind="stable")
-    texts = (thoughts[int(place)].strip()[:LONGEST_THOUGHT] for place in order)
-    return tuple(dict.fromkeys(text for text in texts if text))[:MOST_THOUGHTS]
 
 
 class FreeForecast(NamedTuple):

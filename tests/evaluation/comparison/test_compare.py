@@ -12,7 +12,7 @@ from tickerforge.evaluation.comparison.compare import choose, compare, select_wi
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import BASELINES, FORECAST_COLUMNS, FREE, EvalReport
 from tickerforge.evaluation.core.errors import EvaluationError, ForecastsError
-from tickerforge.evaluation.core.forecasts import Generate, collect_forecasts
+from tickerforge.evaluation.core.forecasts import Generate, collect_forecasts, nearest_thoughts
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.prompts import Chat, render, render_answer
 from tickerforge.features.stages import ADAPTERS
@@ -268,3 +268,11 @@ def test_forecasts_of_windows_that_are_not_scored_are_left_out(frames: Frames) -
     train = noisy_forecasts(windows[windows["split"] == "train"], model="sft", knowledge=0.9)
     more = pd.concat([forecasts, train], ignore_index=True)
     assert compare(windows, more, config=CONFIG) == compare(windows, forecasts, config=CONFIG)
+
+
+def test_the_thoughts_of_the_answers_nearest_to_the_median_are_kept_each_once() -> None:
+    samples = np.array([[90.0, 90.0], [101.0, 101.0], [100.0, 100.0], [102.0, 99.0], [140.0, 140.0]])
+    thoughts = ["far", "near", "  nearest ", "nearest", "x" * 5000]
+    found = nearest_thoughts(thoughts, samples, np.array([100.0, 100.0]))
+    assert found == ("nearest", "near", "far")
+    assert nearest_thoughts(["", ""], samples[:2], samples[0]) == ()

@@ -1,6 +1,7 @@
 """The report: complete, self-contained, honest about refusals, and safe to write."""
 
 import base64
+import html
 import re
 import shutil
 from html.parser import HTMLParser
@@ -317,3 +318,33 @@ def test_a_report_of_older_code_still_loads_and_prints_without_the_newer_figures
     older = EvalReport.model_validate(saved)
     assert older.calibration == ()
     assert "MASE" in render_markdown(older, verdict)
+
+
+def test_what_the_model_wrote_is_folded_marked_as_its_words_and_never_code(case: Case, tmp_path: Path) -> None:
+    report, verdict, windows, forecasts = case
+    hostile = "It fell.</blockquote><script>alert(1)</script>\n# Heading"
+    written = [[hostile] * count if model == report.chosen else None for model, count in said(forecasts)]
+    with_words = forecasts.assign(thoughts=pd.Series(written, index=forecasts.index, dtype=object))
+    arguments = {"windows": windows, "training_metrics": None, "config": CONFIG.model_copy(update={"pictures": False})}
+    paths = write_report(report, verdict, forecasts=with_words, out_dir=tmp_path / "words", **arguments)
+    page = paths.html.read_text()
+    folded = re.findall(
+        r"<details>\n<summary>What SFT wrote before its answers</summary>(.*?)</details>", page, re.DOTALL
+    )
+    assert len(folded) == 1
+    assert "The model's own words" in html.unescape(folded[0])
+    assert folded[0].count('<blockquote class="model">It fell.&lt;/blockquote&gt;&lt;script&gt;') == CONFIG.examples
+    assert "<script" not in page
+    lines = paths.markdown.read_text().splitlines()
+    assert lines.count("    # Heading") == CONFIG.examples
+    assert "# Heading" not in lines
+
+    nothing = forecasts.assign(thoughts=[[""] * count for _, count in said(forecasts)])
+    for each in (forecasts, nothing):
+        paths = write_report(report, verdict, forecasts=each, out_dir=tmp_path / "none", **arguments)
+        assert "wrote before its answers" not in paths.html.read_text() + paths.markdown.read_text()
+
+
+def said(forecasts: pd.DataFrame) -> list[tuple[str, int]]:
+    """The model and the number of valid answers of each forecast."""
+    return list(zip(forecasts["model"], forecasts["n_valid"], strict=True))

@@ -15,7 +15,6 @@ from tickerforge.features.windows import build_windows
 from tickerforge.tasks.models.adapters import adapter_folder
 from tickerforge.tasks.models.forecasting import (
     LEAST_FOR_BAND,
-    _nearest,
     forecast_band,
     forecast_free,
     forecast_next,
@@ -196,11 +195,3 @@ def test_the_free_forecast_is_that_of_the_lowest_crps_on_validation_and_says_so(
     fan = np.array(found.quantiles)
     assert fan.shape == (10, 19)
     np.testing.assert_allclose(fan[:, [1, 17]], table[["lower", "upper"]], rtol=1e-6)
-
-
-def test_the_thoughts_of_the_answers_nearest_to_the_median_are_kept_each_once() -> None:
-    samples = np.array([[90.0, 90.0], [101.0, 101.0], [100.0, 100.0], [102.0, 99.0], [140.0, 140.0]])
-    thoughts = ["far", "near", "  nearest ", "nearest", "x" * 5000]
-    found = _nearest(thoughts, samples, np.array([100.0, 100.0]))
-    assert found == ("nearest", "near", "far")
-    assert _nearest(["", ""], samples[:2], samples[0]) == ()
