@@ -130,6 +130,8 @@ def _look(workspace: Workspace, folder: Path, *, at: datetime) -> None:
     with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: prefect}):
         nights = list(read_flow_runs(alone=False).nights.values())
         if len(nights) < KEEP_NIGHTS:
+            # Kept, so that the next night of this day does not look again.
+            keep_look([], [], keep_nights=KEEP_NIGHTS, before=at, at=at)
             return
         before = nights[-KEEP_NIGHTS]
         found = places(workspace, folder, prefect=prefect, mlflow=mlflow, before=before, alone=False)

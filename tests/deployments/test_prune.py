@@ -129,7 +129,10 @@ def test_a_night_looks_once_per_day_at_what_a_prune_would_remove(home: Home, mon
 
     assert looked(first) is None
     monkeypatch.setattr(growth, "is_embedded", lambda: True)
-    assert looked(first) is None
+    before = first - timedelta(days=1)
+    assert looked(before) == before
+    assert (found := read_prunable()) is not None
+    assert (found.things, found.text) == (0, "")
     monkeypatch.setattr(growth, "KEEP_NIGHTS", 2)
     assert looked(first) == first
     found = read_prunable()
