@@ -7,6 +7,9 @@ from functools import cache
 from tickerforge.features.pooling import POOL
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.base.paths import Workspace
+from tickerforge.tasks.models.adapters import base_model_identity
+from tickerforge.tasks.models.base_models import MODEL_LIBRARIES
+from tickerforge.tasks.outputs.evaluate import COMPARISON_LIBRARIES
 from tickerforge.tasks.registry.versions import aliases_of, model_name
 from tickerforge.tasks.store.artifacts import RECORDED_PACKAGES, ArtifactRef, code_version
 from tickerforge.tasks.tracking.client import as_tracking_error, connect
@@ -28,11 +31,13 @@ def registered_versions(stock: str) -> Versions:
 
 
 def basis_of(config: PipelineConfig, *, bars: ArtifactRef, windows: ArtifactRef, versions: Versions) -> str:
-    """Return a hash of a ticker's prices, settings and registered versions, and of the code and its libraries."""
-    parts = [config.model_dump(mode="json"), bars.sha256, windows.sha256, versions, _code()]
+    """Return a hash of a ticker's prices, settings, base model and versions, and of the code and its libraries."""
+    model = base_model_identity(config.training.model)
+    parts = [config.model_dump(mode="json"), model, bars.sha256, windows.sha256, versions, _code()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @cache
 def _code() -> str:
-    return code_version(*_PACKAGES, libraries=RECORDED_PACKAGES)
+    libraries = {*MODEL_LIBRARIES, *COMPARISON_LIBRARIES, *RECORDED_PACKAGES}
+    return code_version(*_PACKAGES, libraries=tuple(sorted(libraries)))

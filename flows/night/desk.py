@@ -58,6 +58,8 @@ def forecast_part(stock: str, found: StockForecast | None, *, bars: pd.DataFrame
             "why": issued.why,
             "thoughts": issued.thoughts,
             "challenger": beside.median if beside is not None else (),
+            # The next night forecasts again, unless the caller is a night, which sets it.
+            "basis": "",
         }
     )
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from tickerforge.flows.errors import PrefectUnavailable
 from tickerforge.flows.server.embedded import API_VARIABLE, is_embedded
-from tickerforge.tasks.base.errors import ServiceError, StoreError, TrackingError
 from tickerforge.tasks.base.growth import Place, Usage, database_place, usage
 from tickerforge.tasks.base.paths import RESULTS_FOLDER, Workspace
 from tickerforge.tasks.base.service import running_service, service_folder
@@ -104,8 +102,8 @@ def look_daily(workspace: Workspace, *, at: datetime) -> None:
         last = read_prunable()
         if (last is None or at - last.at > _A_DAY) and (folder := _own_folder(workspace)) is not None:
             _look(workspace, folder, at=at)
-    except (StoreError, ServiceError, TrackingError, PrefectUnavailable, OSError) as error:
-        logger.info("the desk does not show what `tickerforge prune` would remove: %s", error)
+    except Exception:
+        logger.info("the desk does not show what `tickerforge prune` would remove", exc_info=True)
 
 
 def _own_folder(workspace: Workspace) -> Path | None:

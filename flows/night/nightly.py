@@ -18,7 +18,7 @@ from tickerforge.evaluation.report.desk import FAILED, KEPT, PROMOTED, DeskRow
 from tickerforge.features.config import FrozenModel, UpdateSource
 from tickerforge.flows.errors import NightFailed, StageFailed
 from tickerforge.flows.night.alerts import night_message
-from tickerforge.flows.night.basis import basis_of, registered_versions
+from tickerforge.flows.night.basis import Versions, basis_of, registered_versions
 from tickerforge.flows.night.batches import BatchAnswer, ForecastJob, TickerJob, TickerStages
 from tickerforge.flows.night.desk import (
     forecast_cells,
@@ -43,15 +43,14 @@ from tickerforge.flows.settings.scope import Exchange, Tickers, due, skipped, st
 from tickerforge.flows.train.champions import warm_start
 from tickerforge.flows.train.pipeline import PipelineResult, PreparedTicker, train
 from tickerforge.flows.train.steps import Steps
-from tickerforge.tasks.base.errors import TrackingError
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.models.forecasting import too_few_valid
 from tickerforge.tasks.outputs.alerts import send_alert
-from tickerforge.tasks.outputs.desk import read_row
+from tickerforge.tasks.outputs.desk import keep_rows, read_row
 from tickerforge.tasks.outputs.live import live_error_drift, record_outcomes, score_issued, seal_records
 from tickerforge.tasks.prices.sessions import calendar_of, stale_by
-from tickerforge.tasks.registry.registration import CHAMPION
+from tickerforge.tasks.registry.registration import CHAMPION, RegisteredModel
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.windows.preprocess import read_bars, read_windows
@@ -83,6 +82,7 @@ class Prepared(PreparedTicker):
         last: The last session of its prices.
         stale: Number of sessions missing at the end of its prices.
         not_updated: Why its prices could not be updated; empty if they were.
+        versions: The registered versions, from `flows.night.basis.registered_versions`.
         basis: From `flows.night.basis.basis_of`.
         unchanged: Whether the night before had the same basis.
     """
@@ -91,6 +91,7 @@ class Prepared(PreparedTicker):
     last: date
     stale: int = 0
     not_updated: str = ""
+    versions: Versions = Field(default_factory=dict)
     basis: str = ""
     unchanged: bool = False
 
@@ -196,7 +197,7 @@ def nightly(
     prepared = prepare_all(config, names, exchange=exchange, failures=failures)
     tonight = choose(prepared, retrain, failures=failures)
     if idle := len(prepared) - len(tonight):
-        logger.info("%d of %d tickers keep their adapters tonight (retrain = %s)", idle, len(names), retrain)
+        logger.info("%d of %d tickers do not train tonight (retrain = %s)", idle, len(names), retrain)
     same = {stock for stock, ready in prepared.items() if ready.unchanged and stock not in tonight}
     if same:
         logger.info("%d of %d tickers have not changed since their last night", len(same), len(names))
@@ -272,6 +273,7 @@ def prepare_ticker(config: PipelineConfig, stock: str, *, exchange: str | None) 
         last=last,
         stale=stale_by(last, due(), exchange=calendar) if calendar else 0,
         not_updated=not_updated,
+        versions=versions,
         basis=basis,
         unchanged=former is not None and former.basis == basis,
     )
@@ -381,7 +383,7 @@ def ticker_night(
         warnings = {FAILED: failure} | warnings
     found: dict[str, object] = {"flags": tuple(warnings), "watch": tuple(warnings.values()), "basis": ""}
     if ready is not None and not failure:
-        found["basis"] = _basis_after(ready) if registered else ready.basis
+        found["basis"] = _basis_after(ready, registered) if registered else ready.basis
     # Without training, the former verdict stands.
     judged = result is not None or bool(failure)
     if judged:
@@ -419,13 +421,14 @@ def unchanged_night(ready: Prepared) -> TickerNight:
     return TickerNight(stock=stock, desk=desk, unchanged=True)
 
 
-def _basis_after(ready: Prepared) -> str:
-    """Return the basis of a ticker now that an adapter was registered; empty if MLflow does not answer."""
-    try:
-        versions = registered_versions(ready.config.stock)
-    except TrackingError as error:
-        logger.warning("the next night makes %s again: %s", ready.config.stock, error)
-        return ""
+def _basis_after(ready: Prepared, registered: RegisteredModel) -> str:
+    """Return the basis of a ticker with the version that this night registered.
+
+    What else the registry learned during the night is no part of it, as the night did not use that.
+    """
+    stock = ready.config.stock
+    own = ready.versions[stock] | dict.fromkeys(registered.aliases, registered.version)
+    versions = ready.versions | {stock: own}
     return basis_of(ready.config, bars=ready.bars, windows=ready.windows, versions=versions)
 
 
@@ -466,7 +469,10 @@ def finish(night: Night) -> None:
     summary = f"{count}: {len(promoted)} promoted, {len(failed)} failed."
     ordered = sorted(night.tickers, key=lambda each: (not each.failure, not each.promoted, each.stock))
     look_daily(Workspace.current(), at=now)
-    desk = publish_desk([each.desk for each in night.tickers], at=now)
+    # A night that is killed before its end is no basis for the next one.
+    desk = publish_desk(
+        [each.desk.model_copy(update={"basis": "", "trained_on": ""}) for each in night.tickers], at=now
+    )
     for each in ordered:
         if not each.unchanged:
             publish_stock(each.desk, version=each.version, seconds=each.seconds)
@@ -475,5 +481,6 @@ def finish(night: Night) -> None:
     # A former verdict is not news.
     news = [each.desk if each.judged else each.desk.model_copy(update={"outcome": ""}) for each in ordered]
     send_alert(*night_message(news, address=desk))
+    keep_rows([each.desk for each in night.tickers])
     if failed:
         raise NightFailed("\n".join([summary, *(f"{each.stock}: {each.failure}" for each in failed)]))

@@ -42,6 +42,8 @@ from tickerforge.tasks.store.artifacts import ArtifactRef, Scalar, Store, code_v
 from tickerforge.tasks.windows.preprocess import read_bars, read_train_rows, read_windows
 from tickerforge.training.config import TrainingConfig
 
+COMPARISON_LIBRARIES = ("pandas", "numpy", "scipy", "statsmodels", "arch", "scikit-learn", "matplotlib", "jinja2")
+
 
 @task(name="forecast-model", task_run_name="forecast {model}", **TASK_OPTIONS)
 def forecast_model(
@@ -214,9 +216,11 @@ def compare_models(
         "gate": gate,
         "given": dict(given or {}),
     }
-    libraries = ("pandas", "numpy", "scipy", "statsmodels", "arch", "scikit-learn", "matplotlib", "jinja2")
     code = code_version(
-        "tickerforge.evaluation", "tickerforge.features", "tickerforge.tasks.outputs.evaluate", libraries=libraries
+        "tickerforge.evaluation",
+        "tickerforge.features",
+        "tickerforge.tasks.outputs.evaluate",
+        libraries=COMPARISON_LIBRARIES,
     )
     return store.build(COMPARISON.name, inputs, build, code=code)
 

@@ -216,7 +216,7 @@ def test_an_unchanged_ticker_keeps_its_row_except_for_the_end_of_its_prices(work
     assert night.desk.basis == "basis"
 
 
-def test_the_basis_of_a_night_changes_with_prices_settings_and_registered_versions(tmp_path: Path) -> None:
+def test_the_basis_of_a_night_changes_with_prices_settings_base_model_and_registered_versions(tmp_path: Path) -> None:
     bars, other = (ArtifactRef(stage="bars", key="0", path=tmp_path, sha256=sha) for sha in ("0", "1"))
     given: dict[str, Any] = {"bars": bars, "windows": bars, "versions": {"DEMO": {"challenger": "1"}, "ALL": {}}}
     found = [basis_of(tiny_config(), **given) for _ in range(2)]
@@ -225,8 +225,13 @@ def test_the_basis_of_a_night_changes_with_prices_settings_and_registered_versio
         basis_of(tiny_config(), **(given | {"versions": {"DEMO": {"challenger": "1"}, "ALL": {"champion": "1"}}}))
     ]
     found += [basis_of(with_overrides(tiny_config(), ["seed=1"]), **given)]
+    model = tmp_path / "model"
+    model.mkdir()
+    for content in ("{}", '{"vocab_size": 2}'):
+        (model / "config.json").write_text(content)
+        found += [basis_of(with_overrides(tiny_config(), [f"training.model={model}"]), **given)]
     assert found[0] == found[1]
-    assert len(set(found)) == 5
+    assert len(set(found)) == 7
 
 
 @pytest.mark.parametrize(("calendar", "lacks"), [("auto", True), ("none", False)])
