@@ -4,6 +4,7 @@ import logging
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 logger = logging.getLogger("mkdocs.hooks.docs")
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +21,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     def written(link: re.Match[str]) -> str:
         text, address = link.groups()
         file = (folder / address.partition("#")[0]).resolve()
-        if "://" in address or address.startswith("#"):
+        if urlsplit(address).scheme or address.startswith("#"):
             return link[0]
         if not file.exists():
             logger.warning("%s links to %s, which does not exist", page.file.src_uri, address)

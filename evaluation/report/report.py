@@ -75,7 +75,7 @@ _PICTURE_ID, _PNG = "picture-", "data:image/png;base64,"
 _FOLDED = ("series", "training", "trading")
 """The pictures that the page shows on demand, after the figures."""
 THOUGHTS_NOTE = (
-    "The model's own words, before the answers nearest to the median, for the test windows of the first picture. They "
+    "The model's own words, before the answers nearest to the median, for some test windows. They "
     "may be wrong, and need not be the cause of the forecast."
 )
 

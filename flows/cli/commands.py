@@ -303,7 +303,7 @@ def nightly_command(
     ] = None,
     retrain: Annotated[
         Retrain,
-        typer.Option(help="Which stocks train: all of them, those that drift, or those whose training is a week old."),
+        typer.Option(help="Which changed stocks train: all, those that drift, or those whose training is a week old."),
     ] = "always",
     model: options.Model = None,
     model_wheel: options.ModelWheel = None,

@@ -210,7 +210,9 @@ def test_the_imports_in_the_pages_exist() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_api_pages_name_what_exists(page: Path) -> None:
-    for module, members in re.findall(r"^::: (\S+)\n\s+options:\s+{?members: \[(.*?)\]", page.read_text(), re.M | re.S):
+    named = re.findall(r"^::: (\S+)\n\s+options:\s+{?members: \[(.*?)\]", page.read_text(), re.M | re.S)
+    assert bool(named) == (page.parent.name == "api")
+    for module, members in named:
         found = importlib.import_module(module)
         assert [name for name in re.split(r",\s*", members) if not hasattr(found, name)] == []
 
