@@ -35,7 +35,7 @@ _LABELS = {
     "arima": "AutoARIMA",
 }
 _PROVISIONAL = (
-    "provisional: a weekday, as the holidays of the exchange are not known for that day. Update the library "
+    "Provisional: a weekday, as the holidays of the exchange are not known for that day. Update the library "
     "exchange-calendars, or name the exchange, such as --set quality.exchange=XETR."
 )
 _RATIO = Metric("", "", "", "", decimals=2, signed=True)
@@ -229,6 +229,23 @@ def _from(folder: Path, path: Path) -> Path:
 
 def forecast_table(result: "Forecast") -> RenderableType:
     """Show a forecast as a table of prices, who issued it and why, and the challenger's beside it."""
+    shown = [_sessions(result)]
+    shown += [Text(f"Issued by {result.adapter}: {result.why}.")] if result.why else []
+    shown += _sentences(result.warnings)
+    if any(session.provisional for session in result.sessions):
+        shown.append(Text(_PROVISIONAL))
+    if (beside := result.challenger) is not None:
+        shown += [Text("\nFor comparison, not issued:"), _sessions(beside)]
+        shown += _sentences([f"{beside.why}."] if beside.why else [])
+        shown += _sentences([each for each in beside.warnings if each not in result.warnings])
+    return Group(*shown)
+
+
+def _sentences(texts: Sequence[str]) -> list[Text]:
+    return [Text(text[0].upper() + text[1:]) for text in texts]
+
+
+def _sessions(result: "Forecast") -> RenderableType:
     band = f"{result.interval:.0%} band"
     written = partial(price_text, like=result.last_close)
     known = f"after {result.origin}, closed at {written(result.last_close, currency=result.currency)} (adjusted)"
@@ -240,14 +257,7 @@ def forecast_table(result: "Forecast") -> RenderableType:
     for session in result.sessions:
         bounds = ("no band" if price is None else written(price) for price in (session.lower, session.upper))
         table.add_row(session.day, written(session.median), *bounds)
-    notes = [f"issued by {result.adapter}: {result.why}."] if result.why else []
-    notes += result.warnings
-    if any(session.provisional for session in result.sessions):
-        notes.append(_PROVISIONAL)
-    shown: list[RenderableType] = [table, *(Text(note[0].upper() + note[1:]) for note in notes)]
-    if result.challenger is not None:
-        shown += [Text("\nFor comparison, not issued:"), forecast_table(result.challenger)]
-    return Group(*shown)
+    return table
 
 
 def preprocessed(results: Sequence["Preprocessed"]) -> RenderableType:
