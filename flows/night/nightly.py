@@ -128,7 +128,7 @@ class TickerNight(FrozenModel):
     version: str = ""
     seconds: float = 0.0
     failure: str = ""
-    scored: tuple[str, ...] = ()
+    scored: dict[str, datetime] = Field(default_factory=dict)
 
     def row(self) -> dict[str, str]:
         """Make the ticker's row in the table of the night: the forecast first, the reasons last."""
@@ -403,7 +403,7 @@ def ticker_night(
         version=registered.version if registered else "",
         seconds=seconds,
         failure=failure,
-        scored=watched.scored if watched else (),
+        scored=watched.scored if watched else {},
     )
 
 
@@ -437,7 +437,7 @@ class Watched(NamedTuple):
 
     live: LiveScores
     drifts: dict[str, str]
-    scored: tuple[str, ...]
+    scored: dict[str, datetime]
 
 
 def watch(ready: Prepared, *, champion: RegisteredAdapter | None, bars: pd.DataFrame) -> Watched:
@@ -462,7 +462,8 @@ def finish(night: Night) -> None:
         PublishError: If the desk's files cannot be written.
     """
     now = datetime.now(UTC)
-    seal_records([name for each in night.tickers for name in each.scored], at=now, since=now)
+    scored = {name: when for each in night.tickers for name, when in each.scored.items()}
+    seal_records(list(scored), at=now, since=min(scored.values(), default=now))
     failed = [each for each in night.tickers if each.failure]
     promoted = [each.stock for each in night.tickers if each.promoted]
     count = "1 ticker" if len(night.tickers) == 1 else f"{len(night.tickers)} tickers"

@@ -1,7 +1,7 @@
 """Issued forecasts, kept unchanged so that they can be scored when their prices are known."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Self
 
@@ -21,6 +21,8 @@ from tickerforge.tasks.store.records import list_records, read_record, write_rec
 _FORECASTS, _OUTCOMES = "forecasts", "outcomes"
 KINDS = (_FORECASTS, _OUTCOMES)
 _EXPECTED_ERRORS = "expected_errors"
+_SEALED_LATE = timedelta(days=30)
+"""How long ago a killed night may be whose outcomes are sealed afterwards."""
 
 
 class IssuedForecast(FrozenModel):
@@ -240,7 +242,7 @@ def score_issued(stock: str, bars: pd.DataFrame) -> LiveScores:
     return score_live(pd.DataFrame(rows, columns=columns), closes, ticker=stock)
 
 
-def record_outcomes(live: LiveScores, *, at: datetime) -> tuple[str, ...]:
+def record_outcomes(live: LiveScores, *, at: datetime) -> dict[str, datetime]:
     """Record what happened after each scored forecast of a stock; an outcome that is recorded already stays.
 
     Args:
@@ -248,17 +250,17 @@ def record_outcomes(live: LiveScores, *, at: datetime) -> tuple[str, ...]:
         at: Now.
 
     Returns:
-        The names of the new records, for `seal_records`.
+        The names of the new records, for `seal_records`, and when they were recorded. Those of the time before are
+        among them, if that is less than `_SEALED_LATE` ago: it may have been killed before it sealed them.
 
     Raises:
         StoreError: If a record cannot be read or written.
     """
-    recorded = {name.partition("/")[2][:10] for name in list_records(_OUTCOMES, f"{live.ticker}/")}
+    earlier = list_records(_OUTCOMES, f"{live.ticker}/")
+    recorded = {name.partition("/")[2][:10] for name in earlier}
     new = [window for window in live.windows if str(window.origin) not in recorded]
-    if not new:
-        return ()
+    names = _last_recorded(earlier, at=at)
     scored = {(each.origin, each.version): each for each in reversed(_counted(live.ticker)) if not each.late}
-    names = []
     for window in new:
         forecast = scored[window.origin, window.version]
         outcome = Outcome(
@@ -271,8 +273,20 @@ def record_outcomes(live: LiveScores, *, at: datetime) -> tuple[str, ...]:
             **window.model_dump(include={"loss", "persistence", "coverage", "crps", "reference", "moves"}),
         )
         write_record(_OUTCOMES, forecast.outcome.removeprefix(f"{_OUTCOMES}/"), outcome)
-        names.append(forecast.outcome)
-    return tuple(names)
+        names[forecast.outcome] = at
+    return names
+
+
+def _last_recorded(names: Sequence[str], *, at: datetime) -> dict[str, datetime]:
+    found: dict[str, datetime] = {}
+    for name in reversed(names):
+        outcome = read_record(_OUTCOMES, name, Outcome)
+        if outcome is None or at - outcome.recorded_at > _SEALED_LATE:
+            break
+        if found and outcome.recorded_at not in found.values():
+            break
+        found[f"{_OUTCOMES}/{name}"] = outcome.recorded_at
+    return found
 
 
 def _counted(stock: str) -> list[IssuedForecast]:
@@ -283,7 +297,7 @@ def seal_records(names: Sequence[str], *, at: datetime, since: datetime) -> Head
     """Append forecasts and outcomes to the ledger of records, unless they are in it; return its latest block.
 
     Args:
-        names: `IssuedForecast.record`, or what `record_outcomes` returned.
+        names: `IssuedForecast.record`, or names that `record_outcomes` returned.
         at: Now.
         since: None of them was recorded before.
 

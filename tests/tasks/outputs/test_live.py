@@ -165,10 +165,14 @@ def test_the_record_has_the_outcomes_and_a_changed_forecast_or_outcome_shows(tmp
     late = issue(origin=date(2026, 11, 2), issued_at=EVENING + timedelta(days=3))
     seal_records([made.record, late.record], at=CLOSE_OF_FIRST + timedelta(days=3), since=EVENING)
     live = score_issued("DEMO", bars([100.0, 101.0, 102.0, 103.0]))
-    names = record_outcomes(live, at=CLOSE_OF_FIRST + timedelta(days=4))
-    assert names == ("outcomes/DEMO/2026-10-30-random_walk_har",)
-    assert record_outcomes(live, at=CLOSE_OF_FIRST + timedelta(days=5)) == ()
-    end = seal_records(names, at=CLOSE_OF_FIRST + timedelta(days=4), since=CLOSE_OF_FIRST)
+    recorded = CLOSE_OF_FIRST + timedelta(days=4)
+    names = list(record_outcomes(live, at=recorded))
+    assert names == ["outcomes/DEMO/2026-10-30-random_walk_har"]
+    # The night was killed before it sealed them, and the next one does it.
+    assert record_outcomes(live, at=recorded + timedelta(days=1)) == {names[0]: recorded}
+    end = seal_records(names, at=recorded + timedelta(days=1), since=recorded)
+    assert seal_records(names, at=recorded + timedelta(days=2), since=recorded) == end
+    assert record_outcomes(live, at=recorded + timedelta(days=31)) == {}
     found = check_record()
     assert (found.forecasts, found.outcomes, found.late, found.head, found.faults) == (2, 1, 2, end, ())
     outcome = tmp_path / "home" / "state" / "records" / f"{names[0]}.json"
