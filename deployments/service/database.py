@@ -46,8 +46,8 @@ def databases(workspace: Workspace) -> Databases:
     """
     if setting := os.environ.get(DATABASE_VARIABLE):
         return _on_postgresql(setting)
-    prefect = os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL") or f"sqlite+aiosqlite:///{workspace.prefect_db}"
-    return Databases(prefect=prefect, mlflow=f"sqlite:///{workspace.mlflow_db}", shown=f"SQLite in {workspace.root}")
+    prefect = os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL") or workspace.prefect_url
+    return Databases(prefect=prefect, mlflow=workspace.mlflow_url, shown=f"SQLite in {workspace.root}")
 
 
 def _on_postgresql(setting: str) -> Databases:

@@ -92,7 +92,8 @@ def keep_look(
 def look_daily(workspace: Workspace, *, at: datetime) -> None:
     """Keep what a prune would remove now, for the desk, unless the last look is younger than a day.
 
-    It needs no server, but the databases of this home; with others there is no look. A fault costs a line in the log.
+    It reads the databases of this home and needs no server. If runs use other databases, it does nothing. It logs any
+    error and raises none.
 
     Args:
         workspace: The home.
@@ -110,13 +111,9 @@ def _own_folder(workspace: Workspace) -> Path | None:
     """Return the working folder of runs if both databases are SQLite files of this home; else `None`."""
     service = running_service(workspace)
     if service is None:
-        return Path.cwd() if is_embedded() and tracking_uri(workspace) == _mlflow_url(workspace) else None
+        return Path.cwd() if is_embedded() and tracking_uri(workspace) == workspace.mlflow_url else None
     same = os.environ.get(API_VARIABLE) == service.prefect_api and tracking_uri(workspace) == service.mlflow
     return Path(service.working_dir) if same and service.database.startswith("SQLite") else None
-
-
-def _mlflow_url(workspace: Workspace) -> str:
-    return f"sqlite:///{workspace.mlflow_db}"
 
 
 def _look(workspace: Workspace, folder: Path, *, at: datetime) -> None:
@@ -124,7 +121,7 @@ def _look(workspace: Workspace, folder: Path, *, at: datetime) -> None:
 
     from tickerforge.flows.server.pruning import read_flow_runs
 
-    prefect, mlflow = f"sqlite+aiosqlite:///{workspace.prefect_db}", _mlflow_url(workspace)
+    prefect, mlflow = workspace.prefect_url, workspace.mlflow_url
     with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: prefect}):
         nights = list(read_flow_runs(alone=False).nights.values())
         if len(nights) < KEEP_NIGHTS:

@@ -424,7 +424,7 @@ def unchanged_night(ready: Prepared) -> TickerNight:
 def _basis_after(ready: Prepared, registered: RegisteredModel) -> str:
     """Return the basis of a ticker with the version that this night registered.
 
-    What else the registry learned during the night is no part of it, as the night did not use that.
+    Other changes of the registry during the night are left out, because the night did not use them.
     """
     stock = ready.config.stock
     own = ready.versions[stock] | dict.fromkeys(registered.aliases, registered.version)
@@ -470,7 +470,7 @@ def finish(night: Night) -> None:
     summary = f"{count}: {len(promoted)} promoted, {len(failed)} failed."
     ordered = sorted(night.tickers, key=lambda each: (not each.failure, not each.promoted, each.stock))
     look_daily(Workspace.current(), at=now)
-    # A night that is killed before its end is no basis for the next one.
+    # If the night is killed before its last line, the next night must not take these tickers for unchanged.
     desk = publish_desk(
         [each.desk.model_copy(update={"basis": "", "trained_on": ""}) for each in night.tickers], at=now
     )

@@ -34,7 +34,7 @@ def set_embedded_defaults(workspace: Workspace) -> None:
         "PREFECT_HOME": workspace.prefect_home,
         "PREFECT_LOCAL_STORAGE_PATH": workspace.prefect_home / "storage",
         "PREFECT_SERVER_MEMO_STORE_PATH": workspace.prefect_home / "memo_store.toml",
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{workspace.prefect_db}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": workspace.prefect_url,
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": EPHEMERAL_STARTUP_SECONDS,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",

@@ -129,9 +129,19 @@ class Workspace:
         return self.state / "prefect.db"
 
     @property
+    def prefect_url(self) -> str:
+        """SQLAlchemy's URL of that database."""
+        return f"sqlite+aiosqlite:///{self.prefect_db}"
+
+    @property
     def mlflow_db(self) -> Path:
         """SQLite database of the embedded MLflow."""
         return self.state / "mlflow.db"
+
+    @property
+    def mlflow_url(self) -> str:
+        """SQLAlchemy's URL of that database."""
+        return f"sqlite:///{self.mlflow_db}"
 
     @property
     def mlflow_artifacts(self) -> Path:

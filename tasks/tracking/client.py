@@ -53,7 +53,7 @@ def connect(workspace: Workspace) -> Tracking:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with as_tracking_error(uri), locked(workspace.locks / "mlflow.lock", waiting_for="MLflow's set-up"):
-        if uri == f"sqlite:///{workspace.mlflow_db}":
+        if uri == workspace.mlflow_url:
             # SQLite would let other users of this machine read a new database.
             workspace.mlflow_db.touch(mode=0o600)
         mlflow.set_tracking_uri(uri)

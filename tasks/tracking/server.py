@@ -53,7 +53,7 @@ def tracking_uri(workspace: Workspace) -> str:
     A server's user and password move from the address into MLflow's own variables, because MLflow repeats addresses in
     its errors.
     """
-    uri = os.environ.get(TRACKING_VARIABLE) or f"sqlite:///{workspace.mlflow_db}"
+    uri = os.environ.get(TRACKING_VARIABLE) or workspace.mlflow_url
     if not is_server(uri):
         return uri
     user, _, password = urllib.parse.urlsplit(uri).netloc.rpartition("@")[0].partition(":")

@@ -35,7 +35,7 @@ class UnslothBackend:
             # `sampling.sample` fails on Unsloth's model, whose cache and attention mask are others.
             raise BackendUnavailable(
                 "unsloth cannot draw GRPO's answers by vLLM here: its vLLM needs a GPU of compute capability 7.0 or "
-                "higher that is no DGX Spark, and a model type that it supports. Use --backend transformers"
+                "higher, but not a DGX Spark, and a model type that it supports. Use --backend transformers"
             )
         from tickerforge.training.backends import trl_
 
