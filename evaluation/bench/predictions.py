@@ -12,7 +12,6 @@ from tickerforge.evaluation.core.contracts import Floats, Ints
 from tickerforge.evaluation.core.errors import PredictionsError
 from tickerforge.evaluation.core.panels import matrix
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol
-from tickerforge.evaluation.core.rescaling import Factors, rescaled_frame
 
 HORIZON_COLUMNS = tuple(f"h{ahead}" for ahead in range(1, HORIZON + 1))
 REQUIRED_COLUMNS = ("ticker", "origin", *HORIZON_COLUMNS)
@@ -126,16 +125,14 @@ def sampled_entry(
     *,
     name: str,
     is_chosen: bool = False,
-    factors: Factors | None = None,
 ) -> ProtocolForecast:
-    """Read one of our own models' answers to test windows: to all of them, or to those it was asked for.
+    """Read one of our own models' calibrated answers to test windows: to all of them, or to those it was asked for.
 
     Args:
         forecasts: Forecasts frame of one model; splits other than test are ignored.
         protocol: The test windows.
         name: Its name in the table.
         is_chosen: Whether validation chose it.
-        factors: Its calibration.
 
     Raises:
         PredictionsError: A test window in `forecasts` is not in the protocol.
@@ -147,7 +144,6 @@ def sampled_entry(
         raise PredictionsError(
             f"{name}: {row['ticker']} at {row['origin']:%Y-%m-%d} is not a test window of the protocol"
         )
-    rows = rescaled_frame(rows, origin_prices=protocol.origin_price[windows], factors=factors or Factors())
     forecast = np.full((len(protocol.place), HORIZON), np.nan)
     forecast[windows] = matrix(rows["median"])
     asked = np.zeros(len(forecast), dtype=bool)

@@ -1,4 +1,4 @@
-"""Calibration: two factors of a model's distribution and whether to smooth it, by CRPS on validation."""
+"""Calibration: factors of a model's distribution and whether to smooth it, by CRPS on validation."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, matrix, session_dates, truth_of
-from tickerforge.evaluation.core.rescaling import Factors, pooled_deviations, rescaled_frame
+from tickerforge.evaluation.core.rescaling import Factors, pooled_deviations, rescaled_frame, widths
 from tickerforge.evaluation.evidence.significance import too_few
 
 BLOCKS = 4
@@ -18,13 +18,11 @@ LARGEST_MEDIAN, LARGEST_SPREAD = 1.5, 4.0
 
 def calibrated(windows: pd.DataFrame, forecasts: pd.DataFrame, *, factors: Factors) -> pd.DataFrame:
     """Rescale one model's forecasts of these windows."""
-    prices = pd.Series(
-        matrix(windows["history"])[:, -1],
-        index=pd.MultiIndex.from_arrays([windows["ticker"].to_numpy(object), session_dates(windows["origin"])]),
-    )
+    known = pd.MultiIndex.from_arrays([windows["ticker"].to_numpy(object), session_dates(windows["origin"])])
     keys = pd.MultiIndex.from_arrays([forecasts["ticker"].to_numpy(object), session_dates(forecasts["origin"])])
-    known = np.asarray(prices.reindex(keys), dtype=float)
-    return rescaled_frame(forecasts, origin_prices=known, factors=factors)
+    places = known.get_indexer(keys)
+    prices, sigmas = matrix(windows["history"])[places, -1], windows["sigma"].to_numpy(float)[places]
+    return rescaled_frame(forecasts, origin_prices=prices, sigmas=sigmas, factors=factors)
 
 
 def fit_factors(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, calendar: NDArray) -> Factors:
@@ -38,7 +36,7 @@ def fit_factors(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, c
 
     Returns:
         The factors that minimise the CRPS, moved towards 1 by the weight that is best on stretches that were left out,
-        with or without smoothing, whichever is better there; 1 and 1 if there are too few windows for a test.
+        with or without smoothing, whichever is better there; all 1 if there are too few windows for a test.
 
     Raises:
         ForecastsError: The forecasts do not match the windows.
@@ -71,7 +69,8 @@ def factors_of(truth: Truth, answers: Answers) -> Factors:
 
 
 def _shrunk(fitted: Factors, weight: float) -> Factors:
-    return fitted.model_copy(update={"median": 1 + weight * (fitted.median - 1), "spread": fitted.spread**weight})
+    moved = {name: 1 + weight * (getattr(fitted, name) - 1) for name in ("median", "variation")}
+    return fitted.model_copy(update=moved | {"spread": fitted.spread**weight})
 
 
 class _Losses:
@@ -79,7 +78,7 @@ class _Losses:
 
     def __init__(self, truth: Truth, answers: Answers, *, smooth: bool) -> None:
         self._smooth = smooth
-        self._groups: list[tuple[NDArray[np.int64], Floats, Floats, Floats, Floats]] = []
+        self._groups: list[tuple[NDArray[np.int64], Floats, Floats, Floats, Floats, Floats]] = []
         for rows, samples in answers.ensembles():
             if not answers.n_valid[rows[0]]:
                 continue
@@ -89,19 +88,23 @@ class _Losses:
             apart = np.log(samples / origin[..., None]) / unit[..., None] - middle[:, None]
             if smooth:
                 apart = pooled_deviations(apart)
+            wide = widths(apart, sigma=truth.unit[rows] / truth.sigma[rows])
             ordered = np.sort(apart.swapaxes(1, 2), axis=-1)
             m = ordered.shape[-1]
             spread = ordered @ ((2 * np.arange(1, m + 1) - m - 1) / m**2)
-            self._groups.append((rows, ordered, middle, actual, spread))
+            self._groups.append((rows, ordered, middle, actual, spread, wide))
+        found = np.concatenate([each[-1] for each in self._groups] or [np.empty(0)])
+        self._width = float(np.exp(np.log(found[found > 0]).mean())) if (found > 0).any() else 1.0
 
     def total(self, factors: Factors, kept: NDArray[np.bool_]) -> float:
         """Return the sum of the CRPS over the windows that are kept (n,)."""
         found = 0.0
-        for rows, ordered, middle, actual, spread in self._groups:
+        for rows, ordered, middle, actual, spread, wide in self._groups:
             mine = kept[rows]
             miss = (actual - factors.median * middle)[mine]
-            distance = np.abs(factors.spread * ordered[mine] - miss[..., None]).mean(axis=-1)
-            found += float((distance - factors.spread * spread[mine]).sum())
+            stretch = factors.stretch(wide[mine])[:, None]
+            distance = np.abs(stretch[..., None] * ordered[mine] - miss[..., None]).mean(axis=-1)
+            found += float((distance - stretch * spread[mine]).sum())
         return found
 
     def best(self, kept: NDArray[np.bool_]) -> Factors:
@@ -109,13 +112,14 @@ class _Losses:
         from scipy.optimize import minimize
 
         def factors(at: Floats) -> Factors:
-            return Factors(median=float(at[0]), spread=float(np.exp(at[1])), smooth=self._smooth)
+            median, spread, variation = float(at[0]), float(np.exp(at[1])), float(at[2])
+            return Factors(median=median, spread=spread, variation=variation, width=self._width, smooth=self._smooth)
 
         found = minimize(
             lambda at: self.total(factors(at), kept),
-            x0=np.array([0.9, 0.1]),
+            x0=np.array([0.9, 0.1, 0.6]),
             method="Nelder-Mead",
-            bounds=[(0.0, LARGEST_MEDIAN), (-np.log(LARGEST_SPREAD), np.log(LARGEST_SPREAD))],
-            options={"xatol": 0.005, "fatol": 1e-6, "maxfev": 200},
+            bounds=[(0.0, LARGEST_MEDIAN), (-np.log(LARGEST_SPREAD), np.log(LARGEST_SPREAD)), (0.0, 1.0)],
+            options={"xatol": 0.005, "fatol": 1e-6, "maxfev": 300},
         )
         return factors(found.x)

@@ -25,7 +25,8 @@ class Truth:
 
     `ticker` is the name in messages: that of the pool if the windows are of several `tickers` (n,). `target` (n, h),
     `origin_price`, `train_mean` and `train_std` (n,) in USD; `sigma` (n,) is the standard deviation of daily log
-    returns; `positions` (n,) are the session numbers of the origins.
+    returns, and `unit` (n,) the volatility in whose units models answer; `positions` (n,) are the session numbers of
+    the origins.
     """
 
     ticker: str
@@ -37,6 +38,7 @@ class Truth:
     target_dates: Dates
     origin_price: Floats
     sigma: Floats
+    unit: Floats
     train_mean: Floats
     train_std: Floats
     variance: Floats
@@ -139,6 +141,7 @@ def truth_of(windows: pd.DataFrame, *, split: ScoredSplit, calendar: Dates) -> T
         target_dates=date_matrix(rows["target_dates"]),
         origin_price=matrix(rows["history"])[:, -1],
         sigma=scoring_sigma(rows),
+        unit=rows["sigma"].to_numpy(float),
         train_mean=rows["train_mean"].to_numpy(float),
         train_std=rows["train_std"].to_numpy(float),
         variance=realised_variances(rows),
@@ -147,7 +150,7 @@ def truth_of(windows: pd.DataFrame, *, split: ScoredSplit, calendar: Dates) -> T
 
 def part_of_truth(truth: Truth, kept: NDArray[np.bool_], *, split: ScoredSplit) -> Truth:
     """Return some windows (n,) of a split under another split name."""
-    columns = ("tickers", "origins", "positions", "target", "target_dates", "origin_price", "sigma")
+    columns = ("tickers", "origins", "positions", "target", "target_dates", "origin_price", "sigma", "unit")
     fitted = ("train_mean", "train_std", "variance")
     return replace(truth, split=split, **{name: getattr(truth, name)[kept] for name in (*columns, *fitted)})
 

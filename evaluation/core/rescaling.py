@@ -13,17 +13,26 @@ Floats = NDArray[np.float64]
 class Factors(FrozenModel):
     """Factors of the median's log return from the origin, and of the spread of the samples around the median.
 
-    `smooth` says that the spread is first `pooled_deviations`.
+    `variation` is the share that is kept of how much the spread varies between windows: the logarithm of a window's
+    `widths` moves towards that of the usual one, `width` (in σ of one session), by the rest. `smooth` says that the
+    deviations are first `pooled_deviations`.
     """
 
     median: float = Field(default=1.0, ge=0)
     spread: float = Field(default=1.0, gt=0)
+    variation: float = Field(default=1.0, ge=0, le=1)
+    width: float = Field(default=1.0, gt=0)
     smooth: bool = False
 
     @property
     def change_nothing(self) -> bool:
-        """Whether both are 1, and nothing is smoothed."""
-        return self.median == self.spread == 1.0 and not self.smooth
+        """Whether all three are 1, and nothing is smoothed."""
+        return self.median == self.spread == self.variation == 1.0 and not self.smooth
+
+    def stretch(self, widths: Floats) -> Floats:
+        """Return what the deviations of windows are multiplied by, from the `widths` of the windows (n,)."""
+        known = np.where(widths > 0, widths, self.width)
+        return np.asarray(self.spread * (known / self.width) ** (self.variation - 1))
 
 
 def pooled_deviations(deviations: Floats) -> Floats:
@@ -47,31 +56,52 @@ def pooled_deviations(deviations: Floats) -> Floats:
     return np.asarray(np.take_along_axis(quantiles[:, :, None], ranks, axis=1) * root)
 
 
-def rescaled(samples: Floats, median: Floats, *, origin_price: float, factors: Factors) -> tuple[Floats, Floats]:
-    """Rescale the samples (m, h) of a window and their median (h,), all in USD."""
+def widths(deviations: Floats, *, sigma: Floats) -> Floats:
+    """Return the spread of windows: the mean absolute deviation over samples and sessions, in σ of one session.
+
+    Args:
+        deviations: Log returns minus those of the median, shape (n, m, h); those of session h are divided by √h.
+        sigma: Volatility of the windows in whose units the model answers, shape (n,).
+
+    Returns:
+        Shape (n,); 0 for windows with one sample.
+    """
+    root = np.sqrt(np.arange(1, deviations.shape[-1] + 1))
+    return np.asarray(np.abs(deviations / root).mean(axis=(1, 2)) / sigma)
+
+
+def rescaled(
+    samples: Floats, median: Floats, *, origin_price: float, sigma: float, factors: Factors
+) -> tuple[Floats, Floats]:
+    """Rescale the samples (m, h) of a window and their median (h,), all in USD; `sigma` as in `widths`."""
     middle = np.log(median / origin_price)
-    apart = np.log(samples / origin_price) - middle
+    apart = (np.log(samples / origin_price) - middle)[None]
     if factors.smooth:
-        apart = pooled_deviations(apart[None])[0]
-    moved = factors.median * middle + factors.spread * apart
+        apart = pooled_deviations(apart)
+    stretched = factors.stretch(widths(apart, sigma=np.array([sigma]))) * apart[0]
+    moved = factors.median * middle + stretched
     return origin_price * np.exp(moved), origin_price * np.exp(factors.median * middle)
 
 
-def rescaled_frame(forecasts: pd.DataFrame, *, origin_prices: Floats, factors: Factors) -> pd.DataFrame:
+def rescaled_frame(forecasts: pd.DataFrame, *, origin_prices: Floats, sigmas: Floats, factors: Factors) -> pd.DataFrame:
     """Rescale a forecasts frame of one model; a window without a valid answer stays as it is.
 
     Args:
-        forecasts: Forecasts frame.
+        forecasts: Forecasts frame of one model.
         origin_prices: USD, one per row.
+        sigmas: Volatilities in whose units the model answers, one per row.
         factors: The model's factors.
     """
     if factors.change_nothing:
         return forecasts
     medians, samples = forecasts["median"].to_list(), forecasts["samples"].to_list()
-    for row, (count, price) in enumerate(zip(forecasts["n_valid"], origin_prices, strict=True)):
+    for row, (count, price, sigma) in enumerate(zip(forecasts["n_valid"], origin_prices, sigmas, strict=True)):
         if count:
-            drawn = np.stack([np.asarray(each, float) for each in samples[row]])
-            found = rescaled(drawn, np.asarray(medians[row], float), origin_price=float(price), factors=factors)
+            drawn, middle = (
+                np.stack([np.asarray(each, float) for each in samples[row]]),
+                np.asarray(medians[row], float),
+            )
+            found = rescaled(drawn, middle, origin_price=float(price), sigma=float(sigma), factors=factors)
             samples[row], medians[row] = list(found[0]), found[1]
     return forecasts.assign(
         median=pd.Series(medians, index=forecasts.index, dtype=object),

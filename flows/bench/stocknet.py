@@ -12,6 +12,7 @@ from pydantic import Field
 from tickerforge.evaluation.baselines.rivals import GARCH, classical, common_drift, persistence, ridge, walks
 from tickerforge.evaluation.bench.predictions import sampled_entry
 from tickerforge.evaluation.bench.standings import ProtocolForecast, Standings, standings_of, whole_of
+from tickerforge.evaluation.comparison.calibrate import calibrated
 from tickerforge.evaluation.core.contracts import BASE, PERSISTENCE, Floats
 from tickerforge.evaluation.core.errors import EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, protocol_of, series_of
@@ -30,6 +31,7 @@ from tickerforge.tasks.outputs.benchmark import only_test
 from tickerforge.tasks.outputs.evaluate import read_report, read_verdict
 from tickerforge.tasks.prices.folders import csv_path, list_tickers
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
+from tickerforge.tasks.windows.preprocess import read_windows
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +40,9 @@ CHEAP: Mapping[str, Callable[[Protocol], Floats]] = {"common_drift": common_drif
 
 
 class StageForecasts(FrozenModel):
-    """The forecasts of our stages by model, their calibration, the one that validation chose, and the verdict."""
+    """The forecasts of our stages by model, what calibrates them, the one that validation chose, and the verdict."""
 
+    windows: ArtifactRef
     forecasts: dict[str, ArtifactRef]
     chosen: str | None
     headline: str
@@ -115,10 +118,11 @@ def stand(
         entries.append(replace(_whole(name, middle), whole=whole))
     remarks = list(notes)
     if stages is not None:
+        windows = read_windows(stages.windows)
         for model, artifact in stages.forecasts.items():
-            frame = read_frame(artifact.path / FORECASTS_FILE)
-            own = stages.factors.get(model, Factors())
-            entries.append(sampled_entry(frame, protocol, name=model, is_chosen=model == stages.chosen, factors=own))
+            drawn, own = read_frame(artifact.path / FORECASTS_FILE), stages.factors.get(model, Factors())
+            frame = calibrated(windows, drawn, factors=own)
+            entries.append(sampled_entry(frame, protocol, name=model, is_chosen=model == stages.chosen))
         remarks.append(stages.headline)
         remarks += [f"our stages leave out {ticker}: {why}" for ticker, why in stages.left_out.items()]
     return standings_of(protocol, [*entries, *predictions], notes=remarks)
@@ -156,6 +160,7 @@ def stage_forecasts(config: PipelineConfig, until: AdapterStage = LAST_STAGE) ->
         asked = Steps(config.model_copy(update={"evaluation": everything}), store)
         forecasts[chosen] = asked.forecasts(tests, base_model, model=chosen, adapter=adapters[chosen])
     return StageForecasts(
+        windows=store.here(data.windows),
         forecasts={model: store.here(forecasts[model]) for model in (BASE, *adapters)},
         chosen=chosen,
         headline=verdict.headline,

@@ -164,8 +164,8 @@ def forecast_distribution(
     samples = np.asarray(answers["samples"], float).reshape(-1, features.horizon)
     asked = training.sampling.samples
     if factors is not None and len(samples):
-        close = float(window["history"].iloc[0][-1])
-        samples, median = rescaled(samples, median, origin_price=close, factors=factors)
+        close, sigma = float(window["history"].iloc[0][-1]), float(window["sigma"].iloc[0])
+        samples, median = rescaled(samples, median, origin_price=close, sigma=sigma, factors=factors)
     if problem := too_few_valid(len(samples), asked):
         run_logger(__name__).warning("%s: %s", ticker, problem)
     none = np.full(features.horizon, np.nan)

@@ -177,8 +177,8 @@ def compare_models(
             notes.insert(0, UNKNOWN_CUT_OFF)
         notes += [
             f"The answers of {model_label(model)} are calibrated on validation: the median's move times "
-            f"{each.median:.2f}, the spread times {each.spread:.2f}"
-            f"{', smoothed over the sessions' if each.smooth else ''}."
+            f"{each.median:.2f}, the spread times {each.spread:.2f}, {each.variation:.0%} of its variation between "
+            f"windows kept{', smoothed over the sessions' if each.smooth else ''}."
             for model, each in factors.items()
             if not each.change_nothing
         ]

@@ -10,7 +10,7 @@ from tickerforge.evaluation.comparison.calibrate import calibrated, fit_factors
 from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
-from tickerforge.evaluation.core.rescaling import Factors, pooled_deviations, rescaled
+from tickerforge.evaluation.core.rescaling import Factors, pooled_deviations, rescaled, widths
 from tickerforge.evaluation.metrics.accuracy import crps
 from tickerforge.evaluation.metrics.scores import score
 
@@ -28,11 +28,43 @@ def figures(windows: pd.DataFrame, forecasts: pd.DataFrame, calendar: np.ndarray
 
 def test_the_factors_move_median_and_samples_in_log_returns_from_the_origin() -> None:
     samples = 100 * np.exp(np.array([[0.1], [0.2], [0.4]]))
-    drawn, median = rescaled(
-        samples, 100 * np.exp(np.array([0.2])), origin_price=100.0, factors=Factors(median=0.5, spread=2)
-    )
+    factors = Factors(median=0.5, spread=2)
+    drawn, median = rescaled(samples, 100 * np.exp(np.array([0.2])), origin_price=100.0, sigma=0.05, factors=factors)
     np.testing.assert_allclose(np.log(drawn[:, 0] / 100), [-0.1, 0.1, 0.5])
     np.testing.assert_allclose(np.log(median / 100), [0.1])
+
+
+def test_the_spread_of_a_window_moves_towards_the_usual_one_by_the_share_that_is_not_kept() -> None:
+    apart = np.array([[[-0.02, -0.02 * np.sqrt(2)], [0.02, 0.02 * np.sqrt(2)]]])
+    sigma = np.array([0.01])
+    np.testing.assert_allclose(widths(apart, sigma=sigma), [2.0])
+    for variation, width in ((1.0, 2.0), (0.5, np.sqrt(2 * 0.5)), (0.0, 0.5)):
+        stretch = Factors(variation=variation, width=0.5).stretch(np.array([2.0, 0.0]))
+        np.testing.assert_allclose(widths(stretch[0] * apart, sigma=sigma), [width])
+        assert stretch[1] == 1
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_variation_of_the_spread_is_kept_if_it_is_knowledge_and_else_removed(knows: bool) -> None:
+    windows, _ = market_windows(sessions=4000)
+    selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+    forecasts = noisy_forecasts(selected, model="sft", knowledge=0.0, noise=0.0, samples=32)
+    times = np.exp(0.5 * np.random.default_rng(0).standard_normal(len(selected)))
+    origins = [history[-1] for history in selected["history"]]
+    for row, (origin, factor) in enumerate(zip(origins, times, strict=True)):
+        forecasts.at[row, "samples"] = list(origin * (np.stack(forecasts.at[row, "samples"]) / origin) ** factor)
+    if knows:
+        moved = [o * (t / o) ** f for o, t, f in zip(origins, selected["target"], times, strict=True)]
+        selected = selected.assign(target=pd.Series(moved, selected.index))
+    found = fit_factors(selected, forecasts, model="sft", calendar=calendar)
+    before = figures(selected, forecasts, calendar)["crps"] or 0
+    after = figures(selected, calibrated(selected, forecasts, factors=found), calendar)["crps"] or 9
+    if knows:
+        assert found.variation > 0.7
+        assert after < 1.01 * before
+    else:
+        assert found.variation < 0.3
+        assert after < 0.97 * before
 
 
 def test_smoothing_makes_few_samples_score_nearly_as_their_distribution_and_keeps_the_paths_in_order() -> None:
