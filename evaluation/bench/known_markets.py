@@ -26,6 +26,8 @@ RIDGE = 10.0
 BOOSTED_ITERATIONS = 150
 KNOWN, KNOWN_DRAWS = "known", 4000
 """The forecaster that knows the process, and the paths per window from which its percentiles are computed."""
+SHOWN = "shown"
+"""The forecaster that sees what prompts show, fitted on 100,000 of them."""
 
 
 class Sample(NamedTuple):
@@ -38,6 +40,18 @@ class Sample(NamedTuple):
     shown: Floats
     targets: Floats
     expected: Floats
+
+
+class PromptOptimum(NamedTuple):
+    """What can be reached from the numbers of prompts.
+
+    `ratios` are least mean squared errors over persistence's, one per sample, `predictor` is the name of the predictor,
+    and `percentiles` (n, 99, h) are a distribution for each window of the last sample, in model units.
+    """
+
+    ratios: list[float]
+    predictor: str
+    percentiles: Floats
 
 
 def process_optimum(process: str, *, phi: float, horizon: int) -> float:
@@ -101,18 +115,16 @@ def expected_gains(forecast: Floats, *, expected: Floats) -> Floats:
     return np.asarray((expected - forecast) ** 2 - expected**2)
 
 
-def prompt_optimum(fitted: Sample, *scored: Sample) -> tuple[list[float], str]:
+def prompt_optimum(fitted: Sample, *scored: Sample) -> PromptOptimum:
     """Return the least mean squared error over persistence's that can be reached from the prompt's numbers: MSE*.
 
     A ridge regression, and gradient-boosted trees on its residuals (scikit-learn), are fitted on one sample of windows.
-    The predictor that is better on the first of the other samples counts.
+    The predictor that is better on the first of the other samples counts. For the distribution, other trees predict the
+    size of its errors; the percentiles are those of its errors on that first sample, divided by their predicted sizes.
 
     Args:
         fitted: Windows to fit on.
         scored: Samples of other windows; their errors are taken in expectation (`expected_gains`).
-
-    Returns:
-        The ratio of each sample, and the name of the predictor.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.linear_model import Ridge
@@ -123,10 +135,11 @@ def prompt_optimum(fitted: Sample, *scored: Sample) -> tuple[list[float], str]:
     linear = make_pipeline(StandardScaler(), Ridge(RIDGE)).fit(shown, targets)
     ridge = [linear.predict(each) for each, _, _ in scored]
     rest = targets - linear.predict(shown)
+    fitted_trees = np.empty_like(rest)
     trees = [np.empty_like(each) for each in ridge]
     for session in range(targets.shape[1]):
         boosted = HistGradientBoostingRegressor(max_iter=BOOSTED_ITERATIONS, learning_rate=0.05, random_state=0)
-        boosted.fit(shown, rest[:, session])
+        fitted_trees[:, session] = boosted.fit(shown, rest[:, session]).predict(shown)
         for found, (each, _, _) in zip(trees, scored, strict=True):
             found[:, session] = boosted.predict(each)
     candidates = {"ridge": ridge, "ridge and trees": [a + b for a, b in zip(ridge, trees, strict=True)]}
@@ -138,7 +151,13 @@ def prompt_optimum(fitted: Sample, *scored: Sample) -> tuple[list[float], str]:
         for name, forecasts in candidates.items()
     }
     best = min(ratios, key=lambda name: ratios[name][0])
-    return ratios[best], best
+    apart = np.abs((rest if best == "ridge" else rest - fitted_trees) / np.sqrt(np.arange(1, targets.shape[1] + 1)))
+    sizes = HistGradientBoostingRegressor(max_iter=BOOSTED_ITERATIONS, learning_rate=0.05, random_state=0)
+    sizes.fit(shown, np.log(apart.mean(axis=1) + 1e-6))
+    size = [np.exp(sizes.predict(each.shown))[:, None] for each in (scored[0], scored[-1])]
+    errors = np.quantile((scored[0].targets - candidates[best][0]) / size[0], LEVELS, axis=0, method="weibull")
+    percentiles = candidates[best][-1][:, None] + size[1][:, None] * errors
+    return PromptOptimum(ratios[best], best, percentiles)
 
 
 def known_forecasts(windows: pd.DataFrame, process: SyntheticConfig, *, seed: int) -> pd.DataFrame:
@@ -157,9 +176,14 @@ def known_forecasts(windows: pd.DataFrame, process: SyntheticConfig, *, seed: in
     rng = np.random.default_rng(seed)
     moves = possible_moves(process, rows.astype(np.int64), horizon=horizon, count=KNOWN_DRAWS, rng=rng)
     percentiles = np.quantile(moves, LEVELS, axis=1, method="weibull").swapaxes(0, 1)
+    return forecasts_of_percentiles(windows, percentiles, model=KNOWN)
+
+
+def forecasts_of_percentiles(windows: pd.DataFrame, percentiles: Floats, *, model: str) -> pd.DataFrame:
+    """Make a forecasts frame of the percentiles 1 to 99 of log returns from the origin, shape (n, 99, h)."""
     prices = matrix(windows["history"])[:, -1, None, None] * np.exp(percentiles)
     return windows[["ticker", "origin", "split"]].assign(
-        model=KNOWN,
+        model=model,
         median=pd.Series(list(np.median(prices, axis=1)), index=windows.index, dtype=object),
         samples=pd.Series(list(prices), index=windows.index, dtype=object),
         n_samples=MEMBERS,

@@ -9,9 +9,11 @@ import pandas as pd
 from tickerforge.evaluation.baselines.simple import baseline_forecasts
 from tickerforge.evaluation.bench.known_markets import (
     KNOWN,
+    SHOWN,
     Attained,
     Sample,
     attained,
+    forecasts_of_percentiles,
     known_forecasts,
     prompt_optimum,
 )
@@ -37,11 +39,15 @@ OPTIMUM_FILE = "optimum.json"
 
 
 class Attainable(FrozenModel):
-    """The best attainable MSE of a market over the MSE of persistence: in general, and on the windows asked for."""
+    """The best attainable MSE of a market over the MSE of persistence: in general, and on the windows asked for.
+
+    `attained` are all scores there of the predictor that attains it, with its distribution.
+    """
 
     general: float
     asked: float
     predictor: str
+    attained: Attained
 
 
 def attainable(
@@ -75,9 +81,14 @@ def attainable(
                 process.model_copy(update={"sessions": SCORED_SESSIONS, "seed": SCORE_SEED}),
             )
         )
-        own = _sample(select_windows(read_windows(asked), config=evaluation), process=process, features=features)
-        (general, there), predictor = prompt_optimum(fitted, scored, own)
-        found = Attainable(general=general, asked=there, predictor=predictor)
+        windows = select_windows(read_windows(asked), config=evaluation).sort_values("origin")
+        (general, there), predictor, percentiles = prompt_optimum(
+            fitted, scored, _sample(windows, process=process, features=features)
+        )
+        moves = percentiles * (windows["sigma"].to_numpy(float) / UNITS_PER_SIGMA)[:, None, None]
+        forecasts = forecasts_of_percentiles(windows, moves, model=SHOWN)
+        best = attained(windows, forecasts, model=SHOWN, expected=_expected(windows, process=process))
+        found = Attainable(general=general, asked=there, predictor=predictor, attained=best)
         (folder / OPTIMUM_FILE).write_text(found.model_dump_json(), encoding="utf-8")
         return {"windows": len(fitted[0])}
 

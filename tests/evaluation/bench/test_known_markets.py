@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from tickerforge.evaluation.baselines.simple import baseline_forecasts
 from tickerforge.evaluation.bench.known_markets import (
@@ -16,6 +17,7 @@ from tickerforge.evaluation.bench.known_markets import (
     prompt_optimum,
 )
 from tickerforge.evaluation.core.forecasts import collect_forecasts
+from tickerforge.evaluation.metrics.accuracy import crps
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.prompts import render_answer
 from tickerforge.features.splits import split_borders
@@ -110,12 +112,20 @@ def test_the_best_predictor_of_what_is_shown_finds_a_linear_and_a_curved_relatio
     def sample(size: int) -> Sample:
         shown = rng.normal(size=(size, 3))
         clean = np.stack([shown[:, 0], np.abs(shown[:, 1])], axis=1)
-        return Sample(shown, clean + rng.normal(size=clean.shape), clean)
+        # The size of the noise can be read off the third number; its second moment is 1.
+        noise = np.exp(0.6 * shown[:, 2:] - 0.6**2) * rng.normal(size=clean.shape)
+        return Sample(shown, clean + noise, clean)
 
-    (found, again), predictor = prompt_optimum(sample(20_000), sample(10_000), sample(10_000))
+    asked = sample(10_000)
+    (found, again), predictor, percentiles = prompt_optimum(sample(20_000), sample(10_000), asked)
     # Signal and noise have the same second moment.
     assert (found, again) == pytest.approx((0.5, 0.5), abs=0.03)
     assert predictor == "ridge and trees"
+    size = np.exp(0.6 * asked.shown[:, 2:] - 0.6**2)
+    perfect = asked.expected[:, None] + size[:, None] * norm.ppf(np.arange(1, 100) / 100)[:, None]
+    alike = asked.expected[:, None] + norm.ppf(np.arange(1, 100) / 100)[:, None]
+    ours, best, same = (crps(each, asked.targets).mean() for each in (percentiles, perfect, alike))
+    assert best < ours < best + 0.4 * (same - best)
 
 
 def test_persistence_attains_nothing_and_the_truth_attains_all() -> None:

@@ -62,9 +62,10 @@ def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_a
     lend_base_model(Workspace.current().root)
     config = tiny_config()
     (run,) = tickerforge.flows.bench.markets.benchmark_markets(config, ("mean-reverting-80",), 1)
-    assert [each.model for each in run.attained] == ["known", *FREE, "base", "grpo_1st", "sft", "grpo_2nd"]
+    assert [each.model for each in run.attained] == ["known", "shown", *FREE, "base", "grpo_1st", "sft", "grpo_2nd"]
     assert run.of("known").crps < run.of("random_walk").crps < 0.8
     assert run.captured_crps("random_walk") == 0.0
+    assert run.of("shown").mse == pytest.approx(run.attainable.asked, abs=0.001)
     # Half of the windows that the market has, as the settings ask for no more.
     assert config.evaluation.max_windows == 6
     assert all(each.windows == 2 * 6 and 0 < each.valid_rate <= 1 for each in run.attained)
@@ -75,9 +76,9 @@ def test_every_stage_is_scored_beside_both_optima_and_what_is_done_is_not_done_a
     (again,) = tickerforge.flows.bench.markets.benchmark_markets(config, ("mean-reverting-80",), 1)
     assert again == run
     rows = tickerforge.flows.bench.markets.summarise([run])["mean-reverting-80"]
-    assert [row["Model"] for row in rows[4:]] == ["base", "grpo_1st", "sft", "grpo_2nd"]
-    assert (rows[0]["Seeds"], rows[2]["Model"]) == ("0", "Random walk (HAR)")
-    assert rows[4]["MSE, median"] == f"{run.of('base').mse:.3f}"
+    assert [row["Model"] for row in rows[5:]] == ["base", "grpo_1st", "sft", "grpo_2nd"]
+    assert (rows[0]["Seeds"], rows[3]["Model"]) == ("0", "Random walk (HAR)")
+    assert rows[5]["MSE, median"] == f"{run.of('base').mse:.3f}"
 
     (short,) = tickerforge.flows.bench.markets.benchmark_markets(config, ("mean-reverting-80",), 1, until="sft")
     assert short.attained == run.attained[:-1]
