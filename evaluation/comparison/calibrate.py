@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, matrix, session_dates, truth_of
-from tickerforge.evaluation.core.rescaling import Factors, pooled_deviations, rescaled_frame, widths
+from tickerforge.evaluation.core.rescaling import Factors, pooled_deviations, rescaled, widths
 from tickerforge.evaluation.evidence.significance import too_few
 
 BLOCKS = 4
@@ -17,12 +17,27 @@ LARGEST_MEDIAN, LARGEST_SPREAD = 1.5, 4.0
 
 
 def calibrated(windows: pd.DataFrame, forecasts: pd.DataFrame, *, factors: Factors) -> pd.DataFrame:
-    """Rescale one model's forecasts of these windows."""
+    """Rescale one model's forecasts of these windows; a window without a valid answer stays as it is."""
+    if factors.change_nothing:
+        return forecasts
     known = pd.MultiIndex.from_arrays([windows["ticker"].to_numpy(object), session_dates(windows["origin"])])
     keys = pd.MultiIndex.from_arrays([forecasts["ticker"].to_numpy(object), session_dates(forecasts["origin"])])
     places = known.get_indexer(keys)
     prices, sigmas = matrix(windows["history"])[places, -1], windows["sigma"].to_numpy(float)[places]
-    return rescaled_frame(forecasts, origin_prices=prices, sigmas=sigmas, factors=factors)
+    medians, samples = forecasts["median"].to_list(), forecasts["samples"].to_list()
+    for row in np.flatnonzero(forecasts["n_valid"].to_numpy()):
+        samples[row], medians[row] = rescaled(
+            np.stack([np.asarray(each, float) for each in samples[row]]),
+            np.asarray(medians[row], float),
+            origin_price=float(prices[row]),
+            sigma=float(sigmas[row]),
+            factors=factors,
+        )
+        samples[row] = list(samples[row])
+    return forecasts.assign(
+        median=pd.Series(medians, index=forecasts.index, dtype=object),
+        samples=pd.Series(samples, index=forecasts.index, dtype=object),
+    )
 
 
 def fit_factors(windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, calendar: NDArray) -> Factors:

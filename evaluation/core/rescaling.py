@@ -1,7 +1,6 @@
 """Calibration factors of a forecast distribution, and their use on sampled prices."""
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -81,29 +80,3 @@ def rescaled(
     stretched = factors.stretch(widths(apart, sigma=np.array([sigma]))) * apart[0]
     moved = factors.median * middle + stretched
     return origin_price * np.exp(moved), origin_price * np.exp(factors.median * middle)
-
-
-def rescaled_frame(forecasts: pd.DataFrame, *, origin_prices: Floats, sigmas: Floats, factors: Factors) -> pd.DataFrame:
-    """Rescale a forecasts frame of one model; a window without a valid answer stays as it is.
-
-    Args:
-        forecasts: Forecasts frame of one model.
-        origin_prices: USD, one per row.
-        sigmas: Volatilities in whose units the model answers, one per row.
-        factors: The model's factors.
-    """
-    if factors.change_nothing:
-        return forecasts
-    medians, samples = forecasts["median"].to_list(), forecasts["samples"].to_list()
-    for row, (count, price, sigma) in enumerate(zip(forecasts["n_valid"], origin_prices, sigmas, strict=True)):
-        if count:
-            drawn, middle = (
-                np.stack([np.asarray(each, float) for each in samples[row]]),
-                np.asarray(medians[row], float),
-            )
-            found = rescaled(drawn, middle, origin_price=float(price), sigma=float(sigma), factors=factors)
-            samples[row], medians[row] = list(found[0]), found[1]
-    return forecasts.assign(
-        median=pd.Series(medians, index=forecasts.index, dtype=object),
-        samples=pd.Series(samples, index=forecasts.index, dtype=object),
-    )
