@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import ADAPTERS
 
@@ -187,7 +187,7 @@ class EvalReport(FrozenModel):
     Fields that older reports lack have a default. A pool's report has the pool's name, and one row per ticker and split
     in `tickers`. `chosen` is the adapter and `free` the free forecaster with the best CRPS on validation;
     `whole_superiority` tests the CRPS against the random walk, and `superiority`, only in reports of older code,
-    squared errors against persistence. `factors` are those by which models were calibrated.
+    squared errors against persistence. `recalibrations` are those of the models.
     """
 
     ticker: str
@@ -208,7 +208,7 @@ class EvalReport(FrozenModel):
     test_after: date | None = None
     free: str | None = None
     whole_superiority: Superiority | None = None
-    factors: dict[str, Factors] = Field(default={})
+    recalibrations: dict[str, Recalibration] = Field(default={})
 
     @property
     def judged(self) -> ScoredSplit | None:

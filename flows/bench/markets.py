@@ -141,7 +141,7 @@ def run_market(config: PipelineConfig, *, market: str, seed: int, until: Adapter
         {model: answers[model] for model in (BASE, *adapters)},
         process=asked.synthetic,
         evaluation=asked.evaluation,
-        factors=read_report(comparison).factors,
+        recalibrations=read_report(comparison).recalibrations,
     )
     best = attainable(
         asked.synthetic, asked=fresh_windows, features=own.features, evaluation=asked.evaluation, store=store

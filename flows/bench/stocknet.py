@@ -12,11 +12,11 @@ from pydantic import Field
 from tickerforge.evaluation.baselines.rivals import GARCH, classical, common_drift, persistence, ridge, walks
 from tickerforge.evaluation.bench.predictions import sampled_entry
 from tickerforge.evaluation.bench.standings import ProtocolForecast, Standings, standings_of, whole_of
-from tickerforge.evaluation.comparison.calibrate import calibrated
+from tickerforge.evaluation.comparison.recalibrate import recalibrated_frame
 from tickerforge.evaluation.core.contracts import BASE, PERSISTENCE, Floats
 from tickerforge.evaluation.core.errors import EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, protocol_of, series_of
-from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.config import FeatureConfig, FrozenModel
 from tickerforge.features.errors import FeaturesError
 from tickerforge.features.pooling import POOL
@@ -40,14 +40,14 @@ CHEAP: Mapping[str, Callable[[Protocol], Floats]] = {"common_drift": common_drif
 
 
 class StageForecasts(FrozenModel):
-    """The forecasts of our stages by model, what calibrates them, the one that validation chose, and the verdict."""
+    """The forecasts of our stages by model, what recalibrates them, the one that validation chose, and the verdict."""
 
     windows: ArtifactRef
     forecasts: dict[str, ArtifactRef]
     chosen: str | None
     headline: str
     left_out: dict[str, str] = Field(default={})
-    factors: dict[str, Factors] = Field(default={})
+    recalibrations: dict[str, Recalibration] = Field(default={})
 
 
 def read_protocol(folder: Path) -> tuple[Protocol, list[str]]:
@@ -120,8 +120,8 @@ def stand(
     if stages is not None:
         windows = read_windows(stages.windows)
         for model, artifact in stages.forecasts.items():
-            drawn, own = read_frame(artifact.path / FORECASTS_FILE), stages.factors.get(model, Factors())
-            frame = calibrated(windows, drawn, factors=own)
+            drawn, own = read_frame(artifact.path / FORECASTS_FILE), stages.recalibrations.get(model, Recalibration())
+            frame = recalibrated_frame(windows, drawn, recalibration=own)
             entries.append(sampled_entry(frame, protocol, name=model, is_chosen=model == stages.chosen))
         remarks.append(stages.headline)
         remarks += [f"our stages leave out {ticker}: {why}" for ticker, why in stages.left_out.items()]
@@ -165,5 +165,5 @@ def stage_forecasts(config: PipelineConfig, until: AdapterStage = LAST_STAGE) ->
         chosen=chosen,
         headline=verdict.headline,
         left_out=data.left_out,
-        factors=report.factors,
+        recalibrations=report.recalibrations,
     )

@@ -288,7 +288,7 @@ def forecast_stock(
             exchange=exchange,
             known=card.known_price,
             jumps=config.quality.jumps,
-            factors=card.factors,
+            recalibration=card.recalibration,
             on_progress=report,
         )
     warnings = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect import flow
 
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
-from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.atomic import atomic_path
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import (
@@ -39,7 +39,7 @@ from tickerforge.tasks.outputs.evaluate import read_report, read_verdict
 from tickerforge.tasks.outputs.publish import (
     publish_adapter,
     publish_comparison_folder,
-    publish_factors,
+    publish_recalibration,
     publish_sft_data,
     publish_stage,
 )
@@ -108,13 +108,15 @@ class StartedStage:
         return self.outcome(*written)
 
     def compare(self) -> StageOutcome:
-        """Compare the adapters and free forecasters, and write the calibration into the cards; register nothing."""
+        """Compare the adapters and free forecasters, and write the recalibration into the cards; register nothing."""
         run = self.run
         adapters = {name: self.adapter(name) for name in ADAPTERS}
         comparison = run.steps.comparison(self.windows, self.base_model, adapters, bars=self.bars)
         report = read_report(comparison)
         for name, adapter in adapters.items():
-            publish_factors(self.published(name), adapter, factors=report.factors.get(name, Factors()))
+            publish_recalibration(
+                self.published(name), adapter, recalibration=report.recalibrations.get(name, Recalibration())
+            )
         written = publish_comparison_folder(comparison, run.folder)
         if run.mlflow is not None:
             log_comparison(run.mlflow, comparison)

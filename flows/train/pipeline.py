@@ -11,7 +11,7 @@ from prefect import flow
 from pydantic import Field
 
 from tickerforge.evaluation.core.contracts import EvalReport, Verdict
-from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import ADAPTERS, COMPARISON, SFT_DATA
 from tickerforge.flows.errors import ChampionChanged
@@ -176,7 +176,7 @@ def train(
                     report.chosen,
                     windows=windows,
                     base_model=base_model,
-                    factors=report.factors.get(report.chosen),
+                    recalibration=report.recalibrations.get(report.chosen),
                 ),
                 bars=bars,
                 comparison=comparison,
@@ -185,7 +185,7 @@ def train(
             )
             keep_expected_error(config.stock, version=int(registered.version), expected=read_expected_error(comparison))
         published = publish_adapters(
-            run, adapters=adapters, windows=windows, base_model=base_model, factors=report.factors
+            run, adapters=adapters, windows=windows, base_model=base_model, recalibrations=report.recalibrations
         )
         # The run of a comparison from the store has no report of its own, but a link to it.
         page = tracked.web_address() if comparison.cached else tracked.report_address
@@ -240,7 +240,7 @@ def publish_adapters(
     adapters: Mapping[str, ArtifactRef],
     windows: ArtifactRef,
     base_model: BaseModelRef,
-    factors: Mapping[str, Factors],
+    recalibrations: Mapping[str, Recalibration],
 ) -> dict[str, Path]:
     """Copy the adapters to `models/{MODEL}/{STOCK}`; each replaces its predecessor.
 
@@ -252,7 +252,7 @@ def publish_adapters(
         stage: publish_adapter(
             artifact,
             target,
-            card=run.steps.card(stage, windows=windows, base_model=base_model, factors=factors.get(stage)),
+            card=run.steps.card(stage, windows=windows, base_model=base_model, recalibration=recalibrations.get(stage)),
         )
         for stage, artifact in adapters.items()
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tickerforge.evaluation.core.contracts import CURRENT_CHAMPION, POOLED
-from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.pooling import POOL
 from tickerforge.features.stages import (
     ADAPTERS,
@@ -237,7 +237,9 @@ class Steps:
                 store=self.store,
                 quality=None if self.config.data is None else self.config.quality,
                 command=command,
-                given={name: factors for name, each in asked.items() if (factors := _stored_factors(each)) is not None},
+                given={
+                    name: known for name, each in asked.items() if (known := _stored_recalibration(each)) is not None
+                },
             )
 
         if champion is None:
@@ -283,9 +285,9 @@ class Steps:
         return [stage for stage, adapter in placed.items() if adapter_identity(adapter) == identity]
 
     def card(
-        self, stage: str, *, windows: ArtifactRef, base_model: BaseModelRef, factors: Factors | None = None
+        self, stage: str, *, windows: ArtifactRef, base_model: BaseModelRef, recalibration: Recalibration | None = None
     ) -> AdapterCard:
-        """Return the card of a stage's adapter: everything needed to use it, with its calibration if there is one."""
+        """Return the card of a stage's adapter: everything needed to use it, with its recalibration if there is one."""
         return AdapterCard(
             ticker=self.config.stock,
             stage=stage,
@@ -297,15 +299,15 @@ class Steps:
             windows_sha256=windows.sha256,
             trained_until=train_end(windows),
             git_revision=git_revision(),
-            factors=factors or Factors(),
+            recalibration=recalibration or Recalibration(),
             prime=prime_record(self.prime(base_model)),
         )
 
 
-def _stored_factors(adapter: RegisteredAdapter | Path | None) -> Factors | None:
-    """Return the calibration in an adapter's card; `None` without an adapter or if the card cannot be read."""
+def _stored_recalibration(adapter: RegisteredAdapter | Path | None) -> Recalibration | None:
+    """Return the recalibration in an adapter's card; `None` without an adapter or if the card cannot be read."""
     try:
-        return None if adapter is None else read_card(fetch_adapter(adapter)).factors
+        return None if adapter is None else read_card(fetch_adapter(adapter)).recalibration
     except AdapterError:
         return None
 

@@ -6,9 +6,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.atomic import write_atomically
 from tickerforge.features.config import FeatureConfig, FrozenModel
 from tickerforge.tasks.base.disk import combined_sha256, file_sha256
@@ -173,8 +173,8 @@ class AdapterCard(FrozenModel):
 
     `prompt_code` is the version of the code that wrote its training prompts. `trained_until` is the last session of
     its training targets, `known_price` the last price when it was registered; older cards have neither. `prime` says
-    what priming did to the base model, if it was primed. `factors` calibrate its answers; those of older cards change
-    nothing.
+    what priming did to the base model, if it was primed. `recalibration` changes its answers;
+    older cards have none.
     """
 
     ticker: str
@@ -189,8 +189,13 @@ class AdapterCard(FrozenModel):
     trained_until: date | None = None
     known_price: KnownPrice | None = None
     prime: PrimeRecord | None = None
-    factors: Factors = Factors()
+    recalibration: Recalibration = Recalibration()
     prompt_code: str = Field(default_factory=prompt_version)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_factors_of_older_cards(cls, card: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in card.items() if name != "factors"}
 
     @field_validator("features")
     @classmethod

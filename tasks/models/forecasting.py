@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.core.contracts import ISSUED_LEVELS, RANDOM_WALK, Floats
-from tickerforge.evaluation.core.rescaling import Factors, rescaled
+from tickerforge.evaluation.core.recalibration import Recalibration, recalibrated
 from tickerforge.features.config import FeatureConfig, FrozenModel, JumpMode
 from tickerforge.features.price_text import price_text
 from tickerforge.tasks.base.logs import run_logger
@@ -92,7 +92,7 @@ def forecast_distribution(
     exchange: str = AUTO,
     known: KnownPrice | None = None,
     jumps: JumpMode = "refuse",
-    factors: Factors | None = None,
+    recalibration: Recalibration | None = None,
     on_progress: OnProgress | None = None,
     now: datetime | None = None,
 ) -> NextForecast:
@@ -110,7 +110,7 @@ def forecast_distribution(
         exchange: Calendar of the next sessions, as in `tasks.prices.sessions.next_sessions`.
         known: A price of this stock, with which the bars are compared.
         jumps: What to do with moves that no market makes; see `features.config.QualityConfig`.
-        factors: The adapter's calibration; without it the answers stay as they are.
+        recalibration: That of the adapter; without it the answers stay as they are.
         on_progress: Called with the number of answers drawn.
         now: The current time, with a time zone, to leave out a session that has not closed, and to warn if the bars do
             not end with the last closed one; without it, that is not checked.
@@ -163,9 +163,9 @@ def forecast_distribution(
     median = np.asarray(answers["median"], float)
     samples = np.asarray(answers["samples"], float).reshape(-1, features.horizon)
     asked = training.sampling.samples
-    if factors is not None and len(samples):
+    if recalibration is not None and len(samples):
         close, sigma = float(window["history"].iloc[0][-1]), float(window["sigma"].iloc[0])
-        samples, median = rescaled(samples, median, origin_price=close, sigma=sigma, factors=factors)
+        samples, median = recalibrated(samples, median, origin_price=close, sigma=sigma, recalibration=recalibration)
     if problem := too_few_valid(len(samples), asked):
         run_logger(__name__).warning("%s: %s", ticker, problem)
     none = np.full(features.horizon, np.nan)

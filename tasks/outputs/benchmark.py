@@ -17,12 +17,12 @@ from tickerforge.evaluation.bench.known_markets import (
     known_forecasts,
     prompt_optimum,
 )
-from tickerforge.evaluation.comparison.calibrate import calibrated
 from tickerforge.evaluation.comparison.compare import select_windows
+from tickerforge.evaluation.comparison.recalibrate import recalibrated_frame
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import FREE, Floats
 from tickerforge.evaluation.core.panels import session_dates
-from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.config import FeatureConfig, FrozenModel, SyntheticConfig
 from tickerforge.features.prompts import shown_numbers
 from tickerforge.features.synthetic import expected_moves, market
@@ -151,7 +151,7 @@ def score_forecasts(
     *,
     process: SyntheticConfig,
     evaluation: EvaluationConfig,
-    factors: Mapping[str, Factors],
+    recalibrations: Mapping[str, Recalibration],
 ) -> tuple[Attained, ...]:
     """Score what knows the process, the free forecasters, fitted on the train windows beside, and each model.
 
@@ -160,7 +160,7 @@ def score_forecasts(
         forecasts: Artifacts of `forecast_model` on these windows, by model name.
         process: Market of the windows.
         evaluation: Selection of the windows that were asked for.
-        factors: Calibration of the models, by name.
+        recalibrations: Recalibration of the models, by name.
     """
     everything = read_windows(windows)
     asked = select_windows(everything, config=evaluation).sort_values("origin")
@@ -172,7 +172,11 @@ def score_forecasts(
     ) + tuple(
         attained(
             asked,
-            calibrated(asked, read_frame(answers.path / FORECASTS_FILE), factors=factors.get(model, Factors())),
+            recalibrated_frame(
+                asked,
+                read_frame(answers.path / FORECASTS_FILE),
+                recalibration=recalibrations.get(model, Recalibration()),
+            ),
             model=model,
             expected=expected,
         )

@@ -8,16 +8,16 @@ import pandas as pd
 from prefect import task
 
 from tickerforge.evaluation.baselines.simple import baseline_forecasts
-from tickerforge.evaluation.comparison.calibrate import calibrated, fit_factors
 from tickerforge.evaluation.comparison.compare import compare, select_windows
 from tickerforge.evaluation.comparison.contamination import UNKNOWN_CUT_OFF
 from tickerforge.evaluation.comparison.gate import decide
+from tickerforge.evaluation.comparison.recalibrate import fit_recalibration, recalibrated_frame
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
 from tickerforge.evaluation.core.contracts import CURRENT_CHAMPION, EvalReport, Verdict
 from tickerforge.evaluation.core.forecasts import collect_forecasts
 from tickerforge.evaluation.core.labels import model_label
 from tickerforge.evaluation.core.panels import session_calendar
-from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.evaluation.monitoring.drift import ExpectedError, expected_error
 from tickerforge.features.config import FeatureConfig, QualityConfig
 from tickerforge.features.pooling import POOL
@@ -128,7 +128,7 @@ def compare_models(
     store: Store,
     quality: QualityConfig | None = None,
     command: str = "",
-    given: Mapping[str, Factors] | None = None,
+    given: Mapping[str, Recalibration] | None = None,
 ) -> ArtifactRef:
     """Calibrate the adapters, score the models against the free forecasters, decide by the gate, write the report.
 
@@ -146,7 +146,7 @@ def compare_models(
         store: Store of the artifact.
         quality: Settings of the price check in the report; `None` for synthetic prices.
         command: Command that repeats the run, for the report.
-        given: Stored factors of adapters that were not trained here, by the model's name.
+        given: Stored recalibration of adapters that were not trained here, by the model's name.
 
     Returns:
         Artifact of the stage `comparison` with `report.html`, `report.md`, `metrics.parquet`, `report.json`,
@@ -162,13 +162,13 @@ def compare_models(
             asked.append(read_frame(champion.path / FORECASTS_FILE).assign(model=CURRENT_CHAMPION))
         pool = POOL if windows.meta.get("ticker") == POOL else None
         free = baseline_forecasts(selected, windows=frame, train=read_train_rows(windows))
-        factors = dict(given or {})
+        recalibrations = dict(given or {})
         calendar = session_calendar(frame)
         for place, each in enumerate(asked):
             model = str(each["model"].iloc[0])
             if model in ADAPTERS:
-                factors[model] = fit_factors(selected, each, model=model, calendar=calendar)
-            asked[place] = calibrated(selected, each, factors=factors.get(model, Factors()))
+                recalibrations[model] = fit_recalibration(selected, each, model=model, calendar=calendar)
+            asked[place] = recalibrated_frame(selected, each, recalibration=recalibrations.get(model, Recalibration()))
         answers = pd.concat([free, *asked], ignore_index=True)
         series = {str(ref.meta["ticker"]): read_bars(ref) for ref in bars}
         report = compare(frame, answers, config=evaluation, pool=pool, opens=_opens(series))
@@ -176,13 +176,13 @@ def compare_models(
         if evaluation.test_after is None and _known_models(forecasts) - {"tiny"}:
             notes.insert(0, UNKNOWN_CUT_OFF)
         notes += [
-            f"The answers of {model_label(model)} are calibrated on validation: the median's move times "
-            f"{each.median:.2f}, the spread times {each.spread:.2f}, {each.variation:.0%} of its variation between "
-            f"windows kept{', smoothed over the sessions' if each.smooth else ''}."
-            for model, each in factors.items()
-            if not each.change_nothing
+            f"The answers of {model_label(model)} are recalibrated on validation, {each.share:.0%} of the way to: its "
+            f"errors there as the distribution around the median, the median's move times {each.median:.2f}, and "
+            f"{each.variation:.0%} of how much the spread of the answers varies between windows."
+            for model, each in recalibrations.items()
+            if each.share
         ]
-        report = report.model_copy(update={"notes": tuple(notes), "factors": factors})
+        report = report.model_copy(update={"notes": tuple(notes), "recalibrations": recalibrations})
         verdict = decide(report, gate)
         write_report(
             report,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.stages import GRPO_1ST, GRPO_2ND
 from tickerforge.tasks.base.disk import copy_tree, link_or_copy, os_errors_as_publish_error, replace_folder
@@ -121,8 +121,8 @@ def publish_comparison_folder(artifact: ArtifactRef, run_folder: RunFolder) -> P
     return replace_folder(run_folder.stage(artifact.stage), fill, marker=MANIFEST_FILE)
 
 
-def publish_factors(folder: Path, adapter: ArtifactRef | Path, *, factors: Factors) -> None:
-    """Write the calibration of a compared adapter into its published card; a folder without this adapter stays.
+def publish_recalibration(folder: Path, adapter: ArtifactRef | Path, *, recalibration: Recalibration) -> None:
+    """Write the recalibration of a compared adapter into its published card; a folder without this adapter stays.
 
     Raises:
         PublishError: If the card cannot be written.
@@ -131,9 +131,9 @@ def publish_factors(folder: Path, adapter: ArtifactRef | Path, *, factors: Facto
         card = read_card(folder) if adapter_identity(folder) == adapter_identity(adapter) else None
     except AdapterError:
         return
-    if card is not None and card.factors != factors:
+    if card is not None and card.recalibration != recalibration:
         with os_errors_as_publish_error(folder, doing=f"writing {CARD_FILE}"):
-            write_card(folder, card.model_copy(update={"factors": factors}))
+            write_card(folder, card.model_copy(update={"recalibration": recalibration}))
 
 
 def publish_adapter(artifact: ArtifactRef, target: ModelFolder | Path, *, card: AdapterCard) -> Path:

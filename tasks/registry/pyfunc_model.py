@@ -92,7 +92,7 @@ class TickerForecaster(PythonModel):
             bars. The bounds hold the central 80 %; they are NaN if too few of the model's answers were valid. A
             provisional date is a guess, as the holidays of the exchange are not known.
         """
-        from tickerforge.evaluation.core.rescaling import Factors
+        from tickerforge.evaluation.core.recalibration import Recalibration
         from tickerforge.tasks.models.forecasting import KnownPrice, forecast_next
 
         known = self.card.get("known_price")
@@ -106,7 +106,7 @@ class TickerForecaster(PythonModel):
             seed=self.card["seed"],
             known=KnownPrice.model_validate(known) if known else None,
             jumps=(params or {}).get("jumps", "refuse"),
-            factors=Factors.model_validate(self.card.get("factors", {})),
+            recalibration=Recalibration.model_validate(self.card.get("recalibration", {})),
             now=datetime.now(UTC),
         )
 

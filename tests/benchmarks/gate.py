@@ -3,7 +3,7 @@
 Each market is a random walk with GARCH volatility, heavy tails and an honest daily range. Three adapters are compared;
 validation chooses one. In the worst cases without an advantage they are the best free forecast itself with a little
 noise in median and spread, or the plain random walk with that noise. With an advantage they know a share of each coming
-move, or the true volatility. As in a run, each adapter is calibrated on validation first.
+move, or the true volatility. As in a run, each adapter is recalibrated on validation first.
 
 python tests/benchmarks/gate.py
 python tests/benchmarks/gate.py --markets 40 --sessions 1500
@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.baselines.simple import baseline_forecasts
-from tickerforge.evaluation.comparison.calibrate import calibrated, fit_factors
 from tickerforge.evaluation.comparison.compare import choose, select_windows
 from tickerforge.evaluation.comparison.gate import decide
+from tickerforge.evaluation.comparison.recalibrate import fit_recalibration, recalibrated_frame
 from tickerforge.evaluation.comparison.splits import score_split
 from tickerforge.evaluation.core.config import EvaluationConfig, GateConfig
 from tickerforge.evaluation.core.contracts import FREE, SCORED_SPLITS, EvalReport, in_display_order
@@ -144,8 +144,8 @@ def promoted(case: tuple[str, float, float], *, sessions: int, seed: int) -> tup
     sampled = forecasts_of(asked, free, ahead, case=case, seed=seed)
     frames, calendar = [free], session_calendar(windows)
     for model, frame in sampled.groupby("model"):
-        factors = fit_factors(asked, frame, model=str(model), calendar=calendar)
-        frames.append(calibrated(asked, frame, factors=factors))
+        found = fit_recalibration(asked, frame, model=str(model), calendar=calendar)
+        frames.append(recalibrated_frame(asked, frame, recalibration=found))
     report = report_of(windows, pd.concat(frames, ignore_index=True))
     verdict = decide(report, GateConfig())
     test = report.test_of(verdict.model or "", split="test", against="random_walk", loss="crps")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tickerforge.evaluation.core.contracts import FREE
-from tickerforge.evaluation.core.rescaling import Factors
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.flows.errors import ConfigError, MissingArtifactError
 from tickerforge.flows.settings.config import with_overrides
 from tickerforge.flows.settings.files import StageFiles
@@ -279,12 +279,12 @@ def test_single_stages_find_what_the_whole_run_made(result: PipelineResult) -> N
     assert "sft_data: cached" in (run_stage("sft-data", tiny_config()).results / "pipeline.log").read_text()
     assert "sft: cached" in (run_stage("sft", tiny_config()).results / "pipeline.log").read_text()
     folder = result.adapters["sft"]
-    assert read_card(folder).factors == Factors()
+    assert read_card(folder).recalibration == Recalibration()
     others = {name: read_card(result.adapters[name]) for name in ("grpo_1st", "grpo_2nd")}
-    write_card(folder, read_card(folder).model_copy(update={"factors": Factors(median=0.25, spread=3.0)}))
+    write_card(folder, read_card(folder).model_copy(update={"recalibration": Recalibration(median=0.25)}))
     compared = run_stage("compare", tiny_config())
     assert compared.verdict == result.verdict
-    assert read_card(folder).factors == result.report.factors.get("sft", Factors())
+    assert read_card(folder).recalibration == result.report.recalibrations.get("sft", Recalibration())
     assert {name: read_card(result.adapters[name]) for name in others} == others
     assert (compared.results / "model_comparison" / "report.html").is_file()
 

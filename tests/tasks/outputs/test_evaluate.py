@@ -144,7 +144,7 @@ def test_a_champion_stands_in_the_table_and_is_judged_against_but_never_chosen(m
         [base, sft],
         stages={"sft": made.sft},
         champion=grpo_1st,
-        given={"champion": alone.factors["grpo_1st"]},
+        given={"champion": alone.recalibrations["grpo_1st"]},
         features=FEATURES,
         evaluation=EVALUATION,
         gate=GATE,
@@ -154,7 +154,7 @@ def test_a_champion_stands_in_the_table_and_is_judged_against_but_never_chosen(m
     assert report.models[-1] == "champion"
     assert report.chosen == "sft"
     assert report.n_candidates == 1
-    assert report.factors["champion"] == alone.factors["grpo_1st"]
+    assert report.recalibrations["champion"] == alone.recalibrations["grpo_1st"]
     assert report.value("champion", split="test", metric="mse") == alone.value("grpo_1st", split="test", metric="mse")
     assert {"champion_validation", "champion_test"} <= {reason.name for reason in verdict.reasons}
     assert comparison_rows(report)[-1]["Model"] == "Current champion"

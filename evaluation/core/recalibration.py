@@ -1,0 +1,86 @@
+"""Recalibration of a forecast distribution: its median, and how wide and of which shape its errors are."""
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from tickerforge.features.config import FrozenModel
+
+Floats = NDArray[np.float64]
+PERCENTILES: Floats = np.arange(1, 100) / 100
+
+
+class Recalibration(FrozenModel):
+    """What a model's answers are changed by; without arguments, nothing.
+
+    The log move of the median is multiplied by `median`. The deviations of the answers from it are replaced by
+    `errors`, percentiles 1 to 99 of the model's earlier errors, in the order of the answers, so that these stay paths
+    (error dressing: Roulston and Smith 2003, Tellus A 55; ensemble copula coupling: Schefzik et al. 2013, Statist. Sci.
+    28). They are as wide as errors usually are at each session (`sizes`, in σ of one session) times (w /
+    `width`)^`variation`, with w the spread of the answers (`spreads`) and `width` its usual value: `variation` is the
+    share that is kept of how much the spread varies between windows. `share` says how far all of this goes, from 0
+    (nothing changes) to 1.
+    """
+
+    share: float = Field(default=0.0, ge=0, le=1)
+    median: float = Field(default=1.0, ge=0)
+    variation: float = Field(default=1.0, ge=0, le=1)
+    width: float = Field(default=1.0, gt=0)
+    sizes: tuple[float, ...] = ()
+    errors: tuple[float, ...] = Field(default=(), max_length=len(PERCENTILES))
+
+    def median_move(self, moves: Floats) -> Floats:
+        """Return the calibrated log moves of the median, of any shape."""
+        return (1 + self.share * (self.median - 1)) * moves
+
+    def deviations(self, drawn: Floats, *, sigma: Floats) -> Floats:
+        """Return the calibrated deviations of the samples from their median.
+
+        Args:
+            drawn: Log returns minus those of the median, shape (n, m, h).
+            sigma: Volatility in whose units the model answers, shape (n,).
+
+        Returns:
+            Shape (n, m, h).
+        """
+        if not self.share:
+            return drawn
+        ranks = np.argsort(np.argsort(drawn, axis=1, kind="stable"), axis=1, kind="stable")
+        dressed = members(self.errors, count=drawn.shape[1])[ranks] * self.scales(drawn, sigma=sigma)[:, None]
+        return (1 - self.share) * drawn + self.share * dressed
+
+    def scales(self, drawn: Floats, *, sigma: Floats) -> Floats:
+        """Return the expected size of the errors of windows, shape (n, h), log returns; arguments as above."""
+        wide = spreads(drawn, sigma=sigma)
+        known = np.where(wide > 0, wide, self.width)
+        return np.asarray((sigma * (known / self.width) ** self.variation)[:, None] * np.array(self.sizes))
+
+
+def members(errors: tuple[float, ...] | Floats, *, count: int) -> Floats:
+    """Return the quantiles at i / (count + 1) of a distribution with these percentiles 1 to 99, shape (count,)."""
+    return np.interp(np.arange(1, count + 1) / (count + 1), PERCENTILES, errors)
+
+
+def spreads(drawn: Floats, *, sigma: Floats) -> Floats:
+    """Return the mean absolute deviation over samples and sessions, in σ of one session.
+
+    Args:
+        drawn: Log returns minus those of the median, shape (n, m, h); those of session h are divided by √h.
+        sigma: Volatility in whose units the model answers, shape (n,).
+
+    Returns:
+        Shape (n,); 0 for windows with one sample.
+    """
+    root = np.sqrt(np.arange(1, drawn.shape[-1] + 1))
+    return np.asarray(np.abs(drawn / root).mean(axis=(1, 2)) / sigma)
+
+
+def recalibrated(
+    samples: Floats, median: Floats, *, origin_price: float, sigma: float, recalibration: Recalibration
+) -> tuple[Floats, Floats]:
+    """Calibrate the samples (m, h) of a window and their median (h,), all in USD; `sigma` as in `spreads`."""
+    middle = np.log(median / origin_price)
+    drawn = np.log(samples / origin_price) - middle
+    apart = recalibration.deviations(drawn[None], sigma=np.array([sigma]))[0]
+    moved = recalibration.median_move(middle)
+    return origin_price * np.exp(moved + apart), origin_price * np.exp(moved)

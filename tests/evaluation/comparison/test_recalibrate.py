@@ -1,0 +1,150 @@
+"""Recalibration: what is fitted, how it is shrunk, and that it helps or does nothing out of sample."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from evaluation_frames import market_windows, noisy_forecasts
+from tickerforge.evaluation.comparison.compare import select_windows
+from tickerforge.evaluation.comparison.recalibrate import fit_recalibration, recalibrated_frame
+from tickerforge.evaluation.core.config import EvaluationConfig
+from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
+from tickerforge.evaluation.core.recalibration import Recalibration, members, recalibrated, spreads
+from tickerforge.evaluation.metrics.scores import score
+
+NORMAL = tuple(float(each) for each in norm.ppf(np.arange(1, 100) / 100))
+
+
+def stretched(windows: pd.DataFrame, *, median: float = 1.0, spread: float, seed: int = 0) -> pd.DataFrame:
+    """Forecasts that know 10 % of each move, with the median's move and the spread multiplied."""
+    made = noisy_forecasts(windows, model="sft", knowledge=0.1, noise=0.2, samples=32, seed=seed)
+    origins = [float(history[-1]) for history in windows["history"]]
+    for row, origin in enumerate(origins):
+        middle = np.log(np.asarray(made.at[row, "median"]) / origin)
+        apart = np.log(np.stack(made.at[row, "samples"]) / origin) - middle
+        made.at[row, "samples"] = list(origin * np.exp(median * middle + spread * apart))
+        made.at[row, "median"] = origin * np.exp(median * middle)
+    return made
+
+
+def figures(windows: pd.DataFrame, forecasts: pd.DataFrame, calendar: np.ndarray) -> dict[str, float | None]:
+    truth = truth_of(windows, split="test", calendar=calendar)
+    return score(truth, answers_of(forecasts, model="sft", truth=truth), interval=0.8)[0]
+
+
+def test_errors_of_the_past_take_the_place_of_deviations_in_the_order_of_the_answers() -> None:
+    found = Recalibration(share=1.0, median=0.5, variation=0.0, sizes=(1.0, 2.0), errors=NORMAL)
+    samples = 100 * np.exp(np.array([[0.1, 0.5], [0.2, 0.3], [0.4, 0.2]]))
+    middle = 100 * np.exp(np.array([0.2, 0.3]))
+    drawn, median = recalibrated(samples, middle, origin_price=100.0, sigma=0.05, recalibration=found)
+    np.testing.assert_allclose(np.log(median / 100), [0.1, 0.15])
+    quartile = 0.05 * norm.ppf(0.75)
+    np.testing.assert_allclose(np.log(drawn[:, 0] / 100), 0.1 + np.array([-quartile, 0, quartile]), atol=1e-12)
+    np.testing.assert_allclose(np.log(drawn[:, 1] / 100), 0.15 + 2 * np.array([quartile, 0, -quartile]), atol=1e-12)
+
+    half, middle = recalibrated(
+        samples, middle, origin_price=100.0, sigma=0.05, recalibration=found.model_copy(update={"share": 0.5})
+    )
+    np.testing.assert_allclose(np.log(middle / 100), 0.75 * np.array([0.2, 0.3]))
+    np.testing.assert_allclose(np.log(half[0, 0] / middle[0]), (-0.1 - quartile) / 2)
+    same, _ = recalibrated(samples, middle, origin_price=100.0, sigma=0.05, recalibration=Recalibration())
+    np.testing.assert_allclose(same, samples)
+
+
+def test_the_spread_of_a_window_moves_towards_the_usual_one_by_the_share_that_is_not_kept() -> None:
+    apart = np.array([[[-0.02, -0.02 * np.sqrt(2)], [0.02, 0.02 * np.sqrt(2)]], [[0.0, 0.0], [0.0, 0.0]]])
+    sigma = np.array([0.01, 0.01])
+    np.testing.assert_allclose(spreads(apart, sigma=sigma), [2.0, 0.0])
+    for variation, times in ((1.0, 4.0), (0.5, 2.0), (0.0, 1.0)):
+        found = Recalibration(share=1.0, variation=variation, width=0.5, sizes=(1.0, 1.4), errors=NORMAL)
+        scales = found.scales(apart, sigma=sigma)
+        np.testing.assert_allclose(scales, [[0.01 * times, 0.014 * times], [0.01, 0.014]])
+
+
+def test_members_are_the_quantiles_of_any_number_of_answers() -> None:
+    np.testing.assert_allclose(members(NORMAL, count=3), norm.ppf([0.25, 0.5, 0.75]), atol=1e-12)
+    assert len(members(NORMAL, count=200)) == 200
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_variation_of_the_spread_is_kept_if_it_is_knowledge_and_else_removed(knows: bool) -> None:
+    windows, _ = market_windows(sessions=4000)
+    selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+    forecasts = noisy_forecasts(selected, model="sft", knowledge=0.0, noise=0.0, samples=32)
+    times = np.exp(0.5 * np.random.default_rng(0).standard_normal(len(selected)))
+    origins = [history[-1] for history in selected["history"]]
+    for row, (origin, factor) in enumerate(zip(origins, times, strict=True)):
+        forecasts.at[row, "samples"] = list(origin * (np.stack(forecasts.at[row, "samples"]) / origin) ** factor)
+    if knows:
+        moved = [o * (t / o) ** f for o, t, f in zip(origins, selected["target"], times, strict=True)]
+        selected = selected.assign(target=pd.Series(moved, selected.index))
+    found = fit_recalibration(selected, forecasts, model="sft", calendar=calendar)
+    before = figures(selected, forecasts, calendar)["crps"] or 0
+    after = figures(selected, recalibrated_frame(selected, forecasts, recalibration=found), calendar)["crps"] or 9
+    if knows:
+        assert found.variation > 0.7
+        assert after < 1.01 * before
+    else:
+        assert found.variation < 0.3
+        assert after < 0.97 * before
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0])
+def test_a_wrong_spread_is_undone_and_the_bands_hold_what_they_should(spread: float) -> None:
+    windows, _ = market_windows(sessions=3000)
+    selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+    forecasts = stretched(selected, spread=spread)
+    found = fit_recalibration(selected, forecasts, model="sft", calendar=calendar)
+    before = figures(selected, forecasts, calendar)
+    after = figures(selected, recalibrated_frame(selected, forecasts, recalibration=found), calendar)
+    assert (after["crps"] or 9) < 0.97 * (before["crps"] or 0)
+    assert abs((after["coverage"] or 0) - 0.8) < 0.07
+
+
+def test_few_answers_score_better_with_the_errors_of_the_past() -> None:
+    windows, _ = market_windows(sessions=3000)
+    selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+    forecasts = noisy_forecasts(selected, model="sft", knowledge=0.0, noise=0.0, samples=9)
+    found = fit_recalibration(selected, forecasts, model="sft", calendar=calendar)
+    before = figures(selected, forecasts, calendar)
+    after = figures(selected, recalibrated_frame(selected, forecasts, recalibration=found), calendar)
+    assert (after["crps"] or 9) < 0.99 * (before["crps"] or 0)
+
+
+@pytest.mark.nightly
+def test_good_forecasts_are_left_nearly_as_they_are() -> None:
+    changes = []
+    for seed in range(8):
+        windows, _ = market_windows(sessions=1500, seed=seed)
+        selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+        forecasts = stretched(selected, spread=1.0, seed=seed)
+        found = fit_recalibration(selected, forecasts, model="sft", calendar=calendar)
+        before = figures(selected, forecasts, calendar)["crps"] or 0
+        after = figures(selected, recalibrated_frame(selected, forecasts, recalibration=found), calendar)["crps"] or 0
+        changes.append(after / before - 1)
+    assert np.mean(changes) < 0.004
+
+
+def test_too_few_windows_and_windows_without_an_answer_change_nothing() -> None:
+    windows, _ = market_windows()
+    few = select_windows(windows, config=EvaluationConfig(max_windows=6))
+    forecasts = stretched(few, spread=0.4)
+    assert fit_recalibration(few, forecasts, model="sft", calendar=session_calendar(windows)) == Recalibration()
+    silent = forecasts.assign(samples=pd.Series([[]] * len(forecasts), forecasts.index), n_valid=0)
+    found = Recalibration(share=1.0, median=0.5, sizes=tuple(np.sqrt(np.arange(1.0, 11))), errors=NORMAL)
+    again = recalibrated_frame(few, silent, recalibration=found)
+    for one, other in zip(again["median"], silent["median"], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_test_split_is_not_looked_at() -> None:
+    windows, _ = market_windows(sessions=1500)
+    selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+    forecasts = stretched(selected, spread=0.5)
+    shaken = selected.copy()
+    later = shaken["split"] == "test"
+    shaken.loc[later, "target"] = pd.Series([1.3 * each for each in selected.loc[later, "target"]], shaken.index[later])
+    kept = [fit_recalibration(frame, forecasts, model="sft", calendar=calendar) for frame in (selected, shaken)]
+    assert kept[0] == kept[1]
+    assert kept[0].share
