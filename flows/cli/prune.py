@@ -100,14 +100,12 @@ def _limit(prefect: str, *, alone: bool, keep_nights: int) -> datetime | None:
 
     database = database_file(prefect)
     runs = read_flow_runs(alone=alone) if database is None or database.is_file() else None
-    nights = list(runs.nights.values()) if runs else []
-    if runs is None or len(nights) < keep_nights:
-        show(f"Prefect has a record of {len(nights)} nights, {keep_nights} are to be kept: nothing to remove.")
-        return None
-    before = nights[-keep_nights]
-    if runs.active_since is not None and runs.active_since < before:
-        show(f"A run has been active since {_written(runs.active_since)}: only what is older goes.")
-        return runs.active_since
+    before = runs.limit(keep_nights=keep_nights) if runs else None
+    if runs is None or before is None:
+        recorded = len(runs.nights) if runs else 0
+        show(f"Prefect has a record of {recorded} nights, {keep_nights} are to be kept: nothing to remove.")
+    elif before == runs.active_since:
+        show(f"A run has been active since {_written(before)}: only what is older goes.")
     return before
 
 

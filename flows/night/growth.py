@@ -123,11 +123,10 @@ def _look(workspace: Workspace, folder: Path, *, at: datetime) -> None:
 
     prefect, mlflow = workspace.prefect_url, workspace.mlflow_url
     with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: prefect}):
-        nights = list(read_flow_runs(alone=False).nights.values())
-        if len(nights) < KEEP_NIGHTS:
+        before = read_flow_runs(alone=False).limit(keep_nights=KEEP_NIGHTS)
+        if before is None:
             # Kept, so that the next night of this day does not look again.
             keep_look([], [], keep_nights=KEEP_NIGHTS, before=at, at=at)
             return
-        before = nights[-KEEP_NIGHTS]
         found = places(workspace, folder, prefect=prefect, mlflow=mlflow, before=before, alone=False)
     keep_look(found, usage(found), keep_nights=KEEP_NIGHTS, before=before, at=at)

@@ -37,6 +37,16 @@ class FlowRuns:
     total: int
     trees: tuple[tuple[datetime, tuple[UUID, ...]], ...]
 
+    def limit(self, *, keep_nights: int) -> datetime | None:
+        """Return the instant before which everything may go; `None` if fewer nights than are to be kept are recorded.
+
+        A run at work keeps what is as old as it.
+        """
+        nights = list(self.nights.values())
+        if len(nights) < keep_nights:
+            return None
+        return min(nights[-keep_nights], self.active_since or nights[-keep_nights])
+
     def stale(self, *, before: datetime) -> tuple[UUID, ...]:
         """Return the ids of the runs that ended before an instant, with all runs that they started."""
         return tuple(run for ended, tree in self.trees if ended < before for run in tree)

@@ -68,6 +68,7 @@ def test_nights_are_days_on_which_the_night_or_a_scheduled_ticker_ran(database: 
         date(2026, 11, 5): FIRST + 3 * DAY,
     }
     assert (found.total, found.active_since) == (6, None)
+    assert [found.limit(keep_nights=nights) for nights in (2, 3, 4)] == [FIRST + DAY, FIRST, None]
 
 
 def test_old_runs_go_with_their_children_tasks_logs_artifacts_and_events_and_the_latest_artifact_is_shown(
@@ -93,6 +94,8 @@ def test_a_run_at_work_counts_until_nothing_can_be_at_work(database: PrefectDBIn
     found = read_flow_runs(alone=False)
     assert found.active_since == FIRST
     assert found.stale(before=FIRST + 9 * DAY) == ()
+    run(database, "nightly", FIRST + DAY)
+    assert read_flow_runs(alone=False).limit(keep_nights=1) == FIRST
 
 
 def test_a_run_that_is_started_again_before_the_removal_stays(database: PrefectDBInterface) -> None:
