@@ -13,7 +13,7 @@ BLOCKS = 4
 """Stretches of the validation split, each of which is left out once to choose the share."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the fitted change that are tried; 0 is no change."""
-LARGEST_MEDIAN = 3.0
+LARGEST_MEDIAN = 1.5
 PRIOR_WINDOWS = 30
 """Independent windows that the size of errors at a session weighs as much as, before it is known: √h."""
 
