@@ -15,7 +15,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the fitted change that are tried; 0 is no change."""
 LARGEST_MEDIAN = 1.5
 PRIOR_WINDOWS = 30
-"""Independent windows that the size of errors at a session weighs as much as, before it is known: √h."""
+"""Independent windows whose weight the mean over all sessions has in what is estimated for one session."""
 
 
 def recalibrated_frame(windows: pd.DataFrame, forecasts: pd.DataFrame, *, recalibration: Recalibration) -> pd.DataFrame:
@@ -43,20 +43,23 @@ def recalibrated_frame(windows: pd.DataFrame, forecasts: pd.DataFrame, *, recali
 
 
 def fit_recalibration(
-    windows: pd.DataFrame, forecasts: pd.DataFrame, *, model: str, calendar: NDArray
+    windows: pd.DataFrame, forecasts: pd.DataFrame, *, train: pd.DataFrame, model: str, calendar: NDArray
 ) -> Recalibration:
-    """Fit a model's recalibration on the validation split.
+    """Fit a model's recalibration on the validation split, with the distribution of the moves of the train split.
+
+    Validation is short, and calm or restless by chance. So it only says how large the model's errors are compared with
+    the moves of the same windows, which cancels that.
 
     Args:
         windows: Selected windows.
         forecasts: Forecasts frame that holds `model` on their validation split.
+        train: Windows of the train split.
         model: Its name.
         calendar: From `evaluation.core.panels.session_calendar`.
 
     Returns:
-        The median's factor and the variation with which the model's own errors on the split, as its distribution, have
-        the least CRPS there. The share of it is the one that is best on stretches that were left out; 0 if there are
-        too few windows for a test.
+        The median's factor and the variation that have the least CRPS on validation. The share of all that is the one
+        that is best on stretches that were left out; 0 if there are too few windows for a test.
 
     Raises:
         ForecastsError: The forecasts do not match the windows.
@@ -66,7 +69,7 @@ def fit_recalibration(
     sessions = np.unique(truth.positions)
     if too_few(sessions, horizon=truth.horizon) or not answers.n_valid.any():
         return Recalibration()
-    past = _Past(truth, answers)
+    past = _Past(truth, answers, moves=_moves(train))
     everything = np.ones(len(truth.positions), dtype=bool)
     out_of_sample = np.zeros(len(SHARES))
     for block in np.array_split(sessions, BLOCKS):
@@ -81,14 +84,23 @@ def fit_recalibration(
     return past.best(everything).model_copy(update={"share": share}) if share else Recalibration()
 
 
+def _moves(train: pd.DataFrame) -> Floats:
+    """Return the moves of train windows in the model's σ, less their median at each session, shape (n, h)."""
+    moves = np.log(matrix(train["target"]) / matrix(train["history"])[:, -1:]) / train["sigma"].to_numpy(float)[:, None]
+    return np.asarray(moves - np.median(moves, axis=0))
+
+
 class _Past:
     """A model's answers of a split beside what happened; windows without an answer are left out.
 
     All in σ, n windows: `middle` (n, h) is the median's move, `actual` (n, h) the move, `unit` (n,) the model's unit,
-    `spread` (n,) that of the answers.
+    `spread` (n,) that of the answers. `usual` (h,) are the mean absolute moves of train, `shape` (99,) the percentiles
+    of its moves divided by these.
     """
 
-    def __init__(self, truth: Truth, answers: Answers) -> None:
+    def __init__(self, truth: Truth, answers: Answers, *, moves: Floats) -> None:
+        self.usual = np.abs(moves).mean(axis=0)
+        self.shape = np.quantile(moves / self.usual, PERCENTILES, method="weibull")
         rows = np.flatnonzero(answers.n_valid)
         sigma, origin = truth.sigma[rows, None], truth.origin_price[rows, None]
         self.rows, self.positions, self.horizon = rows, truth.positions[rows], truth.horizon
@@ -129,22 +141,19 @@ class _Past:
         mine = kept[self.rows]
         relative = np.where(self.spread[mine] > 0, self.spread[mine], self.width) / self.width
         middle, actual, unit = self.middle[mine], self.actual[mine], self.unit[mine]
-        root = np.sqrt(np.arange(1, self.horizon + 1))
         independent = len(independent_rows(np.unique(self.positions[mine]), horizon=self.horizon))
+        moved = np.maximum(np.abs(actual / unit[:, None]).mean(axis=0), np.finfo(float).tiny)
+        shape = members(self.shape, count=self.members)
 
-        def shape(at: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-            missed = actual - at[0] * middle
-            window = (unit * relative ** at[1])[:, None]
-            errors = missed / window / root
-            mean = np.abs(errors).mean(axis=0)
-            sizes = root * (mean * independent + mean.mean() * PRIOR_WINDOWS) / (independent + PRIOR_WINDOWS)
-            dressed = (errors * root / sizes).ravel()
-            percentiles = np.quantile(dressed - np.median(dressed), PERCENTILES, method="weibull")
-            return missed, window * sizes, sizes, percentiles
+        def sizes(at: Floats) -> Floats:
+            missed = np.abs((actual - at[0] * middle) / (unit * relative ** at[1])[:, None]).mean(axis=0)
+            one, all_of_them = missed / moved, missed.sum() / moved.sum()
+            ratio = (one * independent + all_of_them * PRIOR_WINDOWS) / (independent + PRIOR_WINDOWS)
+            return np.asarray(self.usual * ratio)
 
         def loss(at: Floats) -> float:
-            missed, scales, _, percentiles = shape(at)
-            return _crps(scales[..., None] * members(percentiles, count=self.members), missed)
+            scales = (unit * relative ** at[1])[:, None] * sizes(at)
+            return _crps(scales[..., None] * shape, actual - at[0] * middle)
 
         found = minimize(
             loss,
@@ -153,14 +162,13 @@ class _Past:
             bounds=[(0.0, LARGEST_MEDIAN), (0.0, 1.0)],
             options={"xatol": 0.005, "fatol": 1e-6, "maxfev": 150},
         ).x
-        _, _, sizes, percentiles = shape(found)
         return Recalibration(
             share=1.0,
             median=float(found[0]),
             variation=float(found[1]),
             width=self.width,
-            sizes=tuple(float(f"{size:.4g}") for size in sizes),
-            errors=tuple(float(f"{error:.4g}") for error in percentiles),
+            sizes=tuple(float(f"{size:.4g}") for size in sizes(found)),
+            errors=tuple(float(f"{error:.4g}") for error in self.shape),
         )
 
 

@@ -163,11 +163,11 @@ def compare_models(
         pool = POOL if windows.meta.get("ticker") == POOL else None
         free = baseline_forecasts(selected, windows=frame, train=read_train_rows(windows))
         recalibrations = dict(given or {})
-        calendar = session_calendar(frame)
+        calendar, train = session_calendar(frame), frame[frame["split"] == "train"]
         for place, each in enumerate(asked):
             model = str(each["model"].iloc[0])
             if model in ADAPTERS:
-                recalibrations[model] = fit_recalibration(selected, each, model=model, calendar=calendar)
+                recalibrations[model] = fit_recalibration(selected, each, train=train, model=model, calendar=calendar)
             asked[place] = recalibrated_frame(selected, each, recalibration=recalibrations.get(model, Recalibration()))
         answers = pd.concat([free, *asked], ignore_index=True)
         series = {str(ref.meta["ticker"]): read_bars(ref) for ref in bars}

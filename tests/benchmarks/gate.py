@@ -142,9 +142,9 @@ def promoted(case: tuple[str, float, float], *, sessions: int, seed: int) -> tup
     free = baseline_forecasts(asked, windows=windows, train=train)
     ahead = pd.Series(volatility, index=bars["date"]).shift(-1)
     sampled = forecasts_of(asked, free, ahead, case=case, seed=seed)
-    frames, calendar = [free], session_calendar(windows)
+    frames, calendar, trained = [free], session_calendar(windows), windows[windows["split"] == "train"]
     for model, frame in sampled.groupby("model"):
-        found = fit_recalibration(asked, frame, model=str(model), calendar=calendar)
+        found = fit_recalibration(asked, frame, train=trained, model=str(model), calendar=calendar)
         frames.append(recalibrated_frame(asked, frame, recalibration=found))
     report = report_of(windows, pd.concat(frames, ignore_index=True))
     verdict = decide(report, GateConfig())

@@ -28,6 +28,10 @@ def stretched(windows: pd.DataFrame, *, median: float = 1.0, spread: float, seed
     return made
 
 
+def train_of(windows: pd.DataFrame) -> pd.DataFrame:
+    return windows[windows["split"] == "train"]
+
+
 def figures(windows: pd.DataFrame, forecasts: pd.DataFrame, calendar: np.ndarray) -> dict[str, float | None]:
     truth = truth_of(windows, split="test", calendar=calendar)
     return score(truth, answers_of(forecasts, model="sft", truth=truth), interval=0.8)[0]
@@ -79,7 +83,7 @@ def test_variation_of_the_spread_is_kept_if_it_is_knowledge_and_else_removed(kno
     if knows:
         moved = [o * (t / o) ** f for o, t, f in zip(origins, selected["target"], times, strict=True)]
         selected = selected.assign(target=pd.Series(moved, selected.index))
-    found = fit_recalibration(selected, forecasts, model="sft", calendar=calendar)
+    found = fit_recalibration(selected, forecasts, train=train_of(windows), model="sft", calendar=calendar)
     before = figures(selected, forecasts, calendar)["crps"] or 0
     after = figures(selected, recalibrated_frame(selected, forecasts, recalibration=found), calendar)["crps"] or 9
     if knows:
@@ -95,7 +99,7 @@ def test_a_wrong_spread_is_undone_and_the_bands_hold_what_they_should(spread: fl
     windows, _ = market_windows(sessions=3000)
     selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
     forecasts = stretched(selected, spread=spread)
-    found = fit_recalibration(selected, forecasts, model="sft", calendar=calendar)
+    found = fit_recalibration(selected, forecasts, train=train_of(windows), model="sft", calendar=calendar)
     before = figures(selected, forecasts, calendar)
     after = figures(selected, recalibrated_frame(selected, forecasts, recalibration=found), calendar)
     assert (after["crps"] or 9) < 0.97 * (before["crps"] or 0)
@@ -106,7 +110,7 @@ def test_few_answers_score_better_with_the_errors_of_the_past() -> None:
     windows, _ = market_windows(sessions=3000)
     selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
     forecasts = noisy_forecasts(selected, model="sft", knowledge=0.0, noise=0.0, samples=9)
-    found = fit_recalibration(selected, forecasts, model="sft", calendar=calendar)
+    found = fit_recalibration(selected, forecasts, train=train_of(windows), model="sft", calendar=calendar)
     before = figures(selected, forecasts, calendar)
     after = figures(selected, recalibrated_frame(selected, forecasts, recalibration=found), calendar)
     assert (after["crps"] or 9) < 0.99 * (before["crps"] or 0)
@@ -119,7 +123,7 @@ def test_good_forecasts_are_left_nearly_as_they_are() -> None:
         windows, _ = market_windows(sessions=1500, seed=seed)
         selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
         forecasts = stretched(selected, spread=1.0, seed=seed)
-        found = fit_recalibration(selected, forecasts, model="sft", calendar=calendar)
+        found = fit_recalibration(selected, forecasts, train=train_of(windows), model="sft", calendar=calendar)
         before = figures(selected, forecasts, calendar)["crps"] or 0
         after = figures(selected, recalibrated_frame(selected, forecasts, recalibration=found), calendar)["crps"] or 0
         changes.append(after / before - 1)
@@ -130,7 +134,10 @@ def test_too_few_windows_and_windows_without_an_answer_change_nothing() -> None:
     windows, _ = market_windows()
     few = select_windows(windows, config=EvaluationConfig(max_windows=6))
     forecasts = stretched(few, spread=0.4)
-    assert fit_recalibration(few, forecasts, model="sft", calendar=session_calendar(windows)) == Recalibration()
+    assert (
+        fit_recalibration(few, forecasts, train=train_of(windows), model="sft", calendar=session_calendar(windows))
+        == Recalibration()
+    )
     silent = forecasts.assign(samples=pd.Series([[]] * len(forecasts), forecasts.index), n_valid=0)
     found = Recalibration(share=1.0, median=0.5, sizes=tuple(np.sqrt(np.arange(1.0, 11))), errors=NORMAL)
     again = recalibrated_frame(few, silent, recalibration=found)
@@ -145,6 +152,9 @@ def test_the_test_split_is_not_looked_at() -> None:
     shaken = selected.copy()
     later = shaken["split"] == "test"
     shaken.loc[later, "target"] = pd.Series([1.3 * each for each in selected.loc[later, "target"]], shaken.index[later])
-    kept = [fit_recalibration(frame, forecasts, model="sft", calendar=calendar) for frame in (selected, shaken)]
+    kept = [
+        fit_recalibration(frame, forecasts, train=train_of(windows), model="sft", calendar=calendar)
+        for frame in (selected, shaken)
+    ]
     assert kept[0] == kept[1]
     assert kept[0].share
