@@ -1,4 +1,4 @@
-"""Recalibration of a forecast distribution: its median, and how wide and of which shape its errors are."""
+"""Recalibration of a forecast distribution: its median, its width and its shape."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,27 +14,26 @@ class Recalibration(FrozenModel):
     """What a model's answers are changed by; without arguments, nothing.
 
     The log move of the median is multiplied by `median`. The deviations of the answers from it are replaced by
-    `errors`, percentiles 1 to 99 of the model's earlier errors, in the order of the answers, so that these stay paths
-    (error dressing: Roulston and Smith 2003, Tellus A 55; ensemble copula coupling: Schefzik et al. 2013, Statist. Sci.
-    28). They are as wide as errors usually are at each session (`sizes`, in σ of one session) times (w /
-    `width`)^`variation`, with w the spread of the answers (`spreads`) and `width` its usual value: `variation` is the
-    share that is kept of how much the spread varies between windows. `share` says how far all of this goes, from 0
-    (nothing changes) to 1.
+    `errors`, the percentiles 1 to 99 of a distribution, in the order of the answers, so that these stay paths (error
+    dressing: Roulston and Smith 2003, Tellus A 55; ensemble copula coupling: Schefzik et al. 2013, Statist. Sci. 28).
+    They are as wide as errors usually are at each session (`sizes`, in σ of one session) times (w / `width`)^
+    `variation`, with w the spread of the answers (`spreads`) and `width` its usual value: `variation` is the share that
+    is kept of how much the spread varies between windows.
     """
 
-    share: float = Field(default=0.0, ge=0, le=1)
     median: float = Field(default=1.0, ge=0)
     variation: float = Field(default=1.0, ge=0, le=1)
     width: float = Field(default=1.0, gt=0)
     sizes: tuple[float, ...] = ()
     errors: tuple[float, ...] = Field(default=(), max_length=len(PERCENTILES))
 
-    def median_move(self, moves: Floats) -> Floats:
-        """Return the calibrated log moves of the median, of any shape."""
-        return (1 + self.share * (self.median - 1)) * moves
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether answers stay as they are."""
+        return not self.errors
 
     def deviations(self, drawn: Floats, *, sigma: Floats) -> Floats:
-        """Return the calibrated deviations of the samples from their median.
+        """Return the recalibrated deviations of the samples from their median.
 
         Args:
             drawn: Log returns minus those of the median, shape (n, m, h).
@@ -43,11 +42,10 @@ class Recalibration(FrozenModel):
         Returns:
             Shape (n, m, h).
         """
-        if not self.share:
+        if self.changes_nothing:
             return drawn
         ranks = np.argsort(np.argsort(drawn, axis=1, kind="stable"), axis=1, kind="stable")
-        dressed = members(self.errors, count=drawn.shape[1])[ranks] * self.scales(drawn, sigma=sigma)[:, None]
-        return (1 - self.share) * drawn + self.share * dressed
+        return np.asarray(members(self.errors, count=drawn.shape[1])[ranks] * self.scales(drawn, sigma=sigma)[:, None])
 
     def scales(self, drawn: Floats, *, sigma: Floats) -> Floats:
         """Return the expected size of the errors of windows, shape (n, h), log returns; arguments as above."""
@@ -78,9 +76,9 @@ def spreads(drawn: Floats, *, sigma: Floats) -> Floats:
 def recalibrated(
     samples: Floats, median: Floats, *, origin_price: float, sigma: float, recalibration: Recalibration
 ) -> tuple[Floats, Floats]:
-    """Calibrate the samples (m, h) of a window and their median (h,), all in USD; `sigma` as in `spreads`."""
+    """Recalibrate the samples (m, h) of a window and their median (h,), all in USD; `sigma` as in `spreads`."""
     middle = np.log(median / origin_price)
     drawn = np.log(samples / origin_price) - middle
     apart = recalibration.deviations(drawn[None], sigma=np.array([sigma]))[0]
-    moved = recalibration.median_move(middle)
+    moved = recalibration.median * middle
     return origin_price * np.exp(moved + apart), origin_price * np.exp(moved)

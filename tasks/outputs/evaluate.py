@@ -176,11 +176,11 @@ def compare_models(
         if evaluation.test_after is None and _known_models(forecasts) - {"tiny"}:
             notes.insert(0, UNKNOWN_CUT_OFF)
         notes += [
-            f"The answers of {model_label(model)} are recalibrated on validation, {each.share:.0%} of the way to: its "
-            f"errors there as the distribution around the median, the median's move times {each.median:.2f}, and "
-            f"{each.variation:.0%} of how much the spread of the answers varies between windows."
+            f"{model_label(model)} is recalibrated: its median's move times {each.median:.2f}, and around it the "
+            f"distribution of the moves of train, as wide as its errors on validation. {each.variation:.0%} of how much "
+            "the spread of its answers varies between windows is kept."
             for model, each in recalibrations.items()
-            if each.share
+            if not each.changes_nothing
         ]
         report = report.model_copy(update={"notes": tuple(notes), "recalibrations": recalibrations})
         verdict = decide(report, gate)

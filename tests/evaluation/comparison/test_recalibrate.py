@@ -38,7 +38,7 @@ def figures(windows: pd.DataFrame, forecasts: pd.DataFrame, calendar: np.ndarray
 
 
 def test_errors_of_the_past_take_the_place_of_deviations_in_the_order_of_the_answers() -> None:
-    found = Recalibration(share=1.0, median=0.5, variation=0.0, sizes=(1.0, 2.0), errors=NORMAL)
+    found = Recalibration(median=0.5, variation=0.0, sizes=(1.0, 2.0), errors=NORMAL)
     samples = 100 * np.exp(np.array([[0.1, 0.5], [0.2, 0.3], [0.4, 0.2]]))
     middle = 100 * np.exp(np.array([0.2, 0.3]))
     drawn, median = recalibrated(samples, middle, origin_price=100.0, sigma=0.05, recalibration=found)
@@ -47,11 +47,6 @@ def test_errors_of_the_past_take_the_place_of_deviations_in_the_order_of_the_ans
     np.testing.assert_allclose(np.log(drawn[:, 0] / 100), 0.1 + np.array([-quartile, 0, quartile]), atol=1e-12)
     np.testing.assert_allclose(np.log(drawn[:, 1] / 100), 0.15 + 2 * np.array([quartile, 0, -quartile]), atol=1e-12)
 
-    half, middle = recalibrated(
-        samples, middle, origin_price=100.0, sigma=0.05, recalibration=found.model_copy(update={"share": 0.5})
-    )
-    np.testing.assert_allclose(np.log(middle / 100), 0.75 * np.array([0.2, 0.3]))
-    np.testing.assert_allclose(np.log(half[0, 0] / middle[0]), (-0.1 - quartile) / 2)
     same, _ = recalibrated(samples, middle, origin_price=100.0, sigma=0.05, recalibration=Recalibration())
     np.testing.assert_allclose(same, samples)
 
@@ -61,7 +56,7 @@ def test_the_spread_of_a_window_moves_towards_the_usual_one_by_the_share_that_is
     sigma = np.array([0.01, 0.01])
     np.testing.assert_allclose(spreads(apart, sigma=sigma), [2.0, 0.0])
     for variation, times in ((1.0, 4.0), (0.5, 2.0), (0.0, 1.0)):
-        found = Recalibration(share=1.0, variation=variation, width=0.5, sizes=(1.0, 1.4), errors=NORMAL)
+        found = Recalibration(variation=variation, width=0.5, sizes=(1.0, 1.4), errors=NORMAL)
         scales = found.scales(apart, sigma=sigma)
         np.testing.assert_allclose(scales, [[0.01 * times, 0.014 * times], [0.01, 0.014]])
 
@@ -139,7 +134,7 @@ def test_too_few_windows_and_windows_without_an_answer_change_nothing() -> None:
         == Recalibration()
     )
     silent = forecasts.assign(samples=pd.Series([[]] * len(forecasts), forecasts.index), n_valid=0)
-    found = Recalibration(share=1.0, median=0.5, sizes=tuple(np.sqrt(np.arange(1.0, 11))), errors=NORMAL)
+    found = Recalibration(median=0.5, sizes=tuple(np.sqrt(np.arange(1.0, 11))), errors=NORMAL)
     again = recalibrated_frame(few, silent, recalibration=found)
     for one, other in zip(again["median"], silent["median"], strict=True):
         np.testing.assert_array_equal(one, other)
@@ -157,4 +152,4 @@ def test_the_test_split_is_not_looked_at() -> None:
         for frame in (selected, shaken)
     ]
     assert kept[0] == kept[1]
-    assert kept[0].share
+    assert not kept[0].changes_nothing
