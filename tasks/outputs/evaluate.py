@@ -177,8 +177,8 @@ def compare_models(
             notes.insert(0, UNKNOWN_CUT_OFF)
         notes += [
             f"{model_label(model)} is recalibrated: its median's move times {each.median:.2f}, and around it the "
-            f"distribution of the moves of train, as wide as its errors on validation. {each.variation:.0%} of how much "
-            "the spread of its answers varies between windows is kept."
+            "distribution of the moves of train, as wide as its errors on validation. Of how much the spread of its "
+            f"answers varies between windows, {each.variation:.0%} is kept."
             for model, each in recalibrations.items()
             if not each.changes_nothing
         ]
