@@ -13,7 +13,7 @@ from tickerforge.evaluation.core.contracts import (
     Floats,
 )
 from tickerforge.evaluation.core.errors import TrainRowsError
-from tickerforge.evaluation.core.panels import matrix
+from tickerforge.evaluation.core.frames import matrix
 
 _TOLERANCE = 1e-6
 

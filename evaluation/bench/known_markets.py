@@ -7,15 +7,8 @@ import pandas as pd
 
 from tickerforge.evaluation.baselines.walks import LEVELS, MEMBERS
 from tickerforge.evaluation.core.contracts import Floats, ScoredSplit
-from tickerforge.evaluation.core.panels import (
-    Answers,
-    Truth,
-    answers_of,
-    matrix,
-    session_calendar,
-    session_dates,
-    truth_of,
-)
+from tickerforge.evaluation.core.frames import matrix
+from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_calendar, session_dates, truth_of
 from tickerforge.evaluation.metrics.accuracy import crps, scaled_errors
 from tickerforge.evaluation.metrics.scores import score
 from tickerforge.features.config import FrozenModel, SyntheticConfig

@@ -10,7 +10,7 @@ from tickerforge.evaluation.baselines.walks import LEVELS
 from tickerforge.evaluation.bench.standings import ProtocolForecast, whole_of
 from tickerforge.evaluation.core.contracts import Floats, Ints
 from tickerforge.evaluation.core.errors import PredictionsError
-from tickerforge.evaluation.core.panels import matrix
+from tickerforge.evaluation.core.frames import matrix
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol
 
 HORIZON_COLUMNS = tuple(f"h{ahead}" for ahead in range(1, HORIZON + 1))

@@ -5,8 +5,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tickerforge.evaluation.core.contracts import Floats
-from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, matrix, session_dates, truth_of
+from tickerforge.evaluation.core.frames import matrix
+from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_dates, truth_of
 from tickerforge.evaluation.core.recalibration import PERCENTILES, Recalibration, members, recalibrated, spreads
+from tickerforge.evaluation.core.volatility import fit_volatility
 from tickerforge.evaluation.evidence.significance import independent_rows, too_few
 
 LARGEST_MEDIAN = 1.5
@@ -22,7 +24,7 @@ def recalibrated_frame(windows: pd.DataFrame, forecasts: pd.DataFrame, *, recali
     known = pd.MultiIndex.from_arrays([windows["ticker"].to_numpy(object), session_dates(windows["origin"])])
     keys = pd.MultiIndex.from_arrays([forecasts["ticker"].to_numpy(object), session_dates(forecasts["origin"])])
     places = known.get_indexer(keys)
-    prices, sigmas = matrix(windows["history"])[places, -1], windows["sigma"].to_numpy(float)[places]
+    prices, sigmas = matrix(windows["history"])[places, -1], recalibration.volatility.of(windows)[places]
     medians, samples = forecasts["median"].to_list(), forecasts["samples"].to_list()
     for row in np.flatnonzero(forecasts["n_valid"].to_numpy()):
         samples[row], medians[row] = recalibrated(
@@ -65,17 +67,22 @@ def fit_recalibration(
     answers = answers_of(forecasts, model=model, truth=truth)
     if too_few(np.unique(truth.positions), horizon=truth.horizon) or not answers.n_valid.any():
         return Recalibration()
-    return _fitted(truth, answers, moves=_moves(train))
+    volatility = fit_volatility(train)
+    rows = windows[windows["split"] == "validation"].sort_values(["origin", "ticker"])
+    moves = np.log(matrix(train["target"]) / matrix(train["history"])[:, -1:]) / volatility.of(train)[:, None]
+    fitted = _fitted(truth, answers, moves=moves - np.median(moves, axis=0), daily=volatility.of(rows))
+    return fitted.model_copy(update={"volatility": volatility})
 
 
-def _moves(train: pd.DataFrame) -> Floats:
-    """Return the moves of train windows in the model's σ, less their median at each session, shape (n, h)."""
-    moves = np.log(matrix(train["target"]) / matrix(train["history"])[:, -1:]) / train["sigma"].to_numpy(float)[:, None]
-    return np.asarray(moves - np.median(moves, axis=0))
+def _fitted(truth: Truth, answers: Answers, *, moves: Floats, daily: Floats) -> Recalibration:
+    """Fit on the windows that have an answer.
 
-
-def _fitted(truth: Truth, answers: Answers, *, moves: Floats) -> Recalibration:
-    """Fit on the windows that have an answer; `moves` are those of train, from `_moves`."""
+    Args:
+        truth: Validation.
+        answers: Those of the model.
+        moves: Of train windows, in their daily volatility, less their median, shape (N, h).
+        daily: Expected daily volatility of the validation windows, shape (n,).
+    """
     from scipy.optimize import minimize
 
     usual = np.abs(moves).mean(axis=0)
@@ -83,11 +90,11 @@ def _fitted(truth: Truth, answers: Answers, *, moves: Floats) -> Recalibration:
     shape = members(errors, count=int(answers.n_valid.max()))
 
     rows = np.flatnonzero(answers.n_valid)
-    origin, unit, scored = truth.origin_price[rows, None], truth.unit[rows, None], truth.sigma[rows, None]
+    origin, unit, scored = truth.origin_price[rows, None], daily[rows, None], truth.sigma[rows, None]
     middle, actual = np.log(answers.median[rows] / origin) / unit, np.log(truth.target[rows] / origin) / unit
     spread = np.zeros(len(truth.positions))
     for found, samples in answers.ensembles():
-        spread[found] = spreads(np.log(samples / answers.median[found, None]), sigma=truth.unit[found])
+        spread[found] = spreads(np.log(samples / answers.median[found, None]), sigma=daily[found])
     known = spread[rows][spread[rows] > 0]
     width = float(np.exp(np.log(known).mean())) if len(known) else 1.0
     relative = np.where(spread[rows] > 0, spread[rows], width)[:, None] / width

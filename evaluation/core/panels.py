@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tickerforge.evaluation.core.contracts import AFTER, FORECAST_COLUMNS, Floats, Ints, ScoredSplit
 from tickerforge.evaluation.core.errors import ForecastsError
+from tickerforge.evaluation.core.frames import matrix, realised_variances, scoring_sigma
 from tickerforge.features.pooling import POOL
-from tickerforge.features.windows import SIGMA_60
 
 Dates = NDArray[np.datetime64]
 BLOCK = 512
@@ -25,8 +25,7 @@ class Truth:
 
     `ticker` is the name in messages: that of the pool if the windows are of several `tickers` (n,). `target` (n, h),
     `origin_price`, `train_mean` and `train_std` (n,) in USD; `sigma` (n,) is the standard deviation of daily log
-    returns, and `unit` (n,) the volatility in whose units models answer; `positions` (n,) are the session numbers of
-    the origins.
+    returns; `positions` (n,) are the session numbers of the origins.
     """
 
     ticker: str
@@ -38,7 +37,6 @@ class Truth:
     target_dates: Dates
     origin_price: Floats
     sigma: Floats
-    unit: Floats
     train_mean: Floats
     train_std: Floats
     variance: Floats
@@ -83,42 +81,9 @@ def session_dates(values: pd.Series) -> Dates:
     return np.asarray(values.to_numpy(dtype="datetime64[s]").astype("datetime64[D]"))
 
 
-def matrix(values: pd.Series) -> Floats:
-    """Convert a column of equally long lists to one array (n, k)."""
-    return np.stack([np.asarray(value, dtype=float) for value in values])
-
-
 def date_matrix(values: pd.Series) -> Dates:
     """Convert a column of lists of dates to one array of days (n, k)."""
     return np.stack([np.asarray(value, dtype="datetime64[D]") for value in values])
-
-
-def scoring_sigma(windows: pd.DataFrame) -> Floats:
-    """Return σ60 at each origin, the unit of all scores, shape (n,), whichever volatility the model units have."""
-    return windows[SIGMA_60 if SIGMA_60 in windows else "sigma"].to_numpy(float)
-
-
-def past_variances(windows: pd.DataFrame) -> Floats:
-    """Return the mean daily variance over the last 1, 5 and 22 sessions, shape (n, 3), squared log returns.
-
-    They are ranges (`features.statistics.range_variance`). Windows of published files have no such column: squared
-    returns of the history take its place, the whole of it for a month.
-    """
-    if "past_variance" in windows:
-        return matrix(windows["past_variance"])
-    squares = np.square(np.diff(np.log(matrix(windows["history"])), axis=1))
-    return np.stack([squares[:, -1], squares[:, -5:].mean(axis=1), squares.mean(axis=1)], axis=1)
-
-
-def realised_variances(windows: pd.DataFrame) -> Floats:
-    """Return the range variance of each target session, shape (n, h); without ranges, squared returns."""
-    return matrix(windows["target_variance"]) if "target_variance" in windows else squared_returns(windows)
-
-
-def squared_returns(windows: pd.DataFrame) -> Floats:
-    """Return the squared log return of each target session, shape (n, h)."""
-    path = np.concatenate([matrix(windows["history"])[:, -1:], matrix(windows["target"])], axis=1)
-    return np.square(np.diff(np.log(path), axis=1))
 
 
 def session_calendar(windows: pd.DataFrame) -> Dates:
@@ -141,7 +106,6 @@ def truth_of(windows: pd.DataFrame, *, split: ScoredSplit, calendar: Dates) -> T
         target_dates=date_matrix(rows["target_dates"]),
         origin_price=matrix(rows["history"])[:, -1],
         sigma=scoring_sigma(rows),
-        unit=rows["sigma"].to_numpy(float),
         train_mean=rows["train_mean"].to_numpy(float),
         train_std=rows["train_std"].to_numpy(float),
         variance=realised_variances(rows),
@@ -150,7 +114,7 @@ def truth_of(windows: pd.DataFrame, *, split: ScoredSplit, calendar: Dates) -> T
 
 def part_of_truth(truth: Truth, kept: NDArray[np.bool_], *, split: ScoredSplit) -> Truth:
     """Return some windows (n,) of a split under another split name."""
-    columns = ("tickers", "origins", "positions", "target", "target_dates", "origin_price", "sigma", "unit")
+    columns = ("tickers", "origins", "positions", "target", "target_dates", "origin_price", "sigma")
     fitted = ("train_mean", "train_std", "variance")
     return replace(truth, split=split, **{name: getattr(truth, name)[kept] for name in (*columns, *fitted)})
 

@@ -1,12 +1,12 @@
 """Recalibration of a forecast distribution: its median, its width and its shape."""
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from tickerforge.evaluation.core.frames import Floats
+from tickerforge.evaluation.core.volatility import Volatility
 from tickerforge.features.config import FrozenModel
 
-Floats = NDArray[np.float64]
 PERCENTILES: Floats = np.arange(1, 100) / 100
 
 
@@ -16,7 +16,7 @@ class Recalibration(FrozenModel):
     The log move of the median is multiplied by `median`. The deviations of the answers from it are replaced by
     `errors`, the percentiles 1 to 99 of a distribution, in the order of the answers, so that these stay paths (error
     dressing: Roulston and Smith 2003, Tellus A 55; ensemble copula coupling: Schefzik et al. 2013, Statist. Sci. 28).
-    They are as wide as errors usually are at each session (`sizes`, in σ of one session) times (w / `width`)^
+    They are as wide as errors usually are at each session (`sizes`, in daily `volatility`) times (w / `width`)^
     `variation`, with w the spread of the answers (`spreads`) and `width` its usual value: `variation` is the share that
     is kept of how much the spread varies between windows.
     """
@@ -26,6 +26,7 @@ class Recalibration(FrozenModel):
     width: float = Field(default=1.0, gt=0)
     sizes: tuple[float, ...] = ()
     errors: tuple[float, ...] = Field(default=(), max_length=len(PERCENTILES))
+    volatility: Volatility = Volatility()
 
     @property
     def changes_nothing(self) -> bool:
@@ -37,7 +38,7 @@ class Recalibration(FrozenModel):
 
         Args:
             drawn: Log returns minus those of the median, shape (n, m, h).
-            sigma: Volatility in whose units the model answers, shape (n,).
+            sigma: Expected daily volatility of the windows, shape (n,).
 
         Returns:
             Shape (n, m, h).
@@ -60,11 +61,11 @@ def members(errors: tuple[float, ...] | Floats, *, count: int) -> Floats:
 
 
 def spreads(drawn: Floats, *, sigma: Floats) -> Floats:
-    """Return the mean absolute deviation over samples and sessions, in σ of one session.
+    """Return the mean absolute deviation over samples and sessions, in daily volatility.
 
     Args:
         drawn: Log returns minus those of the median, shape (n, m, h); those of session h are divided by √h.
-        sigma: Volatility in whose units the model answers, shape (n,).
+        sigma: Expected daily volatility of the windows, shape (n,).
 
     Returns:
         Shape (n,); 0 for windows with one sample.

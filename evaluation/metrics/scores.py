@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.core.contracts import Floats
-from tickerforge.evaluation.core.panels import Answers, Truth, completed, matrix, realised_variances, squared_returns
+from tickerforge.evaluation.core.frames import matrix, realised_variances, squared_returns
+from tickerforge.evaluation.core.panels import Answers, Truth, completed
 from tickerforge.evaluation.metrics.accuracy import (
     directional_accuracy,
     mae,

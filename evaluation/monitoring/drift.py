@@ -7,15 +7,9 @@ from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.errors import EvaluationError
+from tickerforge.evaluation.core.frames import matrix
 from tickerforge.evaluation.core.labels import p_text
-from tickerforge.evaluation.core.panels import (
-    answers_of,
-    judged_part,
-    matrix,
-    session_calendar,
-    session_dates,
-    truth_of,
-)
+from tickerforge.evaluation.core.panels import answers_of, judged_part, session_calendar, session_dates, truth_of
 from tickerforge.evaluation.evidence.significance import MIN_INDEPENDENT, holm, independent_rows
 from tickerforge.evaluation.metrics.accuracy import scaled_errors
 from tickerforge.evaluation.monitoring.live import LiveScores

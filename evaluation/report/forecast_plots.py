@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from tickerforge.evaluation.core.contracts import AFTER, Floats
+from tickerforge.evaluation.core.frames import matrix
 from tickerforge.evaluation.core.labels import model_label
-from tickerforge.evaluation.core.panels import Answers, Truth, date_matrix, matrix, session_dates
+from tickerforge.evaluation.core.panels import Answers, Truth, date_matrix, session_dates
 from tickerforge.evaluation.evidence.significance import independent_rows
 from tickerforge.evaluation.metrics.accuracy import band
 from tickerforge.evaluation.report.theme import (

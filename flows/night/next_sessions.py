@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from tickerforge.evaluation.core.errors import TrainRowsError
+from tickerforge.evaluation.core.frames import scoring_sigma
 from tickerforge.evaluation.core.labels import model_label
-from tickerforge.evaluation.core.panels import scoring_sigma
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.errors import FeaturesError
 from tickerforge.features.pooling import POOL

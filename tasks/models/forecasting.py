@@ -164,7 +164,7 @@ def forecast_distribution(
     samples = np.asarray(answers["samples"], float).reshape(-1, features.horizon)
     asked = training.sampling.samples
     if recalibration is not None and len(samples):
-        close, sigma = float(window["history"].iloc[0][-1]), float(window["sigma"].iloc[0])
+        close, sigma = float(window["history"].iloc[0][-1]), float(recalibration.volatility.of(window)[0])
         samples, median = recalibrated(samples, median, origin_price=close, sigma=sigma, recalibration=recalibration)
     if problem := too_few_valid(len(samples), asked):
         run_logger(__name__).warning("%s: %s", ticker, problem)
@@ -210,8 +210,8 @@ def forecast_free(
     """
     from tickerforge.evaluation.baselines.simple import baseline_forecasts
     from tickerforge.evaluation.comparison.compare import best_free
+    from tickerforge.evaluation.core.frames import scoring_sigma
     from tickerforge.evaluation.core.labels import listed, model_label
-    from tickerforge.evaluation.core.panels import scoring_sigma
     from tickerforge.features.splits import split_borders
     from tickerforge.features.windows import build_windows, latest_window
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tickerforge.evaluation.core.panels import scoring_sigma
+from tickerforge.evaluation.core.frames import scoring_sigma
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.prompts import render
 from tickerforge.features.synthetic import _simulated, market

@@ -42,7 +42,6 @@ def by_hand(signs: list[float], *, origins: list[int], horizon: int = 2) -> tupl
         target_dates=DAYS[rows[:, None] + np.arange(1, horizon + 1)],
         origin_price=np.full(count, 100.0),
         sigma=np.full(count, 0.02),
-        unit=np.full(count, 0.02),
         train_mean=np.full(count, 100.0),
         train_std=np.full(count, 5.0),
         variance=np.full((count, horizon), 0.0004),
