@@ -6,12 +6,17 @@ import pytest
 from scipy.stats import norm
 
 from evaluation_frames import market_windows, noisy_forecasts
+from tickerforge.evaluation.baselines.simple import baseline_forecasts
 from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.comparison.recalibrate import fit_recalibration, recalibrated_frame
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
 from tickerforge.evaluation.core.recalibration import Recalibration, members, recalibrated, spreads
 from tickerforge.evaluation.metrics.scores import score
+from tickerforge.features.config import FeatureConfig, SyntheticConfig
+from tickerforge.features.splits import split_borders
+from tickerforge.features.synthetic import market
+from tickerforge.features.windows import build_windows
 
 NORMAL = tuple(float(each) for each in norm.ppf(np.arange(1, 100) / 100))
 
@@ -109,6 +114,26 @@ def test_few_answers_score_better_with_the_errors_of_the_past() -> None:
     before = figures(selected, forecasts, calendar)
     after = figures(selected, recalibrated_frame(selected, forecasts, recalibration=found), calendar)
     assert (after["crps"] or 9) < 0.99 * (before["crps"] or 0)
+
+
+def test_an_adapter_that_knows_nothing_ends_near_the_best_free_forecast_where_volatility_changes() -> None:
+    bars = market(SyntheticConfig(process="garch", sessions=5000))
+    features = FeatureConfig()
+    windows = build_windows(bars, ticker="DEMO", config=features)
+    selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+    forecasts = noisy_forecasts(selected, model="sft", knowledge=0.0, noise=0.0, samples=32)
+    found = fit_recalibration(selected, forecasts, train=train_of(windows), model="sft", calendar=calendar)
+    train = bars.iloc[: split_borders(len(bars), features).train_end]
+    free = baseline_forecasts(selected, windows=windows, train=train)
+    truth = truth_of(selected, split="test", calendar=calendar)
+    scores = {}
+    for model, frame in (("sft", forecasts), ("after", recalibrated_frame(selected, forecasts, recalibration=found))):
+        answers = answers_of(frame.assign(model=model), model=model, truth=truth)
+        scores[model] = score(truth, answers, interval=0.8)[0]["crps"] or 0
+    for model in ("random_walk", "random_walk_har"):
+        scores[model] = score(truth, answers_of(free, model=model, truth=truth), interval=0.8)[0]["crps"] or 0
+    assert scores["random_walk_har"] < scores["random_walk"] < scores["sft"]
+    assert scores["after"] < 0.5 * scores["random_walk"] + 0.5 * scores["random_walk_har"]
 
 
 @pytest.mark.nightly

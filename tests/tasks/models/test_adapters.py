@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from safetensors.numpy import save_file
 from tickerforge.features.config import FeatureConfig
 from tickerforge.flows.train.steps import training_here
 from tickerforge.tasks.base.errors import PublishError
-from tickerforge.tasks.models.adapters import AdapterCard, base_model_identity, write_card
+from tickerforge.tasks.models.adapters import AdapterCard, base_model_identity, read_card, write_card
 from tickerforge.tasks.outputs.publish import publish_adapter
 from tickerforge.tasks.registry.pyfunc_model import TickerForecaster
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
@@ -61,6 +62,13 @@ def test_a_card_decides_neither_on_foreign_code_nor_on_the_backend(tmp_path: Pat
     model = TickerForecaster()
     model.load_context(PythonModelContext({"adapter": str(tmp_path)}, None))
     assert (model.training.backend, model.training.trust_remote_code) == ("auto", False)
+
+
+def test_a_card_with_the_factors_of_an_earlier_revision_has_no_recalibration(tmp_path: Path) -> None:
+    written = json.loads(CARD.model_dump_json(exclude={"recalibration"}))
+    older = written | {"factors": {"median": 1.0, "spread": 1.3, "smooth": True}}
+    (tmp_path / "tickerforge.json").write_text(json.dumps(older))
+    assert read_card(tmp_path).recalibration.changes_nothing
 
 
 def test_large_weights_that_were_written_again_are_another_base_model(
