@@ -155,7 +155,7 @@ def sampled_entry(
 
 def _by_members(rows: pd.DataFrame, windows: Ints, protocol: Protocol) -> Iterator[tuple[Ints, Floats]]:
     """Group the windows that have samples by their number."""
-    counts = rows["n_valid"].to_numpy(np.int64)
+    counts = np.array([len(each) for each in rows["samples"]])
     for count in np.unique(counts[counts > 0]):
         mine = counts == count
         prices = np.stack([np.stack(list(each)) for each in rows.loc[mine, "samples"]])

@@ -7,7 +7,13 @@ from numpy.typing import NDArray
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.frames import matrix
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_dates, truth_of
-from tickerforge.evaluation.core.recalibration import PERCENTILES, Recalibration, members, recalibrated, spreads
+from tickerforge.evaluation.core.recalibration import (
+    PERCENTILES,
+    Recalibration,
+    followed_answers,
+    recalibrated,
+    spreads,
+)
 from tickerforge.evaluation.core.volatility import fit_volatility
 from tickerforge.evaluation.evidence.significance import independent_rows, too_few
 
@@ -18,7 +24,10 @@ session are as large, compared with the moves, as those of all sessions."""
 
 
 def recalibrated_frame(windows: pd.DataFrame, forecasts: pd.DataFrame, *, recalibration: Recalibration) -> pd.DataFrame:
-    """Recalibrate one model's forecasts of these windows; a window without a valid answer stays as it is."""
+    """Recalibrate one model's forecasts of these windows; a window without a valid answer stays as it is.
+
+    A recalibrated forecast has `MEMBERS` samples; what the model thought is repeated for those that follow an answer.
+    """
     if recalibration.changes_nothing:
         return forecasts
     known = pd.MultiIndex.from_arrays([windows["ticker"].to_numpy(object), session_dates(windows["origin"])])
@@ -35,6 +44,12 @@ def recalibrated_frame(windows: pd.DataFrame, forecasts: pd.DataFrame, *, recali
             recalibration=recalibration,
         )
         samples[row] = list(samples[row])
+    if "thoughts" in forecasts:
+        thoughts = [
+            [each[place] for place in followed_answers(len(each))] if len(each) else each
+            for each in forecasts["thoughts"]
+        ]
+        forecasts = forecasts.assign(thoughts=pd.Series(thoughts, index=forecasts.index, dtype=object))
     return forecasts.assign(
         median=pd.Series(medians, index=forecasts.index, dtype=object),
         samples=pd.Series(samples, index=forecasts.index, dtype=object),
@@ -87,7 +102,6 @@ def _fitted(truth: Truth, answers: Answers, *, moves: Floats, daily: Floats) -> 
 
     usual = np.abs(moves).mean(axis=0)
     errors = np.quantile(moves / usual, PERCENTILES, method="weibull")
-    shape = members(errors, count=int(answers.n_valid.max()))
 
     rows = np.flatnonzero(answers.n_valid)
     origin, unit, scored = truth.origin_price[rows, None], daily[rows, None], truth.sigma[rows, None]
@@ -109,7 +123,7 @@ def _fitted(truth: Truth, answers: Answers, *, moves: Floats, daily: Floats) -> 
 
     def loss(at: Floats) -> float:
         scales = relative ** at[1] * sizes(at)
-        return _crps(scales[..., None] * shape, actual - at[0] * middle, unit / scored)
+        return _crps(scales[..., None] * errors, actual - at[0] * middle, unit / scored)
 
     best = minimize(
         loss,

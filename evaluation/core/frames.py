@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from tickerforge.features.windows import SIGMA_60
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 def matrix(values: pd.Series) -> Floats:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tickerforge.evaluation.core.contracts import AFTER, FORECAST_COLUMNS, Floats, Ints, ScoredSplit
 from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.evaluation.core.frames import matrix, realised_variances, scoring_sigma
+from tickerforge.evaluation.core.recalibration import MEMBERS
 from tickerforge.features.pooling import POOL
 
 Dates = NDArray[np.datetime64]
@@ -51,7 +52,9 @@ class Truth:
 class Answers:
     """One model's forecasts of the same windows.
 
-    `median` (n, h) in USD; `samples` (sum of `n_valid`, h) in USD, window after window; `n_samples` and `n_valid` (n,).
+    `median` (n, h) in USD; `samples` (sum of `n_members`, h) in USD, window after window; `n_samples`, `n_valid` and
+    `n_members` (n,) count the answers asked for, those that are valid, and the samples: as many as are valid, or, if
+    recalibrated, `evaluation.core.recalibration.MEMBERS`.
     """
 
     model: str
@@ -59,16 +62,17 @@ class Answers:
     samples: Floats
     n_samples: Ints
     n_valid: Ints
+    n_members: Ints
 
     def ensembles(self) -> Iterator[tuple[Ints, Floats]]:
-        """Group windows by their number m of valid samples: row numbers (k,) and samples (k, m, h) in USD.
+        """Group windows by their number m of samples: row numbers (k,) and samples (k, m, h) in USD.
 
         A group has at most `BLOCK` windows, so that what is computed from it stays in the processor's cache. A window
         without a sample is its own point forecast: m = 1 and the sample is the median.
         """
-        starts = np.cumsum(self.n_valid) - self.n_valid
-        for count in np.unique(self.n_valid):
-            alike = np.flatnonzero(self.n_valid == count)
+        starts = np.cumsum(self.n_members) - self.n_members
+        for count in np.unique(self.n_members):
+            alike = np.flatnonzero(self.n_members == count)
             for rows in np.split(alike, range(BLOCK, len(alike), BLOCK)):
                 if count == 0:
                     yield rows, self.median[rows][:, None, :]
@@ -124,9 +128,10 @@ def part_of_answers(answers: Answers, kept: NDArray[np.bool_]) -> Answers:
     return replace(
         answers,
         median=answers.median[kept],
-        samples=answers.samples[np.repeat(kept, answers.n_valid)],
+        samples=answers.samples[np.repeat(kept, answers.n_members)],
         n_samples=answers.n_samples[kept],
         n_valid=answers.n_valid[kept],
+        n_members=answers.n_members[kept],
     )
 
 
@@ -140,9 +145,9 @@ def completed(answers: Answers, walk: Answers) -> Answers:
         return answers
     lent = part_of_answers(walk, silent)
     rows = np.arange(len(silent))
-    owners = np.concatenate([np.repeat(rows, answers.n_valid), np.repeat(rows[silent], lent.n_valid)])
+    owners = np.concatenate([np.repeat(rows, answers.n_members), np.repeat(rows[silent], lent.n_members)])
     samples = np.concatenate([answers.samples, lent.samples])[np.argsort(owners, kind="stable")]
-    return replace(answers, samples=samples, n_valid=np.where(silent, walk.n_valid, answers.n_valid))
+    return replace(answers, samples=samples, n_members=np.where(silent, walk.n_members, answers.n_members))
 
 
 def judged_part(truth: Truth, answers: Sequence[Answers], *, cut_off: date | None) -> tuple[Truth, list[Answers]]:
@@ -191,7 +196,8 @@ def answers_of(forecasts: pd.DataFrame, *, model: str, truth: Truth) -> Answers:
     median = matrix(mine["median"])
     samples = _stacked(mine["samples"], horizon=truth.horizon, where=where)
     n_valid = mine["n_valid"].to_numpy(np.int64)
-    if not np.array_equal(n_valid, [len(value) for value in mine["samples"]]):
+    n_members = np.array([len(value) for value in mine["samples"]], dtype=np.int64)
+    if not np.array_equal(np.where((n_members == MEMBERS) & (n_valid > 0), n_valid, n_members), n_valid):
         raise ForecastsError(f"{where}: n_valid does not count the samples")
     for name, prices in (("forecast", median), ("sample", samples)):
         if not (np.isfinite(prices) & (prices > 0)).all():
@@ -202,4 +208,5 @@ def answers_of(forecasts: pd.DataFrame, *, model: str, truth: Truth) -> Answers:
         samples=np.asarray(samples, dtype=float),
         n_samples=mine["n_samples"].to_numpy(np.int64),
         n_valid=n_valid,
+        n_members=n_members,
     )

@@ -3,29 +3,31 @@
 import numpy as np
 from pydantic import Field
 
-from tickerforge.evaluation.core.frames import Floats
+from tickerforge.evaluation.core.frames import Floats, Ints
 from tickerforge.evaluation.core.volatility import Volatility
 from tickerforge.features.config import FrozenModel
 
-PERCENTILES: Floats = np.arange(1, 100) / 100
+MEMBERS = 99
+PERCENTILES: Floats = np.arange(1, MEMBERS + 1) / (MEMBERS + 1)
+"""Levels of the samples of a recalibrated forecast, those of the free forecasts."""
 
 
 class Recalibration(FrozenModel):
     """What a model's answers are changed by; without arguments, nothing.
 
     The log move of the median is multiplied by `median`. The deviations of the answers from it are replaced by
-    `errors`, the percentiles 1 to 99 of a distribution, in the order of the answers, so that these stay paths (error
-    dressing: Roulston and Smith 2003, Tellus A 55; ensemble copula coupling: Schefzik et al. 2013, Statist. Sci. 28).
-    They are as wide as errors usually are at each session (`sizes`, in daily `volatility`) times (w / `width`)^
-    `variation`, with w the spread of the answers (`spreads`) and `width` its usual value: `variation` is the share that
-    is kept of how much the spread varies between windows.
+    `errors`, the percentiles 1 to 99 of a distribution (error dressing: Roulston and Smith 2003, Tellus A 55). Each
+    path keeps the ranks of an answer, which several paths share (ensemble copula coupling: Schefzik et al. 2013,
+    Statist. Sci. 28). The deviations are as wide as errors usually are at each session (`sizes`, in daily
+    `volatility`) times (w / `width`)^`variation`, with w the spread of the answers (`spreads`) and `width` its usual
+    value: `variation` is the share that is kept of how much the spread varies between windows.
     """
 
     median: float = Field(default=1.0, ge=0)
     variation: float = Field(default=1.0, ge=0, le=1)
     width: float = Field(default=1.0, gt=0)
     sizes: tuple[float, ...] = ()
-    errors: tuple[float, ...] = Field(default=(), max_length=len(PERCENTILES))
+    errors: tuple[float, ...] = Field(default=(), max_length=MEMBERS)
     volatility: Volatility = Volatility()
 
     @property
@@ -41,12 +43,13 @@ class Recalibration(FrozenModel):
             sigma: Expected daily volatility of the windows, shape (n,).
 
         Returns:
-            Shape (n, m, h).
+            Shape (n, MEMBERS, h), or `drawn` if nothing changes.
         """
         if self.changes_nothing:
             return drawn
-        ranks = np.argsort(np.argsort(drawn, axis=1, kind="stable"), axis=1, kind="stable")
-        return np.asarray(members(self.errors, count=drawn.shape[1])[ranks] * self.scales(drawn, sigma=sigma)[:, None])
+        followed = drawn[:, followed_answers(drawn.shape[1])]
+        ranks = np.argsort(np.argsort(followed, axis=1, kind="stable"), axis=1, kind="stable")
+        return np.asarray(np.array(self.errors)[ranks] * self.scales(drawn, sigma=sigma)[:, None])
 
     def scales(self, drawn: Floats, *, sigma: Floats) -> Floats:
         """Return the expected size of the errors of windows, shape (n, h), log returns; arguments as above."""
@@ -55,9 +58,9 @@ class Recalibration(FrozenModel):
         return np.asarray((sigma * (known / self.width) ** self.variation)[:, None] * np.array(self.sizes))
 
 
-def members(errors: tuple[float, ...] | Floats, *, count: int) -> Floats:
-    """Return the quantiles at i / (count + 1) of a distribution with these percentiles 1 to 99, shape (count,)."""
-    return np.interp(np.arange(1, count + 1) / (count + 1), PERCENTILES, errors)
+def followed_answers(count: int) -> Ints:
+    """Return which of so many answers each of `MEMBERS` samples follows."""
+    return np.arange(MEMBERS) * count // MEMBERS
 
 
 def spreads(drawn: Floats, *, sigma: Floats) -> Floats:
@@ -77,7 +80,10 @@ def spreads(drawn: Floats, *, sigma: Floats) -> Floats:
 def recalibrated(
     samples: Floats, median: Floats, *, origin_price: float, sigma: float, recalibration: Recalibration
 ) -> tuple[Floats, Floats]:
-    """Recalibrate the samples (m, h) of a window and their median (h,), all in USD; `sigma` as in `spreads`."""
+    """Recalibrate the samples (m, h) of a window and their median (h,), all in USD; `sigma` as in `spreads`.
+
+    The samples returned have the shape (MEMBERS, h), or (m, h) if nothing changes.
+    """
     middle = np.log(median / origin_price)
     drawn = np.log(samples / origin_price) - middle
     apart = recalibration.deviations(drawn[None], sigma=np.array([sigma]))[0]

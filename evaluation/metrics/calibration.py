@@ -53,7 +53,7 @@ def distribution(truth: Truth, answers: Answers, *, interval: float) -> Distribu
         np.log(paths, out=paths)
         paths /= truth.sigma[rows, None, None]
         target = np.log(truth.target[rows] / truth.origin_price[rows, None]) / truth.sigma[rows, None]
-        if answers.n_valid[rows[0]]:
+        if answers.n_members[rows[0]]:
             variance[rows] = path_variance(paths)
         members = np.sort(paths, axis=-1)
         ranked[rows] = sorted_crps(members, target)

@@ -107,7 +107,7 @@ def score(
         "width": fit.width if sampled else None,
         "valid_rate": valid_rate(answers.n_valid, answers.n_samples) if sampled else None,
         "answered": float(np.mean(answers.n_valid > 0)) if sampled else None,
-        "members": float(answers.n_valid.mean()) if sampled else None,
+        "members": float(answers.n_members.mean()) if sampled else None,
         **_volatility(truth, fit.variance, sampled=sampled, ranges=scales.ranges),
         **_tails(truth, fit.below),
     }, fit

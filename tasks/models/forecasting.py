@@ -162,18 +162,18 @@ def forecast_distribution(
     ).iloc[0]
     median = np.asarray(answers["median"], float)
     samples = np.asarray(answers["samples"], float).reshape(-1, features.horizon)
-    asked = training.sampling.samples
+    asked, valid = training.sampling.samples, len(samples)
+    thoughts = nearest_thoughts(answers["thoughts"], samples, median)
     if recalibration is not None and len(samples):
         close, sigma = float(window["history"].iloc[0][-1]), float(recalibration.volatility.of(window)[0])
         samples, median = recalibrated(samples, median, origin_price=close, sigma=sigma, recalibration=recalibration)
-    if problem := too_few_valid(len(samples), asked):
+    if problem := too_few_valid(valid, asked):
         run_logger(__name__).warning("%s: %s", ticker, problem)
     none = np.full(features.horizon, np.nan)
-    lower, upper = forecast_band(samples) if len(samples) >= LEAST_FOR_BAND else (none, none)
+    lower, upper = forecast_band(samples) if valid >= LEAST_FOR_BAND else (none, none)
     table = _table(checked["date"], median, lower, upper, ticker=ticker, exchange=exchange)
-    quantiles = issued_quantiles(samples) if len(samples) >= LEAST_FOR_BAND else ()
-    thoughts = nearest_thoughts(answers["thoughts"], samples, median)
-    return NextForecast(table.assign(answers=asked, valid=len(samples)), quantiles, thoughts)
+    quantiles = issued_quantiles(samples) if valid >= LEAST_FOR_BAND else ()
+    return NextForecast(table.assign(answers=asked, valid=valid), quantiles, thoughts)
 
 
 class FreeForecast(NamedTuple):

@@ -48,7 +48,7 @@ def by_hand(signs: list[float], *, origins: list[int], horizon: int = 2) -> tupl
     )
     median = 100.0 + np.array(signs)[:, None] * np.ones(horizon)
     none = np.zeros(count, dtype=np.int64)
-    return truth, Answers("sft", median, np.empty((0, horizon)), none, none)
+    return truth, Answers("sft", median, np.empty((0, horizon)), none, none, none)
 
 
 def prices(values: list[float], ticker: str = "DEMO") -> pd.DataFrame:

@@ -11,7 +11,7 @@ from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.comparison.recalibrate import fit_recalibration, recalibrated_frame
 from tickerforge.evaluation.core.config import EvaluationConfig
 from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
-from tickerforge.evaluation.core.recalibration import Recalibration, members, recalibrated, spreads
+from tickerforge.evaluation.core.recalibration import Recalibration, followed_answers, recalibrated, spreads
 from tickerforge.evaluation.metrics.scores import score
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.splits import split_borders
@@ -48,9 +48,12 @@ def test_errors_of_the_past_take_the_place_of_deviations_in_the_order_of_the_ans
     middle = 100 * np.exp(np.array([0.2, 0.3]))
     drawn, median = recalibrated(samples, middle, origin_price=100.0, sigma=0.05, recalibration=found)
     np.testing.assert_allclose(np.log(median / 100), [0.1, 0.15])
-    quartile = 0.05 * norm.ppf(0.75)
-    np.testing.assert_allclose(np.log(drawn[:, 0] / 100), 0.1 + np.array([-quartile, 0, quartile]), atol=1e-12)
-    np.testing.assert_allclose(np.log(drawn[:, 1] / 100), 0.15 + 2 * np.array([quartile, 0, -quartile]), atol=1e-12)
+    low, high = (followed_answers(3) == answer for answer in (0, 2))
+    for session, (size, lowest, highest) in enumerate(((0.05, low, high), (0.1, high, low))):
+        apart = np.log(drawn[:, session] / median[session])
+        np.testing.assert_allclose(np.sort(apart), size * np.array(NORMAL), atol=1e-12)
+        assert apart[lowest].max() < np.delete(apart, np.flatnonzero(lowest)).min()
+        assert apart[highest].min() > np.delete(apart, np.flatnonzero(highest)).max()
 
     same, _ = recalibrated(samples, middle, origin_price=100.0, sigma=0.05, recalibration=Recalibration())
     np.testing.assert_allclose(same, samples)
@@ -66,9 +69,19 @@ def test_the_spread_of_a_window_moves_towards_the_usual_one_by_the_share_that_is
         np.testing.assert_allclose(scales, [[0.01 * times, 0.014 * times], [0.01, 0.014]])
 
 
-def test_members_are_the_quantiles_of_any_number_of_answers() -> None:
-    np.testing.assert_allclose(members(NORMAL, count=3), norm.ppf([0.25, 0.5, 0.75]), atol=1e-12)
-    assert len(members(NORMAL, count=200)) == 200
+def test_a_recalibrated_frame_still_counts_its_valid_answers_and_repeats_what_the_model_thought() -> None:
+    windows, _ = market_windows(sessions=1500)
+    selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+    forecasts = noisy_forecasts(selected, model="sft", knowledge=0.0, noise=0.0, samples=9)
+    forecasts["thoughts"] = pd.Series([[str(each) for each in range(9)]] * len(forecasts), forecasts.index)
+    found = Recalibration(sizes=tuple(np.sqrt(np.arange(1.0, 11))), errors=NORMAL)
+    made = recalibrated_frame(selected, forecasts, recalibration=found)
+    truth = truth_of(selected, split="test", calendar=calendar)
+    answers = answers_of(made, model="sft", truth=truth)
+    assert set(answers.n_valid) == {9}
+    assert set(answers.n_members) == {99} == {len(each) for each in made["thoughts"]}
+    assert len(answers.samples) == 99 * len(truth.origins)
+    assert made["thoughts"].iloc[0][::11] == [str(each) for each in range(9)]
 
 
 @pytest.mark.parametrize("knows", [True, False])
