@@ -100,6 +100,8 @@ def attainable(
             "tickerforge.features",
             "tickerforge.evaluation.bench.known_markets",
             "tickerforge.evaluation.comparison.compare",
+            "tickerforge.evaluation.core",
+            "tickerforge.evaluation.metrics",
             "tickerforge.tasks.outputs.benchmark",
             libraries=("scikit-learn",),
         ),
