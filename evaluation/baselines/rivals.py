@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tickerforge.evaluation.baselines.walks import LEVELS, fit_walks
+from tickerforge.evaluation.baselines.walks import fit_walks
 from tickerforge.evaluation.core.contracts import DRIFT, RANDOM_WALK, Floats, Ints
 from tickerforge.evaluation.core.errors import BaselineUnavailable, EvaluationError
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol, Series, common_border
+from tickerforge.evaluation.core.recalibration import PERCENTILES
 from tickerforge.features.statistics import daily_sigma, trailing_mean
 from tickerforge.features.windows import VARIANCE_SESSIONS
 
@@ -244,7 +245,7 @@ def _rolled(series: Series, model: Any) -> Floats:
     )
     spread = (high - low) / (2 * norm.ppf(0.5 + _BAND / 200))
     middle = mean - logs[series.test_origins, None]
-    return np.asarray(middle[:, None] + spread[:, None] * norm.ppf(LEVELS)[:, None])
+    return np.asarray(middle[:, None] + spread[:, None] * norm.ppf(PERCENTILES)[:, None])
 
 
 def _simulated(series: Series) -> Floats:

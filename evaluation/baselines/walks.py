@@ -9,11 +9,8 @@ import pandas as pd
 from tickerforge.evaluation.core.contracts import RANDOM_WALK, RANDOM_WALK_HAR, Floats
 from tickerforge.evaluation.core.errors import TrainRowsError
 from tickerforge.evaluation.core.frames import matrix
+from tickerforge.evaluation.core.recalibration import MEMBERS, PERCENTILES
 from tickerforge.evaluation.core.volatility import Volatility, fit_volatility
-
-MEMBERS = 99
-"""Members of a free forecast: the percentiles 1 % to 99 %, so that bands and the 1 % quantile need no interpolation."""
-LEVELS = np.arange(1, MEMBERS + 1) / (MEMBERS + 1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def fit_walks(windows: pd.DataFrame) -> Mapping[str, Walk]:
 def _table(moves: Floats) -> Floats:
     """Return the percentiles of moves (n, h), in units of one day's volatility, as joint paths (MEMBERS, h)."""
     standardised = moves / np.sqrt(np.arange(1, moves.shape[1] + 1))
-    percentiles = np.quantile(standardised, LEVELS, axis=0, method="weibull")
+    percentiles = np.quantile(standardised, PERCENTILES, axis=0, method="weibull")
     by_last_move = np.argsort(standardised[:, -1], kind="stable")
     followed = by_last_move[np.linspace(0, len(moves) - 1, MEMBERS).round().astype(int)]
     ranks = np.argsort(np.argsort(standardised[followed], axis=0, kind="stable"), axis=0, kind="stable")

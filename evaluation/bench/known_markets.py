@@ -5,10 +5,10 @@ from typing import NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.baselines.walks import LEVELS, MEMBERS
 from tickerforge.evaluation.core.contracts import Floats, ScoredSplit
 from tickerforge.evaluation.core.frames import matrix
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_calendar, session_dates, truth_of
+from tickerforge.evaluation.core.recalibration import MEMBERS, PERCENTILES
 from tickerforge.evaluation.metrics.accuracy import crps, scaled_errors
 from tickerforge.evaluation.metrics.scores import score
 from tickerforge.features.config import FrozenModel, SyntheticConfig
@@ -148,7 +148,7 @@ def prompt_optimum(fitted: Sample, *scored: Sample) -> PromptOptimum:
     sizes = HistGradientBoostingRegressor(max_iter=BOOSTED_ITERATIONS, learning_rate=0.05, random_state=0)
     sizes.fit(shown, np.log(apart.mean(axis=1) + 1e-6))
     size = [np.exp(sizes.predict(each.shown))[:, None] for each in (scored[0], scored[-1])]
-    errors = np.quantile((scored[0].targets - candidates[best][0]) / size[0], LEVELS, axis=0, method="weibull")
+    errors = np.quantile((scored[0].targets - candidates[best][0]) / size[0], PERCENTILES, axis=0, method="weibull")
     percentiles = candidates[best][-1][:, None] + size[1][:, None] * errors
     return PromptOptimum(ratios[best], best, percentiles)
 
@@ -168,7 +168,7 @@ def known_forecasts(windows: pd.DataFrame, process: SyntheticConfig, *, seed: in
     rows = np.searchsorted(session_dates(market(process)["date"]), session_dates(windows["origin"]))
     rng = np.random.default_rng(seed)
     moves = possible_moves(process, rows.astype(np.int64), horizon=horizon, count=KNOWN_DRAWS, rng=rng)
-    percentiles = np.quantile(moves, LEVELS, axis=1, method="weibull").swapaxes(0, 1)
+    percentiles = np.quantile(moves, PERCENTILES, axis=1, method="weibull").swapaxes(0, 1)
     return forecasts_of_percentiles(windows, percentiles, model=KNOWN)
 
 

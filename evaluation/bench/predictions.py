@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tickerforge.evaluation.baselines.walks import LEVELS
 from tickerforge.evaluation.bench.standings import ProtocolForecast, whole_of
 from tickerforge.evaluation.core.contracts import Floats, Ints
 from tickerforge.evaluation.core.errors import PredictionsError
 from tickerforge.evaluation.core.frames import matrix
 from tickerforge.evaluation.core.protocol import HORIZON, Protocol
+from tickerforge.evaluation.core.recalibration import PERCENTILES
 
 HORIZON_COLUMNS = tuple(f"h{ahead}" for ahead in range(1, HORIZON + 1))
 REQUIRED_COLUMNS = ("ticker", "origin", *HORIZON_COLUMNS)
@@ -99,7 +99,7 @@ def _entry(
 def _at_levels(prices: Floats, levels: Floats) -> Floats:
     """Return the percentiles 1 % to 99 % of a distribution from its quantiles (k, HORIZON), shape (99, HORIZON)."""
     ordered = np.sort(prices, axis=0)
-    return np.stack([np.interp(LEVELS, levels, ordered[:, step]) for step in range(HORIZON)], axis=1)
+    return np.stack([np.interp(PERCENTILES, levels, ordered[:, step]) for step in range(HORIZON)], axis=1)
 
 
 def _members(table: pd.DataFrame, path: Path) -> Floats:

@@ -5,6 +5,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tickerforge.evaluation.core.contracts import Floats
+from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.evaluation.core.frames import matrix
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_dates, truth_of
 from tickerforge.evaluation.core.recalibration import (
@@ -14,25 +15,32 @@ from tickerforge.evaluation.core.recalibration import (
     recalibrated,
     spreads,
 )
-from tickerforge.evaluation.core.volatility import fit_volatility
+from tickerforge.evaluation.core.volatility import Volatility, fit_volatility
 from tickerforge.evaluation.evidence.significance import independent_rows, too_few
+from tickerforge.evaluation.metrics.accuracy import sorted_crps
 
 LARGEST_MEDIAN = 1.5
-PRIOR_WINDOWS = 30
-"""Independent windows whose weight is given to what is expected: that the median is right, and that the errors of each
-session are as large, compared with the moves, as those of all sessions."""
+MIN_TRAIN, PRIOR_WINDOWS, PRIOR_MEDIAN = 30, 30, 1.0
+"""Fewest train windows; independent windows whose weight is given to errors that are as large, compared with the moves,
+at all sessions; and the standard deviation of the median's factor around 1 before it is measured."""
 
 
 def recalibrated_frame(windows: pd.DataFrame, forecasts: pd.DataFrame, *, recalibration: Recalibration) -> pd.DataFrame:
     """Recalibrate one model's forecasts of these windows; a window without a valid answer stays as it is.
 
     A recalibrated forecast has `MEMBERS` samples; what the model thought is repeated for those that follow an answer.
+
+    Raises:
+        ForecastsError: A forecast has no window.
     """
     if recalibration.changes_nothing:
         return forecasts
     known = pd.MultiIndex.from_arrays([windows["ticker"].to_numpy(object), session_dates(windows["origin"])])
     keys = pd.MultiIndex.from_arrays([forecasts["ticker"].to_numpy(object), session_dates(forecasts["origin"])])
     places = known.get_indexer(keys)
+    if (places < 0).any():
+        missing = keys[int(np.flatnonzero(places < 0)[0])]
+        raise ForecastsError(f"{missing[0]} at {missing[1]:%Y-%m-%d}: the forecast has no window")
     prices, sigmas = matrix(windows["history"])[places, -1], recalibration.volatility.of(windows)[places]
     medians, samples = forecasts["median"].to_list(), forecasts["samples"].to_list()
     for row in np.flatnonzero(forecasts["n_valid"].to_numpy()):
@@ -73,16 +81,19 @@ def fit_recalibration(
 
     Returns:
         The variation and the median's factor that have the least CRPS on validation, the factor moved towards 1 the
-        more, the fewer independent windows there are. Nothing changes if there are too few for a test.
+        more, the less the windows say about it. Nothing changes if there are too few windows for a test, or too few
+        train windows.
 
     Raises:
         ForecastsError: The forecasts do not match the windows.
     """
     truth = truth_of(windows, split="validation", calendar=calendar)
     answers = answers_of(forecasts, model=model, truth=truth)
-    if too_few(np.unique(truth.positions), horizon=truth.horizon) or not answers.n_valid.any():
+    few = bool(too_few(np.unique(truth.positions), horizon=truth.horizon)) or len(train) < MIN_TRAIN
+    if few or not answers.n_valid.any():
         return Recalibration()
-    volatility = fit_volatility(train)
+    # Windows of published files have no ranges, and prices of another unit.
+    volatility = fit_volatility(train) if "past_variance" in train else Volatility()
     rows = windows[windows["split"] == "validation"].sort_values(["origin", "ticker"])
     moves = np.log(matrix(train["target"]) / matrix(train["history"])[:, -1:]) / volatility.of(train)[:, None]
     fitted = _fitted(truth, answers, moves=moves - np.median(moves, axis=0), daily=volatility.of(rows))
@@ -101,6 +112,8 @@ def _fitted(truth: Truth, answers: Answers, *, moves: Floats, daily: Floats) -> 
     from scipy.optimize import minimize
 
     usual = np.abs(moves).mean(axis=0)
+    if not usual.all():
+        return Recalibration()
     errors = np.quantile(moves / usual, PERCENTILES, method="weibull")
 
     rows = np.flatnonzero(answers.n_valid)
@@ -109,13 +122,15 @@ def _fitted(truth: Truth, answers: Answers, *, moves: Floats, daily: Floats) -> 
     spread = np.zeros(len(truth.positions))
     for found, samples in answers.ensembles():
         spread[found] = spreads(np.log(samples / answers.median[found, None]), sigma=daily[found])
-    known = spread[rows][spread[rows] > 0]
-    width = float(np.exp(np.log(known).mean())) if len(known) else 1.0
+    spreading = spread[rows][spread[rows] > 0]
+    width = float(np.exp(np.log(spreading).mean())) if len(spreading) else 1.0
     relative = np.where(spread[rows] > 0, spread[rows], width)[:, None] / width
 
     independent = len(independent_rows(np.unique(truth.positions[rows]), horizon=truth.horizon))
     trust = independent / (independent + PRIOR_WINDOWS)
-    moved = np.maximum(np.abs(actual).mean(axis=0), np.finfo(float).tiny)
+    moved = np.abs(actual).mean(axis=0)
+    if not moved.all():
+        return Recalibration()
 
     def sizes(at: Floats) -> Floats:
         missed = np.abs((actual - at[0] * middle) / relative ** at[1]).mean(axis=0)
@@ -123,7 +138,7 @@ def _fitted(truth: Truth, answers: Answers, *, moves: Floats, daily: Floats) -> 
 
     def loss(at: Floats) -> float:
         scales = relative ** at[1] * sizes(at)
-        return _crps(scales[..., None] * errors, actual - at[0] * middle, unit / scored)
+        return float((sorted_crps(scales[..., None] * errors, actual - at[0] * middle) * unit / scored).sum())
 
     best = minimize(
         loss,
@@ -132,7 +147,10 @@ def _fitted(truth: Truth, answers: Answers, *, moves: Floats, daily: Floats) -> 
         bounds=[(0.0, LARGEST_MEDIAN), (0.0, 1.0)],
         options={"xatol": 0.005, "fatol": 1e-6, "maxfev": 150},
     ).x
-    best[0] = 1 + trust * (best[0] - 1)
+    # The posterior mean of a regression's slope whose prior is normal.
+    missed = np.square(actual - best[0] * middle).mean(axis=0)
+    known = independent * float((np.square(middle).mean(axis=0) / missed).mean()) if missed.all() else np.inf
+    best[0] = 1 + (best[0] - 1) / (1 + 1 / (known * PRIOR_MEDIAN**2)) if known else 1.0
     return Recalibration(
         median=float(best[0]),
         variation=float(best[1]),
@@ -140,10 +158,3 @@ def _fitted(truth: Truth, answers: Answers, *, moves: Floats, daily: Floats) -> 
         sizes=tuple(float(f"{size:.4g}") for size in sizes(best)),
         errors=tuple(float(f"{error:.4g}") for error in errors),
     )
-
-
-def _crps(ordered: Floats, missed: Floats, unit: Floats) -> float:
-    """Return the summed CRPS of ascending deviations (n, h, m) from medians that missed by (n, h), times `unit`."""
-    m = ordered.shape[-1]
-    inner = ordered @ ((2 * np.arange(1, m + 1) - m - 1) / m**2)
-    return float(((np.abs(ordered - missed[..., None]).mean(axis=-1) - inner) * unit).sum())

@@ -9,11 +9,11 @@ from tickerforge.features.config import FrozenModel
 
 MEMBERS = 99
 PERCENTILES: Floats = np.arange(1, MEMBERS + 1) / (MEMBERS + 1)
-"""Levels of the samples of a recalibrated forecast, those of the free forecasts."""
+"""Levels of the samples of free and recalibrated forecasts: bands and the 1 % quantile need no interpolation."""
 
 
 class Recalibration(FrozenModel):
-    """What a model's answers are changed by; without arguments, nothing.
+    """How a model's answers are changed; the default changes nothing.
 
     The log move of the median is multiplied by `median`. The deviations of the answers from it are replaced by
     `errors`, the percentiles 1 to 99 of a distribution (error dressing: Roulston and Smith 2003, Tellus A 55). Each

@@ -194,8 +194,8 @@ class AdapterCard(FrozenModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_factors_of_older_cards(cls, card: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in card.items() if name != "factors"}
+    def _without_factors_of_older_cards(cls, card: Any) -> Any:
+        return {name: each for name, each in card.items() if name != "factors"} if isinstance(card, dict) else card
 
     @field_validator("features")
     @classmethod

@@ -7,9 +7,10 @@ from statsmodels.regression.linear_model import OLS
 
 from evaluation_frames import market_windows
 from tickerforge.evaluation.baselines.simple import baseline_forecasts
-from tickerforge.evaluation.baselines.walks import LEVELS, MEMBERS, fit_walks
+from tickerforge.evaluation.baselines.walks import fit_walks
 from tickerforge.evaluation.core.contracts import BASELINES, FORECAST_COLUMNS, FREE
 from tickerforge.evaluation.core.errors import TrainRowsError
+from tickerforge.evaluation.core.recalibration import MEMBERS, PERCENTILES
 from tickerforge.features.config import FeatureConfig
 from tickerforge.features.splits import split_borders
 
@@ -49,7 +50,7 @@ def test_the_random_walk_has_the_percentiles_of_train_moves_and_its_paths_follow
     fitted = windows[windows["split"] == "train"]
     moves = np.log(stacked(fitted["target"]) / stacked(fitted["history"])[:, -1:])
     moves /= fitted["sigma"].to_numpy()[:, None] * np.sqrt(AHEAD)
-    np.testing.assert_allclose(np.sort(found, axis=0), np.quantile(moves, LEVELS, axis=0, method="weibull"))
+    np.testing.assert_allclose(np.sort(found, axis=0), np.quantile(moves, PERCENTILES, axis=0, method="weibull"))
     unscaled = found * np.sqrt(AHEAD)
     daily = np.diff(unscaled, axis=1, prepend=0.0)
     assert np.square(daily).mean() == pytest.approx(1.0, rel=0.2)

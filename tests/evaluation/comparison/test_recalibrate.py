@@ -10,6 +10,7 @@ from tickerforge.evaluation.baselines.simple import baseline_forecasts
 from tickerforge.evaluation.comparison.compare import select_windows
 from tickerforge.evaluation.comparison.recalibrate import fit_recalibration, recalibrated_frame
 from tickerforge.evaluation.core.config import EvaluationConfig
+from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.evaluation.core.panels import answers_of, session_calendar, truth_of
 from tickerforge.evaluation.core.recalibration import Recalibration, followed_answers, recalibrated, spreads
 from tickerforge.evaluation.metrics.scores import score
@@ -127,6 +128,45 @@ def test_few_answers_score_better_with_the_errors_of_the_past() -> None:
     before = figures(selected, forecasts, calendar)
     after = figures(selected, recalibrated_frame(selected, forecasts, recalibration=found), calendar)
     assert (after["crps"] or 9) < 0.99 * (before["crps"] or 0)
+
+
+def test_a_median_that_is_only_noise_is_taken_back_even_with_a_dozen_independent_windows() -> None:
+    losses: dict[str, list[float]] = {"before": [], "after": [], "none": []}
+    for seed in range(4):
+        windows, _ = market_windows(sessions=1260, seed=seed)
+        selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+        forecasts = noisy_forecasts(selected, model="sft", knowledge=0.0, noise=1.0, samples=32, seed=seed)
+        found = fit_recalibration(selected, forecasts, train=train_of(windows), model="sft", calendar=calendar)
+        assert found.median < 0.6
+        none = found.model_copy(update={"median": 0.0})
+        for name, each in (("before", Recalibration()), ("after", found), ("none", none)):
+            made = recalibrated_frame(selected, forecasts, recalibration=each)
+            losses[name].append(figures(selected, made, calendar)["crps"] or 0)
+    before, after, none_at_all = (float(np.mean(each)) for each in losses.values())
+    assert after < 0.5 * before + 0.5 * none_at_all
+
+
+def test_windows_without_ranges_keep_the_unit_of_their_prompts_and_a_forecast_without_a_window_is_refused() -> None:
+    windows, _ = market_windows(sessions=1500)
+    selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+    forecasts = stretched(selected, spread=0.5)
+    plain = train_of(windows).drop(columns="past_variance")
+    found = fit_recalibration(selected, forecasts, train=plain, model="sft", calendar=calendar)
+    assert not found.changes_nothing
+    assert found.volatility.coefficients == ()
+    with pytest.raises(ForecastsError, match="has no window"):
+        recalibrated_frame(selected.iloc[1:], forecasts, recalibration=found)
+
+
+def test_prices_that_never_move_change_nothing() -> None:
+    windows, _ = market_windows(sessions=1500)
+    selected, calendar = select_windows(windows, config=EvaluationConfig()), session_calendar(windows)
+    forecasts = stretched(selected, spread=0.5)
+    still = selected.assign(
+        target=pd.Series([np.full(10, history[-1]) for history in selected["history"]], selected.index)
+    )
+    found = fit_recalibration(still, forecasts, train=train_of(windows), model="sft", calendar=calendar)
+    assert found.changes_nothing
 
 
 def test_an_adapter_that_knows_nothing_ends_near_the_best_free_forecast_where_volatility_changes() -> None:

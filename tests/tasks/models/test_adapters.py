@@ -15,6 +15,7 @@ from tickerforge.tasks.outputs.publish import publish_adapter
 from tickerforge.tasks.registry.pyfunc_model import TickerForecaster
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.training.config import TrainingConfig
+from tickerforge.training.errors import AdapterError
 
 CARD = AdapterCard(
     ticker="DEMO",
@@ -69,6 +70,13 @@ def test_a_card_with_the_factors_of_an_earlier_revision_has_no_recalibration(tmp
     older = written | {"factors": {"median": 1.0, "spread": 1.3, "smooth": True}}
     (tmp_path / "tickerforge.json").write_text(json.dumps(older))
     assert read_card(tmp_path).recalibration.changes_nothing
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", "no JSON"])
+def test_a_damaged_card_is_an_error_that_names_the_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tickerforge.json").write_text(content)
+    with pytest.raises(AdapterError, match="cannot be read"):
+        read_card(tmp_path)
 
 
 def test_large_weights_that_were_written_again_are_another_base_model(

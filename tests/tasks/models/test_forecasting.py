@@ -4,14 +4,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from tickerforge.evaluation.comparison.compare import best_free
+from tickerforge.evaluation.core.frames import scoring_sigma
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.errors import BarsError, InsufficientHistoryError
 from tickerforge.features.prices.bars import read_csv
 from tickerforge.features.splits import split_borders
 from tickerforge.features.synthetic import market
-from tickerforge.features.windows import build_windows
+from tickerforge.features.windows import build_windows, latest_window
 from tickerforge.tasks.models.adapters import adapter_folder
 from tickerforge.tasks.models.forecasting import (
     LEAST_FOR_BAND,
@@ -38,6 +41,7 @@ def forecast(
     adapter: bool = True,
     training: TrainingConfig = TRAINING,
     now: datetime | None = None,
+    recalibration: Recalibration | None = None,
 ) -> pd.DataFrame:
     return forecast_next(
         bars,
@@ -48,6 +52,7 @@ def forecast(
         training=training,
         seed=seed,
         now=now,
+        recalibration=recalibration,
     )
 
 
@@ -105,6 +110,20 @@ def test_a_band_needs_enough_valid_answers_and_their_number_is_said(
     assert 0 < valid <= 4
     assert table[["lower", "upper"]].isna().all(axis=None)
     assert f"{valid} of 4 answers {'was' if valid == 1 else 'were'} valid: no band, as 80% need 9" in caplog.text
+
+
+def test_a_recalibrated_forecast_counts_its_answers_and_has_the_band_of_its_percentiles(made: Pieces) -> None:
+    bars, ahead = read_bars(made.bars), np.sqrt(np.arange(1.0, FEATURES.horizon + 1))
+    percentiles = tuple(float(each) for each in norm.ppf(np.arange(1, 100) / 100))
+    found = Recalibration(median=0.0, variation=0.0, sizes=tuple(2 * ahead), errors=percentiles)
+    table = forecast(made, bars, training=ENOUGH, recalibration=found)
+    assert (table["answers"] == 24).all()
+    assert table["valid"].between(LEAST_FOR_BAND, 24).all()
+    close = bars["adj_close"].iloc[-1]
+    sigma = float(scoring_sigma(latest_window(bars, ticker=TICKER, config=FEATURES))[0])
+    np.testing.assert_allclose(table["median"], close)
+    np.testing.assert_allclose(np.log(table["upper"] / close), 2 * ahead * sigma * norm.ppf(0.9), rtol=1e-6)
+    np.testing.assert_allclose(np.log(table["lower"] / close), -2 * ahead * sigma * norm.ppf(0.9), rtol=1e-6)
 
 
 def test_the_end_of_the_bars_is_compared_with_the_clock_if_one_is_given(
