@@ -8,7 +8,7 @@ import pandas as pd
 
 from tickerforge.evaluation.core.contracts import RANDOM_WALK, RANDOM_WALK_HAR, Floats
 from tickerforge.evaluation.core.errors import TrainRowsError
-from tickerforge.evaluation.core.frames import matrix
+from tickerforge.evaluation.core.frames import log_moves
 from tickerforge.evaluation.core.recalibration import MEMBERS, PERCENTILES
 from tickerforge.evaluation.core.volatility import Volatility, fit_volatility
 
@@ -50,7 +50,7 @@ def fit_walks(windows: pd.DataFrame) -> Mapping[str, Walk]:
     train = windows[windows["split"] == "train"]
     if train.empty:
         raise TrainRowsError("the free forecasts are fitted on train windows, and there is none: give all windows")
-    moves = np.log(matrix(train["target"]) / matrix(train["history"])[:, -1:])
+    moves = log_moves(train)
     return {
         name: Walk(_table(moves / volatility.of(train)[:, None]), volatility)
         for name, volatility in ((RANDOM_WALK, Volatility()), (RANDOM_WALK_HAR, fit_volatility(train)))

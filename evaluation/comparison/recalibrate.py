@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.errors import ForecastsError
-from tickerforge.evaluation.core.frames import matrix
+from tickerforge.evaluation.core.frames import log_moves, matrix
 from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_dates, truth_of
 from tickerforge.evaluation.core.recalibration import (
     PERCENTILES,
@@ -15,14 +15,14 @@ from tickerforge.evaluation.core.recalibration import (
     recalibrated,
     spreads,
 )
-from tickerforge.evaluation.core.volatility import Volatility, fit_volatility
+from tickerforge.evaluation.core.volatility import MIN_WINDOWS, Volatility, fit_volatility
 from tickerforge.evaluation.evidence.significance import independent_rows, too_few
 from tickerforge.evaluation.metrics.accuracy import sorted_crps
 
 LARGEST_MEDIAN = 1.5
-MIN_TRAIN, PRIOR_WINDOWS, PRIOR_MEDIAN = 30, 30, 1.0
-"""Fewest train windows; independent windows whose weight is given to errors that are as large, compared with the moves,
-at all sessions; and the standard deviation of the median's factor around 1 before it is measured."""
+PRIOR_WINDOWS, PRIOR_MEDIAN = 30, 1.0
+"""Independent windows whose weight is given to errors that are as large, compared with the moves, at all sessions; and
+the standard deviation of the median's factor around 1 before it is measured."""
 
 
 def recalibrated_frame(windows: pd.DataFrame, forecasts: pd.DataFrame, *, recalibration: Recalibration) -> pd.DataFrame:
@@ -89,13 +89,13 @@ def fit_recalibration(
     """
     truth = truth_of(windows, split="validation", calendar=calendar)
     answers = answers_of(forecasts, model=model, truth=truth)
-    few = bool(too_few(np.unique(truth.positions), horizon=truth.horizon)) or len(train) < MIN_TRAIN
+    few = bool(too_few(np.unique(truth.positions), horizon=truth.horizon)) or len(train) < MIN_WINDOWS
     if few or not answers.n_valid.any():
         return Recalibration()
     # Windows of published files have no ranges, and prices of another unit.
     volatility = fit_volatility(train) if "past_variance" in train else Volatility()
     rows = windows[windows["split"] == "validation"].sort_values(["origin", "ticker"])
-    moves = np.log(matrix(train["target"]) / matrix(train["history"])[:, -1:]) / volatility.of(train)[:, None]
+    moves = log_moves(train) / volatility.of(train)[:, None]
     fitted = _fitted(truth, answers, moves=moves - np.median(moves, axis=0), daily=volatility.of(rows))
     return fitted.model_copy(update={"volatility": volatility})
 

@@ -4,17 +4,15 @@ from collections.abc import Iterable
 from datetime import date
 from typing import Literal
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import Field
 
+from tickerforge.evaluation.core.frames import Floats as Floats
+from tickerforge.evaluation.core.frames import Ints as Ints
 from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.config import FrozenModel
 from tickerforge.features.stages import ADAPTERS
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 ScoredSplit = Literal["validation", "test", "after"]
 TradingRule = Literal["buy_and_hold", "long_flat", "long_short", "equal_risk", "mean_variance"]
 

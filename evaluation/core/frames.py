@@ -15,6 +15,11 @@ def matrix(values: pd.Series) -> Floats:
     return np.stack([np.asarray(value, dtype=float) for value in values])
 
 
+def log_moves(windows: pd.DataFrame) -> Floats:
+    """Return the log returns from the origin to each target session, shape (n, h)."""
+    return np.asarray(np.log(matrix(windows["target"]) / matrix(windows["history"])[:, -1:]))
+
+
 def scoring_sigma(windows: pd.DataFrame) -> Floats:
     """Return σ60 at each origin, the unit of all scores, shape (n,), whichever volatility the model units have."""
     return windows[SIGMA_60 if SIGMA_60 in windows else "sigma"].to_numpy(float)

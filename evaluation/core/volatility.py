@@ -13,7 +13,7 @@ from tickerforge.evaluation.core.frames import (
 from tickerforge.features.config import FrozenModel
 
 MIN_WINDOWS = 30
-"""Fewest train windows for a regression of the volatility; with fewer it is σ60."""
+"""Fewest train windows for a regression of the volatility, and for a recalibration; with fewer it is σ60."""
 _FLOOR = 1e-4
 """Smallest variance in the regression, as a share of σ60²: the logarithm of a session without a move is undefined."""
 
