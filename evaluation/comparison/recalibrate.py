@@ -51,7 +51,6 @@ def recalibrated_frame(windows: pd.DataFrame, forecasts: pd.DataFrame, *, recali
             sigma=float(sigmas[row]),
             recalibration=recalibration,
         )
-        samples[row] = list(samples[row])
     if "thoughts" in forecasts:
         thoughts = [
             [each[place] for place in followed_answers(len(each))] if len(each) else each
