@@ -205,7 +205,8 @@ def sampling(setting: Setting, *, backend: str) -> Row:
 
 def drawn(backend: str, model: str, adapter: Path | None, prompts: list, answers: int, config: TrainingConfig) -> Row:
     """Draw answers twice: the first call loads the model or starts the engine, the second shows the speed."""
-    sampler, lengths = sampler_named(backend), []
+    sampler = sampler_named(backend)
+    lengths: list[int] = []
     horizon, seconds, texts = FEATURES.horizon, [], []
     for seed, part in ((0, prompts[:1]), (1, prompts)):
         lengths.clear()
