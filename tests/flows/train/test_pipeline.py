@@ -193,6 +193,27 @@ def test_a_forecast_by_alias_equals_the_one_by_the_published_adapter(result: Pip
     assert all(session.date > registered.origin for session in registered.sessions)
 
 
+def test_a_forecast_is_recalibrated_as_the_adapters_card_says(result: PipelineResult, tmp_path: Path) -> None:
+    from tickerforge.features.synthetic import market
+    from tickerforge.flows.night.next_sessions import Forecast, forecast_stock
+
+    folder = tmp_path / "adapter"
+    shutil.copytree(result.adapters["sft"], folder)
+    card = read_card(folder)
+    halved = Recalibration(median=0.5, sizes=(1.0, 1.0), errors=tuple(map(float, range(-49, 50))))
+
+    def made(recalibration: Recalibration) -> Forecast:
+        write_card(folder, card.model_copy(update={"recalibration": recalibration}))
+        return forecast_stock(tiny_config(), adapter=folder)
+
+    close = market(tiny_config().synthetic)["adj_close"].iloc[-1]
+    medians, answered = (
+        np.array([each.median for each in one.sessions]) / close for one in (made(halved), made(Recalibration()))
+    )
+    np.testing.assert_allclose(medians, np.sqrt(answered))
+    assert not np.allclose(medians, answered)
+
+
 def test_a_forecast_as_of_a_day_equals_the_one_from_a_file_that_ends_there(result: PipelineResult, work: Path) -> None:
     from tickerforge.features.synthetic import market
     from tickerforge.flows.night.next_sessions import forecast_stock

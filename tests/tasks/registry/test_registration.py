@@ -20,6 +20,7 @@ import yaml
 
 from registered_files import stored_base_model, stored_files
 from tickerforge.evaluation.core.contracts import Verdict
+from tickerforge.evaluation.core.recalibration import Recalibration
 from tickerforge.features.errors import TickerNameError
 from tickerforge.features.stages import FORECASTS
 from tickerforge.tasks.base.errors import NotRegistered, PublishError
@@ -62,7 +63,7 @@ def registered(made: Pieces, run: PipelineRun) -> RegisteredModel:
     return register(made, run)
 
 
-def direct(made: Pieces) -> pd.DataFrame:
+def direct(made: Pieces, *, recalibration: Recalibration | None = None) -> pd.DataFrame:
     return forecast_next(
         read_bars(made.bars),
         ticker=TICKER,
@@ -71,6 +72,7 @@ def direct(made: Pieces) -> pd.DataFrame:
         features=FEATURES,
         training=TRAINING,
         seed=made.card().seed,
+        recalibration=recalibration,
     )
 
 
@@ -135,6 +137,16 @@ def test_the_run_says_which_version_it_made_and_which_one_is_champion(
 def test_the_registered_model_gives_the_very_same_forecast(made: Pieces, registered: RegisteredModel) -> None:
     model = mlflow.pyfunc.load_model(f"models:/{registered.name}@challenger")
     pd.testing.assert_frame_equal(model.predict(read_bars(made.bars)), direct(made), check_dtype=False)
+
+
+def test_the_registered_model_recalibrates_its_answers_as_its_card_says(made: Pieces, run: PipelineRun) -> None:
+    found = Recalibration(median=0.5, sizes=(0.1,) * FEATURES.horizon, errors=tuple(map(float, range(-49, 50))))
+    card = made.card().model_copy(update={"ticker": "WIDE", "recalibration": found})
+    wide = register_adapter.fn(run, made.sft, card=card, bars=made.bars, comparison=made.comparison, at=AT)
+    table = mlflow.pyfunc.load_model(wide.uri).predict(read_bars(made.bars))
+    pd.testing.assert_frame_equal(table, direct(made, recalibration=found), check_dtype=False)
+    close = read_bars(made.bars)["adj_close"].iloc[-1]
+    np.testing.assert_allclose(table["median"] / close, np.sqrt(direct(made)["median"] / close))
 
 
 def test_the_model_takes_a_plain_frame_and_refuses_a_wrong_one(made: Pieces, registered: RegisteredModel) -> None:
