@@ -144,8 +144,8 @@ class PriceFile:
         if not content.strip():
             raise BarsError(f"{self.name}: the file is empty; it needs a header and one row per session")
         bare = content.removeprefix(b"\xef\xbb\xbf").lstrip()
-        # MetaTrader and Stooq write <DATE> and <TICKER>.
-        named = re.match(rb"<\w+>[,;\t|]", bare)
+        # MetaTrader and Stooq write <DATE> and <TICKER>; in UTF-16, a zero follows each letter.
+        named = re.match(rb"<\w+>[,;\t|]", bare[:200].replace(b"\0", b""))
         foreign = None if named else next((what for start, what in _FOREIGN.items() if bare.startswith(start)), None)
         if foreign:
             raise BarsError(f"{self.name}: this is {foreign}, not a table of prices: save the prices as CSV")

@@ -46,6 +46,14 @@ def test_a_source_without_an_adjusted_close_is_read_to_the_last_bit(write: Calla
     pd.testing.assert_frame_equal(read(write(bars)), bars, check_exact=True)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_names_in_brackets_are_no_web_page(encoding: str) -> None:
+    bars = bars_to_write(adjusted=False)
+    text = UNADJUSTED["MetaTrader 5"](bars)
+    assert isinstance(text, str)
+    pd.testing.assert_frame_equal(read(text.encode(encoding)), bars, check_exact=True)
+
+
 @pytest.mark.parametrize("write", FURTHER.values(), ids=FURTHER)
 def test_a_further_source_is_read_to_the_last_bit(write: Source) -> None:
     bars = bars_to_write(sessions=100, adjusted=False).tail(40).reset_index(drop=True)
