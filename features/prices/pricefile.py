@@ -143,14 +143,15 @@ class PriceFile:
     def _decoded(self, content: bytes) -> PriceText:
         if not content.strip():
             raise BarsError(f"{self.name}: the file is empty; it needs a header and one row per session")
-        bare = content.removeprefix(b"\xef\xbb\xbf").lstrip()
-        # MetaTrader and Stooq write <DATE> and <TICKER>; in UTF-16, a zero follows each letter.
-        named = re.match(rb"<\w+>[,;\t|]", bare[:200].replace(b"\0", b""))
+        # UTF-16 has zeros between the letters.
+        bare = content[:200].lstrip(b"".join(_BYTE_ORDER_MARKS)).replace(b"\0", b"").lstrip()
+        # MetaTrader and Stooq write <DATE> and <TICKER>.
+        named = re.match(rb"<\w+>[,;\t|]", bare)
         foreign = None if named else next((what for start, what in _FOREIGN.items() if bare.startswith(start)), None)
         if foreign:
             raise BarsError(f"{self.name}: this is {foreign}, not a table of prices: save the prices as CSV")
         first: BarsError | None = None
-        for encoding in self._encodings(content):
+        for encoding in _encodings(content):
             try:
                 text = content.decode(encoding)
                 if "\0" in text:
@@ -174,21 +175,22 @@ class PriceFile:
         assert first is not None
         raise first
 
-    def _encodings(self, content: bytes) -> tuple[str, ...]:
-        mark = next((name for start, name in _BYTE_ORDER_MARKS.items() if content.startswith(start)), None)
-        if mark:
-            return (mark,)
-        start = content[:200]
-        if start.count(0) > len(start) // 3:
-            return ("utf-16-le" if start[1:2] == b"\0" else "utf-16-be",)
-        return ENCODINGS
+
+def _encodings(content: bytes) -> tuple[str, ...]:
+    mark = next((name for start, name in _BYTE_ORDER_MARKS.items() if content.startswith(start)), None)
+    if mark:
+        return (mark,)
+    start = content[:200]
+    if start.count(0) > len(start) // 3:
+        return ("utf-16-le" if start[1:2] == b"\0" else "utf-16-be",)
+    return ENCODINGS
 
 
 def looks_like_prices(start: bytes) -> bool:
     """Return whether the first bytes of a file are the start of a text with prices, or packed."""
     if start.startswith((*_PACKED, b"PK\x03\x04", b"PAR1")):
         return True
-    text = start.decode("utf-16" if start[:2] in _BYTE_ORDER_MARKS else "utf-8", errors="replace")
+    text = start.decode(_encodings(start)[0], errors="replace")
     try:
         find_head(text, name="")
     except BarsError:

@@ -30,7 +30,7 @@ from tickerforge.features.prices.bars import (
 )
 from tickerforge.features.prices.dialects import REPAIRS
 from tickerforge.features.prices.plaincsv import plain_table
-from tickerforge.features.prices.pricefile import PriceFile
+from tickerforge.features.prices.pricefile import PriceFile, looks_like_prices
 
 
 def read(content: Written) -> pd.DataFrame:
@@ -46,12 +46,15 @@ def test_a_source_without_an_adjusted_close_is_read_to_the_last_bit(write: Calla
     pd.testing.assert_frame_equal(read(write(bars)), bars, check_exact=True)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
-def test_names_in_brackets_are_no_web_page(encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_names_in_brackets_are_told_from_a_web_page_in_utf_16(encoding: str) -> None:
     bars = bars_to_write(adjusted=False)
     text = UNADJUSTED["MetaTrader 5"](bars)
     assert isinstance(text, str)
     pd.testing.assert_frame_equal(read(text.encode(encoding)), bars, check_exact=True)
+    assert looks_like_prices(text.encode(encoding)[:1000])
+    with pytest.raises(BarsError, match="this is a web page"):
+        read(f"<html><body>{text}".encode(encoding))
 
 
 @pytest.mark.parametrize("write", FURTHER.values(), ids=FURTHER)
