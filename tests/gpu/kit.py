@@ -348,11 +348,14 @@ def run_part(name: str, *, options: argparse.Namespace, work: Path, seconds: flo
     finally:
         # Engines and trainers have sessions of their own. They also end by themselves, but later.
         with contextlib.suppress(psutil.NoSuchProcess):
-            left += watched.children(recursive=True)
-        for each in (watched, *left):
+            left = watched.children(recursive=True)
+        # Also what a part that has ended left in its session.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for each in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
-        process.wait()
         psutil.wait_procs(left)
     row: Row = {"part": name, "peak_gib": round(peak, 2)}
     if not ended_itself:
