@@ -47,7 +47,9 @@ class _FusedForward:
     def __call__(self, inputs: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         layer = self._layer
         adapters = [name for name in layer.active_adapters if name in layer.lora_A]
-        if args or options or layer.disable_adapters or layer.merged or len(adapters) != 1:
+        # Autocast rounds what each operation of PEFT's takes.
+        rounded = torch.is_autocast_enabled(inputs.device.type)
+        if rounded or layer.disable_adapters or layer.merged or len(adapters) != 1 or args or options:
             return self._plain(inputs, *args, **options)
         down, up = layer.lora_A[adapters[0]], layer.lora_B[adapters[0]]
         base = layer.get_base_layer()

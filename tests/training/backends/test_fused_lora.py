@@ -71,6 +71,13 @@ def test_the_adapter_in_use_counts_and_none_if_it_is_off_or_merged(model: Any) -
     assert not torch.allclose(plain[True][0], plain[True][1])
 
 
+def test_autocast_is_left_to_peft(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fuse(model.float())
+    monkeypatch.setattr(_FusedLinear, "apply", None)
+    with torch.autocast("cpu", torch.bfloat16):
+        outcome(model)
+
+
 def test_dropout_is_left_to_peft() -> None:
     made = get_peft_model(LlamaForCausalLM(CONFIG), LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj"]))
     fuse(made)
