@@ -112,13 +112,11 @@ def load_trainable(job: TrainingJob) -> Any:
 
 
 def is_large_on_cpu(model: Any) -> bool:
-    """Return whether a model computes on a CPU, and is so large that shortcuts for that pay."""
-    return bool(model.device.type == "cpu" and model.num_parameters() >= SMALL_MODEL)
+    """Return whether a model computes on a CPU in full precision, and is so large that shortcuts for that pay."""
+    import torch
 
-
-def computes_faster_in_bfloat16(model: Any) -> bool:
-    """Return whether a model computes faster in bfloat16: on most GPUs, and if it is large, on some CPUs."""
-    return gpu_dtype() == "bfloat16" or (is_large_on_cpu(model) and cpu_has_bfloat16())
+    precise = torch.finfo(model.dtype).bits >= 32
+    return bool(model.device.type == "cpu" and precise and model.num_parameters() >= SMALL_MODEL)
 
 
 def cpu_has_bfloat16() -> bool:

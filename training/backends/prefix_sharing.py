@@ -57,11 +57,9 @@ def _attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     assert _current is not None
-    # Scores in bfloat16 would be too coarse.
-    precise = torch.promote_types(query.dtype, torch.float32)
-    rows = [states[0].transpose(0, 1).to(precise) for states in (query, key, value)]
+    rows = [states[0].transpose(0, 1) for states in (query, key, value)]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _current.attend(module, *rows, scale=scale, dropout=dropout)[None].to(query.dtype), None
+    return _current.attend(module, *rows, scale=scale, dropout=dropout)[None], None
 
 
 @contextmanager

@@ -13,9 +13,7 @@ from tickerforge.training.backends.loading import (
     attach_adapter,
     check_adapter_files,
     check_length,
-    computes_faster_in_bfloat16,
     gpu_dtype,
-    is_large_on_cpu,
     load_base,
     load_tokenizer,
     load_trainable,
@@ -28,16 +26,7 @@ def _sampling_model(base_model: str, adapter: str | None, adapter_stamp: int, tr
     model = load_base(base_model, trust_remote_code=trust_remote_code, dtype=gpu_dtype())
     if adapter is not None:
         model = attach_adapter(model, Path(adapter), trainable=False).merge_and_unload()
-    model.eval()
-    if is_large_on_cpu(model) and computes_faster_in_bfloat16(model):
-        from tickerforge.training.backends.prefix_sharing import shares_prefixes
-
-        # Measured before, as rounding would hide what it looks for.
-        shares_prefixes(model)
-        # The parameters only: positions are not exact in bfloat16.
-        for weight in model.parameters():
-            weight.data = weight.data.bfloat16()
-    return model
+    return model.eval()
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:
@@ -55,8 +44,8 @@ class TransformersBackend:
 
         The random numbers of a prompt depend only on the seed and the prompt. Its answers therefore do not depend on
         the other prompts, if the model computes the same numbers in every batch. In float32 on a CPU it does, except
-        for a rounding difference at the border between two tokens. In bfloat16 (on most GPUs, and for large models on
-        CPUs that have it) rounding may depend on the batch and changes some answers.
+        for a rounding difference at the border between two tokens. In bfloat16 on a GPU rounding depends on the batch
+        and changes some answers.
 
         Raises:
             AdapterError: The adapter cannot be read.

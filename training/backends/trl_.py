@@ -20,8 +20,9 @@ from tickerforge.training.backends.grpo_trainer import REFERENCE
 from tickerforge.training.backends.horizon_credit import HorizonCreditTrainer
 from tickerforge.training.backends.loading import (
     check_length,
-    computes_faster_in_bfloat16,
+    cpu_has_bfloat16,
     gpu_dtype,
+    is_large_on_cpu,
     token_count,
 )
 from tickerforge.training.backends.memory import (
@@ -118,7 +119,11 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
 
 
 def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
-    """Fine-tune on accepted answers, with a loss on the answers only; see `Backend.train_sft`."""
+    """Fine-tune on accepted answers, with a loss on the answers only; see `Backend.train_sft`.
+
+    Large models multiply in bfloat16 (by autocast) on a CPU that has it. GRPO and sampling stay in float32 there: in
+    bfloat16, rounding would let the answers to a prompt depend on the other prompts of a batch.
+    """
     from datasets import Dataset
 
     stage: SFTStageConfig | PrimeConfig = getattr(job.config, job.stage)
@@ -131,10 +136,12 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
         [{"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]} for prompt, answer in rows]
     )
 
+    bf16 = gpu_dtype() == "bfloat16" or (is_large_on_cpu(model) and cpu_has_bfloat16())
+
     def train(batch: int) -> dict[str, float]:
         micro = largest_divisor(answers, at_most=batch)
         args = SFTConfig(
-            **_common_arguments(job, max_steps=-1) | {"bf16": computes_faster_in_bfloat16(model)},
+            **_common_arguments(job, max_steps=-1) | {"bf16": bf16},
             num_train_epochs=stage.epochs,
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=answers // micro,
@@ -216,7 +223,7 @@ def _kept_checkpoints(job: TrainingJob) -> int:
 def trainer_arguments(*, save_steps: int, kept: int = 2) -> dict[str, Any]:
     """Return the arguments that all trainers share: log each step, save every `save_steps`, report to no service.
 
-    Training uses bfloat16 on a GPU that has it and float32 on a CPU: many CPUs emulate bfloat16, three times slower.
+    Training uses bfloat16 on a GPU that has it and float32 on a CPU; see `sft` for its exception.
     """
     return {
         "bf16": gpu_dtype() == "bfloat16",

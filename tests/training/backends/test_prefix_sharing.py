@@ -158,7 +158,7 @@ def test_small_models_and_half_precision_are_left_alone(monkeypatch: pytest.Monk
     assert not shares_prefixes(made)
     monkeypatch.setattr(loading, "SMALL_MODEL", 0)
     assert shares_prefixes(made)
-    assert not shares_prefixes(model_of(CONFIGS["llama"]).bfloat16())
+    assert not shares_prefixes(made.bfloat16())
 
 
 @pytest.fixture
