@@ -33,7 +33,7 @@ from tickerforge.features.prompts import render_answer
 from tickerforge.training.backends import trl_
 from tickerforge.training.backends.base import TrainingJob
 from tickerforge.training.backends.grpo_trainer import GroupedGRPOTrainer
-from tickerforge.training.backends.loading import load_tokenizer, load_trainable
+from tickerforge.training.backends.loading import is_large_on_cpu, load_tokenizer, load_trainable
 from tickerforge.training.config import (
     GRPOStageConfig,
     GuardConfig,
@@ -129,6 +129,10 @@ def sft(options: argparse.Namespace, config: TrainingConfig, asked: list[Example
         "sft", options.base_model, None, config, Path(tempfile.mkdtemp(prefix="tickerforge-benchmark-")), 0
     )
     models = {"plain": plain_adapter(job), "ours": load_trainable(job)}
+    if options.float32:
+        trl_.cpu_has_bfloat16 = lambda: False
+    rounded = is_large_on_cpu(models["ours"]) and trl_.cpu_has_bfloat16()
+    print(f"  sft: plain TRL in float32, ours in {'bfloat16' if rounded else 'float32'}")
     tokenizer = load_tokenizer(options.base_model, trust_remote_code=False)
     micro = min(options.micro, count)
 
@@ -182,6 +186,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48, help="tokens per answer (48)")
     parser.add_argument("--micro", type=int, default=16, help="answers at a time of the plain trainers (16)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant (3)")
+    parser.add_argument("--float32", action="store_true", help="fine-tune in float32 also on a CPU that has bfloat16")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     options = parser.parse_args()
     asked = examples(200)

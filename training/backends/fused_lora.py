@@ -2,7 +2,7 @@
 
 PEFT computes ``x·Wᵀ + s·(x·Aᵀ)·Bᵀ``: six products with the activations per step of training, four of them thin, and
 several sums. ``x·(W + s·B·A)ᵀ`` is the same and needs two large products, and thin ones only for the gradients of A and
-B. It rounds differently, so only large models on a CPU use it.
+B. It rounds differently, so only large models on a CPU use it, in float32.
 """
 
 from typing import Any
@@ -47,9 +47,9 @@ class _FusedForward:
     def __call__(self, inputs: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         layer = self._layer
         adapters = [name for name in layer.active_adapters if name in layer.lora_A]
-        # Autocast rounds what each operation of PEFT's takes.
-        rounded = torch.is_autocast_enabled(inputs.device.type)
-        if rounded or layer.disable_adapters or layer.merged or len(adapters) != 1 or args or options:
+        # Autocast would round in `_FusedLinear.forward` and not in its backward pass.
+        mixed = torch.is_autocast_enabled(inputs.device.type)
+        if mixed or layer.disable_adapters or layer.merged or len(adapters) != 1 or args or options:
             return self._plain(inputs, *args, **options)
         down, up = layer.lora_A[adapters[0]], layer.lora_B[adapters[0]]
         base = layer.get_base_layer()

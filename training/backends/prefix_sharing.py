@@ -361,15 +361,13 @@ def _agrees(model: Any) -> bool:
     prompts, answers = [[3, 5, 7, 9], [3, 5, 8], [3, 5, 9, 4, 6]], [[[4, 5], [6]], [[7, 8, 9]], [[8, 7], [3, 4]]]
     texts = SharedTexts(prompts, answers, device=model.device)
     try:
-        # In bfloat16, rounding would be larger than what is looked for.
-        with torch.autocast(model.device.type, enabled=False):
-            with attending(model, texts):
-                ours = model(input_ids=texts.ids, position_ids=texts.positions, use_cache=False).logits[0]
-            alone = [
-                model(input_ids=torch.tensor([prompt + answer], device=model.device), use_cache=False).logits[0]
-                for prompt, group in zip(prompts, answers, strict=True)
-                for answer in group
-            ]
+        with attending(model, texts):
+            ours = model(input_ids=texts.ids, position_ids=texts.positions, use_cache=False).logits[0]
+        alone = [
+            model(input_ids=torch.tensor([prompt + answer], device=model.device), use_cache=False).logits[0]
+            for prompt, group in zip(prompts, answers, strict=True)
+            for answer in group
+        ]
     finally:
         model.train(training)
     owners = [len(prompt) for prompt, group in zip(prompts, answers, strict=True) for _ in group]

@@ -121,8 +121,8 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
 def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob) -> dict[str, float]:
     """Fine-tune on accepted answers, with a loss on the answers only; see `Backend.train_sft`.
 
-    Large models multiply in bfloat16 (by autocast) on a CPU that has it. GRPO and sampling stay in float32 there: in
-    bfloat16, rounding would let the answers to a prompt depend on the other prompts of a batch.
+    Large models multiply in bfloat16 (by autocast) on a CPU that has it. Sampling stays in float32 there, and GRPO with
+    it: in bfloat16, rounding would let the answers to a prompt depend on the other prompts of a batch.
     """
     from datasets import Dataset
 
@@ -223,7 +223,7 @@ def _kept_checkpoints(job: TrainingJob) -> int:
 def trainer_arguments(*, save_steps: int, kept: int = 2) -> dict[str, Any]:
     """Return the arguments that all trainers share: log each step, save every `save_steps`, report to no service.
 
-    Training uses bfloat16 on a GPU that has it and float32 on a CPU; see `sft` for its exception.
+    Training uses bfloat16 on a GPU that has it and float32 on a CPU, with an exception in `sft`.
     """
     return {
         "bf16": gpu_dtype() == "bfloat16",

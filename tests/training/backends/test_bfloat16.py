@@ -1,5 +1,6 @@
 """Large models are fine-tuned in bfloat16 on a CPU that has instructions for it; any other CPU emulates them here."""
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minute_training import CONFIG, Interrupted, digest, metrics, stop_at
-from tickerforge.training.backends import loading, trl_
+from minute_training import CONFIG, Interrupted, digest, grpo, metrics, stop_at, train_examples
+from tickerforge.training.backends import gpu_name, loading, trl_
 from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE
 from tickerforge.training.stages import run_sft
 from trained_pieces import pieces
+
+pytestmark = pytest.mark.skipif(gpu_name() is not None, reason="a GPU computes in its own precision")
 
 Tune = Callable[..., Path]
 
@@ -52,12 +55,25 @@ def test_the_instructions_of_the_cpu_decide(
     assert loading.cpu_has_bfloat16() is expected
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other instructions")
+def test_torch_names_these_instructions() -> None:
+    assert {"avx512_bf16", "amx_bf16"} <= torch.cpu.get_capabilities().keys()
+
+
 def test_a_large_model_learns_the_same_but_for_rounding_and_its_adapter_is_saved_in_float32(tune: Tune) -> None:
-    rounded, exact = tune("rounded", bfloat16=True), tune("exact", bfloat16=False)
+    exact, rounded = tune("exact", bfloat16=False), tune("rounded", bfloat16=True)
     assert np.allclose(losses(rounded), losses(exact), rtol=0.02)
     assert losses(rounded) != losses(exact)
     weights = load_file(rounded / "adapter" / ADAPTER_WEIGHTS_FILE)
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+def test_grpo_is_exact_also_after_fine_tuning_in_bfloat16_in_the_same_process(tune: Tune, tmp_path: Path) -> None:
+    examples, base = train_examples(8), pieces().base_model.location
+    tune("exact", bfloat16=False)
+    exact = grpo(examples, base, tmp_path / "grpo")
+    tune("rounded", bfloat16=True)
+    assert digest(grpo(examples, base, tmp_path / "grpo after it")) == digest(exact)
 
 
 def test_a_small_model_learns_in_float32_on_every_cpu(tune: Tune) -> None:
@@ -68,4 +84,7 @@ def test_a_small_model_learns_in_float32_on_every_cpu(tune: Tune) -> None:
 def test_an_interrupted_run_in_bfloat16_ends_with_the_same_bytes(tune: Tune) -> None:
     with pytest.raises(Interrupted):
         tune("interrupted", bfloat16=True, on_progress=stop_at(2))
-    assert digest(tune("interrupted", bfloat16=True)) == digest(tune("undisturbed", bfloat16=True))
+    steps: list[int] = []
+    resumed = tune("interrupted", bfloat16=True, on_progress=lambda progress: steps.append(progress.step))
+    assert steps[0] == 2
+    assert digest(resumed) == digest(tune("undisturbed", bfloat16=True))

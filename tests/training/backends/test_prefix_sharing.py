@@ -161,13 +161,6 @@ def test_small_models_and_half_precision_are_left_alone(monkeypatch: pytest.Monk
     assert not shares_prefixes(made.bfloat16())
 
 
-def test_whether_prompts_can_be_shared_is_measured_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "SMALL_MODEL", 0)
-    made = model_of(CONFIGS["llama"]).float()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert shares_prefixes(made)
-
-
 @pytest.fixture
 def sft_trainer(model: Any, tmp_path: Path) -> SharedSFTTrainer:
     from datasets import Dataset
