@@ -23,7 +23,7 @@ pytestmark = [
 @pytest.fixture
 def small_disk(operations: Operations) -> Iterator[Path]:
     """A file system of 100 MB mounted over the store."""
-    operations.store.mkdir()
+    operations.store.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=100m", "tickerforge-chaos", str(operations.store)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("no file system may be mounted here")
