@@ -30,10 +30,10 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from tickerforge.features.prompts import render_answer
-from tickerforge.training.backends import trl_
+from tickerforge.training.backends import loading, trl_
 from tickerforge.training.backends.base import TrainingJob
 from tickerforge.training.backends.grpo_trainer import GroupedGRPOTrainer
-from tickerforge.training.backends.loading import is_large_on_cpu, load_tokenizer, load_trainable
+from tickerforge.training.backends.loading import load_tokenizer, load_trainable
 from tickerforge.training.config import (
     GRPOStageConfig,
     GuardConfig,
@@ -130,9 +130,9 @@ def sft(options: argparse.Namespace, config: TrainingConfig, asked: list[Example
     )
     models = {"plain": plain_adapter(job), "ours": load_trainable(job)}
     if options.float32:
-        trl_.cpu_has_bfloat16 = lambda: False
-    rounded = is_large_on_cpu(models["ours"]) and trl_.cpu_has_bfloat16()
-    print(f"  sft: plain TRL in float32, ours in {'bfloat16' if rounded else 'float32'}")
+        loading.cpu_has_bfloat16 = lambda: False
+    ours = "bfloat16" if loading.fine_tunes_in_bfloat16(models["ours"]) else "float32"
+    print(f"  sft: plain TRL in float32, ours in {ours}")
     tokenizer = load_tokenizer(options.base_model, trust_remote_code=False)
     micro = min(options.micro, count)
 

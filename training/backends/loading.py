@@ -119,6 +119,11 @@ def is_large_on_cpu(model: Any) -> bool:
     return bool(model.device.type == "cpu" and precise and model.num_parameters() >= SMALL_MODEL)
 
 
+def fine_tunes_in_bfloat16(model: Any) -> bool:
+    """Return whether fine-tuning a model is faster in bfloat16: on a GPU or, if it is large, a CPU that has it."""
+    return gpu_dtype() == "bfloat16" or (is_large_on_cpu(model) and cpu_has_bfloat16())
+
+
 def cpu_has_bfloat16() -> bool:
     """Return whether an x86 CPU has instructions for bfloat16.
 

@@ -18,13 +18,7 @@ from tickerforge.training.backends.base import TrainingJob
 from tickerforge.training.backends.checkpoints import last_complete_checkpoint, remove_checkpoints, step_of
 from tickerforge.training.backends.grpo_trainer import REFERENCE
 from tickerforge.training.backends.horizon_credit import HorizonCreditTrainer
-from tickerforge.training.backends.loading import (
-    check_length,
-    cpu_has_bfloat16,
-    gpu_dtype,
-    is_large_on_cpu,
-    token_count,
-)
+from tickerforge.training.backends.loading import check_length, fine_tunes_in_bfloat16, gpu_dtype, token_count
 from tickerforge.training.backends.memory import (
     MEMORY_CURE,
     TrainableWeights,
@@ -136,12 +130,10 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
         [{"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]} for prompt, answer in rows]
     )
 
-    bf16 = gpu_dtype() == "bfloat16" or (is_large_on_cpu(model) and cpu_has_bfloat16())
-
     def train(batch: int) -> dict[str, float]:
         micro = largest_divisor(answers, at_most=batch)
         args = SFTConfig(
-            **_common_arguments(job, max_steps=-1) | {"bf16": bf16},
+            **_common_arguments(job, max_steps=-1) | {"bf16": fine_tunes_in_bfloat16(model)},
             num_train_epochs=stage.epochs,
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=answers // micro,
