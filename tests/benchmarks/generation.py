@@ -30,7 +30,7 @@ def published(
 ) -> Callable[[], list[str]]:
     """Make a function that samples every prompt n times in batches of 60, padded on the left; no merged adapter."""
     tokenizer = load_tokenizer(base, trust_remote_code=False)
-    model = load_base(base, trust_remote_code=False, dtype="float32")
+    model = load_base(base, trust_remote_code=False)
     model = attach_adapter(model, adapter, trainable=False).eval()
 
     def draw() -> list[str]:
@@ -85,7 +85,7 @@ def main() -> None:
     asked = examples(options.windows)
     adapter = Path(tempfile.mkdtemp(prefix="tickerforge-benchmark-")) / "adapter"
     lora = LoraConfig(r=32, lora_alpha=32, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
-    get_peft_model(load_base(base, trust_remote_code=False, dtype="float32"), lora).save_pretrained(str(adapter))
+    get_peft_model(load_base(base, trust_remote_code=False), lora).save_pretrained(str(adapter))
     config = TrainingConfig()
     variants = {
         "model.generate, batches of 60": published(base, adapter, asked, options.samples, config.sampling),

@@ -53,7 +53,7 @@ def plain_adapter(job: TrainingJob) -> Any:
     set_seed(job.seed)
     rank = job.config.lora_rank
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
-    return get_peft_model(load_base(job.base_model, trust_remote_code=False, dtype="float32"), lora)
+    return get_peft_model(load_base(job.base_model, trust_remote_code=False), lora)
 
 
 def bare(job: TrainingJob, asked: list[Example], clock: TrainerCallback, *, model: Any) -> None:

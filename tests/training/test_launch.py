@@ -21,7 +21,7 @@ from tickerforge.features.synthetic import market
 from tickerforge.features.windows import build_windows
 from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import build_config
-from tickerforge.training.backends import gpu_name, gpu_names
+from tickerforge.training.backends import availability, gpu_name, gpu_names
 from tickerforge.training.backends.base import TrainingJob
 from tickerforge.training.config import GRPOStageConfig, LaunchConfig, TrainingConfig
 from tickerforge.training.contracts import Example, Progress
@@ -54,8 +54,16 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
+def command_of(process: psutil.Process) -> list[str]:
+    """Return the command line of a process; that of one that has ended is empty."""
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
+
+
 def wait_until_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
 
 
@@ -70,9 +78,7 @@ def test_an_own_process_sees_the_chosen_gpus_ends_with_its_caller_and_resumes_to
     def stop(progress: Progress) -> None:
         # This process may have servers of other tests.
         seen.extend(
-            each
-            for each in psutil.Process().children(recursive=True)
-            if each.status() != psutil.STATUS_ZOMBIE and "tickerforge.training" in each.cmdline()
+            each for each in psutil.Process().children(recursive=True) if "tickerforge.training" in command_of(each)
         )
         assert seen
         assert {child.environ()["CUDA_VISIBLE_DEVICES"] for child in seen} == {"7"}
@@ -109,7 +115,7 @@ def test_an_own_process_dies_when_its_parent_is_killed(examples: list[Example], 
     parent = subprocess.Popen([sys.executable, "-c", script], env=with_test_modules(Path(__file__).parent))
     children: list[psutil.Process] = []
     deadline = time.monotonic() + 120
-    while not any("tickerforge.training" in child.cmdline() for child in children):
+    while not any("tickerforge.training" in command_of(child) for child in children):
         assert parent.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -208,10 +214,20 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two_gpus")
 def test_gpus_are_those_that_cuda_visible_devices_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_names() == ["First", "Second"]
-    for shown, names in {"1": ["Second"], "1,0": ["Second", "First"], "": [], "-1": [], "GPU-8f2": ["First"]}.items():
+    by_number = {"1": ["Second"], "1,0": ["Second", "First"], "": [], "-1": []}
+    for shown, names in {**by_number, "GPU-8f2": ["First"], "MIG-8f2": ["First"]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
         assert gpu_names() == names
     assert gpu_name() == "First"
+
+
+def test_a_driver_that_hangs_offers_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexec sleep 300\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(availability, "DRIVER_SECONDS", 0.5)
+    assert gpu_names() == []
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -7,6 +7,8 @@ import subprocess
 from importlib.metadata import distributions
 from pathlib import Path
 
+DRIVER_SECONDS = 30.0
+
 
 def gpu_names() -> list[str]:
     """Return the names of the CUDA GPUs that `CUDA_VISIBLE_DEVICES` shows.
@@ -16,14 +18,19 @@ def gpu_names() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=DRIVER_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        # A driver that hangs offers no GPU.
+        return []
     names = done.stdout.strip().splitlines() if done.returncode == 0 else []
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is None:
         return names
     # A device may also be given by UUID, which does not say its position in the driver's list: take the first.
     chosen = [part.strip() for part in shown.split(",")]
-    indices = [int(part) if part.isdigit() else 0 for part in chosen if part.isdigit() or part.startswith("GPU-")]
+    by_number_or_uuid = [part for part in chosen if part.isdigit() or part.startswith(("GPU-", "MIG-"))]
+    indices = [int(part) if part.isdigit() else 0 for part in by_number_or_uuid]
     return [names[index] for index in indices if index < len(names)]
 
 

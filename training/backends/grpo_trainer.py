@@ -181,7 +181,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
 
 def by_prompt(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Distribute the answers in batches of equal size anew, so that those to the same prompt are next to each other."""
+    """Return the answers in as many batches of equal size, those to the same prompt next to each other."""
     rows = torch.cat([batch["prompt_ids"] for batch in batches])
     order = rows.unique(dim=0, return_inverse=True)[1].argsort(stable=True).chunk(len(batches))
 

@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ SMALL_MODEL = 50_000_000
 """Parameters below which a model is computed with few threads and merged with its adapter for rollouts."""
 SMALL_MODEL_THREADS = 2
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""The linear layers of most architectures, first those of the attention; for others see `lora_targets`."""
 
 
 def quieten() -> None:
@@ -31,7 +34,7 @@ def quieten() -> None:
 
 @cache
 def leave_libraries_alone() -> None:
-    """Let no garbage collection look at what is there now; call it after the imports, before the first model.
+    """Exclude all objects that exist now from garbage collection; call it after the imports, before the first model.
 
     Each change of a model is a full collection. Of the objects of imported libraries alone, it takes a few tenths of a
     second, about as long as a small model takes for a forecast.
@@ -49,10 +52,8 @@ def load_tokenizer(base_model: str, *, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     quieten()
-    try:
+    with _reading(base_model):
         tokenizer = AutoTokenizer.from_pretrained(base_model, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(_unreadable_model(base_model, error)) from error
     if tokenizer.chat_template is None:
         raise BaseModelError(f"{base_model} has no chat template: choose an instruction-tuned model")
     if tokenizer.pad_token is None:
@@ -61,28 +62,25 @@ def load_tokenizer(base_model: str, *, trust_remote_code: bool) -> Any:
     return tokenizer
 
 
-def load_base(base_model: str, *, trust_remote_code: bool, dtype: str = "auto") -> Any:
+def load_base(base_model: str, *, trust_remote_code: bool) -> Any:
     """Load the base model from safetensors, onto the GPU if there is one.
 
     Raises:
-        BaseModelError: The model is neither here nor on the hub, or it has no safetensors weights.
+        BaseModelError: The model is neither here nor on the hub, it has no safetensors weights, or they cannot be read.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     quieten()
     leave_libraries_alone()
-    try:
+    with _reading(base_model):
         model = AutoModelForCausalLM.from_pretrained(
-            base_model, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+            base_model, dtype=gpu_dtype(), trust_remote_code=trust_remote_code, use_safetensors=True
         )
-    except (OSError, ValueError) as error:
-        raise BaseModelError(_unreadable_model(base_model, error)) from error
     if torch.cuda.is_available():
         # If accelerate started several processes, each has one GPU, and accelerate sets its number.
         return model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    if model.num_parameters() < SMALL_MODEL:
-        limit_threads()
+    limit_threads(small=model.num_parameters() < SMALL_MODEL)
     return model
 
 
@@ -90,25 +88,45 @@ def load_trainable(job: TrainingJob) -> Any:
     """Load the base model of a job with its adapter, or with a new LoRA adapter, ready to train.
 
     Raises:
-        AdapterError: The adapter cannot be read.
+        AdapterError: The adapter cannot be read, or it has another rank than configured.
         BaseModelError: The base model cannot be read.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
+    from transformers.pytorch_utils import Conv1D
 
     from tickerforge.training.backends.fused_lora import fuse
 
     set_seed(job.seed)
-    model = load_base(job.base_model, trust_remote_code=job.config.trust_remote_code, dtype=gpu_dtype())
+    rank = job.config.lora_rank
+    if job.adapter is not None:
+        check_rank(job.adapter, rank=rank)
+    model = load_base(job.base_model, trust_remote_code=job.config.trust_remote_code)
     if job.adapter is not None:
         model = attach_adapter(model, job.adapter, trainable=True)
     else:
-        rank = job.config.lora_rank
-        lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+        lora = LoraConfig(
+            r=rank,
+            lora_alpha=rank,
+            target_modules=lora_targets(model),
+            # GPT-2 stores its weights transposed.
+            fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in model.modules()),
+            task_type="CAUSAL_LM",
+        )
         model = get_peft_model(model, lora)
     if is_large_on_cpu(model):
         fuse(model)
     return model
+
+
+def lora_targets(model: Any) -> list[str] | str:
+    """Return the layers of a model that get LoRA.
+
+    `LORA_TARGETS` if its attention has these names, else all linear layers: they would include the router of a mixture
+    of experts, but the known ones use these names.
+    """
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    return LORA_TARGETS if names.issuperset(LORA_TARGETS[:4]) else "all-linear"
 
 
 def is_large_on_cpu(model: Any) -> bool:
@@ -143,11 +161,19 @@ def gpu_dtype() -> str:
     return "bfloat16" if fast else "float32"
 
 
-def limit_threads() -> None:
-    """Limit torch to two threads: a model of a few million parameters is slower with more."""
+def limit_threads(*, small: bool) -> None:
+    """Limit torch to two threads for a model of a few million parameters, which is slower with more; else to all."""
     import torch
 
-    torch.set_num_threads(min(SMALL_MODEL_THREADS, torch.get_num_threads()))
+    torch.set_num_threads(min(SMALL_MODEL_THREADS, _threads()) if small else _threads())
+
+
+@cache
+def _threads() -> int:
+    """Return the number of torch's threads before the first limit."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def attach_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
@@ -188,6 +214,20 @@ def rank_of(adapter: Path) -> int:
     return int(json.loads((adapter / ADAPTER_CONFIG_FILE).read_text())["r"])
 
 
+def check_rank(adapter: Path, *, rank: int) -> None:
+    """Check that an adapter to be trained on has the configured rank, which its card will state.
+
+    Raises:
+        AdapterError: The adapter is incomplete, or has another rank.
+    """
+    check_adapter_files(adapter)
+    if (found := rank_of(adapter)) != rank:
+        raise AdapterError(
+            f"the adapter in {adapter} has the LoRA rank {found}, and training.lora_rank is {rank}: set it to the "
+            "adapter's rank, or start from another adapter"
+        )
+
+
 def token_ids(prompt: Chat, tokenizer: Any) -> list[int]:
     """Return the token ids of a prompt, with those that the chat template adds."""
     text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
@@ -203,18 +243,23 @@ def token_count(prompt: Chat, tokenizer: Any) -> int:
 def context_length(base_model: str, *, config: TrainingConfig) -> int:
     """Return the most tokens of prompt and answer: `max_seq_length`, or the base model's positions if they are fewer.
 
-    vLLM refuses a longer context, and Unsloth would stretch the position embedding without a question.
+    vLLM refuses a longer context, Unsloth would silently stretch the position embedding, and the transformers library
+    would let a model read positions that it does not know.
 
     Raises:
         BaseModelError: The base model cannot be read.
     """
+    positions = _positions(base_model, config.trust_remote_code)
+    return min(config.max_seq_length, positions or config.max_seq_length)
+
+
+@cache
+def _positions(base_model: str, trust_remote_code: bool) -> int | None:
     from transformers import AutoConfig
 
-    try:
-        found = AutoConfig.from_pretrained(base_model, trust_remote_code=config.trust_remote_code).get_text_config()
-    except (OSError, ValueError) as error:
-        raise BaseModelError(_unreadable_model(base_model, error)) from error
-    return min(config.max_seq_length, getattr(found, "max_position_embeddings", None) or config.max_seq_length)
+    with _reading(base_model):
+        found = AutoConfig.from_pretrained(base_model, trust_remote_code=trust_remote_code).get_text_config()
+    return getattr(found, "max_position_embeddings", None)
 
 
 def check_length(prompt: int, *, answer: int, limit: int) -> None:
@@ -231,11 +276,18 @@ def check_length(prompt: int, *, answer: int, limit: int) -> None:
         )
 
 
-def _unreadable_model(base_model: str, error: Exception) -> str:
-    return (
-        f"cannot load the base model {base_model!r}: {_first_line(error)}\n"
-        "Use a local folder, a Hugging Face name that this machine can reach, `tiny` or `smollm2`."
-    )
+@contextmanager
+def _reading(base_model: str) -> Iterator[None]:
+    """Say which base model cannot be read: missing, damaged, or one that needs a package."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise BaseModelError(
+            f"cannot load the base model {base_model!r}: {_first_line(error)}\n"
+            "Use a local folder, a Hugging Face name that this machine can reach, `tiny` or `smollm2`."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -350,7 +350,11 @@ def shares_prefixes(model: Any) -> bool:
     if not bare._supports_attention_backend or bare.is_gradient_checkpointing:
         return False
     if bare not in _checked:
-        _checked[bare] = _agrees(bare)
+        try:
+            _checked[bare] = _agrees(bare)
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
+            # Attention of another shape than ours.
+            _checked[bare] = False
     return _checked[bare]
 
 

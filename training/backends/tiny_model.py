@@ -146,7 +146,7 @@ def build(
         The metrics of the last step.
     """
     quieten()
-    limit_threads()
+    limit_threads(small=True)
     set_seed(config.seed)
     tokenizer = build_tokenizer(written)
     model = build_model(config, tokenizer)

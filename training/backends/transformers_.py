@@ -13,7 +13,7 @@ from tickerforge.training.backends.loading import (
     attach_adapter,
     check_adapter_files,
     check_length,
-    gpu_dtype,
+    context_length,
     load_base,
     load_tokenizer,
     load_trainable,
@@ -23,7 +23,7 @@ from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE, Example, Progre
 
 @OneKept
 def _sampling_model(base_model: str, adapter: str | None, adapter_stamp: int, trust_remote_code: bool) -> Any:
-    model = load_base(base_model, trust_remote_code=trust_remote_code, dtype=gpu_dtype())
+    model = load_base(base_model, trust_remote_code=trust_remote_code)
     if adapter is not None:
         model = attach_adapter(model, Path(adapter), trainable=False).merge_and_unload()
     return model.eval()
@@ -68,7 +68,8 @@ class TransformersBackend:
         texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         longest = max(map(len, encoded), default=0)
-        check_length(longest, answer=sampling.max_tokens, limit=config.max_seq_length)
+        limit = context_length(job.base_model, config=config)
+        check_length(longest, answer=sampling.max_tokens, limit=limit)
         end, grammar = _ends(model, tokenizer), None
         if sampling.constrained and prompts:
             pattern = pattern_for(prompts, horizon=job.horizon, max_tokens=sampling.max_tokens)

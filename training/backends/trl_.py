@@ -18,7 +18,13 @@ from tickerforge.training.backends.base import TrainingJob
 from tickerforge.training.backends.checkpoints import last_complete_checkpoint, remove_checkpoints, step_of
 from tickerforge.training.backends.grpo_trainer import REFERENCE
 from tickerforge.training.backends.horizon_credit import HorizonCreditTrainer
-from tickerforge.training.backends.loading import check_length, fine_tunes_in_bfloat16, gpu_dtype, token_count
+from tickerforge.training.backends.loading import (
+    check_length,
+    context_length,
+    fine_tunes_in_bfloat16,
+    gpu_dtype,
+    token_count,
+)
 from tickerforge.training.backends.memory import (
     MEMORY_CURE,
     TrainableWeights,
@@ -52,9 +58,8 @@ def grpo(model: Any, tokenizer: Any, examples: Sequence[Example], *, job: Traini
     terms, weights = reward_terms(job.config.reward, horizon=len(examples[0].target), unit=job.unit)
     answers = stage.prompts_per_step * stage.group_size // job.config.launch.processes
     longest = max((example.prompt for example in examples), key=_characters)
-    check_length(
-        token_count(longest, tokenizer), answer=job.config.sampling.max_tokens, limit=job.config.max_seq_length
-    )
+    limit = context_length(job.base_model, config=job.config)
+    check_length(token_count(longest, tokenizer), answer=job.config.sampling.max_tokens, limit=limit)
     dataset = Dataset.from_list(
         [
             {"prompt": e.prompt, "target": list(e.target), "last_close": e.last_close, "window_id": e.window_id}
@@ -125,7 +130,8 @@ def sft(model: Any, tokenizer: Any, accepted: pd.DataFrame, *, job: TrainingJob)
     rows = [(json.loads(prompt), answer) for prompt, answer in zip(accepted["prompt"], accepted["answer"], strict=True)]
     prompt, answer = max(rows, key=lambda row: _characters(row[0]) + len(row[1]))
     answer_tokens = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
-    check_length(token_count(prompt, tokenizer), answer=answer_tokens, limit=job.config.max_seq_length)
+    limit = context_length(job.base_model, config=job.config)
+    check_length(token_count(prompt, tokenizer), answer=answer_tokens, limit=limit)
     dataset = Dataset.from_list(
         [{"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]} for prompt, answer in rows]
     )

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tickerforge.training.backends.availability import gpu_name
 from tickerforge.training.backends.base import TrainingJob
-from tickerforge.training.backends.loading import LORA_TARGETS, check_adapter_files, context_length, rank_of
+from tickerforge.training.backends.loading import LORA_TARGETS, check_rank, context_length
 from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE, Example
 from tickerforge.training.errors import AdapterError, BackendUnavailable, BaseModelError
 
@@ -94,12 +94,7 @@ def _load(job: TrainingJob, *, fast_inference: bool) -> tuple[Any, Any]:
         random_state=job.seed,
     )
     if job.adapter is not None:
-        check_adapter_files(job.adapter)
-        if (rank := rank_of(job.adapter)) != config.lora_rank:
-            raise AdapterError(
-                f"the adapter in {job.adapter} has the LoRA rank {rank}, and training.lora_rank is {config.lora_rank}: "
-                "set it to the adapter's rank, or start from another adapter"
-            )
+        check_rank(job.adapter, rank=config.lora_rank)
         _load_weights(model, job.adapter)
     return model, tokenizer
 

@@ -28,7 +28,7 @@ from tickerforge.training.backends.loading import (
 from tickerforge.training.children import child_environment, end_child, why_it_ended
 from tickerforge.training.config import TrainingConfig
 from tickerforge.training.contracts import ADAPTER_WEIGHTS_FILE, Progress
-from tickerforge.training.errors import BackendUnavailable, TrainingError
+from tickerforge.training.errors import AdapterError, BackendUnavailable, TrainingError
 
 CHUNK_PROMPTS = 512
 _HEALTH_SECONDS = 10.0
@@ -127,6 +127,11 @@ class VLLMSampler:
         if adapter is not None:
             check_adapter_files(adapter)
             rank = max(rank, rank_of(adapter))
+            if rank > LORA_RANKS[-1]:
+                raise AdapterError(
+                    f"the adapter in {adapter} has the LoRA rank {rank}, and vLLM takes at most {LORA_RANKS[-1]}: "
+                    "use --backend transformers"
+                )
         if not prompts:
             return []
         tokenizer = load_tokenizer(job.base_model, trust_remote_code=config.trust_remote_code)

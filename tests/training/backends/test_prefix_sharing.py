@@ -149,8 +149,10 @@ def test_a_model_with_another_attention_is_left_alone(monkeypatch: pytest.Monkey
     )
     assert not shares_prefixes(capped)
     assert capped.config._attn_implementation == "eager"
-    alibi = FalconConfig(**SIZES, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True)
-    assert not shares_prefixes(model_of(alibi))
+    # One that gives other logits with ours, and one that fails.
+    for alibi in (True, False):
+        falcon = FalconConfig(**SIZES, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=alibi)
+        assert not shares_prefixes(model_of(falcon))
 
 
 def test_small_models_and_half_precision_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

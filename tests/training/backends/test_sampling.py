@@ -64,7 +64,7 @@ def model(base: str) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    loaded = load_base(base, trust_remote_code=False, dtype="float64")
+    loaded = load_base(base, trust_remote_code=False)
     lora = LoraConfig(r=4, lora_alpha=4, target_modules=LORA_TARGETS, task_type="CAUSAL_LM", init_lora_weights=False)
     return get_peft_model(loaded, lora).double()
 
