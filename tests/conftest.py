@@ -26,10 +26,13 @@ if OWNS_STORE:
     os.environ[STORE_VARIABLE] = tempfile.mkdtemp(prefix="tickerforge-tests-store-")
 SERVERS = ("PREFECT_API_URL", "PREFECT_API_KEY", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
-for _name in (*SERVERS, "TICKERFORGE_DEBUG", "TICKERFORGE_STORE", "CUDA_VISIBLE_DEVICES"):
+for _name in (*SERVERS, "CUDA_VISIBLE_DEVICES", "NO_PROXY"):
     os.environ.pop(_name, None)
-for _name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_"))]:
-    del os.environ[_name]
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_", "TICKERFORGE_", "AWS_"))]:
+    if _name != STORE_VARIABLE:
+        del os.environ[_name]
+# Files that MLflow writes get the rights that it leaves.
+os.umask(0o022)
 os.environ["TICKERFORGE_HOME"] = str(HOME)
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Models this small are slower on two threads than on one, and many times slower where the cores are busy.

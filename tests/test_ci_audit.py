@@ -88,7 +88,7 @@ def test_a_pin_that_cannot_be_read_fails_instead_of_passing_unchecked(osv: str, 
 def test_without_the_database_it_is_skipped_aloud_within_seconds(tmp_path: Path) -> None:
     started = time.monotonic()
     done = run(tmp_path, "http://127.0.0.1:9/v1/query", pins="holey==1.0\n")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert done.returncode == 0
     assert done.stdout.startswith("audit skipped: http://127.0.0.1:9/v1/query does not answer")
 

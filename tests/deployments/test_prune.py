@@ -41,7 +41,7 @@ def home(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             run(db, "nightly", began)
         folder = home.work / "results" / f"AAA_{began:%Y%m%d_%H%M%S}"
         folder.mkdir(parents=True)
-        (folder / "report.html").write_bytes(bytes(100_000))
+        (folder / "report.html").write_bytes(os.urandom(100_000))
         log = follow_pipeline(
             home.workspace, folder.name, params={}, tags={"results": f"results/{folder.name}"}, started=began
         )

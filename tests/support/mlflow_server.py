@@ -54,7 +54,7 @@ class MlflowServer:
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGCONT)
             os.killpg(self._process.pid, number)
-            self._process.wait(30)
+            self._process.wait(90)
             self._process = None
 
     def freeze(self) -> None:

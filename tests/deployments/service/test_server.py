@@ -57,7 +57,7 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(90)
 
 
 def status_of(url: str, **headers: str) -> int:

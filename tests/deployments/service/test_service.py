@@ -18,7 +18,8 @@ from threading import Thread
 import psutil
 import pytest
 
-from service_home import PATIENCE_SECONDS, Home, answers, wait_until, write_namesakes
+from service_home import PATIENCE_SECONDS, Home, answers, free_port, wait_until, write_namesakes
+from tickerforge.deployments.service import health
 from tickerforge.deployments.service.processes import stop_programs
 from tickerforge.deployments.service.service import Listening, start
 from tickerforge.deployments.service.warm import RUN_NAME
@@ -57,6 +58,7 @@ def login(home: Home) -> Iterator[None]:
 
 
 def test_everything_runs_and_status_says_since_when_and_where_the_logs_are(home: Home) -> None:
+    assert wait_until(home.is_well), home.logs()
     done = home.call("status")
     assert done.returncode == 0, done.stdout
     for program in ("prefect", "mlflow", "cpu-worker", "gpu-worker"):
@@ -289,7 +291,10 @@ def test_a_second_up_starts_what_is_stopped_and_leaves_the_rest_alone(home: Home
     assert wait_until(home.is_well)
 
 
-def test_a_server_that_hangs_and_a_worker_that_is_killed_come_back(home: Home) -> None:
+def test_a_server_that_hangs_and_a_worker_that_is_killed_come_back(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So that a server that is only slow does not count as one that hangs.
+    monkeypatch.setattr(health, "_HEALTH_SECONDS", 15.0)
+    assert wait_until(home.is_well), home.logs()
     ended = {name: home.pid(name) for name in ("mlflow", "gpu-worker")}
     watchdog = Watchdog(home.service, looks=2)
     assert watchdog.look() == []
@@ -374,7 +379,7 @@ def test_a_port_that_is_taken_is_named_with_the_option_that_chooses_another(tmp_
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with pytest.raises(ConfigError, match=r"MLflow cannot listen at .*--mlflow-port"):
-            attempt(tmp_path, prefect_port=1024 + os.getpid() % 1000, mlflow_port=listener.getsockname()[1])
+            attempt(tmp_path, prefect_port=free_port(), mlflow_port=listener.getsockname()[1])
 
 
 @pytest.mark.parametrize(

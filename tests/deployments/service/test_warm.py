@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -21,14 +23,21 @@ from tickerforge.deployments.service.warm import WarmProcess
 from tickerforge.deployments.service.warm_start import WarmStart
 
 
-def test_a_client_that_ends_in_the_middle_of_its_request_leaves_no_open_file(tmp_path: Path) -> None:
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder in which a socket can be made wherever the temporary files are: its name is short."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_client_that_ends_in_the_middle_of_its_request_leaves_no_open_file(short_folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "warm.sock"))
+        listener.bind(str(short_folder / "warm.sock"))
         listener.listen()
         process = WarmProcess(listener)
         before = os.listdir("/proc/self/fd")
         with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(tmp_path / "warm.sock"))
+            client.connect(str(short_folder / "warm.sock"))
             streams = array.array("i", range(3))
             client.sendmsg([(100).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
             client.sendall(b"{")
@@ -36,9 +45,9 @@ def test_a_client_that_ends_in_the_middle_of_its_request_leaves_no_open_file(tmp
         assert os.listdir("/proc/self/fd") == before
 
 
-def test_it_ends_with_its_worker_also_while_it_still_imports(tmp_path: Path) -> None:
-    (tmp_path / "socket").mkdir()
-    path = tmp_path / "socket" / "warm.sock"
+def test_it_ends_with_its_worker_also_while_it_still_imports(short_folder: Path) -> None:
+    (short_folder / "socket").mkdir()
+    path = short_folder / "socket" / "warm.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         command = [sys.executable, "-m", warm.__name__, "models", str(path), str(listener.fileno())]
@@ -46,7 +55,7 @@ def test_it_ends_with_its_worker_also_while_it_still_imports(tmp_path: Path) -> 
     # Its own handler is there before the first import.
     assert wait_until(lambda: handles_sigterm(process.pid), seconds=30)
     process.terminate()
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=60) == 0
     assert not path.parent.exists()
 
 
@@ -85,7 +94,7 @@ def test_a_warm_process_that_was_killed_is_started_again() -> None:
     killed, place = start.process, start.place()
     assert start.place() == place
     killed.kill()
-    killed.wait(30)
+    killed.wait(90)
     again = start.place()
     assert start.process.pid != killed.pid
     assert again.is_socket()
@@ -93,5 +102,5 @@ def test_a_warm_process_that_was_killed_is_started_again() -> None:
     assert start.process.stdin is not None
     start.process.stdin.close()
     start.process.terminate()
-    assert start.process.wait(30) in (0, -signal.SIGTERM)
+    assert start.process.wait(90) in (0, -signal.SIGTERM)
     shutil.rmtree(again.parent, ignore_errors=True)

@@ -22,7 +22,7 @@ from tickerforge.flows.server.slots import GPU_LIMIT
 
 FILE = Path(cancelled_flows.__file__)
 # On a machine with nothing else to do it takes two.
-CANCELLED_SECONDS = 15
+CANCELLED_SECONDS = 45
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def orphans(client: Any, tmp_path: Path) -> Iterator[dict[str, tuple[Any, psutil
         started[name] = (run, psutil.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL))
     try:
         at_work = ("hears.child", "is_deaf.watcher")
-        assert wait_until(lambda: all((tmp_path / name).is_file() for name in at_work), seconds=60)
+        assert wait_until(lambda: all((tmp_path / name).is_file() for name in at_work), seconds=240)
         yield started
     finally:
         for _, process in started.values():

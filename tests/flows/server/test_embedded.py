@@ -123,13 +123,13 @@ def test_ctrl_c_ends_a_run_as_stopped_and_leaves_nothing_running(working_folder:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
-            assert wait_until(lambda: "grpo_1st 1/" in log.read_text() or run.poll() is not None)
+            assert wait_until(lambda: "grpo_1st 1/" in log.read_text() or run.poll() is not None, seconds=400)
             assert run.poll() is None, log.read_text()
             # The whole process group, as a terminal does it.
             os.killpg(run.pid, signal.SIGINT)
             started = time.monotonic()
             assert run.wait(PATIENCE_SECONDS) == 130
-            assert time.monotonic() - started < 30
+            assert time.monotonic() - started < 100
         finally:
             if run.poll() is None:
                 run.kill()

@@ -129,7 +129,7 @@ with locked(Path({str(tmp_path / "lock")!r}), waiting_for="it"):
     holder.communicate()
     began = time.monotonic()
     with locked(tmp_path / "lock", waiting_for="it"):
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
 
 
 def test_a_shared_lock_keeps_out_only_who_wants_it_alone(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ HASH = sha256(BODY).hexdigest()
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_DELAYS_SECONDS", [0.0, 0.0])
-    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "SILENCE_SECONDS", 10.0)
 
 
 def replies(*listed: Reply):
@@ -97,7 +97,7 @@ def test_a_server_that_wants_fewer_requests_gets_them_as_late_as_it_says(tmp_pat
     with web_server(replies(busy, Reply(status=503), Reply(BODY))) as web:
         began = time.monotonic()
         assert download(f"{web.url}/a", tmp_path / "a", sha256=HASH) == HASH
-    assert 1.0 <= time.monotonic() - began < 10
+    assert 1.0 <= time.monotonic() - began < 60
     assert len(web.asked) == 3
 
 
@@ -111,7 +111,8 @@ def test_a_server_that_stays_busy_is_left_alone(tmp_path: Path, wanted: str, ask
     assert len(web.asked) == asked
 
 
-def test_a_server_that_falls_silent_is_asked_for_the_rest(tmp_path: Path) -> None:
+def test_a_server_that_falls_silent_is_asked_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.5)
     silent = iter([(50_000, 30.0), (None, 0.0)])
 
     def answer(path, headers):

@@ -394,7 +394,7 @@ def test_mlflow_serves_a_version_and_answers_a_real_request(
     finally:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        server.wait(90)
 
 
 def _answer(address: str, asked: dict, server: "subprocess.Popen[bytes]", log: Path) -> dict:

@@ -147,16 +147,17 @@ BUILD_IN_A_PROCESS = """
             if not path.exists():
                 path.write_text(str(step))
                 print("wrote", step, flush=True)
-                time.sleep(0.1)
+                if str(step) == sys.argv[3]:
+                    time.sleep(300)
 
     ref = Store(Path(sys.argv[1])).build("grpo_1st", {}, slowly, code="v1", resumable=True)
     print("cached" if ref.cached else "built", ref.sha256, flush=True)
 """
 
 
-def start_process(root: Path, *, steps: int) -> subprocess.Popen[str]:
+def start_process(root: Path, *, steps: int, waits_after: int = -1) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(BUILD_IN_A_PROCESS), str(root), str(steps)],
+        [sys.executable, "-c", textwrap.dedent(BUILD_IN_A_PROCESS), str(root), str(steps), str(waits_after)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -165,7 +166,7 @@ def start_process(root: Path, *, steps: int) -> subprocess.Popen[str]:
 def test_a_build_killed_in_the_middle_resumes_and_ends_with_the_same_content(tmp_path: Path) -> None:
     undisturbed, store = tmp_path / "undisturbed" / "store", tmp_path / "killed" / "store"
     expected, _ = start_process(undisturbed, steps=4).communicate(timeout=60)
-    killed = start_process(store, steps=4)
+    killed = start_process(store, steps=4, waits_after=1)
     assert killed.stdout is not None
     lines = [killed.stdout.readline(), killed.stdout.readline()]
     killed.send_signal(signal.SIGKILL)

@@ -259,7 +259,7 @@ def test_a_server_that_is_down_is_reported_at_once_with_the_cure(
     began = time.monotonic()
     with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:.*unset it") as caught:
         connect(Workspace(tmp_path))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert "secret" not in str(caught.value)
 
 
@@ -295,7 +295,7 @@ def test_a_server_that_is_silent_is_given_up_within_seconds(
     began = time.monotonic()
     with pytest.raises(TrackingError, match="timed out"):
         connect(Workspace(tmp_path))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 class AsksWhoItIs(BaseHTTPRequestHandler):
