@@ -105,7 +105,7 @@ demo: setup ## the whole pipeline on a synthetic market: base model, three stage
 	@echo '  $(BIN)/tickerforge data yahoo --stock AAPL --data prices/ && $(BIN)/tickerforge run --stock AAPL --data prices/'
 
 demo-llm: setup ## the same with SmolLM2-135M, a real language model: at most an hour on two cores; resumes if stopped
-	@echo "SmolLM2-135M through all stages: some 20 minutes on two free cores (30 minutes of CPU time), longer on busy ones; 92 MB to download first."
+	@echo "SmolLM2-135M through all stages: 20 to 30 minutes on two free cores, longer on busy ones; 92 MB to download first."
 	@echo "If you stop it, the same command continues where it was."
 	$(BIN)/tickerforge run --recipe deployments/recipes/smollm2.toml
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.errors import ForecastsError
 from tickerforge.evaluation.core.frames import log_moves, matrix
-from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, session_dates, truth_of
+from tickerforge.evaluation.core.panels import Answers, Truth, answers_of, rows_of, session_dates, truth_of
 from tickerforge.evaluation.core.recalibration import (
     PERCENTILES,
     Recalibration,
@@ -21,8 +21,8 @@ from tickerforge.evaluation.metrics.accuracy import sorted_crps
 
 LARGEST_MEDIAN = 1.5
 PRIOR_WINDOWS, PRIOR_MEDIAN = 30, 1.0
-"""Independent windows whose weight is given to errors that are as large, compared with the moves, at all sessions; and
-the standard deviation of the median's factor around 1 before it is measured."""
+"""The number of independent windows at which a session's own ratio of errors to moves weighs as much as the ratio over
+all sessions; and the prior standard deviation of the median's factor around 1."""
 
 
 def recalibrated_frame(windows: pd.DataFrame, forecasts: pd.DataFrame, *, recalibration: Recalibration) -> pd.DataFrame:
@@ -93,7 +93,7 @@ def fit_recalibration(
         return Recalibration()
     # Windows of published files have no ranges, and prices of another unit.
     volatility = fit_volatility(train) if "past_variance" in train else Volatility()
-    rows = windows[windows["split"] == "validation"].sort_values(["origin", "ticker"])
+    rows = rows_of(windows, split="validation")
     moves = log_moves(train) / volatility.of(train)[:, None]
     fitted = _fitted(truth, answers, moves=moves - np.median(moves, axis=0), daily=volatility.of(rows))
     return fitted.model_copy(update={"volatility": volatility})

@@ -95,9 +95,14 @@ def session_calendar(windows: pd.DataFrame) -> Dates:
     return np.unique(np.concatenate([session_dates(windows["origin"]), date_matrix(windows["target_dates"]).ravel()]))
 
 
+def rows_of(windows: pd.DataFrame, *, split: ScoredSplit) -> pd.DataFrame:
+    """Return the windows of a split in the order of `Truth`: by origin, then ticker."""
+    return windows[windows["split"] == split].sort_values(["origin", "ticker"])
+
+
 def truth_of(windows: pd.DataFrame, *, split: ScoredSplit, calendar: Dates) -> Truth:
     """Return the truth of one split, sorted by origin, then ticker; `calendar` numbers the sessions."""
-    rows = windows[windows["split"] == split].sort_values(["origin", "ticker"])
+    rows = rows_of(windows, split=split)
     origins = session_dates(rows["origin"])
     tickers = rows["ticker"].to_numpy(object)
     return Truth(

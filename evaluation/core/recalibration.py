@@ -17,10 +17,11 @@ class Recalibration(FrozenModel):
 
     The log move of the median is multiplied by `median`. The deviations of the answers from it are replaced by
     `errors`, the percentiles 1 to 99 of a distribution (error dressing: Roulston and Smith 2003, Tellus A 55). Each
-    path keeps the ranks of an answer, which several paths share (ensemble copula coupling: Schefzik et al. 2013,
-    Statist. Sci. 28). The deviations are as wide as errors usually are at each session (`sizes`, in daily
-    `volatility`) times (w / `width`)^`variation`, with w the spread of the answers (`spreads`) and `width` its usual
-    value: `variation` is the share that is kept of how much the spread varies between windows.
+    of the 99 paths takes its rank at each session from an answer, which several paths share (ensemble copula
+    coupling: Schefzik et al. 2013, Statist. Sci. 28). The deviations are as wide as errors usually are at each
+    session (`sizes`, in daily `volatility`) times (w / `width`)^`variation`, with w the spread of the answers
+    (`spreads`) and `width` its usual value: `variation` is the share that is kept of how much the spread varies
+    between windows.
     """
 
     median: float = Field(default=1.0, ge=0)

@@ -335,14 +335,14 @@ def run_part(name: str, *, options: argparse.Namespace, work: Path, seconds: flo
     outcome.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--model", str(options.model), "--out", str(options.out), "--part", name]
     command += ["--work", str(work), *(["--quick"] if options.quick else [])]
-    began, peak = time.monotonic(), 0.0
+    began, peak, on_gpu = time.monotonic(), 0.0, gpu_name() is not None
     with output.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     watched, left = psutil.Process(process.pid), list[psutil.Process]()
     try:
         while process.poll() is None and time.monotonic() - began < seconds:
             with contextlib.suppress(psutil.NoSuchProcess, subprocess.CalledProcessError):
-                peak = max(peak, gpu_gib() if gpu_name() else tree_gib(watched))
+                peak = max(peak, gpu_gib() if on_gpu else tree_gib(watched))
             time.sleep(0.5)
         ended_itself = process.poll() is not None
     finally:
