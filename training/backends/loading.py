@@ -18,6 +18,7 @@ from tickerforge.training.errors import AdapterError, BaseModelError
 SMALL_MODEL = 50_000_000
 """Parameters below which a model is computed with few threads and merged with its adapter for rollouts."""
 SMALL_MODEL_THREADS = 2
+_threads_before: int | None = None
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 """The linear layers of most architectures, first those of the attention; for others see `lora_targets`."""
 
@@ -162,18 +163,21 @@ def gpu_dtype() -> str:
 
 
 def limit_threads(*, small: bool) -> None:
-    """Limit torch to two threads for a model of a few million parameters, which is slower with more; else to all."""
+    """Limit torch to two threads for a model of a few million parameters, which is slower with more.
+
+    The next larger model gets the threads of before.
+    """
+    global _threads_before
     import torch
 
-    torch.set_num_threads(min(SMALL_MODEL_THREADS, _threads()) if small else _threads())
-
-
-@cache
-def _threads() -> int:
-    """Return the number of torch's threads before the first limit."""
-    import torch
-
-    return torch.get_num_threads()
+    threads = torch.get_num_threads()
+    if small and threads > SMALL_MODEL_THREADS:
+        _threads_before = threads
+        torch.set_num_threads(SMALL_MODEL_THREADS)
+    elif not small and _threads_before is not None:
+        if threads == SMALL_MODEL_THREADS:
+            torch.set_num_threads(_threads_before)
+        _threads_before = None
 
 
 def attach_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:

@@ -114,7 +114,7 @@ def test_an_adapter_of_another_rank_is_not_trained_on(gpt2: Path, tmp_path: Path
 
 def test_a_larger_model_gets_all_threads_again(base: str, gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
-    loading._threads.cache_clear()
+    monkeypatch.setattr(loading, "_threads_before", None)
     try:
         torch.set_num_threads(3)
         loading.load_base(base, trust_remote_code=False)
@@ -122,8 +122,11 @@ def test_a_larger_model_gets_all_threads_again(base: str, gpt2: Path, monkeypatc
         monkeypatch.setattr(loading, "SMALL_MODEL", 0)
         loading.load_base(str(gpt2), trust_remote_code=False)
         assert torch.get_num_threads() == 3
+        # What somebody else has set since stays.
+        torch.set_num_threads(1)
+        loading.load_base(str(gpt2), trust_remote_code=False)
+        assert torch.get_num_threads() == 1
     finally:
-        loading._threads.cache_clear()
         torch.set_num_threads(before)
 
 
