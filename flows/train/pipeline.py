@@ -25,7 +25,7 @@ from tickerforge.flows.settings import form
 from tickerforge.flows.settings.config import PipelineConfig, command_of
 from tickerforge.flows.settings.scope import Exchange, skipped
 from tickerforge.flows.train.champions import current_champion, warm_start
-from tickerforge.flows.train.runs import Run, new_run_folder, recorded_run, stage_settings
+from tickerforge.flows.train.runs import Run, answers_to_draw, new_run_folder, recorded_run, stage_settings
 from tickerforge.flows.train.steps import adapters_of
 from tickerforge.tasks.base.paths import REPORT_FILE, RunFolder, model_folder
 from tickerforge.tasks.base.prefect_artifacts import publish_comparison
@@ -42,6 +42,7 @@ from tickerforge.tasks.registry.registration import RegisteredModel, register_ad
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.tracking.stage_runs import log_comparison, log_stage, wait_for_tracking
+from tickerforge.training.config import TINY
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +134,10 @@ def train(
         data = given or steps.data()
         bars, windows = data.bars, data.windows
         parent = run.start_tracking("train", windows=windows)
+        if config.training.model != TINY:
+            drawn = answers_to_draw(config, windows=windows)
+            by_stage = ", ".join(f"{stage} {count:,}" for stage, count in drawn.items())
+            logger.info("answers to draw from %s: %s (%s)", config.training.model, f"{sum(drawn.values()):,}", by_stage)
         base_model = steps.base_model()
         start = given.start if given else warm_start(config, windows=windows, base_model=base_model)
         stages = steps.trained(

@@ -5,8 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
-from tickerforge.features.stages import stage_named
+from tickerforge.evaluation.comparison.compare import POOL_WINDOWS
+from tickerforge.evaluation.core.contracts import SCORED_SPLITS
+from tickerforge.features.pooling import POOL
+from tickerforge.features.stages import ADAPTERS, COMPARISON, GRPO_1ST, GRPO_2ND, SFT_DATA, stage_named
 from tickerforge.flows.remote.here import stage_seed
 from tickerforge.flows.server.logs import run_log
 from tickerforge.flows.server.outcome import is_stopped
@@ -18,6 +22,7 @@ from tickerforge.tasks.base.paths import RUN_TIMESTAMP, RunFolder, Workspace, ru
 from tickerforge.tasks.store.artifacts import ArtifactRef, Store
 from tickerforge.tasks.tracking.runs import RESULTS_TAG
 from tickerforge.tasks.tracking.stage_runs import PipelineLog, finish_pipeline, follow_pipeline
+from tickerforge.training.config import GRPOStageConfig
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +108,25 @@ def stage_settings(config: PipelineConfig, stage: str) -> dict[str, object]:
     training = config.training.model_dump(mode="json")
     common = {name: training[name] for name in ("model", "max_seq_length", "lora_rank")}
     return common | {name: training[name] for name in stage_named(stage).settings} | {"seed": stage_seed(config, stage)}
+
+
+def answers_to_draw(config: PipelineConfig, *, windows: ArtifactRef) -> dict[str, int]:
+    """Return how many answers each stage asks the model for, by name: from them the time of a run can be judged."""
+    training, rejection = config.training, config.training.rejection
+    counts = {split: cast(int, windows.meta[split]) for split in ("train", *SCORED_SPLITS)}
+    drawn = {GRPO_1ST.name: _in_steps(training.grpo_1st)}
+    if rejection.rule != "truth":
+        drawn[SFT_DATA.name] = min(counts["train"], rejection.max_windows) * rejection.answers
+    drawn[GRPO_2ND.name] = _in_steps(training.grpo_2nd)
+    limit = config.evaluation.max_windows or (POOL_WINDOWS if config.stock == POOL else None)
+    asked = sum(min(counts[split], limit or counts[split]) for split in SCORED_SPLITS)
+    # The base model and each adapter.
+    drawn[COMPARISON.name] = asked * training.sampling.samples * (1 + len(ADAPTERS))
+    return drawn
+
+
+def _in_steps(stage: GRPOStageConfig) -> int:
+    return stage.steps * stage.prompts_per_step * stage.group_size
 
 
 def _record_failure(error: BaseException) -> None:
