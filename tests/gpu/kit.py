@@ -437,8 +437,9 @@ def main() -> int:
         return 0
     if gpu_name() is None and not options.quick:
         parser.error("no GPU was found: --quick checks the kit without one")
-    # `kill` ends the parts as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # `kill`, and a connection that breaks, end the parts as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda got, _: sys.exit(128 + got))
     began, rows = time.monotonic(), []
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tickerforge-kit-") as folder:
