@@ -11,7 +11,7 @@ import typer
 
 from tickerforge.flows.cli import options
 from tickerforge.flows.cli.commands import app
-from tickerforge.flows.cli.terminal import set_environment, show, terminal_session
+from tickerforge.flows.cli.terminal import complain, set_environment, show, terminal_session
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,7 +114,8 @@ def status(
 
         service = running_service(Workspace.current())
         if service is None:
-            show(f"no service runs in {Workspace.current().root}: start one with `tickerforge up`")
+            # Not to stdout, whose lines a shell executes with --env.
+            complain(f"no service runs in {Workspace.current().root}: start one with `tickerforge up`", label="")
             raise typer.Exit(1)
         if env:
             for name, value in service.variables().items():

@@ -149,9 +149,16 @@ def read_tickers(path: Path = TICKERS_FILE) -> TickersFile:
 def for_night(entry: DeploymentEntry, tickers: TickersFile) -> DeploymentEntry:
     """Give the entry of the night the tickers, exchange and hour of the tickers' file; return others unchanged.
 
+    The daily forecast gets the exchange and its time zone, and keeps its hour.
+
     Raises:
         MarketDataError: If the exchange is unknown.
     """
+    if entry.entrypoint == FORECAST:
+        zone = exchange_timezone(tickers.exchange)
+        schedules = tuple(each.model_copy(update={"timezone": zone}) for each in entry.schedules)
+        parameters = entry.parameters | {"exchange": tickers.exchange}
+        return entry.model_copy(update={"parameters": parameters, "schedules": schedules})
     if entry.entrypoint != NIGHTLY:
         return entry
     own = {"tickers": [name for name in tickers.tickers if name != POOL], "exchange": tickers.exchange}

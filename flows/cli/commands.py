@@ -323,9 +323,11 @@ def nightly_command(
         from tickerforge.flows.server.embedded import start_prefect, wait_for_prefect
         from tickerforge.flows.settings.config import build_config
 
-        flags = {"data": data, "update": update, "training.model": model, "warm_start": "champion"}
+        flags = {"data": data, "update": update, "warm_start": "champion"}
+        flags |= {"training.model": model, "training.model_wheel": model_wheel}
         flags["quality.jumps"] = options.jump_mode(accept=accept_jumps, repair=repair_jumps)
         config = build_config(recipe=recipe, flags=flags, assignments=set_ or ())
+        _use_devices(config)
         check_working_folder()
         set_environment()
         start_prefect()

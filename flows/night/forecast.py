@@ -15,24 +15,25 @@ from tickerforge.flows.night.desk import forecast_cells, forecast_part, publish_
 from tickerforge.flows.night.next_sessions import Forecast, StockForecast
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import FORECAST_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
+from tickerforge.flows.server.alert import alert
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.outcome import in_words
 from tickerforge.flows.settings import form
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.settings.scope import Exchange, Tickers, skipped, stocks_of, with_stock
+from tickerforge.flows.settings.scope import Exchange, Tickers, chosen_stocks, skipped, with_stock
 from tickerforge.flows.train.steps import market_source
 from tickerforge.tasks.base.prefect_artifacts import publish_table
 from tickerforge.tasks.outputs.alerts import send_alert
 from tickerforge.tasks.outputs.live import IssuedForecast, issue_forecast, seal_records
 from tickerforge.tasks.prices.market_data import fetch_bars
-from tickerforge.tasks.prices.sessions import exchange_of
+from tickerforge.tasks.prices.sessions import EXCHANGE, exchange_of
 from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.windows.preprocess import read_bars
 
 logger = logging.getLogger(__name__)
 
 
-@flow(name="forecast", persist_result=False, on_running=[begin])
+@flow(name="forecast", persist_result=False, on_running=[begin], on_failure=[alert], on_crashed=[alert])
 def forecast(
     config: PipelineConfig | None = None,
     tickers: Tickers = (),
@@ -62,7 +63,7 @@ def forecast(
         config = form.config_of_form(recipe=recipe, overrides=overrides, data=data, update=update)
     jobs, failed = [], []
     warnings: dict[str, str] = {}
-    for stock in tickers or stocks_of(config):
+    for stock in chosen_stocks(tickers, config):
         try:
             own = with_stock(config, stock)
             if problem := update_prices(own, exchange=exchange):
@@ -104,7 +105,7 @@ def forecast_and_issue(
     if not jobs:
         return ()
     found = _on_gpu_pool(jobs) if heavy_stages == GPU_POOL else forecast_all(jobs)
-    issued = tuple(issue(each, exchange=exchange) for each in found)
+    issued = tuple(_issued(each, exchange=exchange) for each in found)
     records = [record for each in issued for record in (each.issued, each.beside) if record is not None]
     now = datetime.now(UTC)
     oldest = min((record.issued_at for record in records), default=now)
@@ -126,6 +127,14 @@ def _on_gpu_pool(jobs: Sequence[ForecastJob]) -> tuple[StockForecast, ...]:
         else:
             found += answer.stocks
     return tuple(found)
+
+
+def _issued(found: StockForecast, *, exchange: str | None) -> StockForecast:
+    try:
+        return issue(found, exchange=exchange)
+    except Exception as error:
+        logger.exception("the forecast of %s cannot be recorded", found.stock)
+        return StockForecast(stock=found.stock, note=in_words(error), failed=True)
 
 
 def issue(found: StockForecast, *, exchange: str | None) -> StockForecast:
@@ -164,7 +173,8 @@ def _record(made: Forecast, *, exchange: str | None, beside: bool) -> IssuedFore
         reference=made.reference if all(quantiles) else (),
         currency=made.currency,
         thoughts=made.thoughts,
-        exchange=exchange or made.exchange or exchange_of(made.ticker, np.array(dates, dtype="datetime64[D]")),
+        exchange=made.exchange
+        or exchange_of(made.ticker, np.array(dates, dtype="datetime64[D]"), default=exchange or EXCHANGE),
     )
 
 

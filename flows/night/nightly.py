@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import pandas as pd
 from prefect import flow
@@ -34,12 +34,13 @@ from tickerforge.flows.night.next_sessions import StockForecast
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import BATCH_DEPLOYMENT, GPU_POOL, MOST_JOBS, Call, Where, call_all
 from tickerforge.flows.remote.here import Finished
+from tickerforge.flows.server.alert import alert
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.outcome import in_words
 from tickerforge.flows.settings import form
 from tickerforge.flows.settings.choices import Retrain
 from tickerforge.flows.settings.config import PipelineConfig
-from tickerforge.flows.settings.scope import Exchange, Tickers, due, skipped, stocks_of, with_stock
+from tickerforge.flows.settings.scope import Exchange, Tickers, chosen_stocks, due, skipped, with_stock
 from tickerforge.flows.train.champions import warm_start
 from tickerforge.flows.train.pipeline import PipelineResult, PreparedTicker, train
 from tickerforge.flows.train.steps import Steps
@@ -56,8 +57,7 @@ from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.windows.preprocess import read_bars, read_windows
 
 if TYPE_CHECKING:
-    from prefect import Flow
-    from prefect.client.schemas.objects import FlowRun, State
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -152,14 +152,7 @@ def _former(row: DeskRow) -> str:
     return f"{row.outcome} on {row.judged_at:%Y-%m-%d}" if row.judged_at else row.outcome
 
 
-def _alert(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State") -> None:
-    """Send an alert about a night that ended before its table was published."""
-    reason = state.message or "See its log in Prefect."
-    if NightFailed.__name__ not in reason:
-        send_alert(f"TickerForge: the night {flow_run.name} has {(state.name or 'failed').lower()}", reason)
-
-
-@flow(name="nightly", persist_result=False, on_running=[begin], on_failure=[_alert], on_crashed=[_alert])
+@flow(name="nightly", persist_result=False, on_running=[begin], on_failure=[alert], on_crashed=[alert])
 def nightly(
     config: PipelineConfig | None = None,
     tickers: Tickers = (),
@@ -192,7 +185,7 @@ def nightly(
     if config is None:
         given = {"warm_start": "champion", "model": model, "data": data, "update": update}
         config = form.config_of_form(recipe=recipe, overrides=overrides, **given)
-    names = tuple(dict.fromkeys(tickers or stocks_of(config)))
+    names = chosen_stocks(tickers, config)
     failures: dict[str, str] = {}
     prepared = prepare_all(config, names, exchange=exchange, failures=failures)
     tonight = choose(prepared, retrain, failures=failures)
@@ -261,7 +254,7 @@ def prepare_ticker(config: PipelineConfig, stock: str, *, exchange: str | None) 
     windows = steps.windows(bars)
     dates = read_bars(bars)["date"]
     last = dates.iloc[-1].date()
-    calendar = calendar_of(stock, dates, exchange=exchange or own.quality.exchange)
+    calendar = calendar_of(stock, dates, exchange=own.quality.exchange, default=exchange)
     versions = registered_versions(stock)
     basis = basis_of(own, bars=bars, windows=windows, versions=versions)
     former, champion = read_row(stock), versions[stock].get(CHAMPION)

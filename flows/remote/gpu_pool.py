@@ -212,13 +212,12 @@ def _look(
 
 @contextmanager
 def _cancelled_with_caller(calls: Sequence[Call]) -> Iterator[None]:
-    """Cancel flow runs if their caller is cancelled while it waits."""
+    """Cancel flow runs if their caller is cancelled while it waits, or if the server refuses one of them."""
     try:
         yield
-    except Exception:
-        raise
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or _is_cancelled():
+        ended = not isinstance(error, Exception) and (isinstance(error, KeyboardInterrupt) or _is_cancelled())
+        if ended or isinstance(error, ConfigError):
             _cancel([call.run_id for call in calls if call.run_id is not None])
         raise
 
@@ -236,11 +235,16 @@ def _is_cancelled() -> bool:
 
 
 def _cancel(run_ids: Sequence[UUID]) -> None:
+    from httpx import RequestError
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
     from prefect.states import Cancelling
 
     with get_client(sync_client=True) as client:
         for run_id in run_ids:
-            state = client.read_flow_run(run_id).state
-            if state is None or not state.is_final():
-                client.set_flow_run_state(run_id, Cancelling(message="the run that waits for it was cancelled"))
+            try:
+                state = client.read_flow_run(run_id).state
+                if state is None or not state.is_final():
+                    client.set_flow_run_state(run_id, Cancelling(message="the run that waits for it has ended"))
+            except (PrefectHTTPStatusError, ObjectNotFound, RequestError) as error:
+                logger.warning("the flow run %s could not be cancelled: %s", run_id, error)

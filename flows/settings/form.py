@@ -24,7 +24,7 @@ LABELS = {
     "retrain": "Retrain: every stock, only those that drift, or each one weekly",
     "warm_start": "Warm start: none, the stock's champion, or the adapter of all stocks (pooled)",
     "overrides": "Overrides: lines key = value as with --set; also lora-rank, max-seq-length, "
-    "gpu-memory-utilization, cuda-devices, test-after",
+    "gpu-memory-utilization, cuda-devices, test-after, backend",
 }
 """Labels of the fields. The UI shows a description as a line of its own, for which the form has no room."""
 

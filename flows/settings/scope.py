@@ -1,11 +1,14 @@
 """What a run over many stocks covers: which stocks, and on which days of their exchange."""
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from tickerforge.features.errors import TickerNameError
+from tickerforge.features.prices.tickers import spelled
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.tasks.prices.folders import list_tickers
 from tickerforge.tasks.prices.sessions import exchange_date, is_session
@@ -20,7 +23,8 @@ Exchange = Annotated[
     str | None,
     Field(
         pattern=r"^[A-Z0-9_/]{3,8}$",
-        description="Calendar such as XNYS: a run on a schedule does nothing on a day without a session.",
+        description="Calendar such as XNYS: a run on a schedule does nothing on a day without a session. It is also "
+        "the calendar of stocks whose names and dates do not tell theirs.",
     ),
 ]
 
@@ -32,6 +36,21 @@ def stocks_of(config: PipelineConfig) -> tuple[str, ...]:
         MarketDataError: If the data folder does not exist.
     """
     return tuple(list_tickers(config.data)) if config.data is not None else (config.synthetic.ticker,)
+
+
+def chosen_stocks(tickers: Sequence[str], config: PipelineConfig) -> tuple[str, ...]:
+    """Return the stocks that were asked for, each once and as `spelled`; without any, all of `stocks_of`.
+
+    A name that is not one of a ticker stays as it is, so that only its own run fails.
+    """
+    return tuple(dict.fromkeys(map(_spelled, tickers))) or stocks_of(config)
+
+
+def _spelled(name: str) -> str:
+    try:
+        return spelled(name)
+    except TickerNameError:
+        return name
 
 
 def with_stock(config: PipelineConfig, stock: str) -> PipelineConfig:

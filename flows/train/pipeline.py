@@ -19,6 +19,7 @@ from tickerforge.flows.prices.pool import RunData
 from tickerforge.flows.prices.price_updates import update_prices
 from tickerforge.flows.remote.gpu_pool import GPU_POOL, GpuPool, Where
 from tickerforge.flows.remote.requests import HeavyStages
+from tickerforge.flows.server.alert import alert_if_scheduled
 from tickerforge.flows.server.begin import begin
 from tickerforge.flows.server.slots import ticker_slot
 from tickerforge.flows.settings import form
@@ -80,7 +81,14 @@ def _run_name() -> str:
     return str(given["stock"] if config is None else PipelineConfig.model_validate(config).stock)
 
 
-@flow(name="train-ticker", flow_run_name=_run_name, persist_result=False, on_running=[begin])
+@flow(
+    name="train-ticker",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_running=[begin],
+    on_failure=[alert_if_scheduled],
+    on_crashed=[alert_if_scheduled],
+)
 def train_ticker(
     config: PipelineConfig | None = None,
     stock: str = "",

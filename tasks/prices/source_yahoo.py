@@ -13,12 +13,13 @@ import pandas as pd
 
 from tickerforge.features.prices.bars import validate_frame
 from tickerforge.features.prices.schemas import PRICE_COLUMNS
+from tickerforge.tasks.base.disk import os_errors_as_store_error
 from tickerforge.tasks.base.errors import MarketDataError
 from tickerforge.tasks.base.logs import run_logger
 from tickerforge.tasks.base.paths import Workspace
 from tickerforge.tasks.prices.download import SILENCE_SECONDS, answered
 from tickerforge.tasks.prices.price_files import Filled, filled, keep, stored_bars, without_prices
-from tickerforge.tasks.prices.sessions import stale_by
+from tickerforge.tasks.prices.sessions import exchange_of, stale_by
 
 FIRST_DAY = date(2010, 1, 1)
 # Sessions that are fetched again: every dividend and split since then changes their adjusted closes.
@@ -47,7 +48,8 @@ def fill(folder: Path, stock: str, *, now: datetime, first: date | None = None, 
         stock: Name of the ticker, also at Yahoo.
         now: Sessions that have not closed by then are left out; with a time zone.
         first: First day of a new file, by default 2010-01-01; a file that begins later is fetched again.
-        exchange: Calendar such as XNYS; if given, nothing is fetched if the file holds the last session.
+        exchange: Calendar such as XNYS of stocks whose names and dates do not tell theirs; if given, nothing is fetched
+            if the file holds the last session.
 
     Raises:
         FeaturesError: If the stored file or the prices from Yahoo are faulty.
@@ -61,8 +63,10 @@ def fill(folder: Path, stock: str, *, now: datetime, first: date | None = None, 
     begins, ends = (each.date() for each in stored["date"].iloc[[0, -1]])
     if first is not None and first < begins:
         return _refill(folder, stock, first=first, now=now, why=f"the file began on {begins}")
-    if exchange is not None and stale_by(ends, now, exchange=exchange) == 0:
-        return filled(stock, stored, note="up to date")
+    if exchange is not None:
+        calendar = exchange_of(stock, stored["date"].to_numpy(), default=exchange)
+        if stale_by(ends, now, exchange=calendar) == 0:
+            return filled(stock, stored, note="up to date")
     overlap = stored.tail(OVERLAP)
     fetched, note = _history(stock, first=overlap["date"].iloc[0].date(), now=now)
     again = fetched[fetched["date"].isin(overlap["date"])]
@@ -180,6 +184,7 @@ def _client() -> tuple[Any, Any]:
 
     yfinance.config.debug.hide_exceptions = False
     folder = Workspace.current().yahoo
-    folder.mkdir(parents=True, exist_ok=True)
+    with os_errors_as_store_error(folder, doing="making the cache of yfinance"):
+        folder.mkdir(parents=True, exist_ok=True)
     yfinance.set_tz_cache_location(str(folder))
     return yfinance, PoliteSession(impersonate="chrome")

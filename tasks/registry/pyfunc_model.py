@@ -17,6 +17,15 @@ from mlflow.pyfunc import PythonModel
 NEEDED = {"talib": "ta-lib", "exchange_calendars": "exchange-calendars", "transformers": "transformers", "peft": "peft"}
 
 
+def _check_installed(needed: dict[str, str]) -> None:
+    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"this model needs {' and '.join(missing)} to forecast: pip install {' '.join(missing)} "
+            "(its requirements.txt says in which versions)"
+        )
+
+
 class TickerForecaster(PythonModel):
     """Forecasts the next sessions of a ticker with the adapter in the model's artifacts."""
 
@@ -27,12 +36,7 @@ class TickerForecaster(PythonModel):
             ModuleNotFoundError: If a package is not installed; names it and the command that installs it.
             AdapterError: If a file of the model is not the one that was registered.
         """
-        missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
-        if missing:
-            raise ModuleNotFoundError(
-                f"this model needs {' and '.join(missing)} to forecast: pip install {' '.join(missing)} "
-                "(its requirements.txt says in which versions)"
-            )
+        _check_installed(NEEDED)
         from tickerforge.features.config import FeatureConfig
         from tickerforge.tasks.base.paths import Workspace, home
         from tickerforge.tasks.registry.integrity import damage
@@ -60,6 +64,7 @@ class TickerForecaster(PythonModel):
         if self.base_model == SMOLLM2:
             from tickerforge.tasks.models.wheel import smollm2_folder
 
+            _check_installed({"gguf": "gguf"})
             self.base_model = str(smollm2_folder(Workspace(home())))
 
     def _fetched(self, address: str) -> Path:

@@ -34,6 +34,8 @@ def test_where_nothing_runs_status_fails_and_names_the_cure_and_down_does_not_mi
     told = cli("status")
     assert told.exit_code == 1
     assert "tickerforge up" in told.output
+    # A shell executes what it prints to stdout.
+    assert cli("status", "--env").stdout == ""
     told = cli("down")
     assert told.exit_code == 0
     assert "nothing was running" in told.output

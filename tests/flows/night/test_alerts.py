@@ -4,10 +4,16 @@ import json
 import logging
 
 import pytest
+from prefect import flow
 
 from desk_rows import desk_row
 from tickerforge.evaluation.report.desk import FAILED, KEPT, PROMOTED
+from tickerforge.flows.errors import NightFailed
 from tickerforge.flows.night.alerts import night_message
+from tickerforge.flows.night.forecast import forecast
+from tickerforge.flows.night.nightly import nightly
+from tickerforge.flows.server.alert import alert, alert_if_scheduled
+from tickerforge.flows.train.pipeline import train_ticker
 from tickerforge.tasks.outputs.alerts import ALERTS_VARIABLE, send_alert
 from web_server import Reply, web_server
 
@@ -55,3 +61,31 @@ def test_an_address_that_does_not_take_it_is_counted_and_not_shown(
     assert "planted-secret" not in "".join(each.getMessage() for each in caplog.records if "tickerforge" in each.name)
     monkeypatch.delenv(ALERTS_VARIABLE)
     assert send_alert("title", "text")
+
+
+def test_a_run_that_fails_before_its_table_sends_one_and_a_watched_run_does_not(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @flow(on_failure=[alert])
+    def night(error: str) -> None:
+        raise NightFailed(error) if error == "told" else ValueError(error)
+
+    @flow(on_failure=[alert_if_scheduled])
+    def watched() -> None:
+        raise ValueError("seen")
+
+    with web_server(lambda path, headers: Reply()) as web:
+        monkeypatch.setenv(ALERTS_VARIABLE, web.url)
+        for failing in (lambda: night("told"), lambda: night("the disk is gone"), watched):
+            with pytest.raises((NightFailed, ValueError)):
+                failing()
+    (sent,) = map(json.loads, web.posted)
+    assert sent["title"].startswith("TickerForge: night ")
+    assert sent["title"].endswith(" has failed")
+    assert "the disk is gone" in sent["message"]
+
+
+def test_every_flow_on_a_schedule_alerts() -> None:
+    for scheduled, hook in ((nightly, alert), (forecast, alert), (train_ticker, alert_if_scheduled)):
+        assert scheduled.on_failure_hooks == [hook]
+        assert scheduled.on_crashed_hooks == [hook]

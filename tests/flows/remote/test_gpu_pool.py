@@ -278,6 +278,24 @@ def test_deployments_of_another_version_are_named_with_what_to_do(client: Any) -
         calls("notes/other")
 
 
+def test_runs_that_have_started_are_cancelled_if_the_server_refuses_another(client: Any) -> None:
+    from prefect import flow
+
+    deployment = notes().to_deployment("internal").apply()
+    ours = [Call("notes/internal", {"text": "unheard"}, "a note"), Call("notes/former", {"text": "unheard"}, "a note")]
+
+    @flow
+    def calls() -> None:
+        call_all(ours, answer=Note)
+
+    with pytest.raises(ConfigError, match="notes/former is not there"):
+        calls()
+    assert ours[0].run_id is not None
+    state = client.read_flow_run(ours[0].run_id).state
+    assert state.is_cancelling() or state.is_cancelled()
+    client.delete_deployment(deployment)
+
+
 def test_a_run_that_crashed_with_its_worker_is_started_again_and_the_same_question_is_asked_once(client: Any) -> None:
     with worker(client, notes(), crashes=2) as names:
         assert call("hello") == Note(text="hello")

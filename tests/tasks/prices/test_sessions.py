@@ -14,6 +14,7 @@ from tickerforge.tasks.prices.sessions import (
     ALWAYS,
     EXCHANGE,
     YAHOO_ENDINGS,
+    calendar_of,
     close_of,
     exchange_date,
     exchange_timezone,
@@ -254,3 +255,15 @@ def test_a_market_that_trades_every_day_goes_on_over_the_weekend() -> None:
     dates = pd.Series(pd.date_range(end="2026-11-20", periods=100))
     coming = next_sessions(dates, count=3, ticker="BTC-USD")
     assert [str(day.date()) for day in coming] == ["2026-11-21", "2026-11-22", "2026-11-23"]
+
+
+def test_a_default_is_only_for_stocks_that_do_not_tell_their_exchange() -> None:
+    weekdays = pd.Series(pd.bdate_range("2026-08-05", "2026-11-20"))
+    every_day = pd.Series(pd.date_range("2026-08-05", "2026-11-20"))
+    found = {
+        ("VOD.L", calendar_of("VOD.L", weekdays, default="XTKS")),
+        ("BTC-USD", calendar_of("BTC-USD", every_day, default="XTKS")),
+        ("7203", calendar_of("7203", weekdays, default="XTKS")),
+        ("ACME", calendar_of("ACME", weekdays, exchange="XETR", default="XTKS")),
+    }
+    assert found == {("VOD.L", "XLON"), ("BTC-USD", "24/7"), ("7203", "XTKS"), ("ACME", "XETR")}
