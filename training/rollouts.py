@@ -1,10 +1,11 @@
 """A page of rollouts: for some steps of GRPO the prompts, the answers, their scores, and the credit as colour."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tickerforge.training.config import RewardConfig
 from tickerforge.training.contracts import Example
@@ -38,7 +39,8 @@ def rollouts_page(
     """Render the page, one HTML file without scripts; all texts are escaped.
 
     Five steps are shown, from the first to the last one, each with two windows. A value is coloured by its advantage
-    in the loss: green values become more likely, orange ones less likely. An invalid answer has one colour.
+    in the loss: green values become more likely, orange ones less likely, the more, the stronger the colour is compared
+    with the strongest of the step. A tooltip has the advantage. An invalid answer has one colour.
 
     Args:
         answers: Columns `GRPO_ANSWER_COLUMNS`; the answers to a window one after the other.
@@ -58,39 +60,48 @@ def rollouts_page(
             f"<h2>Step {step}</h2><p>{len(drawn)} answers, {valid:.0%} valid, mean score "
             f"{drawn['accuracy'].mean():.3f}</p>"
         )
-        shown = [name for name in drawn["window_id"].unique() if name in examples][:WINDOWS]
-        for name in shown:
-            group = drawn[drawn["window_id"] == name]
-            parts.append(_window(group, examples[name], reward=reward, unit=unit, scale=scale))
+        drawn = drawn[drawn["window_id"].isin(examples.keys())]
+        if drawn.empty:
+            continue
+        credit = _credit(drawn, examples, reward=reward, unit=unit, scale=scale)
+        strongest = float(np.abs(credit).max()) or 1.0
+        for name in drawn["window_id"].unique()[:WINDOWS]:
+            mine = (drawn["window_id"] == name).to_numpy()
+            parts.append(_window(drawn[mine], examples[name], credit=credit[mine], strongest=strongest))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Rollouts of {html.escape(stage)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>Rollouts of {html.escape(stage)}</h1><p>Green values become more likely by this step, orange ones less "
-        "likely; stronger colours mean more credit. The score is that of the whole answer.</p>"
+        "likely; stronger colours mean more credit within the step, and a tooltip has the advantage in the loss. "
+        "The score is that of the whole answer.</p>"
         f"{''.join(parts)}</body></html>"
     )
 
 
-def _window(group: pd.DataFrame, example: Example, *, reward: RewardConfig, unit: float, scale: str) -> str:
-    texts, horizon = group["answer"].tolist(), len(example.target)
-    credit = value_advantages(
-        texts,
-        targets=np.tile(example.target, (len(texts), 1)),
-        start=np.full((len(texts), 1), example.last_close),
-        group=len(texts),
+def _credit(
+    drawn: pd.DataFrame, examples: Mapping[str, Example], *, reward: RewardConfig, unit: float, scale: str
+) -> NDArray[np.float64]:
+    """Compute the advantages of all answers of a step, shape (answers, horizon + 1): `batch` divides by all of them."""
+    shown = [examples[name] for name in drawn["window_id"]]
+    return value_advantages(
+        drawn["answer"].tolist(),
+        targets=np.array([example.target for example in shown]),
+        start=np.array([[example.last_close] for example in shown]),
+        group=len(drawn) // drawn["window_id"].nunique(),
         reward=reward,
         unit=unit,
         scale=scale,
     )
-    strongest = float(np.abs(credit).max()) or 1.0
+
+
+def _window(group: pd.DataFrame, example: Example, *, credit: NDArray[np.float64], strongest: float) -> str:
+    texts, horizon = group["answer"].tolist(), len(example.target)
     rows = []
     for text, fault, accuracy, own in zip(texts, group["fault"], group["accuracy"], credit, strict=True):
         valid = pd.isna(fault)
         note = f"score {accuracy:.3f}" if valid else f"invalid: {html.escape(str(fault))}"
-        rows.append(
-            f"<article><div>{note}</div><pre>{_coloured(text, own / strongest, horizon, valid)}</pre></article>"
-        )
+        rows.append(f"<article><div>{note}</div><pre>{_coloured(text, own, horizon, valid, strongest)}</pre></article>")
     prompt = "\n\n".join(f"[{turn['role']}] {turn['content']}" for turn in example.prompt)
     actual = ", ".join(f"{value:g}" for value in example.target)
     return (
@@ -99,19 +110,19 @@ def _window(group: pd.DataFrame, example: Example, *, reward: RewardConfig, unit
     )
 
 
-def _coloured(text: str, credit: "Sequence[float] | np.ndarray", horizon: int, valid: bool) -> str:
+def _coloured(text: str, credit: NDArray[np.float64], horizon: int, valid: bool, strongest: float) -> str:
     """Return an answer as HTML; a value has the colour of its credit, and an invalid answer that of the whole."""
     spans = value_spans(text) if valid else []
     if len(spans) != horizon:
-        return _mark(text, float(credit[-1]))
+        return _mark(text, float(credit[-1]), strongest)
     found, at = [], 0
     for (start, end), own in zip(spans, credit, strict=False):
-        found += [html.escape(text[at:start]), _mark(text[start:end], float(own))]
+        found += [html.escape(text[at:start]), _mark(text[start:end], float(own), strongest)]
         at = end
     return "".join([*found, html.escape(text[at:])])
 
 
-def _mark(text: str, credit: float) -> str:
-    colour, strength = "good" if credit > 0 else "bad", _STRONGEST * abs(credit)
+def _mark(text: str, credit: float, strongest: float) -> str:
+    colour, strength = "good" if credit > 0 else "bad", _STRONGEST * abs(credit) / strongest
     style = f"background: rgb(var(--{colour}) / {strength:.2f})"
     return f'<i style="{style}" title="{credit:+.2f}">{html.escape(text)}</i>'

@@ -26,9 +26,9 @@ def read_predictions(path: Path, protocol: Protocol) -> list[ProtocolForecast]:
     in the ticker's own price file; and `model`, its name, if the file has several models. Other columns are ignored.
 
     A distribution has several rows per window, and one more column: `quantile`, with `q05` for the prices that are
-    reached with 5 % probability and so on (such as `q05` to `q95`), or `sample`, with the number of a path that was
-    drawn independently. The median is then the point forecast. Between quantiles the distribution is linear, and it
-    ends at the outer ones. Samples are scored by the fair CRPS, so that their number does not matter.
+    reached with 5 % probability and so on (such as `q05` to `q95`, or 0.05 to 0.95), or `sample`, with the number of a
+    path that was drawn independently. The median is then the point forecast. Between quantiles the distribution is
+    linear, and it ends at the outer ones. Samples are scored by the fair CRPS, so that their number does not matter.
 
     A test window without a row, or with an empty price, is forecast as persistence and counted as unanswered, so
     leaving out hard windows gains nothing.
@@ -103,18 +103,24 @@ def _at_levels(prices: Floats, levels: Floats) -> Floats:
 
 
 def _members(table: pd.DataFrame, path: Path) -> Floats:
-    """Return the level of each row's quantile or the number of its sample, shape (rows,); 0 without such a column."""
+    """Return the level of each row's quantile or the number of its sample, shape (rows,); 0 without such a column.
+
+    Quantiles are in percent; they are shares if all are below 1 and none is written with a `q`.
+    """
     if "quantile" in table and "sample" in table:
         raise PredictionsError(f"{path} has both a column quantile and a column sample: give one of them")
     column = next((name for name in ("quantile", "sample") if name in table), None)
     if column is None:
         return np.zeros(len(table))
-    written = table[column].astype(str).str.removeprefix("q")
-    numbers = pd.to_numeric(written, errors="coerce").to_numpy(float)
+    written = table[column].astype(str)
+    numbers = pd.to_numeric(written.str.removeprefix("q"), errors="coerce").to_numpy(float)
+    if column == "quantile" and (numbers < 1).all() and not written.str.startswith("q").any():
+        numbers = 100 * numbers
     wrong = ~np.isfinite(numbers) if column == "sample" else ~((numbers > 0) & (numbers < 100))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        wanted = "a number" if column == "sample" else "a quantile in percent such as q05 or q95"
+        quantile = "a quantile in percent such as q05 or q95, or, in all rows, a share such as 0.05"
+        wanted = "a number" if column == "sample" else quantile
         raise PredictionsError(f"{_place(row, path)}, column {column}: {table[column].iloc[row]!r} is not {wanted}")
     return numbers / 100 if column == "quantile" else numbers
 

@@ -25,7 +25,7 @@ from tickerforge.evaluation.core.contracts import (
 )
 from tickerforge.evaluation.core.labels import model_label, percent
 from tickerforge.evaluation.core.panels import Answers, Truth
-from tickerforge.evaluation.evidence.cross_section import cross_section
+from tickerforge.evaluation.evidence.cross_section import MIN_TICKERS, cross_section
 from tickerforge.evaluation.evidence.significance import by_session, diebold_mariano, independent_rows
 from tickerforge.evaluation.metrics.accuracy import scaled_errors, skill
 from tickerforge.evaluation.metrics.scores import Scales, score
@@ -100,6 +100,7 @@ def score_split(
         notes += [_tails(each) for each in calibration]
     figures = {model: values for model, (values, _) in scored.items()}
     if by_ticker:
+        notes += _unranked(truth, available=available)
         figures = {each.model: figures[each.model] | _ranking(truth, each, cost=cost) for each in answers}
     return SplitScores(
         summary=_summary(truth, available=available, cut_off=cut_off),
@@ -124,6 +125,19 @@ def _ranking(truth: Truth, answers: Answers, *, cost: float) -> dict[str, float 
         "icir": found.icir if found else None,
         "decile_spread": found.spread if found else None,
     }
+
+
+def _unranked(truth: Truth, *, available: int) -> list[str]:
+    """Say why a pool with enough tickers has no daily cross-sections, if its windows are a selection."""
+    dates, counts = np.unique(truth.positions, return_counts=True)
+    too_thin = (counts >= MIN_TICKERS).sum() < 2
+    if not too_thin or len(truth.origins) >= available or len(np.unique(truth.tickers)) < MIN_TICKERS:
+        return []
+    return [
+        f"On {truth.split} the daily rank IC and the decile spread are missing: the {len(truth.origins)} of "
+        f"{available} windows that were scored are spread over {len(dates)} dates, and fewer than two of them have "
+        f"{MIN_TICKERS} tickers. evaluation.max_windows raises the number of windows."
+    ]
 
 
 def _summary(truth: Truth, *, available: int, cut_off: date | None) -> SplitSummary:

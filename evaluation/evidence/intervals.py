@@ -14,6 +14,7 @@ from tickerforge.evaluation.evidence.significance import by_session, hac_lag, to
 MIN_BLOCK = 10
 _REPLICATIONS = 400
 _SEED = 0
+_ROUNDING = 1e-13
 
 
 def detailed_intervals(truth: Truth, losses: Floats, reference: Floats, *, by_ticker: bool) -> Iterator[dict[str, Any]]:
@@ -74,14 +75,18 @@ def skill_interval(losses: Floats, reference: Floats, *, positions: Ints, horizo
         draws: Rows of bootstrapped series, shape (replications, k).
 
     Returns:
-        Lower and upper end; `None` if the reference's own loss is too uncertain for an interval.
+        Lower and upper end; `None` if the losses are proportional, or the reference's own loss is too uncertain for an
+        interval.
     """
     lag, n = hac_lag(positions, horizon=horizon), len(losses)
     skill = 1 - losses.mean() / reference.mean()
     at_skill = losses - (1 - skill) * reference
     drawn = at_skill[draws]
     spread = np.sqrt(long_run_covariance(drawn, drawn, lag=lag) / n)
-    ratios = np.abs(drawn.mean(axis=-1))[spread > 0] / spread[spread > 0]
+    varied = spread > _ROUNDING * np.abs(losses).mean()
+    if not varied.any():
+        return None
+    ratios = np.abs(drawn.mean(axis=-1))[varied] / spread[varied]
     limit = float(np.quantile(ratios, 1 - SIGNIFICANCE)) ** 2 / n
 
     own, other = losses.mean(), reference.mean()

@@ -28,19 +28,21 @@ class TailTest:
     """Whether prices fall below a quantile as often as they should.
 
     `hits` is the share that did; `kupiec` and `christoffersen` are p-values: of the right frequency (Kupiec 1995,
-    J. Derivatives 3), and of the right frequency without runs (Christoffersen 1998, Int. Economic Review 39).
+    J. Derivatives 3), and of the right frequency without runs (Christoffersen 1998, Int. Economic Review 39), which is
+    missing if the windows do not follow each other session by session.
     """
 
     hits: float
     kupiec: float
-    christoffersen: float
+    christoffersen: float | None
 
 
-def tail_test(below: Floats, *, tail: float) -> TailTest:
+def tail_test(below: Floats, *, positions: Ints, tail: float) -> TailTest:
     """Test the hits (n,) of one ticker in time order, 1 or 0, against the probability `tail`.
 
     Both are likelihood-ratio tests. The second adds the test that a hit is as likely after a hit as after none, over
-    the n - 1 pairs of neighbours; its windows should follow each other session by session.
+    the n - 1 pairs of neighbours, if each pair of `positions` (session numbers, ascending, shape (n,)) is one session
+    apart.
     """
     from scipy.special import xlogy
     from scipy.stats import chi2
@@ -59,5 +61,5 @@ def tail_test(below: Floats, *, tail: float) -> TailTest:
     return TailTest(
         hits=hits / n,
         kupiec=float(chi2.sf(max(frequency, 0.0), 1)),
-        christoffersen=float(chi2.sf(max(frequency + runs, 0.0), 2)),
+        christoffersen=float(chi2.sf(max(frequency + runs, 0.0), 2)) if (np.diff(positions) == 1).all() else None,
     )

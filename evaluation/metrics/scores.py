@@ -141,7 +141,8 @@ def _tails(truth: Truth, below: Floats) -> dict[str, float | None]:
     Returns:
         `var_1`, the share of next prices below the 1 % quantile; `kupiec_1` and `christoffersen_1`, the p-values of one
         ticker (`evaluation.metrics.risk.tail_test`); `var_1_rejected`, the share of a pool's tickers whose
-        Christoffersen test rejects at 5 %; the same for 5 %. Missing with too few samples for the quantile.
+        Christoffersen test rejects at 5 %, of those with this test; the same for 5 %. Missing with too few samples for
+        the quantile, and what needs Christoffersen's test, without windows that follow each other session by session.
     """
     found: dict[str, float | None] = {}
     tickers = np.unique(truth.tickers)
@@ -150,18 +151,17 @@ def _tails(truth: Truth, below: Floats) -> dict[str, float | None]:
         known = ~np.isnan(hits)
         whole = bool(known.mean() > 1 - _LEVEL)
         tests = [
-            tail_test(hits[known & (truth.tickers == ticker)], tail=tail)
+            tail_test(hits[mine], positions=truth.positions[mine], tail=tail)
             for ticker in (tickers if whole else ())
-            if (known & (truth.tickers == ticker)).any()
+            if (mine := known & (truth.tickers == ticker)).any()
         ]
+        runs = [test.christoffersen for test in tests if test.christoffersen is not None]
         alone = tests[0] if len(tests) == 1 else None
         found |= {
             f"var_{name}": float(hits[known].mean()) if whole else None,
             f"kupiec_{name}": alone.kupiec if alone else None,
             f"christoffersen_{name}": alone.christoffersen if alone else None,
-            f"var_{name}_rejected": (
-                float(np.mean([test.christoffersen < _LEVEL for test in tests])) if len(tests) > 1 else None
-            ),
+            f"var_{name}_rejected": float(np.mean(np.array(runs) < _LEVEL)) if len(tests) > 1 and runs else None,
         }
     return found
 

@@ -16,8 +16,17 @@ from numpy.typing import NDArray
 
 from tickerforge.features.errors import BarsError, shortened
 from tickerforge.features.prices import csvfile
-from tickerforge.features.prices.cells import Ambiguous, Days, Numbers, currencies, days, decimal_mark, numbers
-from tickerforge.features.prices.dialects import CURRENCY_CODES, CURRENCY_NAMES, SUNDAY_MARKETS, canonical
+from tickerforge.features.prices.cells import (
+    Ambiguous,
+    Days,
+    Numbers,
+    capitals,
+    currencies,
+    days,
+    decimal_mark,
+    numbers,
+)
+from tickerforge.features.prices.dialects import CURRENCY_CODES, CURRENCY_NAMES, MISSING, SUNDAY_MARKETS, canonical
 from tickerforge.features.prices.plaincsv import plain_columns, plain_table
 from tickerforge.features.prices.pricefile import PriceFile
 from tickerforge.features.prices.priceframe import frame_table
@@ -282,7 +291,7 @@ def interpret(table: PriceTable, *, name: str, ticker: str) -> CsvColumns:
             faults.add(position, column, shown, fault=rule.fault, cure=rule.cure)
     faults.check()
     counted = {key: int(repairs[key]) for key in sorted(repairs) if repairs[key]}
-    return CsvColumns(bars, gaps, counted, _currency(table, places))
+    return CsvColumns(bars, gaps, counted, _currency(table, places, name=name))
 
 
 def _chosen_places(table: PriceTable, *, name: str, repairs: dict[str, int]) -> dict[str, int]:
@@ -378,15 +387,25 @@ def _read_numbers(
     return columns
 
 
-def _currency(table: PriceTable, places: Mapping[str, int]) -> str:
-    """Return the code of the currency that a column, the header or the prices name; empty if none does."""
+def _currency(table: PriceTable, places: Mapping[str, int], *, name: str) -> str:
+    """Return the code of the currency that a column, the header or the prices name; empty if none does.
+
+    Raises:
+        BarsError: If the rows of a column name several.
+    """
     close = table.columns[places["close"]]
     found = set() if isinstance(close, np.ndarray) else currencies(close)
     if unit := _UNIT.search(table.labels[places["close"]]):
         found |= {unit[1]}
     for label, column in zip(table.labels, table.columns, strict=True):
         if canonical(label) in CURRENCY_NAMES and not isinstance(column, np.ndarray):
-            found |= {cell.strip().upper() for cell in column if cell.strip()}
+            rows = {capitals(cell.strip()): row for cell, row in zip(column, table.rows, strict=True)}
+            known = {each: row for each, row in rows.items() if each.lower() not in MISSING}
+            named = {CURRENCY_CODES.get(each, each): row for each, row in known.items()}
+            if len(named) > 1:
+                where = ", ".join(f"{code} in row {row}" for code, row in sorted(named.items()))
+                raise BarsError(f"{name}: column {label} names several currencies ({where}); keep the rows of one")
+            found |= named.keys()
     codes = {CURRENCY_CODES.get(each, each) for each in found}
     return codes.pop() if len(codes) == 1 and _CODE.fullmatch(next(iter(codes))) else ""
 

@@ -40,9 +40,9 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
         *("close", "closeprice", "priceclose", "closing", "closingprice", "closelast", "pxlast", "prc"),
         *("prccd", "schlusskurs", "schlusspreis", "schluss", "clôture", "cloture", "cierre", "chiusura"),
         *("fechamento", "zamknięcie", "zamkniecie", "закрытие", "收盘", "收盘价", "收盤", "收盤價", "終値", "종가"),
-        *("last", "lastprice", "trdprc1", "zuletzt", "letzter", "dernier", "último", "ultimo", "ostatnio", "laatste"),
-        *("senaste", "şimdi", "clspric", "nav", "netassetvalue", "obsvalue", "цена", "price"),
-        *("settle", "kurs", "ltp", "c"),
+        *("settle", "last", "lastprice", "trdprc1", "zuletzt", "letzter", "dernier", "último", "ultimo"),
+        *("ostatnio", "laatste", "senaste", "şimdi", "clspric", "nav", "netassetvalue", "obsvalue", "цена", "price"),
+        *("kurs", "ltp", "c"),
     ),
     "adj_close": (
         *("adjclose", "adjustedclose", "adjcloseprice", "adjustedcloseprice", "adjustedclosingprice", "closeadj"),

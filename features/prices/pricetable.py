@@ -13,7 +13,14 @@ from tickerforge.features.prices.schemas import BAR_COLUMNS, YAHOO_COLUMNS
 from tickerforge.features.prices.tickers import matching_ticker
 
 _RANGE = ("open", "high", "low")
-_NO_PRICE = re.compile(r"%|change|return|yield|rate of|volume|turnover|shares", re.IGNORECASE)
+_NO_PRICE = re.compile(
+    r"%|change|return|yield|rate of|volume|turnover|shares|open[ _]?interest"
+    r"|market[ _]?cap(?:itali[sz]ation)?(?![^\W_])"
+    r"|(?<![^\W_])(?:p[/_ ]?[ebs][ _]?)?ratio(?![^\W_])|(?<![^\W_])p/e(?![^\W_])"
+    # Names of funds and tickers hold these words too, so that they must be the whole label.
+    r"|^\s*(?:(?:cash|stock)[ _]?)?(?:dividends?|splits?|rsi)(?:[ _]?\d+)?\s*(?:\(.*\))?\s*$",
+    re.IGNORECASE,
+)
 _TICKER_LABEL = re.compile(r"\^?[A-Z0-9][A-Z0-9.=&-]*")
 
 

@@ -144,7 +144,8 @@ def issue_forecast(
         version: Registered version that made it; `None` for a free forecaster.
         origin: Last session that it knew.
         origin_close: Adjusted close at the origin as known now, USD.
-        sigma: Standard deviation of daily log returns at the origin, as in the window that was shown to the model.
+        sigma: Standard deviation of daily log returns over the 60 sessions up to the origin: the unit of the scores,
+            even if the model's prompts use another one.
         interval: Share of the prices that the band should hold.
         target_dates: The coming sessions, shape (horizon,).
         median: USD, shape (horizon,).

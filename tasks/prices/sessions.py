@@ -33,6 +33,7 @@ YAHOO_ENDINGS = {
     **{"T": "XTKS", "HK": "XHKG", "SS": "XSHG", "SZ": "XSHG", "KS": "XKRX", "KQ": "XKRX", "TW": "XTAI", "SI": "XSES"},
     **{"BO": "XBOM", "NS": "XBOM", "AX": "XASX", "NZ": "XNZE", "KL": "XKLS", "BK": "XBKK", "SR": "XSAU", "JO": "XJSE"},
     **{"TO": "XTSE", "V": "XTSE", "SA": "BVMF", "MX": "XMEX", "SN": "XSGO", "BA": "XBUE", "TWO": "XTAI"},
+    **{"JK": "XIDX", "PS": "XPHS", "KA": "XKAR", "ME": "XMOS"},
 }
 """Ending of a ticker at Yahoo → calendar of its exchange."""
 KNOWN = "XNYS (New York), XNAS (Nasdaq), XLON (London), XETR (Frankfurt), XTKS (Tokyo) and 24/7"
@@ -124,13 +125,16 @@ def recorded(exchange: str) -> tuple[date, date]:
 def exchange_of(ticker: str, dates: NDArray[np.datetime64], *, default: str = EXCHANGE) -> str:
     """Choose the calendar of a ticker: by the ending that Yahoo gives its name, else the default, New York's.
 
-    Without a known ending, the market has no holidays if more than a tenth of the dates are on weekends.
+    Without a known ending, the market has no holidays if more than a tenth of the dates are on weekends, and both
+    Saturdays and Sundays are among them.
     """
     _, dot, ending = ticker.rpartition(".")
     if dot and ending.upper() in YAHOO_ENDINGS:
         return YAHOO_ENDINGS[ending.upper()]
-    on_weekends = np.mean(~np.is_busday(dates.astype("datetime64[D]"))) > WEEKEND_SHARE
-    return ALWAYS if on_weekends else default
+    days = dates.astype("datetime64[D]")
+    saturday, sunday = (np.is_busday(days, weekmask=mask) for mask in ("0000010", "0000001"))
+    always = np.mean(saturday | sunday) > WEEKEND_SHARE and saturday.any() and sunday.any()
+    return ALWAYS if always else default
 
 
 def calendar_of(ticker: str, dates: pd.Series, *, exchange: str = AUTO, default: str | None = None) -> str | None:

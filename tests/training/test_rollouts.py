@@ -1,6 +1,7 @@
 """The page of rollouts: values are coloured by their credit, and every text is escaped."""
 
 import re
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -50,9 +51,35 @@ def test_a_value_has_the_colour_and_the_strength_of_its_advantage() -> None:
     assert good > 0 > bad
     strongest = np.abs(credit).max()
     for text, value, colour in (("10", good, "good"), ("-40", bad, "bad")):
-        share = value / strongest
-        mark = f'<i style="background: rgb(var(--{colour}) / {abs(share) / 2:.2f})" title="{share:+.2f}">{text}</i>'
+        strength = abs(value) / strongest / 2
+        mark = f'<i style="background: rgb(var(--{colour}) / {strength:.2f})" title="{value:+.2f}">{text}</i>'
         assert mark in shown
+
+
+def test_advantages_scaled_by_the_batch_are_those_of_all_windows_of_the_step() -> None:
+    texts = [*TEXTS[:2], *("<answer>[9, 0]</answer>", "<answer>[10, 1]</answer>")]
+    other = replace(EXAMPLE, window_id="B:2026-11-20", ticker="B")
+    names = [EXAMPLE.window_id] * 2 + [other.window_id] * 2
+    rows = [(1, name, text, None, 0.5) for name, text in zip(names, texts, strict=True)]
+    shown = rollouts_page(
+        pd.DataFrame(rows, columns=list(GRPO_ANSWER_COLUMNS)),
+        {each.window_id: each for each in (EXAMPLE, other)},
+        stage="grpo_1st",
+        reward=RewardConfig(),
+        unit=10.0,
+        scale="batch",
+    )
+    credit = value_advantages(
+        texts,
+        targets=np.tile(TARGET, (4, 1)),
+        start=np.zeros((4, 1)),
+        group=2,
+        reward=RewardConfig(),
+        unit=10.0,
+        scale="batch",
+    )
+    titles = re.findall(r'title="(.*?)"', shown)
+    assert titles == [f"{value:+.2f}" for value in credit[:, :-1].ravel()]
 
 
 def test_texts_are_escaped_and_an_invalid_answer_says_why() -> None:

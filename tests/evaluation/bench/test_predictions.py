@@ -116,6 +116,21 @@ def test_samples_and_quantiles_of_one_distribution_score_like_it(tmp_path: Path)
     np.testing.assert_allclose(entry.forecast, origin[:, 0] * np.exp(np.median(free, axis=1)))
 
 
+def test_quantiles_may_all_be_shares(tmp_path: Path) -> None:
+    parts = [table().assign(percent=percent) for percent in (5, 50, 95)]
+    parts = [each.assign(h10=each["h10"] * (0.5 + each["percent"] / 100)) for each in parts]
+    frame = pd.concat(parts).drop(columns="percent")
+    percents = np.repeat([5, 50, 95], len(table()))
+    found = [
+        read_predictions(written(frame.assign(quantile=levels), tmp_path), PROTOCOL)[0].whole
+        for levels in ([f"q{percent:02d}" for percent in percents], percents, percents / 100)
+    ]
+    for other in found[1:]:
+        np.testing.assert_array_equal(other.crps, found[0].crps)  # type: ignore[union-attr]
+    small = read_predictions(written(frame.assign(quantile=[f"q{p / 100}" for p in percents]), tmp_path), PROTOCOL)
+    assert not np.array_equal(small[0].whole.crps, found[0].crps)  # type: ignore[union-attr]
+
+
 def test_a_quantile_that_is_none_and_one_given_twice_are_refused(tmp_path: Path) -> None:
     wrong = table().assign(quantile="median")
     with pytest.raises(PredictionsError, match="column quantile: 'median' is not a quantile in percent such as q05"):

@@ -116,6 +116,25 @@ def test_a_large_pool_is_scored_on_a_limited_number_of_windows_of_all_tickers() 
     assert (select_windows(large, config=EvaluationConfig(max_windows=50))["split"] == "test").sum() == 50
 
 
+def test_a_pool_with_too_few_windows_per_date_says_why_its_daily_rank_ic_is_missing() -> None:
+    windows, train = market_windows()
+    names = [f"T{number}" for number in range(12)]
+    pool, trains = (
+        pd.concat([frame.assign(ticker=name) for name in names], ignore_index=True) for frame in (windows, train)
+    )
+    notes = {}
+    for limit in (100, 10_000):
+        config = EvaluationConfig(max_windows=limit)
+        selected = select_windows(pool, config=config)
+        free = baseline_forecasts(selected, windows=pool, train=trains)
+        ours = noisy_forecasts(selected, model="sft", knowledge=0.1)
+        found = compare(pool, pd.concat([free, ours], ignore_index=True), config=config, pool="ALL")
+        notes[limit] = [note for note in found.notes if "daily rank IC" in note]
+    assert [note[:7] for note in notes[100]] == ["On vali", "On test"]
+    assert "evaluation.max_windows raises the number of windows" in notes[100][1]
+    assert notes[10_000] == []
+
+
 def test_the_report_of_a_pool_shows_the_tickers_and_no_single_price_series(
     frames: Frames, report: EvalReport, tmp_path: Path
 ) -> None:

@@ -60,6 +60,13 @@ def test_the_interval_lies_around_the_skill_and_turns_with_the_unit_of_the_losse
     assert again == pytest.approx([low, high])
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_losses_in_proportion_to_the_reference_have_no_interval(share: float, draws: np.ndarray) -> None:
+    _, reference = losses_of(3)
+    found = skill_interval(share * reference, reference, positions=POSITIONS, horizon=HORIZON, draws=draws)
+    assert found is None
+
+
 def test_nothing_is_said_of_a_skill_against_a_loss_that_may_be_nothing() -> None:
     positions = np.arange(40)
     reference = np.zeros(40)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -250,6 +251,53 @@ def test_the_currency_of_a_header_or_a_column_is_known() -> None:
         "\n".join(f"{line},{'SEK' if place else 'Currency'}" for place, line in enumerate(plain(bars).splitlines())),
     ):
         assert parse_columns(text.encode(), path="x", ticker="ACME").currency == "SEK"
+
+
+@pytest.mark.parametrize(("cells", "currency"), [(("$", "USD"), "USD"), (("GBp", ""), "GBX"), (("SEK", "EUR"), None)])
+def test_a_column_of_two_currencies_is_refused(cells: tuple[str, str], currency: str | None) -> None:
+    head, *lines = plain(bars_to_write(adjusted=False)).splitlines()
+    text = "\n".join([f"{head},Currency", *(f"{line},{cells[row == 9]}" for row, line in enumerate(lines))])
+    if currency is not None:
+        assert parse_columns(text.encode(), path="x", ticker="ACME").currency == currency
+        return
+    with pytest.raises(BarsError, match=r"x: column Currency names several currencies \(EUR in row 11, SEK in row"):
+        parse_columns(text.encode(), path="x", ticker="ACME")
+
+
+def test_the_settlement_price_of_a_future_is_its_close() -> None:
+    head, *lines = plain(bars_to_write(adjusted=False), "Date,Open,High,Low,Last,Volume").splitlines()
+    one = "\n".join([f"{head},Settle", *(f"{line},{line.split(',')[3]}" for line in lines)])
+    found = parse_columns(one.encode(), path="x", ticker="ACME").columns
+    np.testing.assert_array_equal(found["close"], found["low"])
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        *("Market Cap", "market_cap", "marketCap", "Market Capitalization", "Dividends", "Cash Dividend"),
+        *("Stock Splits", "Open Interest", "OpenInterest", "PE Ratio", "peRatio", "P/E", "Put/Call Ratio", "RSI"),
+        "RSI(14)",
+    ],
+)
+def test_a_column_of_another_quantity_is_no_close(label: str) -> None:
+    with pytest.raises(BarsError, match="must name date, open, high, low and close, or date and close alone"):
+        parse_columns(closes_named(label), path="x", ticker="ACME")
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        *("SP500", "Adj. value", "Vanguard Dividend Appreciation", "Horatio Fund", "Split Income Fund", "CAP", "PE"),
+        *("Dividend 15 Split Corp", "VERSION", "Settlement", "RSIX"),
+    ],
+)
+def test_a_column_named_after_a_fund_or_a_ticker_is_the_close(label: str) -> None:
+    assert len(parse_columns(closes_named(label), path="x", ticker="ACME").columns["close"]) == 100
+
+
+def closes_named(label: str) -> bytes:
+    days = pd.bdate_range("2020-01-01", periods=100)
+    return "\n".join([f"Date,{label}", *(f"{day:%Y-%m-%d},{50 + row % 7}.25" for row, day in enumerate(days))]).encode()
 
 
 def test_the_quick_and_the_thorough_reading_agree_in_everything() -> None:

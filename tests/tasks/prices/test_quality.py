@@ -64,6 +64,7 @@ def test_the_calendar_follows_from_the_name_then_from_weekends() -> None:
     every_day = pd.date_range("2020-01-01", periods=200).to_numpy()
     assert exchange_of("AAPL", weekdays) == exchange_of("BRK.B", weekdays) == "XNYS"
     assert exchange_of("VOD.L", weekdays) == "XLON"
+    assert exchange_of("BBCA.JK", weekdays) == "XIDX"
     assert exchange_of("BTC-USD", every_day) == exchange_of("BRK.B", every_day) == "24/7"
 
 
@@ -72,6 +73,12 @@ def test_an_ending_outweighs_weekends_so_that_shifted_dates_do_not_make_a_market
     sundays = pd.bdate_range("2020-01-01", periods=200, freq="C", weekmask="1111001").to_numpy()
     assert exchange_of("7203.T", sundays) == "XTKS"
     assert exchange_of("2222.SR", sundays) == "XSAU"
+
+
+def test_only_dates_on_saturdays_and_on_sundays_make_a_market_without_holidays() -> None:
+    for mask in ("1111001", "1111110"):
+        dates = pd.bdate_range("2020-01-01", periods=200, freq="C", weekmask=mask).to_numpy()
+        assert exchange_of("POLI", dates) == "XNYS"
 
 
 def test_days_that_the_calendar_does_not_record_are_neither_missing_nor_extra(tmp_path: Path) -> None:
