@@ -249,6 +249,7 @@ def _settle(service: Service, *, since: datetime) -> None:
         # Prefect's client would ask a server that hangs again and again, for many minutes.
         logger.warning(_NOT_SETTLED)
         return
+    reach_directly(service.address)
     os.environ.update(service.variables())
     # This imports Prefect, which reads its server's address from the environment on import.
     from tickerforge.deployments.service.orphans import settle_orphans

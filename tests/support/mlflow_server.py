@@ -28,6 +28,9 @@ class MlflowServer:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
+        """Start it; one that runs already goes on."""
+        if self._process is not None:
+            return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--backend-store-uri", f"sqlite:///{self._folder}/server.db", "--workers", "1"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]

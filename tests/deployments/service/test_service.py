@@ -352,7 +352,7 @@ def test_down_tells_runs_to_stop_and_leaves_no_process_and_no_port(home: Home) -
 @pytest.mark.chaos
 def test_a_server_that_cannot_start_is_reported_with_its_log_and_nothing_is_left(tmp_path: Path) -> None:
     home = Home(tmp_path / "home", tmp_path)
-    home.root.mkdir()
+    home.workspace.mlflow_db.parent.mkdir(parents=True)
     home.workspace.mlflow_db.write_text("no database")
     done = home.up()
     assert done.returncode == 1

@@ -123,6 +123,7 @@ def test_mlflow_down_for_a_whole_training_gets_everything_in_order_afterwards(
 def test_a_frozen_mlflow_costs_seconds_and_is_told_when_it_wakes(
     server: MlflowServer, made: Pieces, tmp_path: Path
 ) -> None:
+    server.start()
     log = follow(Workspace(tmp_path), "FROZEN")
     server.freeze()
     try:
@@ -143,6 +144,7 @@ def test_a_frozen_mlflow_costs_seconds_and_is_told_when_it_wakes(
 def test_a_stage_cut_short_by_a_killed_mlflow_is_completed_and_not_doubled(
     server: MlflowServer, made: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    server.start()
     log = follow(Workspace(tmp_path), "KILLED")
 
     def half(client: Any, run_id: str, *, params: dict[str, object], metrics: list[StepMetrics]) -> None:
@@ -175,6 +177,7 @@ def wait_until(is_so: Callable[[], bool], *, seconds: float = 60) -> None:
 def test_a_run_that_ends_while_mlflow_is_down_says_so_and_is_closed_when_it_answers(
     server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    server.start()
     log = follow(Workspace(tmp_path), "ENDS")
     run = wait_for_tracking(log)
     server.freeze()
