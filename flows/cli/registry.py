@@ -104,7 +104,7 @@ def _table(stock: str, versions: "tuple[VersionRecord, ...]") -> RenderableType:
     table.add_column("Version", justify="right")
     for name in ("Registered", "Stage", "Aliases", "Promoted"):
         table.add_column(name)
-    table.add_column("Skill (test)", justify="right")
+    table.add_column("Median skill (test)", justify="right")
     for name in ("Data", "Code"):
         table.add_column(name)
     table.add_column("Report", overflow="fold")

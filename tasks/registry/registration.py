@@ -51,7 +51,7 @@ from tickerforge.training.errors import AdapterError
 
 MADE = ("adapter_key", "data_sha256")
 _ARTIFACTS = "artifacts"
-TAGGED_METRICS = ("mse", "mae", "scaled_mse", "skill", "valid_rate")
+TAGGED_METRICS = ("crps", "crps_skill", "crps_p", "mse", "mae", "scaled_mse", "skill", "valid_rate")
 
 
 class RegisteredModel(FrozenModel):
