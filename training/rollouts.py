@@ -39,8 +39,8 @@ def rollouts_page(
     """Render the page, one HTML file without scripts; all texts are escaped.
 
     Five steps are shown, from the first to the last one, each with two windows. A value is coloured by its advantage
-    in the loss: green values become more likely, orange ones less likely, the more, the stronger the colour is compared
-    with the strongest of the step. A tooltip has the advantage. An invalid answer has one colour.
+    in the loss: green values become more likely, orange ones less likely. Stronger colours mean larger advantages,
+    relative to the largest of the step. A tooltip has the advantage. An invalid answer has one colour.
 
     Args:
         answers: Columns `GRPO_ANSWER_COLUMNS`; the answers to a window one after the other.
@@ -83,12 +83,19 @@ def _credit(
     drawn: pd.DataFrame, examples: Mapping[str, Example], *, reward: RewardConfig, unit: float, scale: str
 ) -> NDArray[np.float64]:
     """Compute the advantages of all answers of a step, shape (answers, horizon + 1): `batch` divides by all of them."""
+    runs = (drawn["window_id"] != drawn["window_id"].shift()).cumsum()
+    sizes = runs.value_counts()
+    group = int(sizes.iloc[0])
+    if (sizes != group).any():
+        # A window that was drawn twice in a row, or one with fewer answers: each window alone.
+        alone = [_credit(part, examples, reward=reward, unit=unit, scale=scale) for _, part in drawn.groupby(runs)]
+        return np.concatenate(alone)
     shown = [examples[name] for name in drawn["window_id"]]
     return value_advantages(
         drawn["answer"].tolist(),
         targets=np.array([example.target for example in shown]),
         start=np.array([[example.last_close] for example in shown]),
-        group=len(drawn) // drawn["window_id"].nunique(),
+        group=group,
         reward=reward,
         unit=unit,
         scale=scale,

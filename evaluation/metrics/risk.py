@@ -37,12 +37,11 @@ class TailTest:
     christoffersen: float | None
 
 
-def tail_test(below: Floats, *, positions: Ints, tail: float) -> TailTest:
+def tail_test(below: Floats, *, follow_each_other: bool, tail: float) -> TailTest:
     """Test the hits (n,) of one ticker in time order, 1 or 0, against the probability `tail`.
 
     Both are likelihood-ratio tests. The second adds the test that a hit is as likely after a hit as after none, over
-    the n - 1 pairs of neighbours, if each pair of `positions` (session numbers, ascending, shape (n,)) is one session
-    apart.
+    the n - 1 pairs of neighbours; it is missing if the windows do not follow each other session by session.
     """
     from scipy.special import xlogy
     from scipy.stats import chi2
@@ -61,5 +60,5 @@ def tail_test(below: Floats, *, positions: Ints, tail: float) -> TailTest:
     return TailTest(
         hits=hits / n,
         kupiec=float(chi2.sf(max(frequency, 0.0), 1)),
-        christoffersen=float(chi2.sf(max(frequency + runs, 0.0), 2)) if (np.diff(positions) == 1).all() else None,
+        christoffersen=float(chi2.sf(max(frequency + runs, 0.0), 2)) if follow_each_other else None,
     )

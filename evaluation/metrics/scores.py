@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tickerforge.evaluation.core.contracts import Floats
 from tickerforge.evaluation.core.frames import matrix, realised_variances, squared_returns
@@ -151,7 +152,7 @@ def _tails(truth: Truth, below: Floats) -> dict[str, float | None]:
         known = ~np.isnan(hits)
         whole = bool(known.mean() > 1 - _LEVEL)
         tests = [
-            tail_test(hits[mine], positions=truth.positions[mine], tail=tail)
+            tail_test(hits[mine], follow_each_other=_follow_each_other(truth, mine), tail=tail)
             for ticker in (tickers if whole else ())
             if (mine := known & (truth.tickers == ticker)).any()
         ]
@@ -164,6 +165,11 @@ def _tails(truth: Truth, below: Floats) -> dict[str, float | None]:
             f"var_{name}_rejected": float(np.mean(np.array(runs) < _LEVEL)) if len(tests) > 1 and runs else None,
         }
     return found
+
+
+def _follow_each_other(truth: Truth, rows: NDArray[np.bool_]) -> bool:
+    """Return whether each window of a ticker, but the first, begins at the first target session of the one before."""
+    return bool((truth.target_dates[rows][:-1, 0] == truth.origins[rows][1:]).all())
 
 
 def _mase(truth: Truth, forecast: Floats, *, naive: Mapping[str, float]) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
 import pandas as pd
 from prefect import flow
@@ -55,9 +55,6 @@ from tickerforge.tasks.registry.registration import CHAMPION, RegisteredModel
 from tickerforge.tasks.registry.versions import RegisteredAdapter
 from tickerforge.tasks.store.artifacts import Store
 from tickerforge.tasks.windows.preprocess import read_bars, read_windows
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

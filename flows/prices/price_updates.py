@@ -8,6 +8,7 @@ from tickerforge.flows.errors import ConfigError
 from tickerforge.flows.settings.config import PipelineConfig
 from tickerforge.flows.settings.scope import due
 from tickerforge.tasks.prices.folders import list_tickers, pool_tickers
+from tickerforge.tasks.prices.sessions import AUTO, NO_EXCHANGE
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ def update_prices(config: PipelineConfig, *, exchange: str | None) -> str:
     if config.data is None or config.data.is_file():
         raise ConfigError(f"update = {config.update} needs a folder of price files: give --data FOLDER")
     stocks = pool_tickers(config.data) if config.stock == POOL else (config.stock,)
+    if exchange is not None and config.quality.exchange not in (AUTO, NO_EXCHANGE):
+        exchange = config.quality.exchange
     problems = {stock: _updated(config.data, stock, exchange=exchange) for stock in stocks}
     return "; ".join(
         problem if config.stock != POOL else f"{stock}: {problem}" for stock, problem in problems.items() if problem

@@ -235,16 +235,16 @@ def _is_cancelled() -> bool:
 
 
 def _cancel(run_ids: Sequence[UUID]) -> None:
-    from httpx import RequestError
+    from httpx import HTTPError
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
     from prefect.states import Cancelling
 
-    with get_client(sync_client=True) as client:
-        for run_id in run_ids:
-            try:
+    for run_id in run_ids:
+        try:
+            with get_client(sync_client=True) as client:
                 state = client.read_flow_run(run_id).state
                 if state is None or not state.is_final():
                     client.set_flow_run_state(run_id, Cancelling(message="the run that waits for it has ended"))
-            except (PrefectHTTPStatusError, ObjectNotFound, RequestError) as error:
-                logger.warning("the flow run %s could not be cancelled: %s", run_id, error)
+        except (PrefectHTTPStatusError, ObjectNotFound, HTTPError, RuntimeError) as error:
+            logger.warning("the flow run %s could not be cancelled: %s", run_id, error)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def alert(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State") -> None:
-    """Send an alert about a run that ended before its table; after it, the run itself has sent one."""
+    """Send an alert about a run that ended before its table was published; later failures send their own."""
     reason = state.message or "See its log in Prefect."
     if NightFailed.__name__ not in reason:
         send_alert(f"TickerForge: {flow.name} {flow_run.name} has {(state.name or 'failed').lower()}", reason)

@@ -23,8 +23,8 @@ Exchange = Annotated[
     str | None,
     Field(
         pattern=r"^[A-Z0-9_/]{3,8}$",
-        description="Calendar such as XNYS: a run on a schedule does nothing on a day without a session. It is also "
-        "the calendar of stocks whose names and dates do not tell theirs.",
+        description="Calendar such as XNYS: a run on a schedule does nothing on a day without a session. It also "
+        "says when prices are due of stocks whose names and dates do not show their exchange.",
     ),
 ]
 

@@ -142,10 +142,13 @@ def train(
         data = given or steps.data()
         bars, windows = data.bars, data.windows
         parent = run.start_tracking("train", windows=windows)
-        if config.training.model != TINY:
+        # A night has them drawn elsewhere before.
+        if given is None and config.training.model != TINY:
             drawn = answers_to_draw(config, windows=windows)
             by_stage = ", ".join(f"{stage} {count:,}" for stage, count in drawn.items())
-            logger.info("answers to draw from %s: %s (%s)", config.training.model, f"{sum(drawn.values()):,}", by_stage)
+            logger.info(
+                "answers to draw from %s: at most %s (%s)", config.training.model, f"{sum(drawn.values()):,}", by_stage
+            )
         base_model = steps.base_model()
         start = given.start if given else warm_start(config, windows=windows, base_model=base_model)
         stages = steps.trained(

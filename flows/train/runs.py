@@ -111,7 +111,7 @@ def stage_settings(config: PipelineConfig, stage: str) -> dict[str, object]:
 
 
 def answers_to_draw(config: PipelineConfig, *, windows: ArtifactRef) -> dict[str, int]:
-    """Return how many answers each stage asks the model for, by name: from them the time of a run can be judged."""
+    """Return how many answers each stage asks the model for, by name: to estimate the time of a run."""
     training, rejection = config.training, config.training.rejection
     counts = {split: cast(int, windows.meta[split]) for split in ("train", *SCORED_SPLITS)}
     drawn = {GRPO_1ST.name: _in_steps(training.grpo_1st)}

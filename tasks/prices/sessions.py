@@ -153,7 +153,7 @@ def calendar_of(ticker: str, dates: pd.Series, *, exchange: str = AUTO, default:
     if exchange != AUTO:
         return None if exchange == NO_EXCHANGE else exchange
     name = exchange_of(ticker, pd.DatetimeIndex(dates).to_numpy(), default=default or EXCHANGE)
-    if name != EXCHANGE:
+    if name != EXCHANGE or default is not None:
         return name
     latest = pd.DatetimeIndex(dates)[-SESSIONS_COMPARED:].as_unit("s")
     return name if latest.isin(_closes(name, latest[0], latest[-1]).index).all() else None

@@ -48,7 +48,7 @@ def fill(folder: Path, stock: str, *, now: datetime, first: date | None = None, 
         stock: Name of the ticker, also at Yahoo.
         now: Sessions that have not closed by then are left out; with a time zone.
         first: First day of a new file, by default 2010-01-01; a file that begins later is fetched again.
-        exchange: Calendar such as XNYS of stocks whose names and dates do not tell theirs; if given, nothing is fetched
+        exchange: Calendar such as XNYS of stocks whose names and dates do not show theirs; if given, nothing is fetched
             if the file holds the last session.
 
     Raises:

@@ -29,7 +29,7 @@ class MlflowServer:
 
     def start(self) -> None:
         """Start it; one that runs already goes on."""
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
             return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--backend-store-uri", f"sqlite:///{self._folder}/server.db", "--workers", "1"]

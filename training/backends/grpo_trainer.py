@@ -181,7 +181,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
 
 def by_prompt(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the answers in as many batches of equal size, those to the same prompt next to each other."""
+    """Return the answers in the same number of equal batches, grouped by prompt."""
     rows = torch.cat([batch["prompt_ids"] for batch in batches])
     order = rows.unique(dim=0, return_inverse=True)[1].argsort(stable=True).chunk(len(batches))
 

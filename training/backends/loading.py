@@ -123,11 +123,12 @@ def load_trainable(job: TrainingJob) -> Any:
 def lora_targets(model: Any) -> list[str] | str:
     """Return the layers of a model that get LoRA.
 
-    `LORA_TARGETS` if its attention has these names, else all linear layers: they would include the router of a mixture
-    of experts, but the known ones use these names.
+    `LORA_TARGETS` if it has layers of all these names, or is a mixture of experts whose attention has them: all linear
+    layers of such a model would include its router. Else all linear layers.
     """
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    return LORA_TARGETS if names.issuperset(LORA_TARGETS[:4]) else "all-linear"
+    expected = LORA_TARGETS[:4] if "experts" in names else LORA_TARGETS
+    return LORA_TARGETS if names.issuperset(expected) else "all-linear"
 
 
 def is_large_on_cpu(model: Any) -> bool:
@@ -283,11 +284,14 @@ def check_length(prompt: int, *, answer: int, limit: int) -> None:
 @contextmanager
 def _reading(base_model: str) -> Iterator[None]:
     """Say which base model cannot be read: missing, damaged, or one that needs a package."""
+    import torch
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(
             f"cannot load the base model {base_model!r}: {_first_line(error)}\n"
             "Use a local folder, a Hugging Face name that this machine can reach, `tiny` or `smollm2`."

@@ -32,7 +32,7 @@ def by_definition(hits: np.ndarray, tail: float) -> tuple[float, float]:
 @pytest.mark.parametrize("tail", [0.01, 0.05])
 def test_the_tests_of_the_value_at_risk_agree_with_their_definition(tail: float) -> None:
     hits = (np.random.default_rng(3).random(400) < 0.08).astype(int)
-    found = tail_test(hits, positions=np.arange(400), tail=tail)
+    found = tail_test(hits, follow_each_other=True, tail=tail)
     assert (found.kupiec, found.christoffersen) == pytest.approx(by_definition(hits, tail))
     assert found.hits == hits.mean()
 
@@ -47,7 +47,7 @@ def test_the_right_frequency_passes_and_runs_of_hits_are_found_by_christoffersen
 
 
 def at_five_percent(hits: np.ndarray) -> TailTest:
-    return tail_test(hits, positions=np.arange(len(hits)), tail=0.05)
+    return tail_test(hits, follow_each_other=True, tail=0.05)
 
 
 def test_windows_that_leave_out_sessions_have_no_test_of_runs() -> None:

@@ -2,9 +2,12 @@
 
 import json
 import logging
+from uuid import uuid4
 
 import pytest
 from prefect import flow
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Crashed
 
 from desk_rows import desk_row
 from tickerforge.evaluation.report.desk import FAILED, KEPT, PROMOTED
@@ -89,3 +92,15 @@ def test_every_flow_on_a_schedule_alerts() -> None:
     for scheduled, hook in ((nightly, alert), (forecast, alert), (train_ticker, alert_if_scheduled)):
         assert scheduled.on_failure_hooks == [hook]
         assert scheduled.on_crashed_hooks == [hook]
+
+
+def test_a_scheduled_run_of_one_stock_that_crashes_sends_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with web_server(lambda path, headers: Reply()) as web:
+        monkeypatch.setenv(ALERTS_VARIABLE, web.url)
+        for scheduled in (True, False):
+            run = FlowRun(flow_id=uuid4(), name="AAPL", auto_scheduled=scheduled)
+            alert_if_scheduled(train_ticker, run, Crashed(message="the worker is gone"))
+    (sent,) = map(json.loads, web.posted)
+    assert sent == {"title": "TickerForge: train-ticker AAPL has crashed", "message": "the worker is gone"} | {
+        name: sent[name] for name in sent.keys() - {"title", "message"}
+    }

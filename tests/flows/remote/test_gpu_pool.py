@@ -288,12 +288,14 @@ def test_runs_that_have_started_are_cancelled_if_the_server_refuses_another(clie
     def calls() -> None:
         call_all(ours, answer=Note)
 
-    with pytest.raises(ConfigError, match="notes/former is not there"):
-        calls()
-    assert ours[0].run_id is not None
-    state = client.read_flow_run(ours[0].run_id).state
-    assert state.is_cancelling() or state.is_cancelled()
-    client.delete_deployment(deployment)
+    try:
+        with pytest.raises(ConfigError, match="notes/former is not there"):
+            calls()
+        assert ours[0].run_id is not None
+        state = client.read_flow_run(ours[0].run_id).state
+        assert state.is_cancelling() or state.is_cancelled()
+    finally:
+        client.delete_deployment(deployment)
 
 
 def test_a_run_that_crashed_with_its_worker_is_started_again_and_the_same_question_is_asked_once(client: Any) -> None:

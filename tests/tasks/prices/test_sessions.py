@@ -264,6 +264,8 @@ def test_a_default_is_only_for_stocks_that_do_not_tell_their_exchange() -> None:
         ("VOD.L", calendar_of("VOD.L", weekdays, default="XTKS")),
         ("BTC-USD", calendar_of("BTC-USD", every_day, default="XTKS")),
         ("7203", calendar_of("7203", weekdays, default="XTKS")),
+        # Thanksgiving is among the dates.
+        ("AAPL", calendar_of("AAPL", pd.Series(pd.bdate_range("2025-10-01", "2025-12-01")), default="XNYS")),
         ("ACME", calendar_of("ACME", weekdays, exchange="XETR", default="XTKS")),
     }
-    assert found == {("VOD.L", "XLON"), ("BTC-USD", "24/7"), ("7203", "XTKS"), ("ACME", "XETR")}
+    assert found == {("VOD.L", "XLON"), ("BTC-USD", "24/7"), ("7203", "XTKS"), ("AAPL", "XNYS"), ("ACME", "XETR")}
