@@ -68,6 +68,12 @@ def test_windows_that_leave_out_sessions_have_no_test_of_runs() -> None:
     assert figures[2, "alone"]["christoffersen_5"] is None
     assert figures[2, "pool"]["var_5_rejected"] is None
     assert figures[2, "alone"]["kupiec_5"] is not None
+    # Another ticker of a pool may trade every day.
+    days = np.arange(test["origin"].min(), np.datetime64("2100-01-01"), dtype="datetime64[D]")
+    truth = truth_of(test, split="test", calendar=days)
+    free = baseline_forecasts(test, windows=windows, train=train)
+    found = score(truth, answers_of(free, model="random_walk", truth=truth), interval=0.8)[0]
+    assert found["christoffersen_5"] == figures[1, "alone"]["christoffersen_5"]
 
 
 def test_five_of_a_hundred_right_forecasts_are_refused_by_kupiec() -> None:
