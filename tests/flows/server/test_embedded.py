@@ -20,8 +20,8 @@ from tiny_pipeline import ASSIGNMENTS
 PATIENCE_SECONDS = 120
 
 
-def wait_until(condition) -> bool:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_until(condition, *, seconds: float = PATIENCE_SECONDS) -> bool:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
             return True
