@@ -41,7 +41,7 @@ def test_its_results_say_what_each_part_did_and_what_was_left_out(tmp_path: Path
     assert all(row["peak_gib"] > 0 for row in rows.values() if "skipped" not in row)
     lines = (tmp_path / "out" / "gpu.md").read_text().splitlines()
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[-len(rows) :]] == list(rows)
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / "temporary").glob("tickerforge-*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -65,4 +65,4 @@ def test_its_parts_end_with_it(tmp_path: Path, number: signal.Signals) -> None:
         process.kill()
     assert process.returncode == 128 + number
     assert not [part for part in parts if part.is_running() and part.status() != psutil.STATUS_ZOMBIE]
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / "temporary").glob("tickerforge-*"))
