@@ -35,18 +35,23 @@ def page(texts: list[str] = TEXTS) -> str:
     return rollouts_page(answers, examples, stage="grpo_1st", reward=RewardConfig(), unit=10.0, scale="group")
 
 
+def advantages(texts: list[str], *, group: int, scale: str) -> np.ndarray:
+    n = len(texts)
+    return value_advantages(
+        texts,
+        targets=np.tile(TARGET, (n, 1)),
+        start=np.zeros((n, 1)),
+        group=group,
+        reward=RewardConfig(),
+        unit=10.0,
+        scale=scale,
+    )
+
+
 def test_a_value_has_the_colour_and_the_strength_of_its_advantage() -> None:
     shown = page()
     assert re.findall(r"<h2>Step (\d)</h2>", shown) == ["1", "2"]
-    credit = value_advantages(
-        TEXTS,
-        targets=np.tile(TARGET, (6, 1)),
-        start=np.zeros((6, 1)),
-        group=6,
-        reward=RewardConfig(),
-        unit=10.0,
-        scale="group",
-    )
+    credit = advantages(TEXTS, group=6, scale="group")
     good, bad = credit[0, 0], credit[1, 0]
     assert good > 0 > bad
     strongest = np.abs(credit).max()
@@ -69,15 +74,7 @@ def test_advantages_scaled_by_the_batch_are_those_of_all_windows_of_the_step() -
         unit=10.0,
         scale="batch",
     )
-    credit = value_advantages(
-        texts,
-        targets=np.tile(TARGET, (4, 1)),
-        start=np.zeros((4, 1)),
-        group=2,
-        reward=RewardConfig(),
-        unit=10.0,
-        scale="batch",
-    )
+    credit = advantages(texts, group=2, scale="batch")
     titles = re.findall(r'title="(.*?)"', shown)
     assert titles == [f"{value:+.2f}" for value in credit[:, :-1].ravel()]
 
